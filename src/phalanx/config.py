@@ -1,0 +1,192 @@
+"""The whole configuration of a run: frozen, strict, explained.
+
+A recipe (TOML) is read, `key=value` words override it, `resolve` fills what depends on other keys, once, into a new
+value; that value is written into the run folder and never changes. Every key's docstring is its help text.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Common rules of every section: frozen, unknown keys forbidden, help text from attribute docstrings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """What the network is."""
+
+    family: str = "gpt2"
+    """Model family: gpt2, bert, or module:Name."""
+    preset: str = ""
+    """A named size of the family (124m, 355m, …; tiny, base, large, …); explicit keys override its values."""
+    layers: PositiveInt = 12
+    """Transformer blocks."""
+    hidden: PositiveInt = 768
+    """Width of the residual stream."""
+    heads: PositiveInt = 12
+    """Attention heads; must divide hidden."""
+    ffn: NonNegativeInt = 0
+    """Width of the feed-forward layer; 0 means 4 × hidden."""
+    positions: PositiveInt = 1024
+    """Longest sequence the position embeddings allow."""
+    vocab: NonNegativeInt = 0
+    """Tokens of the vocabulary; 0 takes it from the data's tokenizer."""
+    pad_vocab_to: PositiveInt = 128
+    """The embedding's rows are padded to a multiple of this, whatever the layout."""
+    segments: NonNegativeInt = 0
+    """Kinds of segment embedding (BERT: 2); 0 means none."""
+    norm_first: bool = True
+    """Layer norm before each sub-layer (pre-LN) or after the residual sum (post-LN, as Google's BERT)."""
+    norm_eps: PositiveFloat = 1e-5
+    """Epsilon of the layer norms."""
+    gelu: Literal["tanh", "erf"] = "tanh"
+    """Form of the GELU: GPT-2's tanh or BERT's exact erf."""
+    dropout: Fraction = 0.1
+    """Dropout after the embeddings and after each sub-layer."""
+    attention_dropout: Fraction = 0.0
+    """Dropout of the attention probabilities; above 0 it takes the slower math path, exact on every layout."""
+    init_std: PositiveFloat = 0.02
+    """Standard deviation of the initial weights; residual outputs are divided by sqrt(2 × layers)."""
+
+
+class DataConfig(Section):
+    """What it learns from."""
+
+    train: tuple[str, ...] = ()
+    """Prepared sets (PREFIX of a .bin/.idx pair), each optionally with a weight: PREFIX@0.7."""
+    valid: tuple[str, ...] = ()
+    """Held-out sets; empty takes the second part of split from the training sets."""
+    test: tuple[str, ...] = ()
+    """Test sets; empty takes the third part of split."""
+    split: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.98, 0.02, 0.0)
+    """Fractions of documents for training, validation and test where no explicit sets are given."""
+    tokenizer: str = ""
+    """Tokenizer name or path; empty takes the one written in the data's manifest."""
+    sequence: PositiveInt = 1024
+    """Tokens of a training sequence."""
+    stop_at_documents: bool = False
+    """GPT: attention does not cross document boundaries inside a sequence."""
+    mask_fraction: Fraction = 0.15
+    """BERT: fraction of the tokens to predict (80 % masked, 10 % random, 10 % kept)."""
+    whole_word: bool = False
+    """BERT: mask whole words rather than single pieces."""
+    pairs: Literal["nsp", "sop", "none"] = "nsp"
+    """BERT: the second segment's question: true next-sentence, sentence-order, or no pairs."""
+    short_fraction: Fraction = 0.1
+    """BERT: probability of a sequence of random shorter length."""
+
+
+class OptimConfig(Section):
+    """How the weights move."""
+
+    name: str = "adamw"
+    """Optimizer: adamw, lamb, muon (matrices; AdamW for the rest), or module:Name."""
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate the decay ends at."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay; never applied to biases and norms."""
+    beta1: Fraction = 0.9
+    """Decay of the first moment."""
+    beta2: Fraction = 0.999
+    """Decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Epsilon of the update's denominator."""
+    clip: NonNegativeFloat = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    schedule: Literal["constant", "linear", "polynomial", "cosine"] = "cosine"
+    """Decay of the learning rate after the warm-up."""
+    power: PositiveFloat = 0.5
+    """Degree of the polynomial decay."""
+    warmup: NonNegativeFloat = 0.0
+    """Linear warm-up: steps, or a fraction of train.steps when below 1."""
+
+
+class TrainConfig(Section):
+    """How long, how much at a time."""
+
+    steps: PositiveInt = 1000
+    """Optimizer steps of the run."""
+    batch: PositiveInt = 32
+    """Sequences of one optimizer step, over all devices and accumulation."""
+    rampup: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt] = (0, 0, 0)
+    """Batch ramp-up as (first batch, increment, samples of the ramp); zeros turn it off."""
+    seed: NonNegativeInt = 1234
+    """Seed of weights, data order, masks and dropout."""
+    init: str = ""
+    """A run folder whose weights and optimizer moments this run starts from (BERT's second phase)."""
+    eval_every: NonNegativeInt = 100
+    """Steps between evaluations on the held-out data; 0 turns them off."""
+    eval_sequences: PositiveInt = 256
+    """Held-out sequences of one evaluation, at most."""
+    patience: NonNegativeInt = 0
+    """Stop when this many evaluations in a row did not improve the held-out loss; 0 never stops early."""
+    max_bad_steps: PositiveInt = 10
+    """Stop after this many skipped steps in a row (NaN or infinite loss or gradient)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU when there is one."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks with torch.compile; auto does when a compiler is found and the run is long enough."""
+
+
+class LayoutConfig(Section):
+    """How the work is laid out."""
+
+    micro_batch: NonNegativeInt = 0
+    """Sequences of one forward pass on one device; 0 takes the whole batch. The rest is gradient accumulation."""
+    recompute: Literal["none", "block", "attention"] = "none"
+    """Activations to compute again in backward instead of keeping: none, whole blocks, or attention only."""
+
+
+class PrecisionConfig(Section):
+    """In what numbers it computes. Weights, moments and the residual stream stay fp32."""
+
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Numbers of the matrix products; auto takes bf16 where the hardware multiplies it, fp32 elsewhere."""
+    loss_scale: PositiveFloat = 65536.0
+    """fp16: first loss scale."""
+    scale_window: PositiveInt = 1000
+    """fp16: good steps in a row before the scale doubles."""
+    scale_floor: PositiveFloat = 1.0
+    """fp16: the smallest scale; overflow at the floor counts as a bad step."""
+
+
+class SaveConfig(Section):
+    """What is kept."""
+
+    every: NonNegativeInt = 500
+    """Steps between checkpoints; 0 saves at the end only."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept; the best by held-out loss is kept besides."""
+    asynchronous: bool = True
+    """Write in the background while training goes on."""
+
+
+class LogConfig(Section):
+    """What is told."""
+
+    every: PositiveInt = 1
+    """Steps between lines in metrics.jsonl and TensorBoard."""
+    print_every: PositiveInt = 10
+    """Steps between printed lines when the output is not a terminal."""
+
+
+class Config(Section):
+    """A run."""
+
+    task: str = "clm"
+    """What is learned: clm (GPT), mlm (BERT), or module:Name."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    layout: LayoutConfig = LayoutConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    save: SaveConfig = SaveConfig()
+    log: LogConfig = LogConfig()

@@ -1,0 +1,9 @@
+"""The one kind of error that is the user's to mend.
+
+The command line prints an `InputError` as one line and exits with code 2; every other exception is a defect of
+Phalanx and keeps its traceback. A good message names the thing, the value and what would do.
+"""
+
+
+class InputError(ValueError):
+    """Bad input: a file, a key, a value, a run folder. The message is the whole report."""
