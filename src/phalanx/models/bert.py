@@ -1,0 +1,130 @@
+"""BERT: Google's post-LN sizes (arXiv 1810.04805, 1908.08962) and Megatron's pre-LN sizes (arXiv 1909.08053)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.config import ModelConfig
+from phalanx.models import names
+from phalanx.nn import loss
+from phalanx.nn.batch import Batch
+from phalanx.nn.heads import MaskedHead, PairHead
+from phalanx.nn.transformer import Transformer
+
+_COMMON = {"positions": 512, "segments": 2, "gelu": "erf"}
+
+
+def _google(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads, "norm_first": False, "norm_eps": 1e-12}
+
+
+def _megatron(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads, "norm_first": True, "norm_eps": 1e-5}
+
+
+class Bert(nn.Module):
+    """Bidirectional transformer with a masked-language-model head and a next-sentence head."""
+
+    PRESETS: Mapping[str, Mapping[str, Any]] = {
+        "tiny": _google(2, 128, 2),
+        "mini": _google(4, 256, 4),
+        "small": _google(4, 512, 8),
+        "base": _google(12, 768, 12),
+        "large": _google(24, 1024, 16),
+        "megatron-345m": _megatron(24, 1024, 16),
+        "megatron-1.3b": _megatron(24, 2048, 32),
+        "megatron-3.9b": _megatron(48, 2560, 40),
+    }
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.transformer = Transformer(config, causal=False)
+        self.masked = MaskedHead(config.hidden, config.vocab, config.norm_eps, config.init_std, config.gelu)
+        self.pair = PairHead(config.hidden, config.init_std)
+
+    def forward(self, batch: Batch) -> Tensor | dict[str, Tensor]:
+        """Vocabulary logits [batch, seq, vocab], or with labels the sums mlm, mlm_correct, nsp, nsp_correct."""
+        hidden = self.transformer(batch)
+        weight = self.transformer.embeddings.token.weight
+        if batch.labels is None:
+            logits: Tensor = self.masked(hidden, weight)
+            return logits
+        total, correct = self.masked.sums(hidden, weight, batch.labels)
+        sums = {"mlm": total, "mlm_correct": correct}
+        if batch.related is not None:
+            answer = self.pair(hidden)
+            sums["nsp"] = loss.cross_entropy(answer, batch.related)
+            sums["nsp_correct"] = (answer.argmax(-1) == batch.related).sum()
+        return sums
+
+    @staticmethod
+    def parameters_of(config: ModelConfig) -> int:
+        """Weights by the closed form, both heads included, checked against built models in the tests."""
+        layers, hidden, ffn = config.layers, config.hidden, config.ffn or 4 * config.hidden
+        block = 4 * hidden * hidden + 2 * hidden * ffn + 9 * hidden + ffn
+        embeddings = (config.vocab + config.positions + config.segments + 2) * hidden
+        heads = hidden * hidden + 3 * hidden + config.vocab + hidden * hidden + hidden + 2 * hidden + 2
+        return layers * block + embeddings + heads
+
+    @staticmethod
+    def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """This model's state dict from that of `BertForPreTraining`; a bare `BertModel` gives no heads."""
+        source = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+        out = {f"{ours}": source[theirs] for ours, theirs in _once(config).items() if theirs in source}
+        token = "transformer.embeddings.token.weight"
+        out[token] = names.pad_rows(out[token], config)
+        for layer in range(config.layers):
+            for kind in ("weight", "bias"):
+                ours, theirs = f"transformer.blocks.{layer}.", f"encoder.layer.{layer}."
+                qkv = [source[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+                out[f"{ours}attention.qkv.{kind}"] = names.join_heads(torch.cat(qkv), config.heads)
+                out |= {f"{ours}{a}.{kind}": source[f"{theirs}{b}.{kind}"] for a, b in _BLOCK.items()}
+        return out
+
+    @staticmethod
+    def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """The inverse of `from_hugging_face`: names of `BertForPreTraining`, padding rows dropped."""
+        bare = {theirs: state[ours] for ours, theirs in _once(config).items() if ours in state}
+        token = bare["embeddings.word_embeddings.weight"] = bare["embeddings.word_embeddings.weight"][: config.vocab]
+        for layer in range(config.layers):
+            for kind in ("weight", "bias"):
+                ours, theirs = f"transformer.blocks.{layer}.", f"encoder.layer.{layer}."
+                qkv = names.split_heads(state[f"{ours}attention.qkv.{kind}"], config.heads)
+                for part, tensor in zip(("query", "key", "value"), qkv, strict=True):
+                    bare[f"{theirs}attention.self.{part}.{kind}"] = tensor
+                bare |= {f"{theirs}{b}.{kind}": state[f"{ours}{a}.{kind}"] for a, b in _BLOCK.items()}
+        out = {name if name.startswith("cls.") else f"bert.{name}": tensor for name, tensor in bare.items()}
+        out["cls.predictions.decoder.weight"] = token
+        out["cls.predictions.decoder.bias"] = bare["cls.predictions.bias"]
+        return out
+
+
+_BLOCK = {
+    "attention.out": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "feed_forward.up": "intermediate.dense",
+    "feed_forward.down": "output.dense",
+    "norm2": "output.LayerNorm",
+}
+
+_HEADS = {
+    "transformer.embeddings.norm": "embeddings.LayerNorm",
+    "masked.transform": "cls.predictions.transform.dense",
+    "masked.norm": "cls.predictions.transform.LayerNorm",
+    "pair.pooler": "pooler.dense",
+    "pair.classifier": "cls.seq_relationship",
+}
+
+
+def _once(config: ModelConfig) -> dict[str, str]:
+    """Names, here and there, of what is not in a block. Hugging Face's BERT is post-LN: it has no final norm."""
+    assert not config.norm_first, "Hugging Face's BERT is post-LN"
+    pairs = {f"{a}.{kind}": f"{b}.{kind}" for a, b in _HEADS.items() for kind in ("weight", "bias")}
+    return pairs | {
+        "transformer.embeddings.token.weight": "embeddings.word_embeddings.weight",
+        "transformer.embeddings.position.weight": "embeddings.position_embeddings.weight",
+        "transformer.embeddings.segment.weight": "embeddings.token_type_embeddings.weight",
+        "masked.decoder.bias": "cls.predictions.bias",
+    }

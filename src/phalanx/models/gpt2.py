@@ -1,0 +1,107 @@
+"""GPT-2: OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.config import ModelConfig
+from phalanx.models import names
+from phalanx.nn.batch import Batch
+from phalanx.nn.heads import VocabularyHead
+from phalanx.nn.transformer import Transformer
+
+_COMMON = {"positions": 1024, "segments": 0, "norm_first": True, "norm_eps": 1e-5, "gelu": "tanh"}
+
+
+def _size(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads}
+
+
+class GPT2(nn.Module):
+    """Decoder-only transformer, pre-LN, learned positions, head tied to the embedding."""
+
+    PRESETS: Mapping[str, Mapping[str, Any]] = {
+        "124m": _size(12, 768, 12),
+        "355m": _size(24, 1024, 16),
+        "774m": _size(36, 1280, 20),
+        "1.5b": _size(48, 1600, 25),
+        "1.2b": _size(40, 1536, 16),
+        "2.5b": _size(54, 1920, 20),
+        "4.2b": _size(64, 2304, 24),
+        "8.3b": _size(72, 3072, 32),
+    }
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.transformer = Transformer(config, causal=True)
+        self.head = VocabularyHead(config.vocab, bias=False)
+
+    def forward(self, batch: Batch) -> Tensor | dict[str, Tensor]:
+        """Logits [batch, seq, vocab], or with labels the sums lm and lm_correct."""
+        hidden = self.transformer(batch)
+        weight = self.transformer.embeddings.token.weight
+        if batch.labels is None:
+            logits: Tensor = self.head(hidden, weight)
+            return logits
+        total, correct = self.head.sums(hidden, weight, batch.labels)
+        return {"lm": total, "lm_correct": correct}
+
+    @staticmethod
+    def parameters_of(config: ModelConfig) -> int:
+        """Weights by the closed form, checked against built models in the tests."""
+        layers, hidden, ffn = config.layers, config.hidden, config.ffn or 4 * config.hidden
+        block = 4 * hidden * hidden + 2 * hidden * ffn + 9 * hidden + ffn
+        return layers * block + (config.vocab + config.positions + 2) * hidden
+
+    @staticmethod
+    def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """This model's state dict from that of `GPT2LMHeadModel` (with or without "transformer." before names)."""
+        source = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+        out = {
+            "transformer.embeddings.token.weight": names.pad_rows(source["wte.weight"], config),
+            "transformer.embeddings.position.weight": source["wpe.weight"],
+            "transformer.norm.weight": source["ln_f.weight"],
+            "transformer.norm.bias": source["ln_f.bias"],
+        }
+        for layer in range(config.layers):
+            for ours, theirs in _BLOCK.items():
+                weight, bias = source[f"h.{layer}.{theirs}.weight"], source[f"h.{layer}.{theirs}.bias"]
+                weight = weight.t() if weight.ndim == 2 else weight  # Conv1D keeps [in, out]
+                if ours == "attention.qkv":
+                    weight, bias = (names.join_heads(t, config.heads) for t in (weight, bias))
+                out[f"transformer.blocks.{layer}.{ours}.weight"] = weight.contiguous()
+                out[f"transformer.blocks.{layer}.{ours}.bias"] = bias
+        return out
+
+    @staticmethod
+    def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """The inverse of `from_hugging_face`: names of `GPT2LMHeadModel`, padding rows dropped."""
+        token = state["transformer.embeddings.token.weight"][: config.vocab]
+        out = {
+            "transformer.wte.weight": token,
+            "lm_head.weight": token,
+            "transformer.wpe.weight": state["transformer.embeddings.position.weight"],
+            "transformer.ln_f.weight": state["transformer.norm.weight"],
+            "transformer.ln_f.bias": state["transformer.norm.bias"],
+        }
+        for layer in range(config.layers):
+            for ours, theirs in _BLOCK.items():
+                weight = state[f"transformer.blocks.{layer}.{ours}.weight"]
+                bias = state[f"transformer.blocks.{layer}.{ours}.bias"]
+                if ours == "attention.qkv":
+                    weight, bias = (torch.cat(names.split_heads(t, config.heads)) for t in (weight, bias))
+                out[f"transformer.h.{layer}.{theirs}.weight"] = weight.t().contiguous() if weight.ndim == 2 else weight
+                out[f"transformer.h.{layer}.{theirs}.bias"] = bias
+        return out
+
+
+_BLOCK = {
+    "norm1": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "norm2": "ln_2",
+    "feed_forward.up": "mlp.c_fc",
+    "feed_forward.down": "mlp.c_proj",
+}

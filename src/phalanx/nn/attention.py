@@ -1,0 +1,82 @@
+"""Multi-head attention with its arithmetic in a slot.
+
+`attend` is torch's fused attention until something better fills it: ring attention over a context-parallel group, a
+faster kernel, or, with dropout of the probabilities, the plain formula that keeps the same-loss promise.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phalanx.nn import random
+from phalanx.nn.linear import Linear
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every block needs of the batch: coordinates and who may attend to whom."""
+
+    index: Tensor  # int64 [batch, seq]
+    key: Tensor  # int32 [batch]
+    document: Tensor | None  # int32 [batch, seq]
+    mask: Tensor | None  # bool [batch, 1, seq, seq], True where attention is allowed; None: all, or all that is past
+    causal: bool
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    """softmax(q kᵀ / sqrt(d)) v in one kernel; all [batch, heads, seq, d]."""
+    causal = context.causal and context.mask is None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal)
+
+
+class Dropping(nn.Module):
+    """The formula written out, with stateless dropout of the probabilities: exact on every layout, slower."""
+
+    site: Tensor
+
+    def __init__(self, drop: float, site: int) -> None:
+        super().__init__()
+        self.drop, self.number, self.first_head = drop, site, 0
+        self.register_buffer("site", torch.empty((), dtype=torch.int32), persistent=False)
+        self.reset()
+
+    def reset(self) -> None:
+        """Write the site's number into its buffer."""
+        self.site.fill_(self.number)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """As `fused`, with dropout while training."""
+        if not self.training:
+            return fused(q, k, v, context)
+        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [batch, heads, seq, seq]
+        mask = context.mask
+        if mask is None and context.causal:
+            mask = context.index[:, None, :, None] >= context.index[:, None, None, :]
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        head = torch.arange(self.first_head, self.first_head + q.shape[1], dtype=torch.int32, device=q.device)
+        row = random.rows(context.index, context.key, self.site)[:, None, :]
+        kept = random.keep(random.mix(row ^ random.mix(head)[:, None]), k.shape[2], self.drop)
+        return (torch.where(kept, scores.softmax(-1) / (1 - self.drop), 0)).to(v.dtype) @ v
+
+
+class Attention(nn.Module):
+    """Self-attention. One head's query, key and value lie together, so that a slice of the weight is whole heads."""
+
+    def __init__(self, hidden: int, heads: int, drop: float, stds: tuple[float, float], site: int) -> None:
+        super().__init__()
+        self.width = hidden // heads
+        self.qkv = Linear(hidden, 3 * hidden, ("embed", "heads"), stds[0])
+        self.out = Linear(hidden, hidden, ("heads", "embed"), stds[1])
+        self.attend = Dropping(drop, site) if drop else fused
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x [batch, seq, hidden] -> [batch, seq, hidden]"""
+        batch, seq, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, seq, -1, 3, self.width).permute(3, 0, 2, 1, 4)  # [batch, heads, seq, width]
+        y = self.attend(q, k, v, context)
+        mixed: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq, -1))
+        return mixed

@@ -1,0 +1,36 @@
+"""What goes into a model: tokens with their global coordinates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import register_dataclass
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of S tokens. `index` and `key` make every random number a function of global coordinates."""
+
+    tokens: Tensor  # int64 [B, S]
+    index: Tensor  # int64 [B, S]: row in the global batch × model.positions + position in the sequence
+    key: Tensor  # int32 [B]: hash of (seed, step), the same in every row
+    labels: Tensor | None = None  # int64 [B, S], -1 where nothing is predicted
+    segment: Tensor | None = None  # int64 [B, S]
+    document: Tensor | None = None  # int32 [B, S]: attention stays within equal numbers; padding is -1
+    related: Tensor | None = None  # int64 [B]: 0 = the second segment follows, 1 = it does not, -1 = no question
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Sequences start to stop of this batch, coordinates kept."""
+        return self._map(lambda t: t[start:stop])
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        present = {f.name: t for f in fields(self) if (t := getattr(self, f.name)) is not None}
+        return Batch(**{name: change(tensor) for name, tensor in present.items()})
+
+
+register_dataclass(Batch)

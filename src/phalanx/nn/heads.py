@@ -1,0 +1,83 @@
+"""What stands on the transformer: language-model heads tied to the embedding, pooler and classifier."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phalanx.nn import loss, slots
+from phalanx.nn.linear import Linear
+from phalanx.nn.norm import Norm
+
+
+class VocabularyHead(nn.Module):
+    """Logits over the vocabulary by the embedding's own weight; its padding rows never compete."""
+
+    def __init__(self, vocab: int, bias: bool) -> None:
+        super().__init__()
+        self.vocab = vocab
+        self.bias = nn.Parameter(torch.zeros(vocab)) if bias else None
+        self.gemm = slots.gemm
+
+    def reset(self) -> None:
+        """Zero the bias."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """hidden [..., hidden], the embedding's weight [rows, hidden] -> logits [..., vocab]"""
+        return self.gemm(hidden, weight[: self.vocab], self.bias)
+
+    def sums(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the loss over labels >= 0, and how many were right (counted in evaluation only, else 0).
+
+        Only labelled positions meet the vocabulary. hidden [batch, seq, hidden], labels [batch, seq] -> [], []
+        """
+        labelled = labels >= 0
+        hidden, labels, weight = hidden[labelled], labels[labelled], weight[: self.vocab]
+        total = loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm)
+        if torch.is_grad_enabled():
+            return total, torch.zeros((), dtype=torch.int64, device=labels.device)
+        return total, loss.count_correct(hidden, weight, self.bias, labels, self.gemm)
+
+
+class MaskedHead(nn.Module):
+    """BERT's masked-language-model head: a transform, then the vocabulary at the masked positions only."""
+
+    def __init__(self, hidden: int, vocab: int, eps: float, std: float, gelu: str) -> None:
+        super().__init__()
+        self.approximate = "tanh" if gelu == "tanh" else "none"
+        self.transform = Linear(hidden, hidden, ("embed", "transform"), std)
+        self.norm = Norm(hidden, eps)
+        self.decoder = VocabularyHead(vocab, bias=True)
+
+    def _transform(self, hidden: Tensor) -> Tensor:
+        y: Tensor = self.norm(F.gelu(self.transform(hidden), approximate=self.approximate))
+        return y
+
+    def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """hidden [..., hidden] -> logits [..., vocab]"""
+        logits: Tensor = self.decoder(self._transform(hidden), weight)
+        return logits
+
+    def sums(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `VocabularyHead.sums`; the transform too meets the masked positions only."""
+        masked = labels >= 0
+        return self.decoder.sums(self._transform(hidden[masked]), weight, labels[masked])
+
+
+class PairHead(nn.Module):
+    """BERT's next-sentence head: tanh pooler over the first token, then two classes."""
+
+    def __init__(self, hidden: int, std: float) -> None:
+        super().__init__()
+        self.pooler = Linear(hidden, hidden, ("embed", "pooled"), std)
+        self.classifier = Linear(hidden, 2, ("pooled", "classes"), std)
+
+    def pool(self, hidden: Tensor) -> Tensor:
+        """hidden [batch, seq, hidden] -> [batch, hidden]"""
+        return torch.tanh(self.pooler(hidden[:, 0]))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [batch, seq, hidden] -> logits [batch, 2]"""
+        logits: Tensor = self.classifier(self.pool(hidden))
+        return logits

@@ -1,0 +1,50 @@
+"""Matrix products and look-ups whose weights name their logical axes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phalanx.nn import slots
+
+Slot = Callable[[Tensor], Tensor]
+
+
+class Linear(nn.Module):
+    """y = leave(gemm(enter(x), W)) + share(b). `axes` names (input, output); a layout maps them to the mesh."""
+
+    def __init__(self, inputs: int, outputs: int, axes: tuple[str, str], std: float) -> None:
+        super().__init__()
+        self.axes, self.std = axes, std
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.enter: Slot = slots.same
+        self.leave: Slot = slots.same
+        self.share: Slot = slots.same
+        self.gemm = slots.gemm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., inputs] -> [..., outputs]"""
+        x = self.enter(x)
+        if self.leave is slots.same:
+            return self.gemm(x, self.weight, self.share(self.bias))
+        return self.leave(self.gemm(x, self.weight)) + self.share(self.bias)
+
+
+class Embedding(nn.Module):
+    """Rows of a table. `start` is the first row held here: rows held elsewhere count as zero until `leave` sums."""
+
+    def __init__(self, rows: int, hidden: int, axes: tuple[str, str], std: float) -> None:
+        super().__init__()
+        self.axes, self.std, self.start = axes, std, 0
+        self.weight = nn.Parameter(torch.empty(rows, hidden))
+        self.leave: Slot = slots.same
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows int64 [...] -> [..., hidden]"""
+        if self.leave is slots.same:
+            return F.embedding(rows, self.weight)
+        local = rows - self.start
+        held = (local >= 0) & (local < self.weight.shape[0])
+        return self.leave(F.embedding(torch.where(held, local, 0), self.weight) * held[..., None])

@@ -1,0 +1,85 @@
+"""Stateless randomness: every random number is a hash of a key and its global coordinates.
+
+No generator is kept, saved or restored, so a mask is the same on every layout, after every resume, and when a block is
+computed again for its gradient. The mixer is a 32-bit avalanche function (two multiplications, three shifts) on int32,
+which torch multiplies with wrap-around on every device; `data/hash.py` gives the same numbers on numpy arrays.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B9
+_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B
+
+
+def signed(word: int) -> int:
+    """The int32 with the bits of an unsigned 32-bit word."""
+    return word - (1 << 32) if word >= 1 << 31 else word
+
+
+def mix(x: Tensor) -> Tensor:
+    """Avalanche every element of an int32 tensor."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * signed(_FIRST)
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * signed(_SECOND)
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _mix_word(x: int) -> int:
+    x = ((x ^ (x >> 16)) * _FIRST) & _WORD
+    x = ((x ^ (x >> 15)) * _SECOND) & _WORD
+    return x ^ (x >> 16)
+
+
+def key(*parts: int) -> int:
+    """An int32 key of any integers: seed, step, the checksum of a name. Parts above 32 bits count as several words."""
+    folded = _GOLDEN
+    for part in parts:
+        words = [part & _WORD]
+        while part := part >> 32:
+            words.append(part & _WORD)
+        for word in words:
+            folded = _mix_word(folded ^ word)
+    return signed(folded)
+
+
+def rows(index: Tensor, key: Tensor, site: Tensor) -> Tensor:
+    """Row hashes, int32 [batch, seq], of global coordinates `index` [batch, seq] at a site under `key` [batch]."""
+    return mix(index.to(torch.int32) ^ mix(key ^ site)[:, None])
+
+
+def bits(rows: Tensor, columns: int, first: int = 0) -> Tensor:
+    """32 random bits for each row and column: int32 [..., columns], columns counted from `first`."""
+    column = torch.arange(first, first + columns, dtype=torch.int32, device=rows.device) * signed(_GOLDEN)
+    return mix(rows.unsqueeze(-1) ^ column)
+
+
+def keep(rows: Tensor, columns: int, drop: float) -> Tensor:
+    """Dropout's mask: True with probability 1 - drop, exact to 2**-32. [..., columns]"""
+    return bits(rows, columns) >= round(drop * 2**32) - 2**31
+
+
+def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float) -> Tensor:
+    """The part of a global N(0, std²) matrix that starts at `offset`: float32 `shape`, by Box and Muller.
+
+    A vector is a matrix of one column, so that a slice along its only dim is a slice of rows.
+    """
+    height, width = (*shape, 1)[:2]
+    top, left = (*offset, 0)[:2]
+    out = torch.empty(height, width)
+    radius_key = torch.tensor([key], dtype=torch.int32)
+    angle_key = mix(radius_key)
+    for start in range(0, height, 4096):  # whole embeddings would need ten times their own size in temporaries
+        stop = min(start + 4096, height)
+        row = torch.arange(top + start, top + stop, dtype=torch.int32)
+        radius = _unit(bits(mix(row ^ radius_key), width, left))
+        angle = _unit(bits(mix(row ^ angle_key), width, left))
+        out[start:stop] = torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)
+    return out.mul_(std).reshape(shape)
+
+
+def _unit(word: Tensor) -> Tensor:
+    """Float32 in [0, 1) of the upper 24 bits of a word: all that a float32 holds."""
+    return ((word >> 8) & 0xFFFFFF).float() / 2**24
