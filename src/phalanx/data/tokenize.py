@@ -1,0 +1,115 @@
+"""Tokenizers: text to ids and back, offline, the same ids whichever library computes them.
+
+Each is one of the `tokenizers` library; bulk encoding takes the fast path where there is one. Names of special tokens
+inside a text are plain text, so no document can forge an end of text or a mask.
+"""
+
+import lzma
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers
+
+from phalanx.data.backend import read_backend
+from phalanx.data.fastpath import fast_path, is_gpt2_like
+from phalanx.errors import InputError
+
+BUNDLED = ("gpt2", "bert-uncased", "bert-cased")
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Tokenizer:
+    """Text to ids and back. `vocab` counts the ids; a special id is None where the tokenizer has no such token."""
+
+    def __init__(self, backend: Backend, name: str) -> None:
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+        self.name = name
+        self._backend = backend
+        self.vocab = max(backend.get_vocab().values()) + 1
+        self.eod = self._first("<|endoftext|>", "</s>")
+        self.mask = self._first("[MASK]", "<mask>")
+        self.cls = self._first("[CLS]", "<s>")
+        self.sep = self._first("[SEP]", "</s>")
+        self.pad = self._first("[PAD]", "<pad>")
+        self.unk = self._first("[UNK]", "<unk>")
+
+    def encode(self, text: str, specials: bool = False) -> list[int]:
+        """Ids of the text alone. With `specials`, names such as [MASK] in it stand for those tokens: for prompts."""
+        added = self._backend.get_added_tokens_decoder() if specials else {}
+        ids = {token.content: i for i, token in added.items() if token.special}
+        if not ids:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        parts = re.split(f"({'|'.join(map(re.escape, ids))})", text)
+        return [i for part in parts for i in ([ids[part]] if part in ids else self.encode(part))]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, no special tokens added."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Array]:
+        """`encode_batch` as integer arrays. The interpreter lock is free meanwhile, so threads run side by side."""
+        if self._fast is None:
+            return self._encode_slowly(texts)
+        try:
+            return [self._fast.encode_to_numpy(text, disallowed_special=()) for text in texts]
+        except ValueError:  # millions of blanks before a letter are too much for tiktoken's regular expressions
+            return self._encode_slowly(texts)
+
+    def decode(self, ids: Sequence[int] | Array) -> str:
+        """The text of some ids; special tokens come out by name."""
+        return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def json(self) -> str:
+        """The whole tokenizer as the text of a tokenizer.json; equal tokenizers give equal texts."""
+        return str(self._backend.to_str())
+
+    def save(self, path: str | Path) -> None:
+        """Write a tokenizer.json."""
+        partial = Path(f"{path}.partial")
+        partial.write_text(self.json(), encoding="utf-8")
+        partial.replace(path)
+
+    @cached_property
+    def starts_word(self) -> Array:
+        """bool [vocab]: the piece begins a word. Whole-word masks need it."""
+        pieces = [self._backend.id_to_token(i) or "" for i in range(self.vocab)]
+        if isinstance(self._backend.model, models.WordPiece):
+            return np.array([not piece.startswith(self._backend.model.continuing_subword_prefix) for piece in pieces])
+        return np.array([piece.startswith(("Ġ", "▁")) for piece in pieces])
+
+    @cached_property
+    def cuttable(self) -> bool:
+        """Whether a text may be cut before any blank that follows a non-blank without a change of ids."""
+        return isinstance(self._backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer) or is_gpt2_like(self._backend)
+
+    @cached_property
+    def _fast(self) -> tiktoken.Encoding | None:
+        return fast_path(self._backend)
+
+    def _encode_slowly(self, texts: Sequence[str]) -> list[Array]:
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def _first(self, *names: str) -> int | None:
+        return next((i for name in names if (i := self._backend.token_to_id(name)) is not None), None)
+
+
+def load_tokenizer(name_or_path: str) -> Tokenizer:
+    """A bundled tokenizer by name, or one from a tokenizer.json or a folder (see `read_backend`). Raises InputError."""
+    if name_or_path in BUNDLED:
+        packed = files("phalanx").joinpath("assets", "tokenizers", f"{name_or_path}.json.xz").read_bytes()
+        return Tokenizer(Backend.from_str(lzma.decompress(packed).decode()), name_or_path)
+    path = Path(name_or_path)
+    if not path.exists():
+        raise InputError(f"no tokenizer {name_or_path!r}: give {', '.join(BUNDLED)}, or a tokenizer.json or its folder")
+    return Tokenizer(read_backend(path), name_or_path)
