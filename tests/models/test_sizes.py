@@ -1,0 +1,79 @@
+"""Parameter counts of every preset against published ones, and the closed form against built models."""
+
+import pytest
+import torch
+from torch import nn
+
+from phalanx.config import ModelConfig
+from phalanx.models import build
+from phalanx.nn.transformer import padded_vocab
+
+PUBLISHED = [
+    ("gpt2", "124m", 50257, 124_439_808),
+    ("gpt2", "355m", 50257, 354_823_168),
+    ("gpt2", "774m", 50257, 774_030_080),
+    ("gpt2", "1.5b", 50257, 1_557_611_200),
+    ("gpt2", "355m", 50304, 354_871_296),
+    ("gpt2", "1.2b", 50304, 1_212_103_680),
+    ("gpt2", "1.2b", 51200, 1_213_479_936),
+    ("gpt2", "2.5b", 50432, 2_488_934_400),
+    ("gpt2", "2.5b", 51200, 2_490_408_960),
+    ("gpt2", "4.2b", 50688, 4_197_929_472),
+    ("gpt2", "4.2b", 51200, 4_199_109_120),
+    ("gpt2", "8.3b", 51200, 8_317_040_640),
+    ("bert", "base", 30522, 110_106_428),
+    ("bert", "large", 30522, 336_226_108),
+    ("bert", "large", 30528, 336_232_258),
+    ("bert", "megatron-345m", 30592, 336_297_858),
+    ("bert", "megatron-1.3b", 30592, 1_280_739_202),
+    ("bert", "megatron-3.9b", 30592, 3_869_260_674),
+]
+
+PRESETS = [(name, preset) for name in ("gpt2", "bert") for preset in build.family(name).PRESETS]
+
+
+def config_of(family: str, preset: str, vocab: int) -> ModelConfig:
+    return ModelConfig(**build.with_preset({"family": family, "preset": preset, "vocab": vocab}))
+
+
+def on_meta(config: ModelConfig) -> nn.Module:
+    with torch.device("meta"):
+        return build.family(config.family)(config)
+
+
+@pytest.mark.parametrize(("family", "preset", "vocab", "count"), PUBLISHED)
+def test_closed_form_is_the_published_count(family: str, preset: str, vocab: int, count: int) -> None:
+    assert build.family(family).parameters_of(config_of(family, preset, vocab)) == count
+
+
+def test_every_large_preset_is_published() -> None:
+    published = {(family, preset) for family, preset, _, _ in PUBLISHED}
+    assert set(PRESETS) - published == {("bert", "tiny"), ("bert", "mini"), ("bert", "small")}
+
+
+@pytest.mark.parametrize(("family", "preset"), PRESETS)
+def test_built_model_has_the_closed_form_and_padding(family: str, preset: str) -> None:
+    config = config_of(family, preset, 30522)
+    built = sum(parameter.numel() for parameter in on_meta(config).parameters())
+    padding = (padded_vocab(config) - config.vocab) * config.hidden
+    assert padding == 70 * config.hidden
+    assert built - padding == build.family(family).parameters_of(config)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_closed_form_of_an_odd_shape(family: str) -> None:
+    config = ModelConfig(
+        family=family, layers=3, hidden=40, heads=5, ffn=56, positions=12, vocab=77, segments=2 * (family == "bert")
+    )
+    built = sum(parameter.numel() for parameter in on_meta(config).parameters())
+    assert built - (128 - 77) * 40 == build.family(family).parameters_of(config)
+
+
+def test_own_keys_override_the_preset() -> None:
+    section = build.with_preset({"family": "bert", "preset": "large", "layers": 3})
+    assert (section["layers"], section["hidden"]) == (3, 1024)
+
+
+def test_padding_does_not_depend_on_anything_but_the_vocabulary() -> None:
+    sizes = [ModelConfig(vocab=vocab) for vocab in (1, 128, 129, 50257, 50304)]
+    assert [padded_vocab(size) for size in sizes] == [128, 128, 256, 50304, 50304]
