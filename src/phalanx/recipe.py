@@ -1,0 +1,203 @@
+"""Recipes: whole runs in TOML, by name or by path, with single keys overridden in words.
+
+`load` composes three steps that are of use alone: `load_mapping` reads a recipe and lays overrides over it, as plain
+nested dicts (so a model's preset can be laid under them), and `validate` makes the frozen `Config`. `dump` writes a
+configuration as TOML that explains itself and loads back to the same value. Types come from `Config`, so `train.init=7`
+is the text "7" and `data.train=a,b` two texts, without quotes.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from phalanx.config import Config, Section
+from phalanx.errors import InputError
+
+BUNDLED = Path(__file__).parent / "recipes"
+Mapped = dict[str, Any]
+
+
+def names() -> dict[str, str]:
+    """The bundled recipes, each with the comment that opens it."""
+    paths = sorted(BUNDLED.glob("*.toml"))
+    return {path.stem: path.read_text().partition("\n")[0].lstrip("# ") for path in paths}
+
+
+def load(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a recipe and `section.key=value` words; InputError for what is unknown or out of range."""
+    return validate(load_mapping(name_or_path, overrides))
+
+
+def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
+    """A recipe with its base (`extends = "name"`) under it and the overrides over it, as nested plain dicts."""
+    path = _find(name_or_path)
+    mapping = _read(path)
+    if (base := mapping.pop("extends", None)) is not None:
+        below = _read(_find(str(base), path.parent))
+        if "extends" in below:
+            raise InputError(f"{path}: extends={base}, which extends another in turn; one step is allowed")
+        mapping = _lay(mapping, below)
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise InputError(f"{word} is not an override; write section.key=value, as train.steps=100")
+        *section, leaf = key.split(".")
+        value = _parse(text, _field(key))
+        mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
+    return mapping
+
+
+def validate(mapping: Mapping[str, Any]) -> Config:
+    """The frozen configuration; InputError in one line for the first thing wrong, with the number of others."""
+    for name, value in mapping.items():
+        for key in [f"{name}.{leaf}" for leaf in value] if isinstance(value, Mapping) else [name]:
+            _field(key)
+    try:
+        return Config.model_validate(mapping)
+    except ValidationError as error:
+        wrong = list(dict.fromkeys(".".join(map(str, complaint["loc"][:2])) for complaint in error.errors()))
+        kind = _kind(_field(wrong[0]))
+        section, _, leaf = wrong[0].rpartition(".")
+        value = mapping[section][leaf] if section else mapping[leaf]
+        more = f" (and {len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
+        raise InputError(f"{wrong[0]}={_toml(value)} will not do; it takes {kind}{more}") from error
+
+
+def dump(config: Config) -> str:
+    """`config` as TOML, every key with its help text; `load` gives back an equal value."""
+    lines = []
+    for key, value, field in _keys(config):
+        section, _, leaf = key.rpartition(".")
+        header = f"[{section}]"
+        if section and header not in lines:
+            lines += [f"# {_doc(type(getattr(config, section)))}", header, ""]
+        lines += [f"# {field.description}", f"{leaf} = {_toml(value)}", ""]
+    return "\n".join(lines)
+
+
+def help_text() -> str:
+    """Every key with its default, what it may be, and what it does."""
+    config, lines, last = Config(), [], ""
+    for key, value, field in _keys(config):
+        section = key.rpartition(".")[0]
+        if section != last:
+            lines += [f"\n{section}: {_doc(type(getattr(config, section)))}"]
+            last = section
+        lines += [f"  {key}={_toml(value)}  ({_kind(field)})", f"      {field.description}"]
+    return "\n".join(lines)
+
+
+def _find(name_or_path: str, beside: Path = Path()) -> Path:
+    """The file of a bundled recipe, or the path itself; `beside` is where a base's relative path begins."""
+    bundled = BUNDLED / f"{name_or_path}.toml"
+    path = bundled if bundled.is_file() and "/" not in name_or_path else beside / name_or_path
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(name_or_path, names(), 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"{name_or_path} is neither a recipe nor a TOML file; {hint}recipes: {', '.join(names())}")
+
+
+def _read(path: Path) -> Mapped:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _lay(over: Mapped, under: Mapped) -> Mapped:
+    """`over` laid upon `under`, section by section."""
+    merged = {**under, **over}
+    for name in over.keys() & under.keys():
+        if isinstance(over[name], dict) and isinstance(under[name], dict):
+            merged[name] = {**under[name], **over[name]}
+    return merged
+
+
+def _keys(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
+    """Every key of a configuration in order: its dotted name, its value, what is known of it."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value, field
+
+
+def _field(key: str) -> FieldInfo:
+    """What is known of a key; InputError with the nearest known key when there is none."""
+    known = {name: field for name, _, field in _keys(Config())}
+    if key in known:
+        return known[key]
+    if key in Config.model_fields:
+        raise InputError(f"{key} is a section, not a key; write {key}.KEY=value, or [{key}] and its keys in TOML")
+    leaf = key.rpartition(".")[2]
+    near = [name for name in known if name.rpartition(".")[2] == leaf]
+    near = near or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else "`phalanx train --help` lists all"
+    raise InputError(f"{key} is not a key of the configuration; {hint}")
+
+
+def _parse(text: str, field: FieldInfo) -> Any:
+    """The value that an override's text means for its key."""
+    if get_origin(field.annotation) is not tuple:
+        return _scalar(text, field.annotation)
+    whole = _scalar(text, list)
+    if isinstance(whole, list) and all(isinstance(item, str) for item in whole):
+        return whole  # quoted texts, which may hold commas
+    items = text.strip().removeprefix("[").removesuffix("]").split(",")
+    return [_scalar(item.strip(), get_args(field.annotation)[0]) for item in items if item.strip()]
+
+
+def _scalar(text: str, kind: Any) -> Any:
+    """`text` read as TOML, or as it stands where it is none or where text is wanted."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    wants_text = kind is str or get_origin(kind) is Literal
+    return text if wants_text and not isinstance(value, str) else value
+
+
+def _kind(field: FieldInfo) -> str:
+    """What a key may be, in words."""
+    return _describe(field.annotation, field.metadata)
+
+
+def _describe(kind: Any, bounds: Sequence[Any] = ()) -> str:
+    """A type and its pydantic bounds in words."""
+    arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _describe(arguments[0], arguments[1:])
+    if get_origin(kind) is Literal:
+        return " | ".join(arguments)
+    if get_origin(kind) is tuple:
+        count = "" if Ellipsis in arguments else f"{len(arguments)}, each "
+        return f"a list of {count}{_describe(arguments[0])}"
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    stack = [part for bound in bounds for part in getattr(bound, "metadata", [bound])]
+    limits = [f"{sign} {getattr(part, name)}" for part in stack for name, sign in signs.items() if hasattr(part, name)]
+    word = {int: "integer", float: "number", bool: "true | false", str: "text"}.get(kind, str(kind))
+    return " ".join([word, " and ".join(limits)]).strip()
+
+
+def _doc(section: type[Section]) -> str:
+    return (section.__doc__ or "").strip()
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

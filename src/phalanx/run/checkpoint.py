@@ -1,0 +1,237 @@
+"""Checkpoints: saved in the background, kept whole, verified when loaded.
+
+`save` copies the state into buffers of its own and returns; a thread writes them while training goes on. Whatever
+happens at whatever moment, the newest finished checkpoint stays: a new one is written beside (".partial") and renamed
+when all of it is on the disk, and only then are old ones removed. `load` reads back checksums first and takes the
+next older checkpoint when one is damaged.
+"""
+
+import concurrent.futures
+import math
+import re
+import shutil
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from phalanx.errors import InputError
+from phalanx.run import durable, storage, tree
+from phalanx.run.folder import RunFolder
+from phalanx.run.storage import Damaged
+
+GIB = 1 << 30
+
+
+class Restored(NamedTuple):
+    """What was loaded, and in `notes` what the user should hear of it: one line for each damaged checkpoint."""
+
+    step: int
+    loss: float | None
+    notes: tuple[str, ...]
+
+
+class Checkpointer:
+    """The checkpoints of a run.
+
+    A state is a nested dict of tensors and plain values; the keys at its top are its parts, "model" among them.
+    Saving is for the process that holds the run's lock; loading changes nothing in the folder.
+    """
+
+    def __init__(self, folder: RunFolder, keep: int = 2, asynchronous: bool = True) -> None:
+        assert keep >= 1
+        self.path = folder.checkpoints
+        self.keep = keep
+        self.asynchronous = asynchronous
+        gpu = torch.cuda.is_available()
+        self._stager = DefaultStager(  # keeps its buffers from save to save
+            StagingOptions(
+                use_pinned_memory=gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu
+            )
+        )
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: concurrent.futures.Future[None] | None = None
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest finished checkpoint."""
+        return max(self._finished(), default=None)
+
+    def save(self, step: int, state: tree.Tree, loss: float | None = None) -> None:
+        """Save `state`; with the held-out `loss`, remember it as the best if it is the lowest so far.
+
+        Asynchronous: returns when the state is copied. If the save before this one failed, its InputError is raised
+        here, after this one is under way: a disk that was full for a while costs one checkpoint, no more.
+        """
+        failure: InputError | None = None
+        try:
+            self.wait()  # also for the buffers
+        except InputError as error:
+            failure = error
+        tensors, values = tree.split(state)
+        if self.asynchronous:
+            staged: Any = self._stager.stage({"tensors": tensors, "values": values})
+            self._writing = self._thread.submit(self._write, step, loss, staged["tensors"], staged["values"])
+        else:
+            self._write(step, loss, tensors, values)
+        if failure:
+            raise failure
+
+    def wait(self) -> None:
+        """Wait for the save under way. InputError if it failed; what was saved before is whole."""
+        if self._writing is not None:
+            concurrent.futures.wait([self._writing])  # apart from result: an interrupt here must not forget the save
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def load(self, state: tree.Tree, step: int | None = None, best: bool = False) -> Restored:
+        """Load into `state`, in place, the newest checkpoint, or that of `step`, or the best where one is named.
+
+        Only the parts that `state` has are read. A damaged checkpoint is passed over for the next older one. InputError
+        when there is none, none is whole, or its parts hold other tensors than `state`.
+        """
+        self.wait()
+        finished = self._finished()
+        damages: list[str] = []
+        for path in self._candidates(finished, step, best):
+            try:
+                index = storage.read_index(path)
+                storage.verify(path, index, state.keys())
+            except Damaged as damage:
+                damages.append(f"{path} is damaged ({damage})")
+                continue
+            _fill(state, path, index)
+            notes = tuple(f"{damage}; loaded {path.name} instead" for damage in damages)
+            return Restored(index["step"], index["loss"], notes)
+        raise InputError(f"no whole checkpoint is left: {'; '.join(damages)}; start a new run")
+
+    def load_weights(self, model: dict[str, Tensor], step: int | None = None, best: bool = False) -> Restored:
+        """Load only the weights, into the tensors of a model's state dict; the optimizer's files are not read."""
+        return self.load({"model": model}, step, best)
+
+    def _finished(self) -> dict[int, Path]:
+        """Whole checkpoints by step. One set aside (".old") counts if a kill came before its successor was in place."""
+        names = sorted((path.name for path in self.path.glob("step-*")), reverse=True)  # ".old" first, then overwritten
+        found = (re.fullmatch(r"step-(\d+)(?:\.old)?", name) for name in names)
+        return {int(match[1]): self.path / match[0] for match in found if match}
+
+    def _candidates(self, finished: dict[int, Path], step: int | None, best: bool) -> Iterable[Path]:
+        if not finished:
+            raise InputError(f"{self.path} holds no checkpoint yet; train first, or set save.every lower")
+        if step is not None and step not in finished:
+            steps = ", ".join(map(str, sorted(finished)))
+            raise InputError(f"{self.path} has no checkpoint of step {step}; it has {steps}")
+        newest_first = sorted(finished, reverse=True)
+        if best and (winner := self._best()) in finished.values():
+            return [winner, *(finished[s] for s in newest_first if finished[s] != winner)]
+        return [finished[s] for s in newest_first if step is None or s <= step]
+
+    def _best(self) -> Path:
+        file = self.path / "best"
+        return self.path / (file.read_text().strip() if file.is_file() else "none")
+
+    def _write(self, step: int, loss: float | None, tensors: dict[str, Tensor], values: tree.Tree) -> None:
+        path = self.path / f"step-{step:07d}"
+        partial = path.with_name(path.name + ".partial")
+        try:
+            self._drop_leftovers()
+            partial.mkdir(parents=True)
+            _save(tensors, storage.Writer(partial, {"step": step, "loss": loss, "values": values}))
+            self._publish(partial, path)
+            self._rank(path, loss)
+            self._prune(step)
+        except (OSError, CheckpointException) as error:
+            cause = _cause(error)
+            if not isinstance(cause, OSError):
+                raise
+            shutil.rmtree(partial, ignore_errors=True)
+            size = sum(tensor.nbytes for tensor in tensors.values()) / GIB
+            free = shutil.disk_usage(self.path).free / GIB
+            raise InputError(
+                f"{path} was not saved: {cause.strerror}: it takes {size:.3g} GiB, {free:.3g} GiB are free; "
+                "make room there or lower save.keep; earlier checkpoints are whole"
+            ) from error
+
+    def _drop_leftovers(self) -> None:
+        """Remove what a killed process left unfinished."""
+        keep = set(self._finished().values())
+        for path in self.path.glob("step-*.*"):
+            if path not in keep:
+                shutil.rmtree(path)
+
+    def _publish(self, partial: Path, path: Path) -> None:
+        """Give a finished checkpoint its name, which an abandoned one of the same step may hold."""
+        durable.sync(partial)
+        old = path.with_name(path.name + ".old")
+        if path.exists():
+            durable.rename(path, old)
+        durable.rename(partial, path)
+        if old.exists():
+            shutil.rmtree(old)
+
+    def _rank(self, path: Path, loss: float | None) -> None:
+        """Name `path` the best unless an earlier one has a lower loss."""
+        if loss is None or not math.isfinite(loss):
+            return
+        best = self._best()
+        try:
+            lowest = storage.read_index(best)["loss"] if best != path else None
+        except Damaged:
+            lowest = None
+        if lowest is None or loss < lowest:
+            durable.write(self.path / "best", f"{path.name}\n".encode())
+
+    def _prune(self, step: int) -> None:
+        """Keep the newest and the best. Later steps than the one just saved are a future that a resume abandoned."""
+        finished = self._finished()
+        newest = sorted((s for s in finished if s <= step), reverse=True)[: self.keep]
+        best = self._best()
+        for number, path in finished.items():
+            if number not in newest and path != best:
+                doomed = path.with_name(path.name + ".partial")  # a kill halfway leaves nothing that looks whole
+                path.replace(doomed)
+                shutil.rmtree(doomed)
+
+
+def _save(tensors: dict[str, Tensor], writer: storage.Writer) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
+        state_dict_saver.save(tensors, storage_writer=writer, planner=DefaultSavePlanner(flatten_state_dict=False))
+
+
+def _fill(state: tree.Tree, path: Path, index: dict[str, Any]) -> None:
+    """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
+    tensors, values = tree.split(state)
+    there = {name: (entry["dtype"], entry["shape"]) for name, entry in index["tensors"].items()}
+    here = {name: (storage.NAMES[tensor.dtype], [*tensor.shape]) for name, tensor in tensors.items()}
+    _compare(path, here | dict.fromkeys(values, "a value"), there | dict.fromkeys(index["values"], "a value"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        planner = DefaultLoadPlanner(flatten_state_dict=False)
+        state_dict_loader.load(tensors, storage_reader=storage.Reader(path, index), planner=planner)
+    tree.put(state, index["values"])
+
+
+def _compare(path: Path, here: dict[str, Any], there: dict[str, Any]) -> None:
+    parts = {storage.part_of(name) for name in here}
+    there = {name: what for name, what in there.items() if storage.part_of(name) in parts}
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            raise InputError(
+                f"{path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; "
+                "load it with the configuration that made it"
+            )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error inside: DCP wraps what a rank raises."""
+    if isinstance(error, CheckpointException):
+        return next(iter(error.failures.values()))[0]
+    return error

@@ -1,0 +1,87 @@
+"""A run's folder: what lies where, and the lock of the one process that trains there.
+
+The lock is the kernel's (flock), not the file's existence: it ends with the process that holds it, however that
+process ends, so there are no stale locks. The file stays and holds the pid of its last holder, for the message only.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from phalanx import recipe
+from phalanx.config import Config
+from phalanx.errors import InputError
+from phalanx.run import durable
+
+
+class RunFolder:
+    """Paths of a run. `create` makes one, `open` takes one that is there."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.toml"
+        self.tokenizer = self.path / "tokenizer.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: str | Path, config: Config, tokenizer: Path | None = None) -> Self:
+        """A new run at `path` with its resolved configuration and a copy of its tokenizer.
+
+        InputError when a run is there already, or when the folder cannot be made.
+        """
+        folder = cls(path)
+        if folder.exists:
+            raise InputError(f"{path} holds a run already; resume that run or give another folder")
+        try:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            if tokenizer is not None:
+                durable.write(folder.tokenizer, tokenizer.read_bytes())
+            folder.write_config(config)  # last: it makes the folder a run
+        except OSError as error:
+            raise InputError(f"{path}: cannot make a run folder: {error.strerror}: {error.filename}") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The run at `path`; InputError when there is none."""
+        folder = cls(path)
+        if not folder.exists:
+            what = "holds no config.toml, so it is no run folder" if folder.path.is_dir() else "is not a folder"
+            raise InputError(f"{path} {what}; give the folder of a run, as `phalanx train` makes them")
+        return folder
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run is here."""
+        return self.config_file.is_file()
+
+    def config(self) -> Config:
+        """The run's resolved configuration."""
+        return recipe.load(str(self.config_file))
+
+    def write_config(self, config: Config) -> None:
+        """Write the resolved configuration, with the help text of every key."""
+        durable.write(self.config_file, recipe.dump(config).encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run while training; InputError names the process that holds it already."""
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
+                raise InputError(
+                    f"{self.path} is in use by process {holder}; wait for it, stop it, or give another folder"
+                ) from None
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(handle)
