@@ -70,7 +70,7 @@ def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float
     top, left = (*offset, 0)[:2]
     out = torch.empty(height, width)
     radius_key = torch.tensor([key], dtype=torch.int32)
-    angle_key = mix(radius_key)
+    angle_key = radius_key ^ signed(_GOLDEN)  # its sign bit is set, so no row of one is a row of the other
     for start in range(0, height, 4096):  # whole embeddings would need ten times their own size in temporaries
         stop = min(start + 4096, height)
         row = torch.arange(top + start, top + stop, dtype=torch.int32)
