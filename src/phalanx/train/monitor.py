@@ -1,0 +1,74 @@
+"""Everything that is told about a run goes through here: to the console, metrics.jsonl and TensorBoard."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from phalanx.config import Config
+from phalanx.models.build import family, flops_per_token
+from phalanx.run.folder import RunFolder
+from phalanx.train.console import Console
+from phalanx.train.metrics import Metrics, Throughput, memory_gib
+from phalanx.train.peak import peak_flops
+
+_NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Monitor:
+    """Takes a step's own values, adds rates, memory and MFU, and passes them on. Notes may come at any time."""
+
+    def __init__(self, config: Config, folder: RunFolder, quiet: bool = False) -> None:
+        self.config, self.folder = config, folder
+        self.device = torch.device(config.train.device)
+        self.console = Console(config.train.steps, config.log.print_every, folder.path.name, quiet)
+        self.flops = flops_per_token(config.model, config.data.sequence)
+        self.seen = 0
+
+    @contextmanager
+    def running(self, step: int) -> Iterator[None]:
+        """Around the loop, which begins after `step` steps."""
+        with ExitStack() as stack:
+            self.metrics = stack.enter_context(Metrics(self.folder.path, self.config.log.every, step))
+            self.peak = peak_flops(self.device, _NUMBERS[self.config.precision.dtype])
+            last = self.metrics.last
+            self.seen = int(last.get("tokens", 0))
+            self.rate = Throughput(last.get("seconds", 0.0))
+            parameters = family(self.config.model.family).parameters_of(self.config.model)
+            self.metrics.start({
+                "parameters": parameters, "device": self.device.type, "dtype": self.config.precision.dtype,
+                "threads": torch.get_num_threads(), "compile": self.config.train.compile, "peak_flops": self.peak,
+            })  # fmt: skip
+            self.note(
+                f"{parameters / 1e6:.1f} M parameters, {self.config.precision.dtype} on {self.device.type} "
+                f"({self.peak / 1e9:,.0f} GFLOP/s), compile {self.config.train.compile}"
+            )
+            stack.enter_context(self.console)
+            yield
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """An optimizer step ended; values["tokens"] counts all tokens so far."""
+        self.rate.step(int(values["tokens"]) - self.seen)
+        self.seen = int(values["tokens"])
+        speed = self.rate.tokens_per_s
+        rates = {
+            "tokens_per_s": speed, "mfu": self.flops * speed / self.peak, "memory_gib": memory_gib(self.device),
+            "seconds": self.rate.seconds,
+        }  # fmt: skip
+        self.metrics.train(step, {**values, **rates})
+        self.console.train(step, {**values, **rates}, self.rate.eta(self.config.train.steps - step))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Time that is not training."""
+        with self.rate.paused():
+            yield
+
+    def valid(self, step: int, values: Mapping[str, float]) -> None:
+        """An evaluation ended."""
+        self.metrics.valid(step, values)
+        self.console.valid(step, values)
+
+    def note(self, text: str) -> None:
+        """Say a sentence that stays on the screen."""
+        self.console.note(text)

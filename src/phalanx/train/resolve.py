@@ -1,0 +1,75 @@
+"""Turn what a user asked for into what will run: every value that depends on another, on the data or on the machine.
+
+This happens once. The result is written into the run folder and is never changed.
+"""
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from phalanx import recipe
+from phalanx.config import Config
+from phalanx.data.tokenize import Tokenizer
+from phalanx.errors import InputError
+from phalanx.models.build import check, flops_per_token, with_preset
+from phalanx.precision import gemm
+from phalanx.train.schedule import batch_size, check_schedule
+
+# Compiling takes a minute or so on a CPU and saves a tenth to a third of every step after: worth it above this much work.
+_COMPILE_FLOPS = 1e15
+
+
+def expand(mapping: Mapping[str, Any]) -> Config:
+    """A validated configuration with the model's preset laid under the explicit keys."""
+    model = mapping.get("model", {})
+    return recipe.validate({**mapping, "model": with_preset(model)})
+
+
+def resolve(config: Config, tokenizer: Tokenizer) -> Config:
+    """The configuration with nothing left to decide. InputError for what cannot run."""
+    model, data = config.model, config.data
+    if model.vocab not in (0, tokenizer.vocab):
+        raise InputError(
+            f"model.vocab={model.vocab} but the data's tokenizer has {tokenizer.vocab} tokens; leave model.vocab=0"
+        )
+    if data.sequence > model.positions:
+        raise InputError(
+            f"data.sequence={data.sequence} is longer than model.positions={model.positions}; lower one or raise the other"
+        )
+    model = model.model_copy(update={"vocab": tokenizer.vocab, "ffn": model.ffn or 4 * model.hidden})
+    check(model)
+    check_schedule(config)
+    device = device_of(config.train.device)
+    micro_batch = config.layout.micro_batch or config.train.batch
+    train = config.train.model_copy(update={"device": device.type})
+    resolved = config.model_copy(
+        update={
+            "model": model,
+            "train": train,
+            "layout": config.layout.model_copy(update={"micro_batch": min(micro_batch, train.batch)}),
+            "precision": config.precision.model_copy(update={"dtype": gemm.resolve(config.precision.dtype, device)}),
+        }
+    )
+    return resolved.model_copy(update={"train": train.model_copy(update={"compile": _compile(resolved)})})
+
+
+def device_of(name: str) -> torch.device:
+    """The device of train.device."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device=cuda but torch sees no GPU here; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _compile(config: Config) -> str:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if config.train.compile == "on" and not compiler:
+        raise InputError("train.compile=on needs a C++ compiler (g++ or clang++) and none is installed; use off")
+    if config.train.compile != "auto":
+        return config.train.compile
+    sequences = config.train.steps * batch_size(config.train.steps, config.train)
+    work = sequences * config.data.sequence * flops_per_token(config.model, config.data.sequence)
+    return "on" if compiler and work > _COMPILE_FLOPS else "off"

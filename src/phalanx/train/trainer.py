@@ -1,0 +1,178 @@
+"""The training loop.
+
+A step is a pure function of the weights, the moments and its number: data, masks and learning rate are computed from
+the number, so a run that was stopped and resumed is the run that was not.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx import registry
+from phalanx.config import Config
+from phalanx.errors import InputError
+from phalanx.models.build import build
+from phalanx.nn.batch import Batch
+from phalanx.nn.block import Block
+from phalanx.precision import gemm
+from phalanx.precision.scale import LossScale
+from phalanx.run.checkpoint import Checkpointer
+from phalanx.run.folder import RunFolder
+from phalanx.train import state
+from phalanx.train.evaluate import evaluate
+from phalanx.train.guard import Guard
+from phalanx.train.loader import Loader
+from phalanx.train.monitor import Monitor
+from phalanx.train.optim import clip
+from phalanx.train.progress import Progress
+from phalanx.train.schedule import learning_rate
+from phalanx.train.task import Task
+
+
+class Trainer:
+    """Trains `task` by a resolved configuration in a run folder, from its newest checkpoint if it has one."""
+
+    def __init__(self, config: Config, task: Task, folder: RunFolder, monitor: Monitor) -> None:
+        self.config, self.task, self.folder, self.monitor = config, task, folder, monitor
+        self.device = torch.device(config.train.device)
+        self.model = self._model()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = registry.find("optim.name", registry.OPTIMIZERS, config.optim.name)(self.model, config.optim)
+        self.loader = Loader(task, config)
+        self.guard = Guard(config.train.max_bad_steps)
+        self.scale = LossScale.of(config.precision)
+        self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous)
+        self.progress = Progress()
+        self.stopped_by = ""
+
+    def fit(self) -> None:
+        """Train to the last step, an early stop, or a signal; in each case what was learned is saved."""
+        train, save = self.config.train, self.config.save
+        self._start()
+        with self._signals(), self.monitor.running(self.progress.step):
+            while self.progress.step < train.steps and not self.stopped_by and not self.progress.finished:
+                self._step(self.progress.step)
+                self.progress.step += 1
+                last = self.progress.step == train.steps
+                improved = False
+                if self.task.valid and train.eval_every and (last or self.progress.step % train.eval_every == 0):
+                    improved = self._evaluate(self.task.valid)
+                if improved or last or self.stopped_by or (save.every and self.progress.step % save.every == 0):
+                    self._save()
+            self._finish()
+
+    def _step(self, step: int) -> None:
+        """Forward and backward over the micro-batches, then the optimizer if the gradient is fit to use."""
+        batch = self.loader.batch(step)
+        counts = self.task.counts(batch)
+        sums = self._gradient(batch.to(self.device), counts)
+        losses = {name: sums[name].item() / max(int(counts[name]), 1) for name in sums}
+        norm = clip(self.parameters, self.config.optim.clip, self.scale.value).item()
+        loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, self.config.train.steps)
+        if self._fit_to_use(loss, norm, batch):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress.tokens += batch.tokens.numel()
+        self.monitor.step(step + 1, {
+            "loss": loss, "lr": rate, "grad_norm": norm, "tokens": self.progress.tokens, "skipped": self.guard.skipped,
+            "scale": self.scale.value, **(losses if len(losses) > 1 else {}),
+        })  # fmt: skip
+
+    def _gradient(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients of the objective, scaled by the loss scale, into the parameters; the losses' sums."""
+        sums = {name: torch.zeros((), device=self.device) for name in counts}
+        size = self.config.layout.micro_batch
+        for start in range(0, len(batch.tokens), size):
+            parts = self.model(batch.rows(start, start + size))
+            objective = sum(parts[name] / max(int(counts[name]), 1) for name in counts)
+            (objective * self.scale.value).backward()
+            for name in counts:
+                sums[name] += parts[name].detach()
+        return sums
+
+    def _fit_to_use(self, loss: float, norm: float, batch: Batch) -> bool:
+        """Whether the step may reach the weights; after too many that may not, the run ends with a diagnosis."""
+        good = self.guard.check(loss, norm, overflow=self.scale.overflowed(loss, norm))
+        self.scale.update(good)
+        if self.guard.exhausted:
+            self.checkpointer.wait()
+            size = self.config.layout.micro_batch
+            raise InputError(self.guard.diagnose(self.model, lambda: self.model(batch.to(self.device).rows(0, size))))
+        return good
+
+    def _evaluate(self, source: Any) -> bool:
+        """Held-out loss; whether it is the best so far."""
+        train = self.config.train
+        with self.monitor.evaluating():
+            result = evaluate(
+                self.model, self.task, source, self.config.model.positions, self.config.layout.micro_batch,
+                train.eval_sequences,
+            )  # fmt: skip
+        improved = self.progress.record(result["loss"], train.patience)
+        self.monitor.valid(self.progress.step, result)
+        if note := self.progress.verdict():
+            self.monitor.note(note)
+        return improved
+
+    def _save(self) -> None:
+        loss = self.progress.loss if self.progress.evaluated == self.progress.step else None
+        self.checkpointer.save(self.progress.step, self._state(), loss)
+
+    def _state(self) -> dict[str, Any]:
+        return state.capture(self.model, self.optimizer, self.progress, self.scale, self.guard)
+
+    def _start(self) -> None:
+        """Continue from the newest checkpoint, or start from train.init, or from random weights."""
+        if self.checkpointer.latest is not None:
+            template = self._state()
+            restored = self.checkpointer.load(template)
+            state.restore(template, self.model, self.optimizer, self.progress, self.scale, self.guard)
+            for note in restored.notes:
+                self.monitor.note(note)
+            self.monitor.note(f"continuing {self.folder.path} after step {self.progress.step}")
+        elif self.config.train.init:
+            template = self._state()
+            weights = {part: template[part] for part in ("model", "optimizer")}
+            source = Checkpointer(RunFolder.open(self.config.train.init))
+            restored = source.load(weights)
+            state.restore_weights(weights, self.model, self.optimizer)
+            self.monitor.note(f"starting from step {restored.step} of {self.config.train.init}")
+
+    def _finish(self) -> None:
+        self.loader.close()
+        self.checkpointer.wait()
+        if self.stopped_by:
+            self.monitor.note(
+                f"stopped by {self.stopped_by}; saved step {self.progress.step}. "
+                f"Continue with: phalanx train {self.folder.path}"
+            )
+
+    def _model(self) -> nn.Module:
+        model = build(self.config.model, self.config.train.seed, self.device)
+        gemm.fill(model, self.config.precision.dtype, self.device)
+        for block in (m for m in model.modules() if isinstance(m, Block)):
+            block.recompute = self.config.layout.recompute
+            if self.config.train.compile == "on":
+                block.compile(dynamic=False)
+        return model
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the run after the step under way; a second Ctrl-C ends it at once."""
+
+        def stop(number: int, _frame: object) -> None:
+            self.stopped_by = signal.Signals(number).name
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
