@@ -67,4 +67,4 @@ def count_correct(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: T
         (gemm(hidden[part], weight, bias).argmax(-1) == labels[part]).sum()
         for part in _chunks(hidden.shape[0], weight.shape[0])
     ]
-    return torch.stack(hits).sum() if hits else torch.zeros((), dtype=torch.int64)
+    return torch.stack(hits).sum() if hits else torch.zeros((), dtype=torch.int64, device=labels.device)
