@@ -129,13 +129,15 @@ class Checkpointer:
             steps = ", ".join(map(str, sorted(finished)))
             raise InputError(f"{self.path} has no checkpoint of step {step}; it has {steps}")
         newest_first = sorted(finished, reverse=True)
-        if best and (winner := self._best()) in finished.values():
+        if best and (winner := self._best(finished)):
             return [winner, *(finished[s] for s in newest_first if finished[s] != winner)]
         return [finished[s] for s in newest_first if step is None or s <= step]
 
-    def _best(self) -> Path:
+    def _best(self, finished: dict[int, Path]) -> Path | None:
+        """The one of `finished` that the file `best` names."""
         file = self.path / "best"
-        return self.path / (file.read_text().strip() if file.is_file() else "none")
+        name = file.read_text(errors="replace").strip() if file.is_file() else ""
+        return next((path for path in finished.values() if path.name == name), None)
 
     def _write(self, step: int, loss: float | None, tensors: dict[str, Tensor], values: tree.Tree) -> None:
         path = self.path / f"step-{step:07d}"
@@ -180,19 +182,19 @@ class Checkpointer:
         """Name `path` the best unless an earlier one has a lower loss."""
         if loss is None or not math.isfinite(loss):
             return
-        best = self._best()
+        best = self._best(self._finished())
         try:
-            lowest = storage.read_index(best)["loss"] if best != path else None
+            lowest = storage.read_index(best)["loss"] if best and best != path else math.inf
         except Damaged:
-            lowest = None
-        if lowest is None or loss < lowest:
+            lowest = math.inf
+        if loss < lowest:
             durable.write(self.path / "best", f"{path.name}\n".encode())
 
     def _prune(self, step: int) -> None:
         """Keep the newest and the best. Later steps than the one just saved are a future that a resume abandoned."""
         finished = self._finished()
         newest = sorted((s for s in finished if s <= step), reverse=True)[: self.keep]
-        best = self._best()
+        best = self._best(finished)
         for number, path in finished.items():
             if number not in newest and path != best:
                 doomed = path.with_name(path.name + ".partial")  # a kill halfway leaves nothing that looks whole
@@ -209,8 +211,8 @@ def _save(tensors: dict[str, Tensor], writer: storage.Writer) -> None:
 def _fill(state: tree.Tree, path: Path, index: dict[str, Any]) -> None:
     """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
     tensors, values = tree.split(state)
-    there = {name: (entry["dtype"], entry["shape"]) for name, entry in index["tensors"].items()}
-    here = {name: (storage.NAMES[tensor.dtype], [*tensor.shape]) for name, tensor in tensors.items()}
+    there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
+    here = {name: f"{storage.NAMES[tensor.dtype]} {[*tensor.shape]}" for name, tensor in tensors.items()}
     _compare(path, here | dict.fromkeys(values, "a value"), there | dict.fromkeys(index["values"], "a value"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -219,7 +221,7 @@ def _fill(state: tree.Tree, path: Path, index: dict[str, Any]) -> None:
     tree.put(state, index["values"])
 
 
-def _compare(path: Path, here: dict[str, Any], there: dict[str, Any]) -> None:
+def _compare(path: Path, here: dict[str, str], there: dict[str, str]) -> None:
     parts = {storage.part_of(name) for name in here}
     there = {name: what for name, what in there.items() if storage.part_of(name) in parts}
     for name in [*here, *there]:

@@ -1,0 +1,75 @@
+"""The run folder: made whole, opened only when it is one, trained in by one process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phalanx import recipe
+from phalanx.errors import InputError
+from phalanx.run import durable
+from phalanx.run.folder import RunFolder
+
+HOLD = """
+import sys, time
+from phalanx.run.folder import RunFolder
+with RunFolder.open(sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_create_then_open(tmp_path: Path) -> None:
+    (source := tmp_path / "mine.json").write_text("{}")
+    config = recipe.load("gpt-tiny", ["train.steps=7"])
+    RunFolder.create(tmp_path / "a" / "run", config, source)
+    folder = RunFolder.open(tmp_path / "a" / "run")
+    assert folder.config() == config
+    assert folder.tokenizer.read_text() == "{}"
+    assert sorted(p.name for p in folder.path.iterdir()) == ["checkpoints", "config.toml", "tokenizer.json"]
+
+
+def test_what_is_no_run_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in tmp_path, tmp_path / "absent", tmp_path / "file":
+        with pytest.raises(InputError, match=str(path)):
+            RunFolder.open(path)
+
+
+def test_create_takes_no_place_that_is_taken(tmp_path: Path) -> None:
+    config = recipe.load("gpt-tiny")
+    RunFolder.create(tmp_path / "run", config)
+    with pytest.raises(InputError, match="holds a run already"):
+        RunFolder.create(tmp_path / "run", config)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot make a run folder"):
+        RunFolder.create(tmp_path / "file" / "run", config)
+
+
+def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", recipe.load("gpt-tiny"))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=rf"{folder.path} is in use by process {holder.pid};"), folder.lock():
+            pass
+    finally:
+        holder.kill()  # no chance to clean up
+        holder.wait()
+    for _ in range(2):  # free again, and freed at the end of the block
+        with folder.lock():
+            pass
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable.write(tmp_path / "file", b"old")
+
+    def fail(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        durable.write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"

@@ -1,0 +1,148 @@
+"""Recipes: what loads, what is refused and how, and that a dumped configuration comes back equal."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phalanx import recipe
+from phalanx.config import Config
+from phalanx.errors import InputError
+
+NAMES = sorted(recipe.names())
+
+
+def test_recipes_are_all_there_and_say_what_they_are() -> None:
+    sizes = ["124m", "355m", "774m", "1.5b", "8.3b"]
+    assert {f"gpt2-{size}" for size in sizes} <= set(NAMES)
+    assert {"gpt-tiny", "bert-tiny", "bert-base", "bert-large-phase1", "bert-large-phase2"} <= set(NAMES)
+    assert all(len(text) > 20 for text in recipe.names().values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_loads_and_comes_back_from_its_dump(name: str, tmp_path: Path) -> None:
+    config = recipe.load(name)
+    (tmp_path / "config.toml").write_text(recipe.dump(config))
+    assert recipe.load(str(tmp_path / "config.toml")) == config
+
+
+def test_dump_keeps_awkward_values_and_explains_every_key(tmp_path: Path) -> None:
+    words = ["optim.lr=1.2345678901234567e-7", 'train.init=a "b"\\c\x7fé\n😀', "data.train=x@0.5,y", "optim.clip=0"]
+    config = recipe.load("gpt-tiny", words)
+    (path := tmp_path / "c.toml").write_text(text := recipe.dump(config))
+    assert recipe.load(str(path)) == config
+    assert config.optim.lr == 1.2345678901234567e-7 and config.train.init == 'a "b"\\c\x7fé\n😀'
+    for section in Config.model_fields.values():
+        for field in getattr(section.annotation, "model_fields", {}).values():
+            assert f"# {field.description}\n" in text
+
+
+def test_nvidia_two_phases_are_exact() -> None:
+    one, two = recipe.load("bert-large-phase1"), recipe.load("bert-large-phase2")
+    for config in one, two:
+        optim = config.optim
+        assert (optim.name, optim.schedule, optim.power, optim.min_lr) == ("lamb", "polynomial", 0.5, 0.0)
+        assert (optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.clip) == (0.9, 0.999, 1e-6, 0.01, 1.0)
+        assert (config.save.every, config.save.keep, config.model.preset) == (200, 3, "large")
+    first, second = (
+        (c.data.sequence, c.train.batch, c.optim.lr, c.train.steps, c.optim.warmup, c.train.batch * c.train.steps)
+        for c in (one, two)
+    )
+    assert first == (128, 65536, 6e-3, 7038, 0.2843, 461_242_368)
+    assert second == (512, 32768, 4e-3, 1563, 0.128, 51_216_384)
+    assert two.train.init and not one.train.init
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("train.steps=1_000", 1000),
+        ("train.init=2024", "2024"),
+        ('train.init="2024"', "2024"),
+        ("model.preset=1.5b", "1.5b"),
+        ("model.norm_first=false", False),
+        ("train.compile=on", "on"),
+        ("data.train=a,b@0.3", ("a", "b@0.3")),
+        ("data.train=[a, 7]", ("a", "7")),
+        ('data.train=["x,y", "z"]', ("x,y", "z")),
+        ("data.train=alone", ("alone",)),
+        ("data.train=[]", ()),
+        ("data.split=0.9,0.1,0", (0.9, 0.1, 0.0)),
+        ("task=my.module:Task", "my.module:Task"),
+    ],
+)
+def test_override(word: str, value: Any) -> None:
+    node: Any = recipe.load("gpt-tiny", [word])
+    for name in word.partition("=")[0].split("."):
+        node = getattr(node, name)
+    assert node == value and type(node) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("train.step=1", "train.step is not a key of the configuration; did you mean train.steps?"),
+        ("lr=1", "did you mean optim.lr?"),
+        ("optim.dropout=0", "did you mean model.dropout?"),
+        ("zzz.qqq=1", "--help"),
+        ("train.steps", "section.key=value"),
+        ("model=3", "model is a section"),
+        ("model.heads=0", "model.heads=0 will not do; it takes integer > 0"),
+        ("train.steps=ten", 'train.steps="ten" will not do; it takes integer'),
+        ("train.steps=1.5", "train.steps=1.5"),
+        ("optim.beta1=1", "optim.beta1=1 will not do; it takes number >= 0 and < 1"),
+        ("train.device=tpu", 'train.device="tpu" will not do; it takes auto | cpu | cuda'),
+        ("data.split=0.9,0.1", "data.split=[0.9, 0.1] will not do; it takes a list of 3, each number >= 0"),
+        ("data.split=1,-1,1", "data.split=[1, -1, 1]"),
+    ],
+)
+def test_refused_override_is_one_line_that_names_the_way_out(word: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.load("gpt-tiny", [word])
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_several_errors_are_counted() -> None:
+    with pytest.raises(InputError, match=r" will not do; it takes .* \(and 2 more"):
+        recipe.validate({"train": {"steps": 0, "batch": -1}, "optim": {"lr": "fast"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[train]\nstep = 1\n", "did you mean train.steps?"),
+        ("train = 1\n", "train is a section"),
+        ("[trian]\n", "trian is not a key"),
+        ("[train\n", "is not TOML"),
+        ('extends = "nothing"\n', "nothing is neither a recipe nor a TOML file"),
+        ('extends = "gpt2-355m"\n', "one step is allowed"),
+    ],
+)
+def test_refused_file(content: str, says: str, tmp_path: Path) -> None:
+    (path := tmp_path / "mine.toml").write_text(content)
+    with pytest.raises(InputError) as caught:
+        recipe.load(str(path))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_recipe_suggests_the_near_one() -> None:
+    with pytest.raises(InputError, match="did you mean gpt2-124m"):
+        recipe.load("gpt2-124")
+
+
+def test_extends_lays_a_recipe_upon_its_base_section_by_section(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("[train]\nsteps = 5\nbatch = 6\n[optim]\nlr = 0.5\n")
+    (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[train]\nbatch = 7\n')
+    mapping = recipe.load_mapping(str(tmp_path / "mine.toml"), ["train.steps=9"])
+    assert mapping == {"train": {"steps": 9, "batch": 7}, "optim": {"lr": 0.5}}
+
+
+def test_help_names_every_key_and_needs_no_torch() -> None:
+    code = "import sys; from phalanx import recipe; print(recipe.help_text()); assert 'torch' not in sys.modules"
+    text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    for name, section in Config.model_fields.items():
+        for key in getattr(section.annotation, "model_fields", {}):
+            assert f"  {name}.{key}=" in text
+    assert 'train.device="auto"  (auto | cpu | cuda)' in text
