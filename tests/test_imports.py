@@ -1,0 +1,110 @@
+"""Imports run one way, and the light modules stay light: docs/architecture.md over the syntax trees."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import phalanx
+
+ROOT = Path(phalanx.__file__).parent
+
+# What each folder may import of the others; config, errors, registry and their like at the top are for all.
+MAY_IMPORT = {
+    "nn": set(),
+    "data": set(),
+    "models": {"nn"},
+    "precision": {"nn", "models"},
+    "run": {"nn", "models", "precision"},
+    "train": {"nn", "models", "precision", "run", "data"},
+    "tasks": {"nn", "models", "precision", "run", "data", "train"},
+    "infer": {"nn", "models", "precision", "run", "data"},
+    "report": {"run"},
+}
+
+# Outside packages that a folder must not touch.
+FORBIDDEN = {"nn": ("torch.distributed",), "models": ("torch.distributed",), "data": ("torch",), "report": ("torch",)}
+
+LIGHT = ("phalanx", "phalanx.config", "phalanx.errors", "phalanx.registry", "phalanx.recipe", "phalanx.cli")
+
+
+def imports(source: str) -> Iterator[str]:
+    """Dotted names of everything that a module imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def breaches(folder: str, source: str) -> list[str]:
+    """The imports of a module in `folder` that the rule forbids."""
+    others = MAY_IMPORT.keys() - MAY_IMPORT[folder] - {folder}
+    forbidden = [f"phalanx.{other}" for other in others] + ["phalanx.cli", *FORBIDDEN.get(folder, ())]
+    return [name for name in imports(source) if any(within(name, package) for package in forbidden)]
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT]
+
+
+def folder_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+def test_every_folder_has_its_rule() -> None:
+    assert {folder_of(path) for path in modules()} <= MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    assert breaches(folder_of(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("nn", "from phalanx.models.build import build"),
+        ("nn", "from torch import distributed"),
+        ("models", "def f():\n    import torch.distributed.checkpoint as dcp"),
+        ("data", "import torch"),
+        ("data", "from torch import Tensor"),
+        ("data", "from phalanx.nn import random"),
+        ("run", "from phalanx import train"),
+        ("infer", "from phalanx.train.trainer import Trainer"),
+        ("train", "from phalanx.tasks.clm import CausalLM"),
+        ("tasks", "import phalanx.cli"),
+    ],
+)
+def test_the_rule_bites(folder: str, source: str) -> None:
+    assert len(breaches(folder, source)) == 1
+
+
+def test_the_rule_allows_what_is_right() -> None:
+    assert breaches("train", "import torch.distributed\nfrom phalanx.models import build\nimport phalanx.config") == []
+
+
+def test_light_modules_import_no_torch() -> None:
+    heavy = "torch", "numpy", "tokenizers", "matplotlib", "tensorboard", "transformers"
+    program = f"import sys, {', '.join(LIGHT)}; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_data_imports_no_torch_at_run_time() -> None:
+    names = [
+        ".".join(("phalanx", *path.relative_to(ROOT).with_suffix("").parts))
+        for path in modules()
+        if folder_of(path) == "data" and path.stem != "__init__"
+    ]
+    program = f"import sys, {', '.join(names)}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
