@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import click
 import typer
@@ -60,6 +60,135 @@ def train(
     stopped_by = run(recipe, overrides or [], out)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)
+
+
+@app.command()
+def prepare(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs: text, .jsonl, .parquet; .gz .zst .xz.")],
+    out: Annotated[str, typer.Option(help="PREFIX of the files to write: PREFIX.bin, PREFIX.idx, PREFIX.json.")],
+    tokenizer: Annotated[str, typer.Option(help="gpt2, bert-uncased, bert-cased, or a tokenizer.json.")],
+    document: Annotated[str, typer.Option(help="What a document is in plain text: file, line or blank-line.")] = "file",
+    key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
+    sentences: Annotated[bool, typer.Option("--sentences", help="Split documents into sentences, for BERT.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes; 0 takes every core. The output is the same.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed line.")] = False,
+    append_eod: Annotated[bool, typer.Option(help="End each document with the end-of-text token.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a set that is there.")] = False,
+) -> None:
+    """Turn text into token files that training maps into memory: phalanx prepare books/ --out data/books --tokenizer gpt2
+
+    The files are Megatron's .bin/.idx. An interrupted run continues when the same command is given again.
+    """
+    from phalanx.data.prepare import PrepareOptions
+    from phalanx.data.prepare import prepare as run
+
+    run(inputs, out, PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force))
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs, as for phalanx prepare.")],
+    out: Annotated[Path, typer.Option(help="The tokenizer.json to write.")],
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 32768,
+    kind: Annotated[str, typer.Option(help="bpe (byte-level, for GPT) or wordpiece (for BERT).")] = "bpe",
+) -> None:
+    """Learn a tokenizer from text: phalanx tokenizer train books/ --out books.json --vocab 8192"""
+    from phalanx.data.tokenize import train_tokenizer
+
+    trained = train_tokenizer(inputs, kind, vocab, out)
+    print(f"{out}: {trained.vocab} tokens")
+
+
+@data_app.command("show")
+def data_show(
+    prefix: Annotated[str, typer.Argument(help="PREFIX of a prepared set.")],
+    number: Annotated[int, typer.Argument(help="Which sample.", metavar="I")] = 0,
+    task: Annotated[str, typer.Option(help="clm, mlm; by default mlm for a set of sentences.")] = "",
+    sequence: Annotated[int, typer.Option(help="Tokens of a sample.")] = 128,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="data.KEY=value, as in a recipe.")] = None,
+) -> None:
+    """Decode sample I as training would see it, with its masks: phalanx data show data/books 7"""
+    from phalanx.tasks.show import show
+
+    print(show(prefix, number, task, sequence, overrides or []))
+
+
+@app.command("eval")
+def evaluate(
+    run: Run,
+    data: Annotated[str, typer.Option(help="PREFIX of a prepared set; the run's own held-out data by default.")] = "",
+    limit: Annotated[int | None, typer.Option(help="Sequences at most.")] = None,
+    latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
+) -> None:
+    """Loss, perplexity and bits per byte of a trained model on held-out text."""
+    from rich.progress import Progress as Bar
+
+    from phalanx.tasks.score import score
+
+    with Bar(transient=True) as bar:
+        job = bar.add_task("evaluating")
+        result = score(run, data, limit, not latest, lambda n, total: bar.update(job, completed=n, total=total))
+    for name, value in result.items():
+        print(f"{name:<16} {value:,.0f}" if value == int(value) else f"{name:<16} {value:.4f}")
+
+
+@app.command()
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 100,
+    temperature: Annotated[float, typer.Option(help="Below 1 is bolder, above 1 wilder.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 among all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+) -> None:
+    """Continue a text with a GPT, as it is written: phalanx generate runs/gpt "It was a dark" """
+    from phalanx.infer.generate import Options
+    from phalanx.infer.generate import generate as pieces
+    from phalanx.infer.load import load
+
+    options = Options(tokens, temperature, top_k, top_p, seed, greedy)
+    print(prompt, end="", flush=True)
+    for piece in pieces(load(run), prompt, options):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command()
+def fill(
+    run: Run,
+    text: Annotated[str, typer.Argument(help="Text with [MASK] in it.")],
+    top: Annotated[int, typer.Option(help="Candidates for each mask.")] = 5,
+) -> None:
+    """Fill the masks of a text with a BERT: phalanx fill runs/bert "the [MASK] sat on the mat" """
+    from phalanx.infer.fill import fill as candidates
+    from phalanx.infer.load import load
+
+    for position, words in candidates(load(run), text, top):
+        print(f"[MASK] at token {position}: " + ", ".join(f"{word} {chance:.1%}" for word, chance in words))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="The HTML page; PNGs are written beside it.")] = Path("report.html"),
+) -> None:
+    """Draw the curves of one or several runs: phalanx report runs/a runs/b"""
+    from phalanx.report import report as draw
+
+    draw(runs, out, out.with_suffix(".png"))
+    print(f"{out} and {out.with_suffix('.png')}")
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("quickstart"),
+) -> None:
+    """Train a GPT and a BERT on bundled novels, from the tokenizer to a report, in a few minutes."""
+    from phalanx.quickstart.steps import quickstart as run
+
+    run(folder)
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ class CausalLM:
 
     losses = ("lm",)
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: Config, tokenizer: Tokenizer, train: bool = True) -> None:
         self.config, self.tokenizer = config, tokenizer
-        self.train = sources.training(config.data, config.train.seed, self.source)
+        self.train = sources.training(config.data, config.train.seed, self.source) if train else None
         self.valid = sources.held_out(config.data, self.source)
 
     def source(self, documents: Documents) -> Source:

@@ -13,10 +13,10 @@ from phalanx.tasks import sources
 class MaskedLM:
     """Masked tokens, and next sentence or sentence order unless data.pairs is none."""
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: Config, tokenizer: Tokenizer, train: bool = True) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.losses = ("mlm",) if config.data.pairs == "none" else ("mlm", "nsp")
-        self.train = sources.training(config.data, config.train.seed, self.source)
+        self.train = sources.training(config.data, config.train.seed, self.source) if train else None
         self.valid = sources.held_out(config.data, self.source)
 
     def source(self, documents: Documents) -> Source:

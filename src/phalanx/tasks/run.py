@@ -21,7 +21,9 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     """
     if Path(name).is_dir():
         if overrides or out:
-            raise InputError(f"{name} is a run folder: it continues as it was configured; leave out {[*overrides, out][0]}")
+            raise InputError(
+                f"{name} is a run folder: it continues as it was configured; leave out {[*overrides, out][0]}"
+            )
         return _fit(RunFolder.open(name), quiet)
     mapping = recipe.load_mapping(name, overrides)
     config = expand(mapping)

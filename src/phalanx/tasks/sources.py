@@ -37,7 +37,9 @@ def tokenizer_of(data: DataConfig) -> Tokenizer:
     """The tokenizer of the data: the one stored with the first set, unless data.tokenizer names another that agrees."""
     sets = [*data.train, *data.valid, *data.test]
     if not sets:
-        raise InputError("data.train is empty; name a prepared set, as in data.train=books (see phalanx prepare --help)")
+        raise InputError(
+            "data.train is empty; name a prepared set, as in data.train=books (see phalanx prepare --help)"
+        )
     stored = Manifest.of(sets[0])
     for other in sets[1:]:
         if (found := Manifest.of(other)).vocab != stored.vocab:
