@@ -1,0 +1,148 @@
+"""Curves over training steps, as PNG.
+
+A `Panel` says what is drawn, `curve_png` draws it: without pyplot, so there is no global figure, no window and no
+backend to choose.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from phalanx.units import count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = ("#2f6db5", "#d9622b", "#2e8b57", "#8e4ec6", "#b8860b", "#c2346e", "#0f8b8d", "#6b7280")
+INK, FAINT = "#1f2933", "#d5dbe1"
+_INKED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
+SIZE = (6.4, 3.9)  # inches of a panel: legible on a phone, two beside each other on a screen
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    "line": {"linewidth": 1.8, "zorder": 3},
+    "dashed": {"linewidth": 1.6, "linestyle": (0, (5, 2)), "zorder": 4},
+    "points": {"linewidth": 1.6, "marker": "o", "markersize": 4.5, "markeredgecolor": "white", "zorder": 4},
+    "faint": {"linewidth": 0.8, "alpha": 0.3, "zorder": 2},
+    "wide": {"linewidth": 7, "alpha": 0.28, "solid_capstyle": "round", "zorder": 2},
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values at steps. Without a label it is not in the legend; NaN leaves a gap; `color` numbers the palette."""
+
+    label: str
+    steps: Sequence[float] | np.ndarray
+    values: Sequence[float] | np.ndarray
+    color: int = 0
+    look: Literal["line", "dashed", "points", "faint", "wide"] = "line"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something at a step: a point where `value` is given, a band up to `end`, else an upright line."""
+
+    step: float
+    text: str
+    value: float | None = None
+    end: float | None = None
+    color: int = 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. `top` cuts the y-axis where a few early values would flatten all others."""
+
+    title: str
+    curves: Sequence[Curve]
+    marks: Sequence[Mark] = ()
+    log: bool = False
+    top: float | None = None
+
+
+def curve_png(*panels: Panel, columns: int = 1) -> bytes:
+    """A PNG of the panels, `columns` beside each other."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(panels) / columns)
+    style: dict[Any, Any] = {"font.size": 11, "agg.path.chunksize": 20_000} | dict.fromkeys(_INKED, INK)
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows), dpi=160, layout="constrained", facecolor="white")
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for place, panel in zip(axes, panels, strict=False):
+            _draw(place, panel)
+        for place in axes[len(panels) :]:
+            place.set_visible(False)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Exponential mean over about a fortieth of the curve, unbiased at its beginning; NaN is skipped."""
+    decay = 1 - 1 / max(1.0, len(values) / 40)
+    mean = weight = 0.0
+    smoothed = np.empty(len(values))
+    for i, value in enumerate(values):
+        if math.isfinite(value):
+            mean, weight = decay * mean + (1 - decay) * value, decay * weight + (1 - decay)
+        smoothed[i] = mean / weight if weight else math.nan
+    return smoothed
+
+
+def _draw(axes: "Axes", panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for curve in panel.curves:
+        color = COLORS[curve.color % len(COLORS)]
+        axes.plot(curve.steps, curve.values, color=color, label=curve.label or "_", **_LOOKS[curve.look])
+    legend = any(curve.label for curve in panel.curves)
+    axes.set_title(panel.title, loc="left", fontweight="bold", fontsize=12.5, pad=26 if legend else 10)
+    axes.set_xlabel("step")
+    axes.grid(True, color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: count(step)))
+    if panel.log:
+        _log_axis(axes)
+    if panel.top is not None:
+        axes.set_ylim(top=panel.top)
+    for mark in panel.marks:
+        _mark(axes, mark)
+    if legend:
+        axes.legend(frameon=False, fontsize=10, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.2)
+
+
+def _log_axis(axes: "Axes") -> None:
+    """Plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _mark(axes: "Axes", mark: Mark) -> None:
+    color = COLORS[mark.color % len(COLORS)]
+    note: dict[str, Any] = {"fontsize": 10, "color": color, "annotation_clip": False}
+    if mark.value is not None:
+        axes.plot([mark.step], [mark.value], marker="*", markersize=15, color=color, markeredgecolor="white", zorder=6)
+        axes.annotate(mark.text, (mark.step, mark.value), (0, -16), textcoords="offset points", ha="center", **note)
+        return
+    if mark.end is not None:
+        axes.axvspan(mark.step, mark.end, color=color, alpha=0.08, linewidth=0)
+    else:
+        axes.axvline(mark.step, color=color, linewidth=1.2, linestyle=":")
+    axes.annotate(
+        mark.text, (mark.step, 0.03), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", **note
+    )

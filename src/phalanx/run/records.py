@@ -1,0 +1,47 @@
+"""The records of metrics.jsonl: what a run told, one JSON object a line, each with its step and kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from phalanx.errors import InputError
+
+FILE = "metrics.jsonl"
+
+Record = dict[str, Any]
+
+
+def read(path: Path) -> list[Record]:
+    """The records in order, without a last line that is torn. InputError names a line that is no record."""
+    records = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        record = _parse(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number}: not a metrics record; remove that line")
+    return records
+
+
+def cut(path: Path, step: int) -> list[Record]:
+    """Drop the records of later steps than `step`, and a torn end, from the file; return those that stay."""
+    if not path.exists():
+        return []
+    kept = [record for record in read(path) if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    if text.encode() != path.read_bytes():
+        beside = path.with_name(path.name + ".partial")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    return kept
+
+
+def _parse(line: bytes) -> Record | None:
+    """A whole line's record, or None."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    whole = line.endswith(b"\n") and isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if whole and isinstance(record.get("kind"), str) else None

@@ -1,0 +1,82 @@
+"""How fast this device multiplies matrices: what MFU is measured against.
+
+MFU = FLOPs a token × tokens a second ÷ this peak. It is measured, not looked up: data sheets do not know the power
+limit or the number of threads. A busy neighbour makes a measurement too low, so the highest of all processes so far
+counts; it is kept in the user's cache folder.
+"""
+
+import functools
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from phalanx.precision.gemm import native_bf16
+
+SECONDS = 0.2  # spent on a measurement: long enough to leave a low clock and to meet a quiet moment
+
+
+@functools.cache
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product in `dtype`; in fp32 where the processor has no units for `dtype`."""
+    if device.type == "cpu" and not (dtype == torch.bfloat16 and native_bf16(device)):
+        dtype = torch.float32
+    key = f"{_name(device)}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}"
+    path = _cache() / "peak.json"
+    known = _load(path)
+    rate = _measure(device, dtype)
+    if rate > known.get(key, 0.0):
+        _store(path, {**known, key: rate})
+    return max(rate, known.get(key, 0.0))
+
+
+def _measure(device: torch.device, dtype: torch.dtype) -> float:
+    """The best of many products."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    best, stop = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < stop:
+        start = time.perf_counter()
+        torch.mm(a, b, out=product)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
+
+
+def _load(path: Path) -> dict[str, float]:
+    """What was measured before; nothing where the file cannot be used."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: rate for key, rate in known.items() if isinstance(rate, float)} if isinstance(known, dict) else {}
+
+
+def _store(path: Path, known: dict[str, float]) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        return  # a read-only home only loses what this process learned

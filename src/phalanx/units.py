@@ -1,0 +1,24 @@
+"""How numbers are written for people: in the console, in reports, and alike in both."""
+
+import math
+
+
+def count(number: float) -> str:
+    """Three digits and a letter: 950, 41.2k, 8.34B."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size * 0.9995:
+            scaled = number / size
+            return f"{scaled:.{max(0, 2 - int(math.log10(abs(scaled) + 1e-3)))}f}{letter}"
+    return f"{number:.0f}" if abs(number) >= 100 or number == int(number) else f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """0:07, 12:31, 1:02:03 or 3d 04:05:06; a dash where it is not known."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02}:{minute:02}:{second:02}"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
