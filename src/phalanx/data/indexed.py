@@ -16,6 +16,7 @@ and documents go to files of their own until `close` joins them. `commit` return
 which a later writer goes on; that is all an interrupted preparation needs.
 """
 
+import fcntl
 import os
 import struct
 from pathlib import Path
@@ -79,59 +80,75 @@ class IndexedDataset:
 
 
 class Position(NamedTuple):
-    """How much of a set is safe on disk."""
+    """How far a set is written."""
 
     tokens: int = 0
     sequences: int = 0
     documents: int = 0
+    open: int = 0  # tokens of the sequence that has not ended yet
+    document: int = 0  # first sequence of the document that has not ended yet
 
 
 class IndexedWriter:
     """Writes a set as PREFIX.bin.partial and PREFIX.idx.partial; `close` renames both.
 
-    Tokens are uint16 when `vocab` is below 65,500, else int32. With `start`, a position that `commit` returned, it
-    goes on behind that position and drops whatever was written later.
+    Tokens are uint16 when `vocab` is below 65,500, else int32. Empty sequences and documents are left out. With
+    `start`, a position that `commit` returned, it goes on behind that position and drops whatever was written later.
+    Raises InputError when another process writes the same set.
     """
 
     def __init__(self, prefix: str | Path, vocab: int, start: Position | None = None) -> None:
         self._dtype = np.dtype("<u2" if vocab < SMALL_VOCAB else "<i4")
+        self._position = start or Position()
         self._paths = set_paths(prefix)
         self._bin_path, self._lengths_path, self._documents_path = partial_paths(prefix)
-        self._tokens, self._sequences, self._documents = start or Position()
         self._bin_path.parent.mkdir(parents=True, exist_ok=True)
-        self._bin = _open_at(self._bin_path, self._tokens * self._dtype.itemsize)
-        self._lengths_file = _open_at(self._lengths_path, self._sequences * 4)
-        self._documents_file = _open_at(self._documents_path, self._documents * 8)
+        self._bin = _open_at(self._bin_path, self._position.tokens * self._dtype.itemsize)
+        self._lengths = _open_at(self._lengths_path, self._position.sequences * 4)
+        self._documents = _open_at(self._documents_path, self._position.documents * 8)
 
     def add(self, tokens: Array) -> None:
         """Append one sequence."""
-        self.extend(tokens, np.array([len(tokens)]))
-
-    def extend(self, tokens: Array, lengths: Array) -> None:
-        """Append `len(lengths)` sequences, given back to back in `tokens`."""
-        assert lengths.sum() == len(tokens)
-        assert not len(tokens) or (tokens.min() >= 0 and tokens.max() <= np.iinfo(self._dtype).max)
-        self._bin.write(tokens.astype(self._dtype, copy=False).tobytes())
-        self._lengths_file.write(lengths.astype("<i4").tobytes())
-        self._tokens += len(tokens)
-        self._sequences += len(lengths)
+        self.extend(tokens, np.array([len(tokens)]), np.array([], np.int64))
 
     def end_document(self) -> None:
         """Close the document that the sequences since the last call make up."""
-        self._documents_file.write(self._sequences.to_bytes(8, "little"))
-        self._documents += 1
+        self.extend(np.array([], self._dtype), np.array([], np.int64), np.array([0]))
+
+    def extend(self, tokens: Array, ends: Array, documents: Array) -> None:
+        """Append many tokens at once: after tokens[:ends[i]] a sequence ends, after documents[i] of those a document.
+
+        Tokens behind the last end begin a sequence that a later call ends, so no sequence needs to fit in memory.
+        """
+        assert not len(tokens) or (tokens.min() >= 0 and tokens.max() <= np.iinfo(self._dtype).max)
+        at = self._position
+        lengths = np.diff(ends, prepend=-at.open)
+        if len(lengths) and lengths.max() > np.iinfo(np.int32).max:
+            raise InputError(f"a sequence of {lengths.max():,} tokens is more than an .idx file can tell; split it")
+        written = at.sequences + np.concatenate([[0], np.cumsum(lengths > 0)])
+        closed = np.unique(written[documents])
+        closed = closed[closed > at.document].astype("<i8")
+        self._bin.write(tokens.astype(self._dtype, copy=False).tobytes())
+        self._lengths.write(lengths[lengths > 0].astype("<i4").tobytes())
+        self._documents.write(closed.tobytes())
+        self._position = Position(
+            tokens=at.tokens + len(tokens),
+            sequences=int(written[-1]),
+            documents=at.documents + len(closed),
+            open=len(tokens) - int(ends[-1]) if len(ends) else at.open + len(tokens),
+            document=int(closed[-1]) if len(closed) else at.document,
+        )
 
     def commit(self) -> Position:
-        """Force everything to disk, and say how much that is."""
-        for file in (self._bin, self._lengths_file, self._documents_file):
+        """Force everything to disk, and say how far that is."""
+        for file in (self._bin, self._lengths, self._documents):
             _sync(file)
-        return Position(self._tokens, self._sequences, self._documents)
+        return self._position
 
-    def close(self) -> None:
+    def close(self) -> Position:
         """Write the index and give both files their names; the index last, as it makes the set whole."""
         self.commit()
-        for file in (self._bin, self._lengths_file, self._documents_file):
-            file.close()
+        assert not self._position.open
         bin_path, idx_path = self._paths
         idx_partial = idx_path.with_name(idx_path.name + ".partial")
         with idx_partial.open("wb") as index:
@@ -139,12 +156,19 @@ class IndexedWriter:
             _sync(index)
         self._bin_path.replace(bin_path)
         idx_partial.replace(idx_path)
-        self._lengths_path.unlink()
-        self._documents_path.unlink()
+        self.discard()
+        return self._position
+
+    def discard(self) -> None:
+        """Remove the partial files."""
+        for file in (self._bin, self._lengths, self._documents):
+            file.close()
+        for path in (self._bin_path, self._lengths_path, self._documents_path):
+            path.unlink(missing_ok=True)
 
     def _write_index(self, index: BinaryIO) -> None:
         code = next(code for code, name in DTYPES.items() if np.dtype(name) == self._dtype)
-        index.write(HEADER.pack(MAGIC, 1, code, self._sequences, self._documents + 1))
+        index.write(HEADER.pack(MAGIC, 1, code, self._position.sequences, self._position.documents + 1))
         with self._lengths_path.open("rb") as lengths:
             while block := lengths.read(CHUNK):
                 index.write(block)
@@ -198,6 +222,11 @@ def _map(path: Path, dtype: str, offset: int, count: int) -> Array:
 
 def _open_at(path: Path, size: int) -> BinaryIO:
     file = path.open("r+b" if path.exists() else "wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{path} is being written by another process; wait for it or choose another name") from None
     file.truncate(size)
     file.seek(size)
     return file

@@ -57,7 +57,7 @@ class Tokenizer:
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[Array]:
-        """`encode_batch` as integer arrays. The interpreter lock is free meanwhile, so threads run side by side."""
+        """`encode_batch` as arrays of integers."""
         if self._fast is None:
             return self._encode_slowly(texts)
         try:
@@ -91,6 +91,11 @@ class Tokenizer:
     def cuttable(self) -> bool:
         """Whether a text may be cut before any blank that follows a non-blank without a change of ids."""
         return isinstance(self._backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer) or is_gpt2_like(self._backend)
+
+    @property
+    def frees_lock(self) -> bool:
+        """Whether threads can encode side by side, each on one core; else processes do it better."""
+        return self._fast is not None
 
     @cached_property
     def _fast(self) -> tiktoken.Encoding | None:

@@ -1,0 +1,213 @@
+"""Documents out of files: plain text, JSONL and Parquet, as a stream that never holds much.
+
+A document of plain text is a file, a line, or what lies between blank lines. Long documents come in pieces, cut where
+no word is cut, so the size of a document does not matter either. Each record says where the next one begins, so
+reading can go on from there. What cannot be read (broken UTF-8 or JSON) comes as a record with a fault.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from phalanx.data.inputs import BLOCK, BOM, JSONL, PARQUET, kind, skip, unpacked
+from phalanx.data.parquet import texts as parquet_texts
+
+LIMIT = 64 << 20  # bytes of a record that has to be held whole; longer ones are faults
+HEAD = 4 << 20  # bytes of a file that are checked to be UTF-8 while held; a longer file is read once more for that
+LONGEST_WORD = 16 << 20  # characters without a blank after which a document is cut all the same
+PARAGRAPHS = re.compile(r"(?s).*\n\s*\n")
+WORDS = re.compile(r"(?s).*\S(?=[ \r\n])")
+NEXT_WORD = re.compile(r"\S(?=[ \r\n])")
+
+
+class Place(NamedTuple):
+    """A point in a file: bytes (Parquet: rows) from its beginning, unpacked, and lines before it."""
+
+    offset: int = 0
+    line: int = 0
+
+
+class Record(NamedTuple):
+    """A document, or a piece of one, or a fault."""
+
+    text: str
+    ends: bool = True  # the document ends here
+    next: Place | None = None  # where the next record begins; None: not a point to go on from
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read: what a document of plain text is, the key in JSONL and Parquet, and how to cut long documents."""
+
+    document: str  # file, line or blank-line
+    key: str
+    piece: int  # characters above which a document is cut
+    by_paragraph: bool  # cut between paragraphs, so that sentences stay whole
+
+
+Raw = tuple[bytes | None, int, Place]  # a record's bytes (None: too long), its first line, where the next one begins
+
+
+class Reader:
+    """The records of one file. `consumed` is how many of its bytes are read, for the progress display."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self.path = path
+        self.consumed = 0
+        self._reading = reading
+
+    def records(self, start: Place) -> Iterator[Record]:
+        """The records from `start` to the end of the file. Raises InputError when it is damaged."""
+        if kind(self.path) in PARQUET:
+            yield from self._parquet(start)
+            return
+        with unpacked(self.path) as (stream, file):
+            if start == Place() and stream.peek(len(BOM)).startswith(BOM):  # type: ignore[attr-defined]
+                start = Place(len(BOM))
+            skip(stream, start.offset)
+            for record in self._stream(stream, start):
+                self.consumed = file.tell()
+                yield record
+
+    def _stream(self, stream: Any, start: Place) -> Iterator[Record]:
+        if kind(self.path) in JSONL:
+            return self._decode(_lines(stream, start), lambda raw: _json_text(raw, self._reading.key))
+        if self._reading.document == "line":
+            return self._decode(_lines(stream, start), _plain_text)
+        if self._reading.document == "blank-line":
+            return self._decode(_blocks(_lines(stream, start)), _plain_text)
+        return self._file(stream, start)
+
+    def _decode(self, raws: Iterable[Raw], parse: Callable[[bytes], str]) -> Iterator[Record]:
+        for raw, line, after in raws:
+            try:
+                text = parse(raw) if raw is not None else None
+            except (ValueError, RecursionError) as error:
+                yield Record("", next=after, fault=f"line {line}: {_reason(error)}")
+            else:
+                if text is None:
+                    yield Record("", next=after, fault=f"line {line}: longer than {LIMIT >> 20} MiB")
+                else:
+                    yield from self._whole(text, after)
+
+    def _whole(self, text: str, after: Place) -> Iterator[Record]:
+        if text and not text.isspace():
+            size = self._reading.piece
+            slices = (text[i : i + size] for i in range(0, len(text), size))
+            for piece, ends in self._pieces(slices if len(text) > size else [text]):
+                yield Record(piece, ends, after if ends else None)
+
+    def _file(self, stream: Any, start: Place) -> Iterator[Record]:
+        head = stream.read(HEAD)
+        if not head.strip() and len(head) < HEAD and (not head or start.offset <= len(BOM)):
+            return
+        if start.offset <= len(BOM) and (fault := _utf8_fault([head]) if len(head) < HEAD else self._check()):
+            yield Record("", fault=fault)
+            return
+        offset = start.offset
+        blocks = chain([head], iter(lambda: stream.read(BLOCK), b""))
+        for piece, ends in self._pieces(codecs.iterdecode(blocks, "utf-8")):
+            offset += len(piece.encode())
+            yield Record(piece.replace("\r\n", "\n"), ends, Place(offset))
+
+    def _check(self) -> str:
+        with unpacked(self.path) as (stream, _):
+            return _utf8_fault(iter(lambda: stream.read(BLOCK), b""))
+
+    def _parquet(self, start: Place) -> Iterator[Record]:
+        size = self.path.stat().st_size
+        for row, (text, part) in enumerate(parquet_texts(self.path, self._reading.key, start.offset), start.offset + 1):
+            self.consumed = int(part * size)
+            if text is None:
+                yield Record("", next=Place(row), fault=f"row {row}: no text")
+            else:
+                yield from self._whole(text, Place(row))
+
+    def _pieces(self, texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+        held = ""
+        for text in texts:
+            held += text
+            while len(held) > self._reading.piece and (at := self._cut(held)):
+                yield held[:at], False
+                held = held[at:]
+        yield held, True
+
+    def _cut(self, text: str) -> int:
+        """Where to cut the text, near the size of a piece; 0 where there is no good place yet."""
+        for pattern in (PARAGRAPHS, WORDS) if self._reading.by_paragraph else (WORDS,):
+            if match := pattern.match(text, 0, self._reading.piece):
+                return match.end()
+        if match := NEXT_WORD.search(text, self._reading.piece - 1):
+            return match.end()
+        return len(text) if len(text) > LONGEST_WORD else 0
+
+
+def _lines(stream: Any, start: Place) -> Iterator[Raw]:
+    offset, number = start
+    while line := stream.readline(LIMIT + 1):
+        offset += len(line)
+        number += 1
+        too_long = len(line) > LIMIT
+        while len(line) > LIMIT and not line.endswith(b"\n"):
+            line = stream.readline(LIMIT + 1)
+            offset += len(line)
+        yield None if too_long else line, number, Place(offset, number)
+
+
+def _blocks(lines: Iterable[Raw]) -> Iterator[Raw]:
+    """Lines joined up to the next blank one."""
+    held: list[bytes] = []
+    size = first = 0
+    after = Place()
+    for line, number, after in lines:
+        if line is not None and not line.strip():
+            if first:
+                yield b"".join(held) if size <= LIMIT else None, first, after
+            held, size, first = [], 0, 0
+            continue
+        first = first or number
+        size += LIMIT + 1 if line is None else len(line)
+        if line is not None and size <= LIMIT:
+            held.append(line)
+    if first:
+        yield b"".join(held) if size <= LIMIT else None, first, after
+
+
+def _plain_text(raw: bytes) -> str:
+    return raw.decode().replace("\r\n", "\n").removesuffix("\n")
+
+
+def _json_text(raw: bytes, key: str) -> str:
+    line = raw.decode()
+    if line.isspace():
+        return ""
+    record = json.loads(line)
+    text = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"no text under the key {key!r}")
+    if "\\u" in line:
+        text.encode()  # half a surrogate pair is no text
+    return text
+
+
+def _utf8_fault(blocks: Iterable[bytes]) -> str:
+    try:
+        for _ in codecs.iterdecode(blocks, "utf-8"):
+            pass
+    except UnicodeDecodeError as error:
+        return _reason(error)
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "not UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg}, column {error.colno}"
+    return str(error)

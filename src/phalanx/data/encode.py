@@ -1,0 +1,99 @@
+"""Texts to tokens on many cores, in order.
+
+Where the fast path encodes, threads suffice, as it frees the interpreter lock; splitting sentences is Python and needs
+processes. Which it is changes no token: blocks come back in the order they went in.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from phalanx.data.chunks import Chunk
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
+
+HELD = 64 << 20  # bytes of text that may wait, all in all
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Recipe(NamedTuple):
+    """How a text becomes sequences: small, so that it travels to other processes."""
+
+    tokenizer: str
+    sentences: bool
+    append_eod: bool
+
+
+class Block(NamedTuple):
+    """Tokens of some texts back to back, where sequences end among them, and documents among those ends."""
+
+    tokens: Array
+    ends: Array
+    documents: Array
+
+
+def encode(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+    """The block of some texts."""
+    return (_sentences if recipe.sentences else _documents)(recipe, texts, ends)
+
+
+def encode_all(recipe: Recipe, chunks: Iterable[Chunk], workers: int) -> Iterator[tuple[Chunk, Block]]:
+    """Each chunk with its block, in order, `workers` at a time, reading only a little ahead."""
+    waiting: deque[tuple[Chunk, Future[Block]]] = deque()
+    held = 0
+    with _pool(recipe, workers) as pool:
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(encode, recipe, chunk.texts, chunk.ends)))
+            held += chunk.size
+            while len(waiting) > 2 * workers or (held > HELD and len(waiting) > 1):
+                done, future = waiting.popleft()
+                held -= done.size
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+def _documents(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+    tokenizer = _tokenizer(recipe.tokenizer)
+    encoded = tokenizer.encode_arrays(texts)
+    last = np.array(ends, bool)
+    lengths = np.array([len(ids) for ids in encoded], np.int64) + (last & recipe.append_eod)
+    if recipe.append_eod:
+        eod = np.array([tokenizer.eod], np.uint32)
+        encoded = [part for ids, end in zip(encoded, ends, strict=True) for part in ((ids, eod) if end else (ids,))]
+    sequence_ends = np.cumsum(lengths)[last]
+    tokens = np.concatenate(encoded) if encoded else np.array([], np.uint32)
+    return Block(tokens, sequence_ends, np.arange(1, len(sequence_ends) + 1))
+
+
+def _sentences(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+    from phalanx.data.sentences import split_sentences  # its model is loaded only where it is needed
+
+    split = [split_sentences(text) for text in texts]
+    encoded = _tokenizer(recipe.tokenizer).encode_arrays([sentence for sentences in split for sentence in sentences])
+    tokens = np.concatenate(encoded) if encoded else np.array([], np.uint32)
+    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    counts = np.array([len(sentences) for sentences in split], np.int64)
+    return Block(tokens, np.cumsum(lengths), np.cumsum(counts)[np.array(ends, bool)])
+
+
+def _pool(recipe: Recipe, workers: int) -> Executor:
+    if _tokenizer(recipe.tokenizer).frees_lock and not recipe.sentences:
+        return ThreadPoolExecutor(workers)
+    return ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
+
+
+def _one_thread() -> None:
+    """Keep the tokenizers library from starting a thread per core in every process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@cache
+def _tokenizer(name: str) -> Tokenizer:
+    return load_tokenizer(name)

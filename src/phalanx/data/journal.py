@@ -1,0 +1,63 @@
+"""The journal of a preparation: what is safe on disk, and where in the inputs the rest begins."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from phalanx.data.documents import Place
+from phalanx.data.indexed import Position
+from phalanx.data.manifest import Request, write_whole
+from phalanx.errors import InputError
+
+SHOWN = 10  # malformed records that are named
+
+
+class Progress(BaseModel):
+    """How far reading has come: the next record is at `place` in source number `source`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: int = 0
+    place: Place = Place()
+    text_bytes: int = 0
+    malformed: int = 0
+    malformed_first: tuple[str, ...] = ()
+
+    def moved(self, source: int, place: Place, size: int) -> "Progress":
+        """Reading went on to here, over `size` bytes of text."""
+        return self.model_copy(update={"source": source, "place": place, "text_bytes": self.text_bytes + size})
+
+    def with_fault(self, fault: str) -> "Progress":
+        """One more malformed record."""
+        first = (*self.malformed_first, fault)[:SHOWN]
+        return self.model_copy(update={"malformed": self.malformed + 1, "malformed_first": first})
+
+
+class Journal(BaseModel):
+    """PREFIX.partial.json: lies beside the partial files until the set is finished."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: Request
+    position: Position = Position()
+    progress: Progress = Progress()
+
+    @classmethod
+    def read(cls, prefix: str) -> "Journal | None":
+        """The journal of an interrupted preparation, if there is one. Raises InputError when it is damaged."""
+        path = journal_path(prefix)
+        if not path.exists():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise InputError(f"{path} is damaged; start over with --force") from error
+
+    def write(self, prefix: str) -> None:
+        """Replace the journal in one piece."""
+        write_whole(journal_path(prefix), self.model_dump_json())
+
+
+def journal_path(prefix: str) -> Path:
+    """Where the journal of a set lies."""
+    return Path(f"{prefix}.partial.json")

@@ -1,0 +1,50 @@
+"""Texts out of Parquet files, a few rows at a time. Needs the optional pyarrow."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import accumulate
+from pathlib import Path
+from shutil import copyfileobj
+from typing import Any
+
+from phalanx.data.inputs import PACKED, unpacked
+from phalanx.errors import InputError
+
+ROWS = 64  # decoded at once
+
+
+def texts(path: Path, key: str, start: int) -> Iterator[tuple[str | None, float]]:
+    """The column `key` from row `start` on, and with each text the part of the rows read. Raises InputError."""
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise InputError(f"reading {path} needs pyarrow: pip install phalanx[data]") from error
+    with ExitStack() as stack:
+        source: Any = path
+        if path.suffix.lower() in PACKED:
+            source = stack.enter_context(tempfile.TemporaryFile())
+            copyfileobj(stack.enter_context(unpacked(path))[0], source)
+        try:
+            file = ParquetFile(source, pre_buffer=False, buffer_size=1 << 20)
+            _check_column(path, key, file.schema_arrow)
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            firsts = [0, *accumulate(counts)]
+            groups = [i for i in range(len(counts)) if firsts[i + 1] > start]
+            row = firsts[groups[0]] if groups else 0
+            for batch in file.iter_batches(ROWS, groups, [key], use_threads=False):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    if row > start:
+                        yield text, row / firsts[-1]
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{path} is no whole Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _check_column(path: Path, key: str, schema: Any) -> None:
+    if key not in schema.names:
+        raise InputError(f"{path} has no column {key!r}; it has {', '.join(schema.names)}: choose one with --key")
+    kind = str(schema.field(key).type)
+    if "string" not in kind:
+        raise InputError(f"column {key!r} of {path} holds {kind}, not text; choose another with --key")

@@ -1,0 +1,184 @@
+"""`phalanx prepare`: text in, a tokenized set in Megatron's .bin/.idx out, with a manifest and its tokenizer beside.
+
+The output depends on the request alone, not on workers or interruptions: chunks come back in order, and a journal says
+what is safe on disk and where reading goes on. Nothing finished is overwritten unless `force` says so.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from phalanx.data.chunks import CHUNK, read_chunks
+from phalanx.data.documents import Reading
+from phalanx.data.encode import Recipe, encode_all
+from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths
+from phalanx.data.inputs import find_files
+from phalanx.data.journal import Journal, Progress, journal_path
+from phalanx.data.manifest import Manifest, Request, checksum, describe_sources, manifest_path, tokenizer_path
+from phalanx.data.meter import Meter
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.errors import InputError
+
+COMMIT_SECONDS = 2.0  # between journal entries: at most that much work is done twice
+UNCUT = 8 << 20  # characters of a document for a tokenizer of which it is not known where its texts may be cut
+DOCUMENTS = ("file", "line", "blank-line")
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How to prepare; see `phalanx prepare --help`."""
+
+    tokenizer: str = "gpt2"
+    document: str = "file"  # plain text: file, line or blank-line
+    key: str = "text"  # JSONL and Parquet
+    sentences: bool = False  # a sequence per sentence, for BERT
+    workers: int = 0  # 0: every core there is
+    strict: bool = False  # stop at the first malformed record
+    append_eod: bool | None = None  # None: where the tokenizer has an end of text, unless by sentences
+    force: bool = False  # replace what lies at the output
+
+
+def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifest:
+    """Tokenize `inputs` (files, folders, globs) into the set `out`; go on where an interrupted run stopped.
+
+    Raises InputError for inputs, options or files that cannot be used, and when no document is found.
+    """
+    console = Console(stderr=True)
+    files = find_files(inputs)
+    _check_out(out, files)
+    tokenizer = load_tokenizer(options.tokenizer)
+    request = _request(files, tokenizer, options)
+    if not options.force and (finished := _finished(out, request)):
+        console.print(f"{out} is already prepared from the same inputs, reusing it: {_summary(finished)}")
+        return finished
+    journal = _begin(out, request, options.force)
+    if journal.position.tokens:
+        console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
+    try:
+        with Meter(console, sum(source.bytes for source in request.sources)) as meter:
+            position, progress = _write(files, out, journal, options, meter)
+        manifest = _finish(out, request, tokenizer, position, progress)
+    except OSError as error:
+        what = error.strerror or error
+        raise InputError(f"{error.filename or out}: {what}; the same command again goes on from here") from error
+    console.print(f"{out}: {_summary(manifest)}, {meter.speed}")
+    return manifest
+
+
+def _check_out(out: str, files: list[Path]) -> None:
+    if Path(out).is_dir() or out.endswith("/"):
+        raise InputError(f"--out {out} is a folder; give the beginning of a file name, such as {Path(out) / 'train'}")
+    written = {path.resolve() for path in (*set_paths(out), manifest_path(out), tokenizer_path(out))}
+    for path in files:
+        if path.resolve() in written:
+            raise InputError(f"--out {out} would replace the input {path}; choose another name")
+
+
+def _request(files: list[Path], tokenizer: Tokenizer, options: PrepareOptions) -> Request:
+    if options.document not in DOCUMENTS:
+        raise InputError(f"--document {options.document}: choose {', '.join(DOCUMENTS)}")
+    if options.workers < 0:
+        raise InputError(f"--workers {options.workers}: give a number above 0, or 0 for every core")
+    if options.append_eod and tokenizer.eod is None:
+        raise InputError(f"tokenizer {tokenizer.name} has no end-of-text token to append")
+    if options.append_eod and options.sentences:
+        raise InputError("an end of text is appended to documents, not to sentences; choose one of the two")
+    return Request(
+        sources=describe_sources(files),
+        document=options.document,
+        key=options.key,
+        sentences=options.sentences,
+        append_eod=tokenizer.eod is not None and not options.sentences and options.append_eod is not False,
+        strict=options.strict,
+        tokenizer_sha256=hashlib.sha256(tokenizer.json().encode()).hexdigest(),
+    )
+
+
+def _finished(out: str, request: Request) -> Manifest | None:
+    """The manifest of the set `out` if it is whole and made from an equal request."""
+    if not manifest_path(out).exists():
+        return None
+    manifest = Manifest.read(out)
+    whole = tokenizer_path(out).exists() and all(path.exists() for path in set_paths(out))
+    return manifest if whole and manifest.request == request else None
+
+
+def _begin(out: str, request: Request, force: bool) -> Journal:
+    """The journal of an interrupted equal request, or a new one. Raises InputError where files are in the way."""
+    fresh = Journal(request=request)
+    if force:
+        manifest_path(out).unlink(missing_ok=True)
+        return fresh
+    journal = Journal.read(out)
+    if journal is None:
+        in_the_way = [path for path in (manifest_path(out), *set_paths(out)) if path.exists()]
+        if in_the_way:
+            raise InputError(f"{in_the_way[0]} exists and comes from other inputs or options; --force replaces it")
+        return fresh
+    if journal.request != request:
+        raise InputError(f"{journal_path(out)} is of other inputs or options; --force starts over")
+    return journal if all(path.exists() for path in partial_paths(out)) else fresh
+
+
+def _write(
+    files: list[Path], out: str, journal: Journal, options: PrepareOptions, meter: Meter
+) -> tuple[Position, Progress]:
+    """Write the set from where the journal is to the end; how much it is, and how the reading went."""
+    request, progress = journal.request, journal.progress
+    tokenizer = load_tokenizer(options.tokenizer)
+    piece = CHUNK if tokenizer.cuttable or request.sentences else UNCUT
+    reading = Reading(request.document, request.key, piece, by_paragraph=request.sentences)
+    recipe = Recipe(options.tokenizer, request.sentences, request.append_eod)
+    workers = options.workers or len(os.sched_getaffinity(0))
+    writer = IndexedWriter(out, tokenizer.vocab, journal.position)
+    journal.write(out)
+    committed = time.monotonic()
+    for chunk, block in encode_all(recipe, read_chunks(files, reading, progress, request.strict), workers):
+        writer.extend(*block)
+        meter.show(chunk.consumed, chunk.size)
+        progress = chunk.after or progress
+        if chunk.after and time.monotonic() - committed >= COMMIT_SECONDS:
+            Journal(request=request, position=writer.commit(), progress=progress).write(out)
+            committed = time.monotonic()
+    if not writer.commit().tokens:
+        writer.discard()
+        journal_path(out).unlink()
+        raise InputError(f"no documents in {len(files)} input files{_malformed(progress)}; nothing is written")
+    return writer.close(), progress
+
+
+def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, progress: Progress) -> Manifest:
+    bin_path, idx_path = set_paths(out)
+    tokenizer.save(tokenizer_path(out))
+    manifest = Manifest(
+        **dict(request),
+        tokenizer=tokenizer.name,
+        vocab=tokenizer.vocab,
+        eod=tokenizer.eod,
+        tokens=position.tokens,
+        sequences=position.sequences,
+        documents=position.documents,
+        text_bytes=progress.text_bytes,
+        malformed=progress.malformed,
+        malformed_first=progress.malformed_first,
+        sha256={"bin": checksum(bin_path), "idx": checksum(idx_path)},
+    )
+    manifest.write(out)
+    journal_path(out).unlink()
+    return manifest
+
+
+def _summary(manifest: Manifest) -> str:
+    counts = f"{manifest.documents:,} documents, {manifest.sequences:,} sequences, {manifest.tokens:,} tokens"
+    return counts + _malformed(manifest)
+
+
+def _malformed(counts: Manifest | Progress) -> str:
+    if not counts.malformed:
+        return ""
+    return f", {counts.malformed:,} malformed records left out (first: {'; '.join(counts.malformed_first)})"
