@@ -1,0 +1,62 @@
+"""A trained model with its tokenizer, from a run folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.config import Config
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.errors import InputError
+from phalanx.models.build import family
+from phalanx.nn.batch import Batch
+from phalanx.run.checkpoint import Checkpointer, Restored
+from phalanx.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run ready to answer. `restored` says which checkpoint it is, and what was wrong with others."""
+
+    run: Path
+    model: nn.Module
+    tokenizer: Tokenizer
+    config: Config
+    restored: Restored
+
+    @property
+    def context(self) -> int:
+        """Tokens the model has learned to see at once: positions past the training sequences are noise."""
+        return min(self.config.model.positions, self.config.data.sequence)
+
+    def logits(self, tokens: Sequence[int]) -> Tensor:
+        """Scores of the tokenizer's words at each of at most `context` tokens: float32 [tokens, vocab], on the CPU."""
+        device = next(self.model.parameters()).device
+        sequence = torch.tensor([tokens], device=device)
+        index = torch.arange(len(tokens), device=device)[None]
+        key = torch.zeros(1, dtype=torch.int32, device=device)
+        segment = torch.zeros_like(sequence) if self.config.model.segments else None
+        with torch.no_grad():
+            logits: Tensor = self.model(Batch(sequence, index, key, segment=segment))
+        return logits[0, :, : self.tokenizer.vocab].float().cpu()
+
+
+def load(run: Path, best: bool = True) -> Loaded:
+    """The model of a run folder, in fp32, on a GPU when there is one: the best checkpoint's, or the newest's.
+
+    InputError when there is no run, no whole checkpoint, or a tokenizer of another vocabulary.
+    """
+    folder = RunFolder.open(run)
+    config = folder.config()
+    tokenizer = load_tokenizer(str(folder.tokenizer))
+    if tokenizer.vocab > config.model.vocab:
+        raise InputError(
+            f"{folder.tokenizer} has {tokenizer.vocab} tokens, the model of {run} only {config.model.vocab}; "
+            "put back the tokenizer it was trained with"
+        )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model: nn.Module = family(config.model.family)(config.model)
+    restored = Checkpointer(folder).load_weights(model.state_dict(), best=best)
+    return Loaded(run, model.eval(), tokenizer, config, restored)
