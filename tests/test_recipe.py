@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from phalanx import recipe
-from phalanx.config import Config
+from phalanx.config import Config, ModelConfig
 from phalanx.errors import InputError
+from phalanx.models import build
+from phalanx.nn.transformer import padded_vocab
 
 NAMES = sorted(recipe.names())
 
@@ -26,6 +28,26 @@ def test_recipe_loads_and_comes_back_from_its_dump(name: str, tmp_path: Path) ->
     config = recipe.load(name)
     (tmp_path / "config.toml").write_text(recipe.dump(config))
     assert recipe.load(str(tmp_path / "config.toml")) == config
+
+
+def _model(mapping: dict[str, Any], vocab: int) -> ModelConfig:
+    return ModelConfig(**build.with_preset(mapping["model"]) | {"vocab": vocab})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_is_a_model_that_its_sequences_fit(name: str) -> None:
+    mapping = recipe.load_mapping(name)
+    model = _model(mapping, 30522)
+    build.check(model)
+    assert mapping["data"]["sequence"] <= model.positions
+    assert (mapping["task"], model.segments) == (("mlm", 2) if model.family == "bert" else ("clm", 0))
+    assert mapping["train"]["batch"] % mapping.get("layout", {}).get("micro_batch", 1) == 0
+
+
+def test_largest_recipe_has_the_published_number_of_parameters() -> None:
+    model = _model(recipe.load_mapping("gpt2-8.3b"), 50257)
+    padded = model.model_copy(update={"vocab": padded_vocab(model)})
+    assert build.family("gpt2").parameters_of(padded) == 8_317_040_640
 
 
 def test_dump_keeps_awkward_values_and_explains_every_key(tmp_path: Path) -> None:

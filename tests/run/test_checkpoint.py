@@ -22,6 +22,7 @@ from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 
 State = dict[str, Any]
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.fixture

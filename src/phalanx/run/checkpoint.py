@@ -29,6 +29,9 @@ from phalanx.run.storage import Damaged
 
 GIB = 1 << 30
 
+# DCP warns of every save in a single process. Once for all: catch_warnings is not for threads.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
 
 class Restored(NamedTuple):
     """What was loaded, and in `notes` what the user should hear of it: one line for each damaged checkpoint."""
@@ -104,7 +107,7 @@ class Checkpointer:
             try:
                 index = storage.read_index(path)
                 storage.verify(path, index, state.keys())
-            except Damaged as damage:
+            except (Damaged, OSError) as damage:
                 damages.append(f"{path} is damaged ({damage})")
                 continue
             _fill(state, path, index)
@@ -145,14 +148,15 @@ class Checkpointer:
         try:
             self._drop_leftovers()
             partial.mkdir(parents=True)
-            _save(tensors, storage.Writer(partial, {"step": step, "loss": loss, "values": values}))
+            writer = storage.Writer(partial, {"step": step, "loss": loss, "values": values})
+            state_dict_saver.save(tensors, storage_writer=writer, planner=DefaultSavePlanner(flatten_state_dict=False))
             self._publish(partial, path)
             self._rank(path, loss)
             self._prune(step)
         except (OSError, CheckpointException) as error:
             cause = _cause(error)
             if not isinstance(cause, OSError):
-                raise
+                raise cause from error
             shutil.rmtree(partial, ignore_errors=True)
             size = sum(tensor.nbytes for tensor in tensors.values()) / GIB
             free = shutil.disk_usage(self.path).free / GIB
@@ -202,22 +206,14 @@ class Checkpointer:
                 shutil.rmtree(doomed)
 
 
-def _save(tensors: dict[str, Tensor], writer: storage.Writer) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
-        state_dict_saver.save(tensors, storage_writer=writer, planner=DefaultSavePlanner(flatten_state_dict=False))
-
-
 def _fill(state: tree.Tree, path: Path, index: dict[str, Any]) -> None:
     """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
     tensors, values = tree.split(state)
     there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
     here = {name: f"{storage.NAMES[tensor.dtype]} {[*tensor.shape]}" for name, tensor in tensors.items()}
     _compare(path, here | dict.fromkeys(values, "a value"), there | dict.fromkeys(index["values"], "a value"))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        planner = DefaultLoadPlanner(flatten_state_dict=False)
-        state_dict_loader.load(tensors, storage_reader=storage.Reader(path, index), planner=planner)
+    reader, planner = storage.Reader(path, index), DefaultLoadPlanner(flatten_state_dict=False)
+    state_dict_loader.load(tensors, storage_reader=reader, planner=planner)
     tree.put(state, index["values"])
 
 
