@@ -20,9 +20,10 @@ MAY_IMPORT = {
     "precision": {"nn", "models"},
     "run": {"nn", "models", "precision"},
     "train": {"nn", "models", "precision", "run", "data"},
-    "tasks": {"nn", "models", "precision", "run", "data", "train"},
     "infer": {"nn", "models", "precision", "run", "data"},
+    "tasks": {"nn", "models", "precision", "run", "data", "train", "infer"},
     "report": {"run"},
+    "quickstart": {"nn", "models", "precision", "run", "data", "train", "infer", "tasks", "report"},
 }
 
 # Outside packages that a folder must not touch.

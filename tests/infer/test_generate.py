@@ -8,13 +8,13 @@ from torch import Tensor
 
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.generate import Sampling, candidates, choose, generate
+from phalanx.infer.generate import Options, candidates, choose, generate
 from phalanx.infer.load import Loaded, load
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run, scripted
 
 PROBABILITIES = [0.05, 0.5, 0.15, 0.3]
-GREEDY = Sampling(tokens=200, greedy=True)
+GREEDY = Options(tokens=200, greedy=True)
 
 
 def logits_of(probabilities: list[float]) -> Tensor:
@@ -24,22 +24,22 @@ def logits_of(probabilities: list[float]) -> Tensor:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (Sampling(), {1: 0.5, 3: 0.3, 2: 0.15, 0: 0.05}),
-        (Sampling(top_k=2), {1: 0.5 / 0.8, 3: 0.3 / 0.8}),
-        (Sampling(top_k=1), {1: 1.0}),
-        (Sampling(top_k=9), {1: 0.5, 3: 0.3, 2: 0.15, 0: 0.05}),
-        (Sampling(top_p=0.01), {1: 1.0}),
-        (Sampling(top_p=0.49), {1: 1.0}),
-        (Sampling(top_p=0.51), {1: 0.5 / 0.8, 3: 0.3 / 0.8}),
-        (Sampling(top_p=0.79), {1: 0.5 / 0.8, 3: 0.3 / 0.8}),
-        (Sampling(top_p=0.81), {1: 0.5 / 0.95, 3: 0.3 / 0.95, 2: 0.15 / 0.95}),
-        (Sampling(top_k=2, top_p=0.62), {1: 1.0}),  # of the two left, the first has 0.625
-        (Sampling(temperature=0.5), {1: 0.25 / 0.365, 3: 0.09 / 0.365, 2: 0.0225 / 0.365, 0: 0.0025 / 0.365}),
-        (Sampling(temperature=0.5, top_p=0.68), {1: 1.0}),  # the temperature comes first
-        (Sampling(temperature=1e-30), {1: 1.0, 3: 0.0, 2: 0.0, 0: 0.0}),
+        (Options(), {1: 0.5, 3: 0.3, 2: 0.15, 0: 0.05}),
+        (Options(top_k=2), {1: 0.5 / 0.8, 3: 0.3 / 0.8}),
+        (Options(top_k=1), {1: 1.0}),
+        (Options(top_k=9), {1: 0.5, 3: 0.3, 2: 0.15, 0: 0.05}),
+        (Options(top_p=0.01), {1: 1.0}),
+        (Options(top_p=0.49), {1: 1.0}),
+        (Options(top_p=0.51), {1: 0.5 / 0.8, 3: 0.3 / 0.8}),
+        (Options(top_p=0.79), {1: 0.5 / 0.8, 3: 0.3 / 0.8}),
+        (Options(top_p=0.81), {1: 0.5 / 0.95, 3: 0.3 / 0.95, 2: 0.15 / 0.95}),
+        (Options(top_k=2, top_p=0.62), {1: 1.0}),  # of the two left, the first has 0.625
+        (Options(temperature=0.5), {1: 0.25 / 0.365, 3: 0.09 / 0.365, 2: 0.0225 / 0.365, 0: 0.0025 / 0.365}),
+        (Options(temperature=0.5, top_p=0.68), {1: 1.0}),  # the temperature comes first
+        (Options(temperature=1e-30), {1: 1.0, 3: 0.0, 2: 0.0, 0: 0.0}),
     ],
 )
-def test_candidates(options: Sampling, expected: dict[int, float]) -> None:
+def test_candidates(options: Options, expected: dict[int, float]) -> None:
     tokens, probabilities = candidates(logits_of(PROBABILITIES), options)
     found = dict(zip(tokens.tolist(), probabilities.tolist(), strict=True))
     assert sorted(found.values(), reverse=True) == list(found.values())
@@ -48,7 +48,7 @@ def test_candidates(options: Sampling, expected: dict[int, float]) -> None:
 
 
 def test_candidates_of_equal_words_are_exactly_k() -> None:
-    tokens, probabilities = candidates(torch.zeros(10), Sampling(top_k=3))
+    tokens, probabilities = candidates(torch.zeros(10), Options(top_k=3))
     assert tokens.tolist() == [0, 1, 2]
     assert probabilities.tolist() == pytest.approx([1 / 3] * 3)
 
@@ -58,7 +58,7 @@ def test_frequencies_of_choices() -> None:
     logits, draws = logits_of(PROBABILITIES), 4000
     counts = torch.zeros(4)
     for _ in range(draws):
-        counts[choose(logits, Sampling(top_k=3), generator)] += 1
+        counts[choose(logits, Options(top_k=3), generator)] += 1
     assert counts[0] == 0
     for token, p in ((1, 0.5 / 0.95), (3, 0.3 / 0.95), (2, 0.15 / 0.95)):
         assert abs(counts[token].item() / draws - p) < 4 * (p * (1 - p) / draws) ** 0.5
@@ -69,7 +69,7 @@ def test_frequencies_of_choices() -> None:
 )
 def test_options_out_of_range(option: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{option}={value} is out of range"):
-        Sampling(**{option: value})
+        Options(**{option: value})
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +87,20 @@ def test_greedy_takes_the_likeliest_and_the_window_slides(loaded: Loaded) -> Non
         with torch.no_grad():
             tokens.append(int(loaded.model(batch_of(window, 12))[0, -1].argmax()))
     assert loaded.tokenizer.eod not in tokens
-    text = "".join(generate(loaded, "The cat sat on", Sampling(tokens=20, greedy=True)))
+    text = "".join(generate(loaded, "The cat sat on", Options(tokens=20, greedy=True)))
     assert text == loaded.tokenizer.decode(tokens[start:])
 
 
 def test_the_seed_decides(loaded: Loaded) -> None:
     def text(seed: int) -> str:
-        return "".join(generate(loaded, "The cat", Sampling(tokens=15, seed=seed)))
+        return "".join(generate(loaded, "The cat", Options(tokens=15, seed=seed)))
 
     assert text(1) == text(1)
     assert text(1) != text(2)
 
 
 def test_top_k_of_one_is_greedy(loaded: Loaded) -> None:
-    greedy, only = (Sampling(tokens=10, greedy=True), Sampling(tokens=10, top_k=1))
+    greedy, only = (Options(tokens=10, greedy=True), Options(tokens=10, top_k=1))
     assert "".join(generate(loaded, "The cat", greedy)) == "".join(generate(loaded, "The cat", only))
 
 
@@ -146,19 +146,19 @@ def test_it_stops_at_the_end_of_the_document() -> None:
 
 def test_it_stops_after_so_many_tokens() -> None:
     loaded, model = scripted(lambda _: 262)
-    assert "".join(generate(loaded, "A", Sampling(tokens=3, greedy=True))) == " the the the"
+    assert "".join(generate(loaded, "A", Options(tokens=3, greedy=True))) == " the the the"
     assert [len(seen) for seen in model.seen] == [1, 2, 3]
 
 
 def test_an_empty_prompt_begins_a_document() -> None:
     loaded, model = scripted(lambda _: 262)
-    assert "".join(generate(loaded, "", Sampling(tokens=2, greedy=True))) == " the the"
+    assert "".join(generate(loaded, "", Options(tokens=2, greedy=True))) == " the the"
     assert model.seen[0] == [50256]
 
 
 def test_a_prompt_as_long_as_the_context_and_one_longer() -> None:
     loaded, model = scripted(lambda _: 262)
-    assert "".join(generate(loaded, "the" + 11 * " the", Sampling(tokens=2, greedy=True))) == " the the"
+    assert "".join(generate(loaded, "the" + 11 * " the", Options(tokens=2, greedy=True))) == " the the"
     assert [len(seen) for seen in model.seen] == [12, 12]
     with pytest.raises(InputError, match=r"the prompt has 13 tokens, the model's context 12"):
         generate(loaded, "the" + 12 * " the", GREEDY)

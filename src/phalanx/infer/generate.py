@@ -17,7 +17,7 @@ _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # how a decoder shows the first bytes
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Options:
     """How the next token is chosen. InputError for values out of range."""
 
     tokens: int = 100  # new tokens at most
@@ -38,7 +38,7 @@ class Sampling:
                 raise InputError(f"{name}={getattr(self, name)} is out of range: it must be {wanted}")
 
 
-def generate(loaded: Loaded, prompt: str, options: Sampling) -> Iterator[str]:
+def generate(loaded: Loaded, prompt: str, options: Options) -> Iterator[str]:
     """The text that follows `prompt`, in pieces of whole characters, until the end of the document.
 
     The same seed gives the same text. An empty prompt begins a document. InputError for a model that fills masks, and
@@ -55,7 +55,7 @@ def generate(loaded: Loaded, prompt: str, options: Sampling) -> Iterator[str]:
     return _pieces(loaded, tokens, options)
 
 
-def _pieces(loaded: Loaded, tokens: list[int], options: Sampling) -> Iterator[str]:
+def _pieces(loaded: Loaded, tokens: list[int], options: Options) -> Iterator[str]:
     shown = len(loaded.tokenizer.decode(tokens))
     text = ""
     for token in _continue(loaded, tokens, options):
@@ -69,7 +69,7 @@ def _pieces(loaded: Loaded, tokens: list[int], options: Sampling) -> Iterator[st
         yield text[shown:]
 
 
-def _continue(loaded: Loaded, tokens: list[int], options: Sampling) -> Iterator[int]:
+def _continue(loaded: Loaded, tokens: list[int], options: Options) -> Iterator[int]:
     generator = torch.Generator().manual_seed(options.seed)
     window = tokens
     for _ in range(options.tokens):
@@ -80,7 +80,7 @@ def _continue(loaded: Loaded, tokens: list[int], options: Sampling) -> Iterator[
         window = [*window, token][-loaded.context :]
 
 
-def choose(logits: Tensor, options: Sampling, generator: torch.Generator) -> int:
+def choose(logits: Tensor, options: Options, generator: torch.Generator) -> int:
     """The next token by its `logits` [vocab]."""
     if options.greedy:
         return int(logits.argmax())
@@ -88,7 +88,7 @@ def choose(logits: Tensor, options: Sampling, generator: torch.Generator) -> int
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
 
 
-def candidates(logits: Tensor, options: Sampling) -> tuple[Tensor, Tensor]:
+def candidates(logits: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """The tokens to choose among, most likely first, and their probabilities, which sum to 1."""
     scores = (logits.double() - logits.max()) / options.temperature
     probabilities, tokens = scores.softmax(-1).sort(descending=True, stable=True)
