@@ -136,6 +136,7 @@ def test_several_errors_are_counted() -> None:
     [
         ("[train]\nstep = 1\n", "did you mean train.steps?"),
         ("train = 1\n", "train is a section"),
+        ("[model]\nfamily = 7\n", "model.family=7 will not do; it takes text"),
         ("[trian]\n", "trian is not a key"),
         ("[train\n", "is not TOML"),
         ('extends = "nothing"\n', "nothing is neither a recipe nor a TOML file"),
@@ -145,7 +146,7 @@ def test_several_errors_are_counted() -> None:
 def test_refused_file(content: str, says: str, tmp_path: Path) -> None:
     (path := tmp_path / "mine.toml").write_text(content)
     with pytest.raises(InputError) as caught:
-        recipe.load(str(path))
+        recipe.load_mapping(str(path))
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -35,7 +35,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
-    """A recipe with its base (`extends = "name"`) under it and the overrides over it, as nested plain dicts."""
+    """A recipe with its base (`extends = "name"`) under it and the overrides over it, as valid nested plain dicts."""
     path = _find(name_or_path)
     mapping = _read(path)
     if (base := mapping.pop("extends", None)) is not None:
@@ -50,6 +50,7 @@ def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
         *section, leaf = key.split(".")
         value = _parse(text, _field(key))
         mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
+    validate(mapping)  # before a preset is looked up by what it says
     return mapping
 
 
