@@ -11,6 +11,7 @@ from phalanx.report.curves import Curve, Mark, Panel, curve_png
 from phalanx.report.html import Section, gallery, page, paragraph, picture, table
 from phalanx.report.panels import panels
 from phalanx.report.runs import differences, open_runs, summary, verdict
+from phalanx.run import durable
 
 __all__ = ["Curve", "Mark", "Panel", "Section", "curve_png", "open_runs", "page", "panels", "report"]
 
@@ -22,11 +23,11 @@ def report(runs: Sequence[Path], out: Path, png: Path | None = None) -> None:
     """
     read = open_runs(runs)
     drawn = panels(read)
+    first, *others = [picture(curve_png(panel), f"{panel.title} by step") for panel in drawn]
     warnings = [paragraph(text, warning=True) for run in read if (text := verdict(run))]
-    sections = [
-        Section("Summary", table(*summary(read)) + "".join(warnings)),
-        Section("Curves", gallery(picture(curve_png(panel), f"{panel.title} by step") for panel in drawn)),
-    ]
+    sections = [Section("Summary", "".join(warnings) + gallery([table(*summary(read)), first]))]
+    if others:
+        sections.append(Section("Curves", gallery(others)))
     if len(read) > 1:
         sections.append(Section("What differs", table(*differences(read))))
     sections += [
@@ -40,10 +41,8 @@ def report(runs: Sequence[Path], out: Path, png: Path | None = None) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        beside.replace(path)
+        durable.write(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot write the report: {error.strerror}; give another file") from error

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from phalanx.units import count
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -68,11 +66,14 @@ def curve_png(*panels: Panel, columns: int = 1) -> bytes:
     """A PNG of the panels, `columns` beside each other."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows = math.ceil(len(panels) / columns)
-    style: dict[Any, Any] = {"font.size": 11, "agg.path.chunksize": 20_000} | dict.fromkeys(_INKED, INK)
+    style: dict[Any, Any] = {"font.size": 11, "text.parse_math": False, "agg.path.chunksize": 20_000}
+    style |= dict.fromkeys(_INKED, INK)
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows), dpi=160, layout="constrained", facecolor="white")
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+        figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows), dpi=160, layout=layout, facecolor="white")
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for place, panel in zip(axes, panels, strict=False):
             _draw(place, panel)
@@ -84,19 +85,18 @@ def curve_png(*panels: Panel, columns: int = 1) -> bytes:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential mean over about a fortieth of the curve, unbiased at its beginning; NaN is skipped."""
-    decay = 1 - 1 / max(1.0, len(values) / 40)
-    mean = weight = 0.0
-    smoothed = np.empty(len(values))
+    """Running mean over about a fortieth of the curve, over less at its steep beginning; NaN is skipped."""
+    mean, smoothed = math.nan, np.empty(len(values))
     for i, value in enumerate(values):
         if math.isfinite(value):
-            mean, weight = decay * mean + (1 - decay) * value, decay * weight + (1 - decay)
-        smoothed[i] = mean / weight if weight else math.nan
+            span = max(1.0, min(i / 8, len(values) / 40))
+            mean = value if math.isnan(mean) else mean + (value - mean) / span
+        smoothed[i] = mean
     return smoothed
 
 
 def _draw(axes: "Axes", panel: Panel) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     for curve in panel.curves:
         color = COLORS[curve.color % len(COLORS)]
@@ -109,11 +109,14 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: count(step)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     if panel.log:
-        _log_axis(axes)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     if panel.top is not None:
         axes.set_ylim(top=panel.top)
     for mark in panel.marks:
@@ -122,27 +125,23 @@ def _draw(axes: "Axes", panel: Panel) -> None:
         axes.legend(frameon=False, fontsize=10, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.2)
 
 
-def _log_axis(axes: "Axes") -> None:
-    """Plain numbers at 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def _tick(value: float) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
 def _mark(axes: "Axes", mark: Mark) -> None:
+    from matplotlib.patheffects import withStroke
+
     color = COLORS[mark.color % len(COLORS)]
-    note: dict[str, Any] = {"fontsize": 10, "color": color, "annotation_clip": False}
+    halo = withStroke(linewidth=3, foreground="white")
+    note: dict[str, Any] = {"fontsize": 10, "color": color, "path_effects": [halo], "zorder": 7}
     if mark.value is not None:
         axes.plot([mark.step], [mark.value], marker="*", markersize=15, color=color, markeredgecolor="white", zorder=6)
-        axes.annotate(mark.text, (mark.step, mark.value), (0, -16), textcoords="offset points", ha="center", **note)
+        axes.annotate(mark.text, (mark.step, mark.value), (0, 10), textcoords="offset points", ha="center", **note)
         return
     if mark.end is not None:
         axes.axvspan(mark.step, mark.end, color=color, alpha=0.08, linewidth=0)
     else:
         axes.axvline(mark.step, color=color, linewidth=1.2, linestyle=":")
-    axes.annotate(
-        mark.text, (mark.step, 0.03), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", **note
-    )
+    top = (mark.step, 0.93)
+    axes.annotate(mark.text, top, (6, 0), xycoords=("data", "axes fraction"), textcoords="offset points", **note)

@@ -18,20 +18,22 @@ h1 { margin: 0; font-size: 2rem; line-height: 1.2; letter-spacing: -0.02em; }
 header p { margin: 0.4rem 0 0; color: var(--soft); }
 section, details { background: #fff; border: 1px solid var(--line); border-radius: 0.75rem; padding: 1.25rem;
   margin: 0 0 1.25rem; }
+section > :last-child { margin-bottom: 0; }
 h2, summary { margin: 0 0 0.75rem; font-size: 1.2rem; font-weight: 650; line-height: 1.3; }
 details:not([open]) summary { margin: 0; }
 summary { cursor: pointer; }
 p { max-width: 44rem; margin: 0.6rem 0; }
 p.warn { border-left: 4px solid var(--warm); background: #fdf3ed; padding: 0.6rem 0.9rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; min-width: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.4rem 1.5rem 0.4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 400; color: var(--soft); white-space: nowrap; }
 td { overflow-wrap: anywhere; min-width: 6rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
-figure { margin: 0; }
+.grid { display: grid; gap: 1rem 1.5rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
+figure { margin: 0; min-width: 0; }
 img { display: block; width: 100%; max-width: 46rem; height: auto; }
 figcaption { color: var(--soft); font-size: 0.9rem; margin-top: 0.4rem; }
 blockquote { margin: 0.9rem 0; padding: 0.2rem 0 0.2rem 1rem; border-left: 4px solid var(--line); max-width: 44rem;

@@ -1,8 +1,9 @@
 """Which curves a report of runs shows.
 
-One run: training in blue, held-out in orange. Several: a color each, held-out dashed.
+One run: training in blue, held-out in orange. Several: a color each, held-out loss dashed.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,77 +11,68 @@ import numpy as np
 from phalanx.report.curves import Curve, Mark, Panel, smooth
 from phalanx.report.runs import Run
 
-_TRAINED = (
-    ("lr", "Learning rate", False),
-    ("grad_norm", "Gradient norm", True),
-    ("tokens_per_s", "Tokens per second", False),
-)
+EARLY = 25  # the first 1/25 of a run does not decide how far the axis of the loss reaches
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
     """Loss, perplexity, accuracy, learning rate, gradient norm, speed: those that the runs recorded."""
-    drawn = [_loss(runs), _held_out(runs, "perplexity", log=True)]
+    top = _top(runs)
     accuracies = dict.fromkeys(key for run in runs for key in run.keys("valid") if key.endswith("accuracy"))
-    drawn += [_held_out(runs, key) for key in accuracies]
-    drawn += [_trained(runs, key, title, log) for key, title, log in _TRAINED]
+    drawn = [
+        _loss(runs, top),
+        _held_out(runs, "perplexity", log=True, top=math.exp(min(top, 700)) if top else None),
+        *(_held_out(runs, key) for key in accuracies),
+        Panel("Learning rate", [Curve(_label(runs, i), *run.series("train", "lr"), i) for i, run in enumerate(runs)]),
+        Panel("Gradient norm", _trained(runs, "grad_norm"), log=True),
+        Panel("Tokens per second", _trained(runs, "tokens_per_s")),
+    ]
     return [panel for panel in drawn if any(np.isfinite(curve.values).any() for curve in panel.curves)]
 
 
-def _loss(runs: Sequence[Run]) -> Panel:
+def _label(runs: Sequence[Run], i: int, alone: str = "") -> str:
+    return runs[i].name if len(runs) > 1 else alone
+
+
+def _loss(runs: Sequence[Run], top: float | None) -> Panel:
     several = len(runs) > 1
-    curves: list[Curve] = []
-    marks: list[Mark] = []
-    tops: list[float] = []
+    curves, marks = _trained(runs, "loss", "training"), []
     for i, run in enumerate(runs):
-        steps, losses = run.series("train", "loss")
-        smoothed, held_out = smooth(losses), i if several else 1
-        curves += [
-            Curve("", steps, losses, i, "faint"),
-            Curve(run.name if several else "training", steps, smoothed, i),
-            Curve(
-                "" if several else "held-out",
-                *run.series("valid", "loss"),
-                held_out,
-                "dashed" if several else "points",
-            ),
-        ]
-        tops.append(_top(smoothed))
-        marks += _best(run, held_out)
-    return Panel("Loss", curves, marks, top=max(tops) if all(map(np.isfinite, tops)) else None)
+        steps, losses = run.series("valid", "loss")
+        color = i if several else 1
+        curves.append(
+            Curve("", steps, losses, i, "dashed") if several else Curve("held-out", steps, losses, 1, "points")
+        )
+        if run.best:
+            step, loss = run.best
+            marks.append(Mark(step, f"{loss:.3f}", value=loss, color=color))
+            if run.overfits and not several:
+                marks.append(Mark(step, "overfits", end=steps[-1], color=color))
+    return Panel("Loss (held-out dashed)" if several else "Loss", curves, marks, top=top)
 
 
-def _held_out(runs: Sequence[Run], key: str, log: bool = False) -> Panel:
-    several = len(runs) > 1
+def _trained(runs: Sequence[Run], key: str, alone: str = "") -> list[Curve]:
+    """Of each run, every value faintly and their running mean."""
+    curves = []
+    for i, run in enumerate(runs):
+        steps, values = run.series("train", key)
+        curves += [Curve("", steps, values, i, "faint"), Curve(_label(runs, i, alone), steps, smooth(values), i)]
+    return curves
+
+
+def _held_out(runs: Sequence[Run], key: str, log: bool = False, top: float | None = None) -> Panel:
+    colors = range(len(runs)) if len(runs) > 1 else [1]
     curves = [
-        Curve(run.name if several else "", *run.series("valid", key), i if several else 1, "points")
-        for i, run in enumerate(runs)
+        Curve(_label(runs, i), *run.series("valid", key), color, "points")
+        for i, (run, color) in enumerate(zip(runs, colors, strict=True))
     ]
-    return Panel(f"Held-out {key.replace('_', ' ')}", curves, log=log)
+    return Panel(f"Held-out {key.replace('_', ' ')}", curves, log=log, top=top)
 
 
-def _trained(runs: Sequence[Run], key: str, title: str, log: bool) -> Panel:
-    label = len(runs) > 1
-    return Panel(
-        title,
-        [Curve(run.name if label else "", *run.series("train", key), i, "line") for i, run in enumerate(runs)],
-        log=log,
-    )
-
-
-def _best(run: Run, color: int) -> list[Mark]:
-    """The lowest held-out loss, and the stretch after it if the loss turned up."""
-    if run.best is None:
-        return []
-    step, loss = run.best
-    star = Mark(step, f"{loss:.3f}", value=loss, color=color)
-    if not run.overfits:
-        return [star]
-    return [star, Mark(step, "overfits", end=float(run.series("valid", "loss")[0][-1]), color=color)]
-
-
-def _top(smoothed: np.ndarray) -> float:
-    """Where to cut the axis of a falling loss: its value after the first fiftieth, with some room; NaN for nowhere."""
-    if len(smoothed) < 100:
-        return float("nan")
-    high, low = smoothed[len(smoothed) // 50], np.nanmin(smoothed)
-    return float(high + 0.1 * (high - low))
+def _top(runs: Sequence[Run]) -> float | None:
+    """Where to cut the axis of falling losses: at their highest value once the early part is over, with some room."""
+    smoothed = [smooth(run.series("train", "loss")[1]) for run in runs]
+    if min(map(len, smoothed)) < 2 * EARLY:
+        return None
+    late = np.concatenate([losses[len(losses) // EARLY :] for losses in smoothed])
+    late = late[np.isfinite(late)]
+    return float(late.max() + 0.1 * np.ptp(late)) if len(late) else None

@@ -1,6 +1,5 @@
 """Runs as a report sees them: series over steps, a configuration, and the facts of the summary."""
 
-import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,10 +124,14 @@ def _facts(run: Run) -> dict[str, str]:
         facts["parameters"] = count(started["parameters"])
     if "device" in started:
         facts["device"] = str(started["device"])
+    if resumed := sum(record["step"] > 0 for record in run.records.get("start", [])):
+        facts["resumed"] = f"{resumed} times" if resumed > 1 else "once"
     if run.best:
         facts["best held-out loss"] = f"{run.best[1]:.4f} at step {run.best[0]:,.0f}"
-        facts["best perplexity"] = f"{math.exp(min(run.best[1], 700)):,.2f}"
         facts["last held-out loss"] = f"{run.series('valid', 'loss')[1][-1]:.4f}"
+    perplexities = run.series("valid", "perplexity")[1]
+    if np.isfinite(perplexities).any():
+        facts["best perplexity"] = f"{np.nanmin(perplexities):,.2f}"
     steps, losses = run.series("train", "loss")
     if len(steps):
         facts["last training loss"] = f"{smooth(losses)[-1]:.4f} (smoothed)"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.errors import InputError
+from phalanx.run import durable
 
 FILE = "metrics.jsonl"
 
@@ -29,11 +30,9 @@ def cut(path: Path, step: int) -> list[Record]:
     if not path.exists():
         return []
     kept = [record for record in read(path) if record["step"] <= step]
-    text = "".join(json.dumps(record) + "\n" for record in kept)
-    if text.encode() != path.read_bytes():
-        beside = path.with_name(path.name + ".partial")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+    content = "".join(json.dumps(record) + "\n" for record in kept).encode()
+    if content != path.read_bytes():
+        durable.write(path, content)
     return kept
 
 

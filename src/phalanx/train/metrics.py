@@ -142,8 +142,13 @@ def memory_gib(device: "torch.device") -> float:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-    import sys
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        import resource
+        import sys
 
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    # not ru_maxrss: on Linux a process inherits its parent's
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) / 2**20
