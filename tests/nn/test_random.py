@@ -79,6 +79,18 @@ def test_masks_are_not_correlated() -> None:
         assert abs(correlation(kept, masks(8, 128, 1024, 0.1, key=key))) < bound
 
 
+def test_sites_and_steps_share_no_rows() -> None:
+    """Else the mask of one site would be that of another, moved to other positions."""
+    index = torch.arange(1024)[None]
+    rows = [
+        random.rows(index, key_of(random.key(1234, step)), torch.tensor(site, dtype=torch.int32))
+        for step in range(4)
+        for site in range(40)
+    ]
+    count = 4 * 40 * 1024
+    assert torch.cat(rows).unique().numel() > count - 20  # 3 of so many random words are equal on average
+
+
 def test_masks_of_a_slice_are_a_slice_of_the_masks() -> None:
     index = torch.arange(64).view(4, 16)
     whole = random.rows(index, key_of(9, 4), SITE)
