@@ -43,14 +43,20 @@ def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
         if "extends" in below:
             raise InputError(f"{path}: extends={base}, which extends another in turn; one step is allowed")
         mapping = _lay(mapping, below)
-    for word in overrides:
+    mapping = overridden(mapping, overrides)
+    validate(mapping)  # before a preset is looked up by what it says
+    return mapping
+
+
+def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
+    """A mapping with `section.key=value` words laid over it."""
+    for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise InputError(f"{word} is not an override; write section.key=value, as train.steps=100")
         *section, leaf = key.split(".")
         value = _parse(text, _field(key))
         mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
-    validate(mapping)  # before a preset is looked up by what it says
     return mapping
 
 

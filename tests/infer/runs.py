@@ -31,7 +31,7 @@ def make_run(path: Path, config: Config, tokenizer: str, losses: Sequence[float]
     """A run folder with a checkpoint of other weights for every loss; the models saved there, by step from 1."""
     file = path.with_suffix(".tokenizer.json")
     load_tokenizer(tokenizer).save(file)
-    checkpointer = Checkpointer(RunFolder.create(path, config, file), keep=3, asynchronous=False)
+    checkpointer = Checkpointer(RunFolder.create(path, config, file.read_text()), keep=3, asynchronous=False)
     models = [build(config.model, seed, torch.device("cpu")) for seed in range(len(losses))]
     for step, (model, loss) in enumerate(zip(models, losses, strict=True), 1):
         checkpointer.save(step, {"model": model.state_dict(), "optimizer": {"count": torch.zeros(3)}}, loss)

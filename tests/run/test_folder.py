@@ -23,7 +23,7 @@ with RunFolder.open(sys.argv[1]).lock():
 def test_create_then_open(tmp_path: Path) -> None:
     (source := tmp_path / "mine.json").write_text("{}")
     config = recipe.load("gpt-tiny", ["train.steps=7"])
-    RunFolder.create(tmp_path / "a" / "run", config, source)
+    RunFolder.create(tmp_path / "a" / "run", config, source.read_text())
     folder = RunFolder.open(tmp_path / "a" / "run")
     assert folder.config() == config
     assert folder.tokenizer.read_text() == "{}"

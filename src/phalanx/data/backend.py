@@ -29,6 +29,12 @@ def word_piece(model: models.WordPiece, lowercase: bool) -> Backend:
     return backend
 
 
+def mark(backend: Backend, specials: Sequence[str]) -> Backend:
+    """Tell the backend which of its pieces are special."""
+    backend.add_special_tokens([name for name in specials if backend.token_to_id(name) is not None])
+    return backend
+
+
 def read_backend(path: Path) -> Backend:
     """A tokenizer.json, or a folder with one, or with vocab.json and merges.txt, or with BERT's vocab.txt.
 
@@ -47,16 +53,10 @@ def _read_folder(folder: Path) -> Backend:
     if whole.exists():
         return Backend.from_file(str(whole))
     if vocab.exists() and merges.exists():
-        return _mark(byte_level(models.BPE.from_file(str(vocab), str(merges))), [END_OF_TEXT])
+        return mark(byte_level(models.BPE.from_file(str(vocab), str(merges))), [END_OF_TEXT])
     if words.exists():
         ordinary = set(words.read_text(encoding="utf-8").split()) - set(BERT_SPECIALS)
         lowercase = all(word == word.lower() for word in ordinary)
         model = models.WordPiece.from_file(str(words), unk_token="[UNK]")
-        return _mark(word_piece(model, lowercase), BERT_SPECIALS)
+        return mark(word_piece(model, lowercase), BERT_SPECIALS)
     raise InputError(f"{folder} holds no tokenizer.json, no vocab.json with merges.txt, and no vocab.txt")
-
-
-def _mark(backend: Backend, specials: Sequence[str]) -> Backend:
-    """Tell the backend which of its pieces are special."""
-    backend.add_special_tokens([name for name in specials if backend.token_to_id(name) is not None])
-    return backend

@@ -13,12 +13,13 @@ SECONDS = 10.0  # between plain lines
 class Meter:
     """Shows how much of `total` input bytes are read, and how many megabytes of text go through per second."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._what = what
         self._total = max(total, 1)
         self._begun = self._told = time.monotonic()
         self._console = console
         self._text = 0
-        columns = (TextColumn("preparing"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
+        columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
         self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=self._total, speed="")
 
@@ -42,4 +43,5 @@ class Meter:
         if not self._console.is_terminal and now - self._told > SECONDS:
             self._told = now
             left = (now - self._begun) * (self._total - read) / max(read, 1)
-            self._console.print(f"{100 * read / self._total:.0f} %, {self.speed}, {left:,.0f} s left", highlight=False)
+            part = 100 * read / self._total
+            self._console.print(f"{self._what}: {part:.0f} %, {self.speed}, {left:,.0f} s left", highlight=False)

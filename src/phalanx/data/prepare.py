@@ -48,7 +48,7 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
 
     Raises InputError for inputs, options or files that cannot be used, and when no document is found.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     files = find_files(inputs)
     _check_out(out, files)
     tokenizer = load_tokenizer(options.tokenizer)
@@ -60,7 +60,7 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     if journal.position.tokens:
         console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
     try:
-        with Meter(console, sum(source.bytes for source in request.sources)) as meter:
+        with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
             position, progress = _write(files, out, journal, options, meter)
         manifest = _finish(out, request, tokenizer, position, progress)
     except OSError as error:
@@ -174,8 +174,8 @@ def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position
 
 
 def _summary(manifest: Manifest) -> str:
-    counts = f"{manifest.documents:,} documents, {manifest.sequences:,} sequences, {manifest.tokens:,} tokens"
-    return counts + _malformed(manifest)
+    counts = {"document": manifest.documents, "sequence": manifest.sequences, "token": manifest.tokens}
+    return ", ".join(f"{n:,} {name}{'s' * (n != 1)}" for name, n in counts.items()) + _malformed(manifest)
 
 
 def _malformed(counts: Manifest | Progress) -> str:

@@ -69,6 +69,10 @@ class Tokenizer:
         """The text of some ids; special tokens come out by name."""
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
+    def token(self, i: int) -> str:
+        """One token as the vocabulary writes it."""
+        return str(self._backend.id_to_token(i))
+
     def json(self) -> str:
         """The whole tokenizer as the text of a tokenizer.json; equal tokenizers give equal texts."""
         return str(self._backend.to_str())

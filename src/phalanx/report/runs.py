@@ -134,7 +134,7 @@ def _facts(run: Run) -> dict[str, str]:
         facts["best perplexity"] = f"{np.nanmin(perplexities):,.2f}"
     steps, losses = run.series("train", "loss")
     if len(steps):
-        facts["last training loss"] = f"{smooth(losses)[-1]:.4f} (smoothed)"
+        facts["last training loss, smoothed"] = f"{smooth(losses)[-1]:.4f}"
         facts["steps"] = f"{steps[-1]:,.0f}"
     for key, name, form in (("tokens", "tokens seen", count), ("skipped", "skipped steps", "{:.0f}".format)):
         values = run.series("train", key)[1]
@@ -145,5 +145,5 @@ def _facts(run: Run) -> dict[str, str]:
         facts["time"] = duration(float(np.nanmax(seconds)))
     rates = run.series("train", "tokens_per_s")[1]
     if np.isfinite(rates).any():
-        facts["tokens/s"] = f"{count(float(np.nanmedian(rates)))} (median)"
+        facts["tokens/s, median"] = count(float(np.nanmedian(rates)))
     return facts

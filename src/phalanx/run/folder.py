@@ -29,8 +29,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: str | Path, config: Config, tokenizer: Path | None = None) -> Self:
-        """A new run at `path` with its resolved configuration and a copy of its tokenizer.
+    def create(cls, path: str | Path, config: Config, tokenizer: str = "") -> Self:
+        """A new run at `path` with its resolved configuration and its tokenizer (the text of a tokenizer.json).
 
         InputError when a run is there already, or when the folder cannot be made.
         """
@@ -39,8 +39,8 @@ class RunFolder:
             raise InputError(f"{path} holds a run already; resume that run or give another folder")
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            if tokenizer is not None:
-                durable.write(folder.tokenizer, tokenizer.read_bytes())
+            if tokenizer:
+                durable.write(folder.tokenizer, tokenizer.encode())
             folder.write_config(config)  # last: it makes the folder a run
         except OSError as error:
             raise InputError(f"{path}: cannot make a run folder: {error.strerror}: {error.filename}") from error

@@ -34,7 +34,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
         _agree(folder, config)
     else:
         _task(config)  # bad data is found before there is a folder
-        folder = RunFolder.create(folder.path, config, tokenizer.path)
+        folder = RunFolder.create(folder.path, config, tokenizer.json())
     return _fit(folder, quiet)
 
 

@@ -1,10 +1,12 @@
 """The training stream and the held-out source of a task, from the configuration's sets and splits."""
 
+import hashlib
 from collections.abc import Callable
 
 from phalanx.config import DataConfig
-from phalanx.data.manifest import Manifest
-from phalanx.data.source import Blend, Concatenation, Documents, Endless, Source, Stream, open_sets
+from phalanx.data.indexed import IndexedDataset
+from phalanx.data.manifest import Manifest, manifest_path, tokenizer_path
+from phalanx.data.source import Blend, Concatenation, Documents, Endless, Source, Stream, open_sets, split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 
@@ -34,22 +36,32 @@ def held_out(data: DataConfig, make: MakeSource, part: int = VALID) -> Source | 
 
 
 def tokenizer_of(data: DataConfig) -> Tokenizer:
-    """The tokenizer of the data: the one stored with the first set, unless data.tokenizer names another that agrees."""
-    sets = [*data.train, *data.valid, *data.test]
+    """The tokenizer of the data: the one stored with the first set, or data.tokenizer, which a set of Megatron's needs.
+
+    InputError when a set was made with another: the tokenizers themselves are compared, not their names.
+    """
+    sets = [split_weight(name)[0] for name in (*data.train, *data.valid, *data.test)]
     if not sets:
-        raise InputError(
-            "data.train is empty; name a prepared set, as in data.train=books (see phalanx prepare --help)"
-        )
-    stored = Manifest.of(sets[0])
-    for other in sets[1:]:
-        if (found := Manifest.of(other)).vocab != stored.vocab:
-            raise InputError(f"{other} has {found.vocab} tokens in its vocabulary but {sets[0]} has {stored.vocab}")
-    if not data.tokenizer:
-        return stored.load_tokenizer()
-    tokenizer = load_tokenizer(data.tokenizer)
-    if tokenizer.vocab != stored.vocab:
-        raise InputError(
-            f"data.tokenizer={data.tokenizer} has {tokenizer.vocab} tokens but {sets[0]} was prepared with "
-            f"{stored.tokenizer} of {stored.vocab}; leave data.tokenizer empty to use that one"
-        )
+        raise InputError("data.train is empty; name a prepared set, as data.train=books (see phalanx prepare --help)")
+    tokenizer = load_tokenizer(data.tokenizer or _stored(sets[0]))
+    digest = hashlib.sha256(tokenizer.json().encode()).hexdigest()
+    for prefix in sets:
+        IndexedDataset(prefix)  # a missing or truncated set is reported as such
+        if data.tokenizer and not manifest_path(prefix).exists():
+            continue
+        made = Manifest.read(prefix)
+        if made.tokenizer_sha256 != digest:
+            other = data.tokenizer or f"that of {sets[0]}"
+            raise InputError(
+                f"{prefix} was prepared with the tokenizer {made.tokenizer} of {made.vocab} tokens, not with {other} "
+                f"of {tokenizer.vocab}; use sets of one tokenizer, and leave data.tokenizer empty to take theirs"
+            )
     return tokenizer
+
+
+def _stored(prefix: str) -> str:
+    """The tokenizer kept with a set. InputError for a set that has none, such as Megatron's own."""
+    IndexedDataset(prefix)
+    if not tokenizer_path(prefix).is_file():
+        raise InputError(f"{prefix} has no {prefix}.tokenizer.json beside it; say with data.tokenizer what made it")
+    return str(tokenizer_path(prefix))

@@ -20,12 +20,12 @@ from phalanx.train.progress import Progress
 
 
 def capture(
-    model: nn.Module, optimizer: Optimizer, progress: Progress, scale: LossScale, guard: Guard
+    model: nn.Module, optimizers: list[Optimizer], progress: Progress, scale: LossScale, guard: Guard
 ) -> dict[str, Any]:
     """The state to save, and the template to load into."""
     return {
         "model": model.state_dict(),
-        "optimizer": get_optimizer_state_dict(model, optimizer),
+        "optimizer": get_optimizer_state_dict(model, optimizers),
         "progress": progress.state_dict(),
         "scale": scale.state_dict(),
         "guard": guard.state_dict(),
@@ -33,16 +33,16 @@ def capture(
 
 
 def restore(
-    state: dict[str, Any], model: nn.Module, optimizer: Optimizer, progress: Progress, scale: LossScale, guard: Guard
+    state: dict[str, Any], model: nn.Module, optimizers: list[Optimizer], progress: Progress, scale: LossScale, guard: Guard
 ) -> None:  # fmt: skip
     """Put a loaded state back."""
-    restore_weights(state, model, optimizer)
+    restore_weights(state, model, optimizers)
     progress.load_state_dict(state["progress"])
     scale.load_state_dict(state["scale"])
     guard.load_state_dict(state["guard"])
 
 
-def restore_weights(state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> None:
+def restore_weights(state: dict[str, Any], model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Put back weights and moments only."""
     set_model_state_dict(model, state["model"])
-    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    set_optimizer_state_dict(model, optimizers, state["optimizer"])

@@ -41,13 +41,13 @@ class Trainer:
         self.device = torch.device(config.train.device)
         self.model = self._model()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = registry.find("optim.name", registry.OPTIMIZERS, config.optim.name)(self.model, config.optim)
+        self.optimizers = registry.find("optim.name", registry.OPTIMIZERS, config.optim.name)(self.model, config.optim)
         self.loader = Loader(task, config)
         self.guard = Guard(config.train.max_bad_steps)
-        self.scale = LossScale.of(config.precision)
+        self.scale = LossScale(config.precision)
         self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous)
         self.progress = Progress()
-        self.stopped_by = ""
+        self.stopped_by = 0  # the signal that ended the run
 
     def fit(self) -> None:
         """Train to the last step, an early stop, or a signal; in each case what was learned is saved."""
@@ -74,10 +74,11 @@ class Trainer:
         norm = clip(self.parameters, self.config.optim.clip, self.scale.value).item()
         loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, self.config.train.steps)
         if self._fit_to_use(loss, norm, batch):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+        self.model.zero_grad()
         self.progress.tokens += batch.tokens.numel()
         self.monitor.step(step + 1, {
             "loss": loss, "lr": rate, "grad_norm": norm, "tokens": self.progress.tokens, "skipped": self.guard.skipped,
@@ -125,14 +126,14 @@ class Trainer:
         self.checkpointer.save(self.progress.step, self._state(), loss)
 
     def _state(self) -> dict[str, Any]:
-        return state.capture(self.model, self.optimizer, self.progress, self.scale, self.guard)
+        return state.capture(self.model, self.optimizers, self.progress, self.scale, self.guard)
 
     def _start(self) -> None:
         """Continue from the newest checkpoint, or start from train.init, or from random weights."""
         if self.checkpointer.latest is not None:
             template = self._state()
             restored = self.checkpointer.load(template)
-            state.restore(template, self.model, self.optimizer, self.progress, self.scale, self.guard)
+            state.restore(template, self.model, self.optimizers, self.progress, self.scale, self.guard)
             for note in restored.notes:
                 self.monitor.note(note)
             self.monitor.note(f"continuing {self.folder.path} after step {self.progress.step}")
@@ -141,7 +142,7 @@ class Trainer:
             weights = {part: template[part] for part in ("model", "optimizer")}
             source = Checkpointer(RunFolder.open(self.config.train.init))
             restored = source.load(weights)
-            state.restore_weights(weights, self.model, self.optimizer)
+            state.restore_weights(weights, self.model, self.optimizers)
             self.monitor.note(f"starting from step {restored.step} of {self.config.train.init}")
 
     def _finish(self) -> None:
@@ -149,7 +150,7 @@ class Trainer:
         self.checkpointer.wait()
         if self.stopped_by:
             self.monitor.note(
-                f"stopped by {self.stopped_by}; saved step {self.progress.step}. "
+                f"stopped by {signal.Signals(self.stopped_by).name}; saved step {self.progress.step}. "
                 f"Continue with: phalanx train {self.folder.path}"
             )
 
@@ -167,7 +168,7 @@ class Trainer:
         """SIGTERM and Ctrl-C end the run after the step under way; a second Ctrl-C ends it at once."""
 
         def stop(number: int, _frame: object) -> None:
-            self.stopped_by = signal.Signals(number).name
+            self.stopped_by = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

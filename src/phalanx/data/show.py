@@ -1,0 +1,46 @@
+"""A sample as a person reads it: decoded, with its masks, segments and document boundaries."""
+
+from phalanx.data.source import Sample
+from phalanx.data.tokenize import Tokenizer
+
+
+def describe(sample: Sample, tokenizer: Tokenizer) -> str:
+    """The text of a sample and a line about it.
+
+    GPT: the text, with a line where attention stops. BERT: segments A and B token by token, [MASK→word] where a word is hidden,
+    [other→word] where it was replaced, [=word] where it was kept.
+    """
+    return _causal(sample, tokenizer) if sample.segment is None else _masked(sample, tokenizer)
+
+
+def _causal(sample: Sample, tokenizer: Tokenizer) -> str:
+    tokens, size = [*sample.tokens, sample.labels[-1]], len(sample.tokens)
+    starts = [0]
+    if sample.document is not None:
+        starts += [i for i in range(1, size) if sample.document[i] != sample.document[i - 1]]
+    pieces = [tokenizer.decode(tokens[a:b]) for a, b in zip(starts, [*starts[1:], size + 1], strict=True)]
+    text = "\n── attention stops here ──\n".join(pieces)
+    return f"{text}\n\n{size} tokens, each predicting the next; {len(pieces)} documents for attention"
+
+
+def _masked(sample: Sample, tokenizer: Tokenizer) -> str:
+    assert sample.segment is not None
+    used = len(sample.tokens) if sample.document is None else int((sample.document >= 0).sum())
+    lines = []
+    for part, name in ((0, "A"), (1, "B")):
+        places = [i for i in range(used) if sample.segment[i] == part]
+        pieces = [_piece(int(sample.tokens[i]), int(sample.labels[i]), tokenizer) for i in places]
+        if pieces:
+            lines.append(f"{name}: {' '.join(pieces)}")
+    asked = int((sample.labels >= 0).sum())
+    question = {0: "B follows A", 1: "B does not follow A", -1: "no question about a pair"}[sample.related]
+    lines.append(f"\n{used} tokens and {len(sample.tokens) - used} of padding, {asked} to predict; {question}")
+    return "\n".join(lines)
+
+
+def _piece(token: int, label: int, tokenizer: Tokenizer) -> str:
+    shown = tokenizer.token(token)
+    if label < 0:
+        return shown
+    word = tokenizer.token(label)
+    return f"[={word}]" if token == label else f"[{shown.strip('[]')}→{word}]"

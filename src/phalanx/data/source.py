@@ -1,0 +1,170 @@
+"""Samples by number: sets and their splits, epochs without end, blends. Pure functions throughout.
+
+The whole state of a loader is one integer, the number of the next sample, on any number of processes.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from phalanx.data import hash
+from phalanx.data.indexed import IndexedDataset
+from phalanx.data.order import Permutation
+from phalanx.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SLOTS = 4096  # of a blend's block: weights are exact to 1/4096
+
+
+class Sample(NamedTuple):
+    """One sequence; arrays are 1-D and equally long."""
+
+    tokens: Array  # int64
+    labels: Array  # int64, -1 where nothing is predicted
+    segment: Array | None  # int64, 0 or 1 (BERT)
+    document: Array | None  # int32; attention stays within equal numbers, padding is -1; None: attend everywhere
+    related: int  # 0 = the second segment follows the first, 1 = it does not, -1 = no question
+
+
+class Source(Protocol):
+    """Samples of one epoch: the same answer for the same arguments, for ever."""
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        ...
+
+    def sample(self, i: int, draw: int) -> Sample:
+        """Sample `i`; `draw` keys what is random about it (masks)."""
+        ...
+
+
+class Stream(Protocol):
+    """Samples without end."""
+
+    def __getitem__(self, n: int) -> Sample:
+        """The n-th sample of the run, 0-based."""
+        ...
+
+
+class Endless:
+    """A source's epochs one after the other, each in its own order."""
+
+    def __init__(self, source: Source, seed: int) -> None:
+        self.source, self.seed = source, seed
+        self.epoch, self.order = -1, Permutation(1, 0)  # the permutation of the epoch asked for last
+
+    def __getitem__(self, n: int) -> Sample:
+        epoch, i = divmod(n, len(self.source))
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, Permutation(len(self.source), hash.key(self.seed, epoch))
+        return self.source.sample(self.order(i), n)
+
+
+class Blend:
+    """Several streams by weight. Each block of 4,096 samples holds every stream's exact share, in a keyed order."""
+
+    def __init__(self, parts: Sequence[Stream], weights: Sequence[float], seed: int) -> None:
+        self.parts, self.seed = parts, seed
+        shares = [weight / sum(weights) * _SLOTS for weight in weights]
+        self.counts = [math.floor(share) for share in shares]
+        by_remainder = sorted(range(len(parts)), key=lambda k: self.counts[k] - shares[k])
+        for k in by_remainder[: _SLOTS - sum(self.counts)]:
+            self.counts[k] += 1
+        if 0 in self.counts:
+            k = self.counts.index(0)
+            raise InputError(
+                f"data.train: weight {weights[k]:g} is under 1/{_SLOTS} of the sum; raise it or leave it out"
+            )
+        self.starts = np.cumsum([0, *self.counts[:-1]])
+
+    def __getitem__(self, n: int) -> Sample:
+        block, slot = divmod(n, _SLOTS)
+        slot = Permutation(_SLOTS, hash.key(self.seed, block))(slot)
+        k = int(np.searchsorted(self.starts, slot, "right")) - 1
+        return self.parts[k][block * self.counts[k] + slot - int(self.starts[k])]
+
+
+class Concatenation:
+    """Several sources one after the other, as one."""
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def sample(self, i: int, draw: int) -> Sample:
+        """Sample `i` of all."""
+        k = int(np.searchsorted(self.ends, i, "right"))
+        return self.parts[k].sample(i - (int(self.ends[k - 1]) if k else 0), draw)
+
+
+class Documents(NamedTuple):
+    """A range of a set's documents: a split of it."""
+
+    dataset: IndexedDataset
+    first: int
+    last: int  # exclusive
+    name: str
+
+    @property
+    def sequences(self) -> tuple[int, int]:
+        """First and one past the last sequence number."""
+        marks = self.dataset.documents
+        return int(marks[self.first]), int(marks[self.last])
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """First and one past the last token of the set's token stream."""
+        data, size = self.dataset, self.dataset.tokens.itemsize
+        first, last = (int(data.starts[s]) // size if s < len(data) else len(data.tokens) for s in self.sequences)
+        return first, last
+
+
+def split_weight(name: str) -> tuple[str, float]:
+    """PREFIX and weight of PREFIX@0.7; the weight is 1 where none is given. InputError for one that is not above 0."""
+    prefix, at, text = name.rpartition("@")
+    try:
+        weight = float(text)
+    except ValueError:
+        return name, 1.0
+    if not at or not prefix:
+        return name, 1.0
+    if not (0 < weight < math.inf):
+        raise InputError(f"{name}: the weight after @ must be above 0")
+    return prefix, weight
+
+
+def open_sets(
+    sets: Sequence[str], split: Sequence[float] | None = None, part: int = 0
+) -> list[tuple[Documents, float]]:
+    """The sets "PREFIX@weight", each cut to `part` of the fractions `split` of its documents, or whole."""
+    opened = []
+    for name in sets:
+        prefix, weight = split_weight(name)
+        dataset = IndexedDataset(Path(prefix))
+        count = len(dataset.documents) - 1
+        first, last = (0, count) if split is None else _cut(count, split, part)
+        if first == last:
+            raise InputError(
+                f"data.split={list(split or ())} gives part {part + 1} none of the {count} documents of {prefix}; "
+                "change the fractions, prepare it with smaller documents, or name explicit sets (data.valid=…)"
+            )
+        opened.append((Documents(dataset, first, last, prefix), weight))
+    return opened
+
+
+def _cut(count: int, split: Sequence[float], part: int) -> tuple[int, int]:
+    """Documents of `part`. A part with a fraction above 0 gets one document at least, the last parts first."""
+    whole = sum(split)
+    if whole <= 0:
+        raise InputError(f"data.split={list(split)}: the fractions must not all be 0")
+    ends = [round(count * sum(split[: k + 1]) / whole) for k in range(len(split))]
+    for k in reversed(range(1, len(split))):
+        ends[k - 1] = max(0, min(ends[k - 1], ends[k] - (split[k] > 0)))
+    return (ends[part - 1] if part else 0), ends[part]

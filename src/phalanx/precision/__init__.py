@@ -1,0 +1,1 @@
+"""In what numbers the matrix products run."""

@@ -1,0 +1,92 @@
+"""No NaN reaches the weights, and a run that produces nothing else ends with a reason.
+
+A step whose loss or gradient norm is not finite is skipped and counted. The norm is one number over all gradients, so
+looking at it costs nothing. After too many in a row the run stops, and only then is the culprit searched for.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+class Guard:
+    """Counts skipped steps; `exhausted` after `limit` bad ones in a row."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bad = 0  # in a row
+        self.skipped = 0  # in all
+
+    def check(self, loss: float, grad_norm: float, overflow: bool = False) -> bool:
+        """Whether the step may reach the weights. An `overflow` that a lower loss scale will mend is not a bad step."""
+        good = math.isfinite(loss) and math.isfinite(grad_norm)
+        if good:
+            self.bad = 0
+        else:
+            self.skipped += 1
+            self.bad += not overflow
+        return good
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run should stop."""
+        return self.bad >= self.limit
+
+    def diagnose(self, model: nn.Module, forward: Callable[[], Any]) -> str:
+        """What went wrong and where, in a line. `forward` runs the model on the data that failed; gradients are those
+        of the failed step."""
+        where = (
+            _bad_parameter(model) or _bad_output(model, forward) or _bad_gradient(model) or "nowhere on a second look"
+        )
+        return (
+            f"{self.bad} steps in a row had a NaN or infinite loss or gradient; not finite first: {where}. The weights "
+            "are as before those steps. Lower optim.lr, lengthen optim.warmup, or look at that batch of data"
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """Plain values for a checkpoint."""
+        return {"bad": self.bad, "skipped": self.skipped}
+
+    def load_state_dict(self, values: dict[str, int]) -> None:
+        """Take the values of a checkpoint."""
+        self.bad, self.skipped = values["bad"], values["skipped"]
+
+
+def _bad_parameter(model: nn.Module) -> str:
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"the weight {name}"
+    return ""
+
+
+def _bad_gradient(model: nn.Module) -> str:
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"the gradient of {name}"
+    return ""
+
+
+def _bad_output(model: nn.Module, forward: Callable[[], Any]) -> str:
+    """The first module, in order of execution and innermost first, whose output is not finite."""
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+            if not found and not all(t.isfinite().all() for t in tensors):
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"the output of {found[0]}" if found else ""

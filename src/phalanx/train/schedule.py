@@ -1,0 +1,76 @@
+"""Learning rate and batch size as pure functions of the step, so that a resumed run needs no schedule's state.
+
+Steps are 0-based; the rate of a step is taken at step + 1, as NVIDIA's BERT recipe does: a warm-up of 200 steps ends at
+the peak with the 200th, and a decay to zero ends at zero with the last.
+"""
+
+import math
+
+from phalanx.config import Config, OptimConfig, TrainConfig
+from phalanx.errors import InputError
+
+
+def warmup_steps(optim: OptimConfig, total: int) -> int:
+    """Steps of the warm-up: optim.warmup itself, or its fraction of the run when below 1."""
+    return int(optim.warmup * total) if optim.warmup < 1 else int(optim.warmup)
+
+
+def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
+    """The rate of a run's 0-based `step` of `total`.
+
+    The polynomial is base × (1 - (step + 1) / total) ** power over the whole run, the warm-up included, as in NVIDIA's
+    recipe: the rate falls a little when the warm-up ends. The others decay over the steps after the warm-up.
+    """
+    done, warmup = step + 1, warmup_steps(optim, total)
+    if done <= warmup:
+        return optim.lr * done / warmup
+    left = max(0.0, 1 - (done - warmup) / max(total - warmup, 1))
+    shape = {
+        "constant": 1.0,
+        "linear": left,
+        "cosine": 0.5 * (1 - math.cos(math.pi * left)),
+        "polynomial": max(0.0, 1 - done / total) ** optim.power,
+    }[optim.schedule]
+    return optim.min_lr + (optim.lr - optim.min_lr) * shape
+
+
+def batch_size(step: int, train: TrainConfig) -> int:
+    """Sequences of the 0-based `step`: constant, or growing by equal increments over the samples of the ramp-up."""
+    return train.batch if not train.rampup[0] else _ramp(step, train)[0]
+
+
+def samples_before(step: int, train: TrainConfig) -> int:
+    """Sequences seen before the 0-based `step`: the position in the data."""
+    return step * train.batch if not train.rampup[0] else _ramp(step, train)[1]
+
+
+def _ramp(step: int, train: TrainConfig) -> tuple[int, int]:
+    """Batch of `step` and samples before it. Each size of the ramp serves an equal share of its samples."""
+    first, increment, samples = train.rampup
+    levels = (train.batch - first) // increment
+    size, seen, begun = first, 0, 0  # `begun`: the step at which `size` came into force
+    for level in range(1, levels + 1):
+        end = samples * level // levels
+        steps = max(0, math.ceil((end - seen) / size))
+        if step < begun + steps:
+            break
+        seen, begun, size = seen + steps * size, begun + steps, size + increment
+    return size, seen + (step - begun) * size
+
+
+def check_schedule(config: Config) -> None:
+    """InputError for a warm-up that does not end or a ramp-up that does not arrive."""
+    optim, train = config.optim, config.train
+    warmup = warmup_steps(optim, train.steps)
+    if warmup >= train.steps > 1 and warmup:
+        raise InputError(f"optim.warmup={optim.warmup:g} is no shorter than train.steps={train.steps}; lower it")
+    if optim.min_lr > optim.lr:
+        raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}; lower it")
+    first, increment, samples = train.rampup
+    if any(train.rampup) and not all(train.rampup):
+        raise InputError(f"train.rampup={list(train.rampup)} needs (first batch, increment, samples), none of them 0")
+    if first and (train.batch < first or (train.batch - first) % increment):
+        raise InputError(
+            f"train.rampup={list(train.rampup)} does not reach train.batch={train.batch} in whole increments; "
+            f"an increment that divides {abs(train.batch - first)} would"
+        )
