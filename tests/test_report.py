@@ -19,7 +19,7 @@ from phalanx.run.records import FILE
 from phalanx.train.metrics import Metrics
 
 
-def make(folder: Path, steps: int = 100, best: int = 60, lr: float = 3e-4) -> Path:
+def make(folder: Path, steps: int = 100, best: int = 60, lr: float = 3e-4, slope: float = 0.01) -> Path:
     """A run whose held-out loss is lowest, exactly 3.0, at step `best`."""
     folder.mkdir()
     (folder / "config.toml").write_text(f'task = "clm"\n[optim]\nlr = {lr}\n[train]\nsteps = {steps}\n')
@@ -32,7 +32,7 @@ def make(folder: Path, steps: int = 100, best: int = 60, lr: float = 3e-4) -> Pa
                 "seconds": 0.4 * step, "skipped": float(step >= 5),
             })  # fmt: skip
             if step % 10 == 0:
-                held_out = 3 + abs(step - best) / 100
+                held_out = 3 + abs(step - best) * slope
                 metrics.valid(step, {"loss": held_out, "perplexity": math.exp(held_out), "lm_accuracy": 0.5})
     return folder
 
@@ -79,7 +79,8 @@ def test_what_differs(tmp_path: Path) -> None:
 
 def test_overfitting_needs_a_clear_rise(tmp_path: Path) -> None:
     falling, fresh, rising = open_runs([make(tmp_path / str(best), best=best) for best in (100, 90, 50)])
-    assert [verdict(run) for run in (falling, fresh)] == ["", ""]
+    (level,) = open_runs([make(tmp_path / "level", best=50, slope=0.0001)])
+    assert [verdict(run) for run in (falling, fresh, level)] == ["", "", ""]
     assert "rose from 3.0000 to 3.5000" in verdict(rising)
     (loss, *_), (calm, *_) = panels([rising]), panels([falling])
     assert [(mark.step, mark.value, mark.end) for mark in loss.marks] == [(50, 3.0, None), (50, None, 100)]
@@ -92,7 +93,7 @@ def test_a_run_without_evaluations_or_configuration(tmp_path: Path) -> None:
     )
     out = tmp_path / "report.html"
     report([tmp_path], out)
-    assert cells(out.read_text())["last training loss"] == ["2.5000 (smoothed)"]
+    assert cells(out.read_text())["last training loss, smoothed"] == ["2.5000"]
     assert [panel.title for panel in panels(open_runs([tmp_path]))] == ["Loss"]
 
 

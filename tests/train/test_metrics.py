@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from phalanx.errors import InputError
 from phalanx.run.records import FILE, read
 from phalanx.train import peak
-from phalanx.train.metrics import Metrics, Throughput, memory_gib
+from phalanx.train.metrics import Metrics, Throughput
 
 WRITE = """
 import sys, time
@@ -79,8 +79,9 @@ def test_tensorboard_shows_the_same_curve(tmp_path: Path) -> None:
     run(tmp_path, 5, 9, offset=100)
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
-    shown = {event.step: event.value for event in board.Scalars("train/loss")}
-    assert shown == pytest.approx(losses(tmp_path))
+    shown = board.Scalars("train/loss")
+    assert [event.step for event in shown] == list(range(1, 10))
+    assert {event.step: event.value for event in shown} == pytest.approx(losses(tmp_path))
 
 
 @pytest.mark.parametrize(
