@@ -1,12 +1,15 @@
 """Learn a tokenizer from text: byte-level BPE as GPT-2's, or WordPiece as BERT's."""
 
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, word_piece
+from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, word_piece
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.inputs import find_files
@@ -36,42 +39,55 @@ def train_tokenizer(
         raise InputError(f"--out {out}: give the name of a .json file")
     if Path(out).exists() and not force:
         raise InputError(f"{out} exists; --force replaces it")
-    texts = _texts(find_files(inputs), key)
-    if kind == "bpe":
-        backend = byte_level(models.BPE())
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        backend.train_from_iterator(
-            texts,
-            trainers.BpeTrainer(
-                vocab_size=vocab,
-                min_frequency=SEEN,
-                special_tokens=[END_OF_TEXT],
-                initial_alphabet=alphabet,
-                show_progress=False,
-            ),
-        )
-    else:
-        backend = word_piece(models.WordPiece(unk_token="[UNK]"), lowercase=kind == "wordpiece")
-        backend.train_from_iterator(
-            texts,
-            trainers.WordPieceTrainer(
-                vocab_size=vocab,
-                min_frequency=SEEN,
-                special_tokens=list(BERT_SPECIALS),
-                limit_alphabet=vocab // 3,
-                show_progress=False,
-            ),
-        )
+    files = find_files(inputs)
+    backend = _byte_level(files, key, vocab) if kind == "bpe" else _word_piece(files, key, vocab, kind == "wordpiece")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(backend, out)
     tokenizer.save(out)
     return tokenizer
 
 
-def _texts(files: list[Path], key: str) -> Iterator[list[str]]:
+def _byte_level(files: list[Path], key: str, vocab: int) -> Backend:
+    backend = byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        min_frequency=SEEN,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_texts(files, key, "learning"), trainer)
+    return backend
+
+
+def _word_piece(files: list[Path], key: str, vocab: int, lowercase: bool) -> Backend:
+    """The library numbers the letters inside words as it meets them, in an order of chance that decides ties between
+    pieces. So they are counted first, and given to it in order of their number."""
+    learner = word_piece(models.WordPiece(unk_token="[UNK]"), lowercase)
+    counts: Counter[str] = Counter()
+    for texts in _texts(files, key, "counting letters"):
+        for text in texts:
+            counts.update(learner.normalizer.normalize_str(text))
+    ranked = sorted((letter for letter in counts if not letter.isspace()), key=lambda x: (-counts[x], x))
+    letters = ranked[: vocab // 3]
+    inside = [f"##{letter}" for letter in letters if unicodedata.category(letter)[0] not in "PS"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab,
+        min_frequency=SEEN,
+        special_tokens=[*BERT_SPECIALS, *letters, *inside],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    learner.train_from_iterator(_texts(files, key, "learning"), trainer)
+    model = models.WordPiece(learner.get_vocab(), unk_token="[UNK]")
+    return mark(word_piece(model, lowercase), BERT_SPECIALS)
+
+
+def _texts(files: list[Path], key: str, what: str) -> Iterator[list[str]]:
     reading = Reading("file", key, CHUNK, by_paragraph=False)
     size = 0
-    with Meter(Console(stderr=True), "learning", sum(path.stat().st_size for path in files)) as meter:
+    with Meter(Console(stderr=True), what, sum(path.stat().st_size for path in files)) as meter:
         for chunk in read_chunks(files, reading, Progress(), strict=False):
             size += chunk.size
             meter.show(chunk.consumed, chunk.size)

@@ -1,0 +1,189 @@
+"""Tokenizers: the ids that others publish, on every path, and nothing special out of plain text."""
+
+import json
+import lzma
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phalanx.data.backend import byte_level
+from phalanx.data.indexed import IndexedDataset
+from phalanx.data.tokenize import BUNDLED, Tokenizer, load_tokenizer
+from phalanx.data.vocabulary import train_tokenizer
+from phalanx.errors import InputError
+
+NASTY = [
+    "",
+    " ",
+    "\n\n\n a",
+    "a\x00b\x85c\u2028d\u3000e\x1cf",
+    "e\u0301 é ﬁ ǅ İ ß",
+    "naïve café — “quotes” … 日本語 한국어 ไทย العربية 👩‍👩‍👧‍👦🏳️‍🌈",
+    "don't I'LL we'Ve 'twas '' 's",
+    "<|endoftext|> [MASK] [CLS][SEP] [PAD] [UNK] ##ing ##",
+    "x" * 5000 + " " * 5000 + "y",
+    "1234567890" * 30,
+]
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> Tokenizer:
+    return load_tokenizer("gpt2")
+
+
+@pytest.mark.parametrize(("name", "files"), [("gpt2", "gpt-2"), ("bert-uncased", "bert-bge")])
+def test_ids_are_the_published_ones(data_dir: Path, name: str, files: str) -> None:
+    folder = data_dir / "tokenizers" / "ggml"
+    strings = (folder / f"ggml-vocab-{files}.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    lines = (folder / f"ggml-vocab-{files}.gguf.out").read_text().split("\n")
+    expected = [[int(i) for i in line.split()] for line in lines]
+    assert len(strings) == len(expected) == 47
+    tokenizer = load_tokenizer(name)
+    assert [tokenizer.encode(string) for string in strings] == expected
+    assert tokenizer.encode_batch(strings) == expected
+
+
+def test_ids_are_those_of_two_other_implementations(data_dir: Path) -> None:
+    path = data_dir / "tokenizers" / "expected_ids.jsonl.xz"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    records = [json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines()]
+    for name, key in (("gpt2", "gpt2"), ("bert-uncased", "bert_uncased"), ("bert-cased", "bert_cased")):
+        ids = load_tokenizer(name).encode_batch([record["text"] for record in records])
+        assert ids == [record[key] for record in records]
+
+
+def test_special_ids_of_the_bundled_tokenizers() -> None:
+    gpt2, uncased, cased = map(load_tokenizer, BUNDLED)
+    assert (gpt2.vocab, gpt2.eod, gpt2.mask, gpt2.pad) == (50_257, 50_256, None, None)
+    assert (uncased.vocab, uncased.eod, cased.vocab, cased.eod) == (30_522, None, 28_996, None)
+    for bert in (uncased, cased):
+        assert (bert.pad, bert.unk, bert.cls, bert.sep, bert.mask) == (0, 100, 101, 102, 103)
+
+
+def test_fast_path_gives_the_ids_of_the_slow_one(gpt2: Tokenizer) -> None:
+    letters = [chr(i) for i in range(0, 0x32000, 3) if not 0xD800 <= i < 0xE000]
+    texts = [*NASTY, *(f"a{c}1 {c}{c}!{c} {c}a \n{c}\n {c}" for c in letters)]
+    assert gpt2.frees_lock
+    for text, fast in zip(texts, gpt2.encode_arrays(texts), strict=True):
+        assert fast.tolist() == gpt2.encode(text), repr(text)
+
+
+def test_blanks_without_end_are_encoded_all_the_same(gpt2: Tokenizer) -> None:
+    text = " " * 3_000_000 + "x"
+    assert gpt2.decode(gpt2.encode_arrays([text])[0]) == text
+
+
+def test_tiktoken_is_not_trusted_with_merges_that_hide_a_token() -> None:
+    """Here `abc` can only come from `ab` + `c`, but `b` + `c` comes first: alone, `abc` stays `a` + `bc`."""
+    from tokenizers import models, pre_tokenizers
+
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "bc", "ab", "abc"]
+    merges = [("b", "c"), ("a", "b"), ("ab", "c")]
+    backend = byte_level(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    tokenizer = Tokenizer(backend, "hidden")
+    assert not tokenizer.frees_lock
+    assert tokenizer.encode_batch(["abc"]) == [[pieces.index("a"), pieces.index("bc")]]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_names_of_special_tokens_in_a_text_are_text(name: str) -> None:
+    tokenizer = load_tokenizer(name)
+    special = {tokenizer.eod, tokenizer.mask, tokenizer.cls, tokenizer.sep, tokenizer.pad} - {None}
+    text = "a<|endoftext|>b [MASK] [CLS] [SEP] [PAD]"
+    for ids in (tokenizer.encode(text), tokenizer.encode_batch([text])[0]):
+        assert not special & set(ids)
+    assert special & set(tokenizer.encode(text, specials=True))
+
+
+def test_prompts_may_name_special_tokens() -> None:
+    tokenizer = load_tokenizer("bert-uncased")
+    assert tokenizer.encode("The [MASK] sat.", specials=True) == [1996, 103, 2938, 1012]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_gpt2_decodes_what_it_encoded(gpt2: Tokenizer, text: str) -> None:
+    assert gpt2.decode(gpt2.encode(text)) == text
+
+
+def test_pieces_that_begin_a_word() -> None:
+    tokenizer = load_tokenizer("bert-uncased")
+    ids = tokenizer.encode("unbelievable embeddings")
+    assert tokenizer.starts_word[ids].tolist() == [True, True, False, False, False][: len(ids)]
+
+
+def test_folders_with_the_original_files(data_dir: Path, tmp_path: Path) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(data_dir / "tokenizers" / "gpt2" / name, tmp_path / name)
+    assert load_tokenizer(str(tmp_path)).json() == load_tokenizer("gpt2").json()
+    for folder, name in (("bert-base-uncased", "bert-uncased"), ("bert-cased", "bert-cased")):
+        tokenizer = load_tokenizer(str(data_dir / "tokenizers" / folder))
+        assert tokenizer.json() == load_tokenizer(name).json()
+
+
+def test_set_made_by_others_decodes_and_encodes_to_the_same_ids(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "fixtures" / "megatron_indexed"
+    shutil.copyfile(folder / "gpt2-tiny-vocab.json", tmp_path / "vocab.json")
+    shutil.copyfile(folder / "gpt2-tiny-merges.txt", tmp_path / "merges.txt")
+    tokenizer = load_tokenizer(str(tmp_path))
+    dataset = IndexedDataset(folder / "meg-gpt2-openwebtext_text_document")
+    documents = [dataset[i].tolist() for i in range(200)]
+    ended = tokenizer.eod is not None and documents[0][-1] == tokenizer.eod
+    texts = [document[:-1] if ended else document for document in documents]
+    assert tokenizer.encode_batch([tokenizer.decode(ids) for ids in texts]) == texts
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "wordpiece-cased"])
+def test_learned_tokenizers(tmp_path: Path, kind: str) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The cat sat on the mat. Naïve cats, they sat and sat!\n" * 50)
+    tokenizer = train_tokenizer([str(text)], kind, 320, str(tmp_path / "own.json"))
+    again = load_tokenizer(str(tmp_path / "own.json"))
+    assert again.json() == tokenizer.json()
+    assert again.vocab <= 320
+    if kind == "bpe":
+        assert again.eod is not None
+        assert again.frees_lock
+        assert [again.decode(again.encode(string)) for string in NASTY] == NASTY
+        assert again.encode_batch(NASTY) == [again.encode(string) for string in NASTY]
+    else:
+        assert again.eod is None
+        assert (again.pad, again.unk, again.cls, again.sep, again.mask) == (0, 1, 2, 3, 4)
+        assert (again.encode("CAT") == again.encode("cat")) == (kind == "wordpiece")
+        assert len(again.encode("sat")) == 1
+    with pytest.raises(InputError, match="--force"):
+        train_tokenizer([str(text)], kind, 320, str(tmp_path / "own.json"))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_learning_twice_gives_the_same_tokenizer(tmp_path: Path, kind: str) -> None:
+    text = tmp_path / "text.txt"
+    rng = np.random.default_rng(0)
+    text.write_text(" ".join("".join(chr(97 + i) for i in rng.integers(0, 9, 6)) for _ in range(20_000)))
+    first, second = (train_tokenizer([str(text)], kind, 600, str(tmp_path / f"{n}.json")) for n in "ab")
+    assert first.json() == second.json()
+
+
+def test_wrong_names_and_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gtp2.*gpt2, bert-uncased"):
+        load_tokenizer("gtp2")
+    with pytest.raises(InputError, match=r"holds no tokenizer\.json"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        with pytest.raises(InputError, match="not a tokenizer that can be read"):
+            load_tokenizer(str(path))
+
+
+def test_wrong_wishes_to_learn(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    out = str(tmp_path / "own.json")
+    for kind, vocab, message in (
+        ("unigram", 400, "bpe, wordpiece"),
+        ("bpe", 100, "at least 300"),
+        ("bpe", 400, "no text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_tokenizer([str(tmp_path)], kind, vocab, out)
