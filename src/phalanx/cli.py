@@ -3,9 +3,8 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -25,7 +24,7 @@ Run = Annotated[Path, typer.Argument(help="A run folder, as phalanx train makes 
 class WithKeys(TyperCommand):
     """A command whose help ends with every key of the configuration."""
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Recipes and keys, read only when somebody asks."""
         from phalanx import recipe
 
@@ -72,10 +71,12 @@ def prepare(
     sentences: Annotated[bool, typer.Option("--sentences", help="Split documents into sentences, for BERT.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 takes every core. The output is the same.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed line.")] = False,
-    append_eod: Annotated[bool, typer.Option(help="End each document with the end-of-text token.")] = True,
+    append_eod: Annotated[
+        bool | None, typer.Option(help="End each document with the end-of-text token; by default where there is one.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a set that is there.")] = False,
 ) -> None:
-    """Turn text into token files that training maps into memory: phalanx prepare books/ --out data/books --tokenizer gpt2
+    """Turn text into token files for training: phalanx prepare books/ --out data/books --tokenizer gpt2
 
     The files are Megatron's .bin/.idx. An interrupted run continues when the same command is given again.
     """
@@ -93,9 +94,9 @@ def tokenizer_train(
     kind: Annotated[str, typer.Option(help="bpe (byte-level, for GPT) or wordpiece (for BERT).")] = "bpe",
 ) -> None:
     """Learn a tokenizer from text: phalanx tokenizer train books/ --out books.json --vocab 8192"""
-    from phalanx.data.tokenize import train_tokenizer
+    from phalanx.data.vocabulary import train_tokenizer
 
-    trained = train_tokenizer(inputs, kind, vocab, out)
+    trained = train_tokenizer(inputs, kind, vocab, str(out))
     print(f"{out}: {trained.vocab} tokens")
 
 
@@ -148,9 +149,9 @@ def generate(
     from phalanx.infer.generate import generate as pieces
     from phalanx.infer.load import load
 
-    options = Options(tokens, temperature, top_k, top_p, seed, greedy)
+    stream = pieces(load(run), prompt, Options(tokens, temperature, top_k, top_p, seed, greedy))
     print(prompt, end="", flush=True)
-    for piece in pieces(load(run), prompt, options):
+    for piece in stream:
         print(piece, end="", flush=True)
     print()
 
@@ -172,7 +173,7 @@ def fill(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option(help="The HTML page; PNGs are written beside it.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The HTML page; a PNG is written beside it.")] = Path("report.html"),
 ) -> None:
     """Draw the curves of one or several runs: phalanx report runs/a runs/b"""
     from phalanx.report import report as draw

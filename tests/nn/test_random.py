@@ -55,7 +55,7 @@ def test_mix_is_a_bijection_that_avalanches() -> None:
         assert min(flips) > 0.48 and max(flips) < 0.52
 
 
-@pytest.mark.parametrize("drop", [0.001, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("drop", [0.01, 0.1, 0.5, 0.9])
 def test_rate_of_masks(drop: float) -> None:
     kept = masks(8, 128, 1024, drop)  # 1,048,576 values
     deviation = math.sqrt(drop * (1 - drop) / kept.numel())

@@ -102,7 +102,8 @@ class BertSource:
         start = self._start(sentence)
         if position - start > self.room:
             start = position
-        ends, end = [], start
+        end = start
+        ends: list[int] = []
         while sentence < last and (end - start < target or len(ends) < least):
             end = self._start(sentence) + int(self.set.lengths[sentence])
             ends.append(end)
@@ -131,9 +132,9 @@ class BertSource:
         tokens[:used] = np.concatenate(parts)
         segment = np.zeros(length, np.int64)
         segment[len(a) + 2 : used] = 1
-        masked, labels = self._mask(
-            tokens, np.concatenate([np.arange(1, len(a) + 1), np.arange(len(a) + 2, used - 1)]), key
-        )
+        words = np.flatnonzero(np.arange(length) < used - 1)
+        words = words[(words > 0) & (words != len(a) + 1)]  # all but [CLS], [SEP] and padding
+        masked, labels = self._mask(tokens, words, key)
         document = None
         if used < length:
             document = np.zeros(length, np.int32)
@@ -142,7 +143,6 @@ class BertSource:
 
     def _mask(self, tokens: Array, candidates: Array, key: int) -> tuple[Array, Array]:
         """Tokens with some of the `candidates` masked, and their labels."""
-        candidates = candidates[tokens[candidates] != self.tokenizer.sep]  # pairs=none has no second segment
         count = max(1, round(len(candidates) * self.data.mask_fraction))
         chosen = self._choose(tokens, candidates, count, key)
         labels = np.full(len(tokens), -1, np.int64)
@@ -150,9 +150,8 @@ class BertSource:
         kind = hash.uniform(hash.key(key, _KIND), len(chosen))
         random = hash.uniform(hash.key(key, _TOKEN), len(chosen)) * self.tokenizer.vocab
         masked = tokens.copy()
-        masked[chosen] = np.where(
-            kind < 0.8, self.tokenizer.mask, np.where(kind < 0.9, random.astype(np.int64), tokens[chosen])
-        )
+        replaced = np.where(kind < 0.9, random.astype(np.int64), tokens[chosen])
+        masked[chosen] = np.where(kind < 0.8, np.int64(self.tokenizer.mask or 0), replaced)
         return masked, labels
 
     def _choose(self, tokens: Array, candidates: Array, count: int, key: int) -> Array:
@@ -173,7 +172,8 @@ class BertSource:
                 break
         if not picked.any():
             picked[order[0]] = True
-        return candidates[picked[word]]
+        words: Array = candidates[picked[word]]
+        return words
 
 
 def _excess(a: int, b: int, room: int) -> tuple[int, int]:

@@ -75,10 +75,8 @@ class Blend:
         for k in by_remainder[: _SLOTS - sum(self.counts)]:
             self.counts[k] += 1
         if 0 in self.counts:
-            k = self.counts.index(0)
-            raise InputError(
-                f"data.train: weight {weights[k]:g} is under 1/{_SLOTS} of the sum; raise it or leave it out"
-            )
+            least = weights[self.counts.index(0)]
+            raise InputError(f"data.train: weight {least:g} is under 1/{_SLOTS} of the sum; raise it or leave it out")
         self.starts = np.cumsum([0, *self.counts[:-1]])
 
     def __getitem__(self, n: int) -> Sample:

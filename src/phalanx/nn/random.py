@@ -47,7 +47,7 @@ def key(*parts: int) -> int:
 
 def rows(index: Tensor, key: Tensor, site: Tensor) -> Tensor:
     """Row hashes, int32 [batch, seq], of global coordinates `index` [batch, seq] at a site under `key` [batch]."""
-    return mix(index.to(torch.int32) ^ mix(key ^ site)[:, None])
+    return mix(mix(index.to(torch.int32)) ^ mix(key ^ site)[:, None])
 
 
 def bits(rows: Tensor, columns: int, first: int = 0) -> Tensor:

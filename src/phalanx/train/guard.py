@@ -37,8 +37,8 @@ class Guard:
         return self.bad >= self.limit
 
     def diagnose(self, model: nn.Module, forward: Callable[[], Any]) -> str:
-        """What went wrong and where, in a line. `forward` runs the model on the data that failed; gradients are those
-        of the failed step."""
+        """What went wrong and where, in a line. `forward` runs the model on the data of the failed step; the gradients
+        are still those of that step."""
         where = (
             _bad_parameter(model) or _bad_output(model, forward) or _bad_gradient(model) or "nowhere on a second look"
         )

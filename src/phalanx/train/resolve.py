@@ -17,7 +17,7 @@ from phalanx.models.build import check, flops_per_token, with_preset
 from phalanx.precision import gemm
 from phalanx.train.schedule import batch_size, check_schedule
 
-# Compiling takes a minute or so on a CPU and saves a tenth to a third of every step after: worth it above this much work.
+# Compiling takes about a minute on a CPU and saves up to a third of every step after: worth it above this much work.
 _COMPILE_FLOPS = 1e15
 
 
@@ -36,7 +36,7 @@ def resolve(config: Config, tokenizer: Tokenizer) -> Config:
         )
     if data.sequence > model.positions:
         raise InputError(
-            f"data.sequence={data.sequence} is longer than model.positions={model.positions}; lower one or raise the other"
+            f"data.sequence={data.sequence} is longer than model.positions={model.positions}; lower it or raise those"
         )
     model = model.model_copy(update={"vocab": tokenizer.vocab, "ffn": model.ffn or 4 * model.hidden})
     check(model)

@@ -25,7 +25,7 @@ def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
     if done <= warmup:
         return optim.lr * done / warmup
     left = max(0.0, 1 - (done - warmup) / max(total - warmup, 1))
-    shape = {
+    shape: float = {
         "constant": 1.0,
         "linear": left,
         "cosine": 0.5 * (1 - math.cos(math.pi * left)),
@@ -66,7 +66,7 @@ def check_schedule(config: Config) -> None:
         raise InputError(f"optim.warmup={optim.warmup:g} is no shorter than train.steps={train.steps}; lower it")
     if optim.min_lr > optim.lr:
         raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}; lower it")
-    first, increment, samples = train.rampup
+    first, increment, _ = train.rampup
     if any(train.rampup) and not all(train.rampup):
         raise InputError(f"train.rampup={list(train.rampup)} needs (first batch, increment, samples), none of them 0")
     if first and (train.batch < first or (train.batch - first) % increment):

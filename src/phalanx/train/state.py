@@ -33,8 +33,13 @@ def capture(
 
 
 def restore(
-    state: dict[str, Any], model: nn.Module, optimizers: list[Optimizer], progress: Progress, scale: LossScale, guard: Guard
-) -> None:  # fmt: skip
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizers: list[Optimizer],
+    progress: Progress,
+    scale: LossScale,
+    guard: Guard,
+) -> None:
     """Put a loaded state back."""
     restore_weights(state, model, optimizers)
     progress.load_state_dict(state["progress"])
