@@ -1,0 +1,194 @@
+"""Documents out of every kind of file, in pieces, with faults counted, and from any point on."""
+
+import gzip
+import json
+import lzma
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from phalanx.data import documents
+from phalanx.data.documents import Place, Reader, Reading, Record
+from phalanx.data.inputs import find_files
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.errors import InputError
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+BEGINNING = Place()
+
+
+def records(path: Path, document: str = "file", piece: int = 1 << 20, start: Place = BEGINNING) -> list[Record]:
+    return list(Reader(path, Reading(document, "text", piece, by_paragraph=False)).records(start))
+
+
+def whole(found: list[Record]) -> list[str]:
+    """Documents put together from their pieces."""
+    result, held = [], ""
+    for record in found:
+        held += record.text
+        if record.ends and not record.fault:
+            result.append(held)
+            held = ""
+    assert not held
+    return result
+
+
+def saved(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", PACK)
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ("file", ["a b\n\nc é\nd\n \n\ne"]),
+        ("line", ["a b", "c é", "d", "e"]),
+        ("blank-line", ["a b", "c é\nd", "e"]),
+    ],
+)
+def test_plain_text_with_mark_and_dos_lines(tmp_path: Path, suffix: str, document: str, expected: list[str]) -> None:
+    text = "a b\n\nc é\nd\n \n\ne"
+    for name, data in (("unix", text.encode()), ("dos", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())):
+        path = saved(tmp_path / f"{name}.txt{suffix}", PACK[suffix](data))
+        assert whole(records(path, document)) == expected
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_jsonl(tmp_path: Path, suffix: str) -> None:
+    lines = [
+        b'\xef\xbb\xbf{"text": "one\\r\\n\\u00e9"}\r\n',
+        b"\n",
+        b'{"text": ""}\n',
+        b'{"id": 4}\n',
+        b'{"text": 5}\n',
+        b'{"text": "cut\n',
+        b'{"text": "\xff"}\n',
+        b'{"text": "\\ud800"}\n',
+        b"[" * 100_000 + b"\n",
+        b'["text"]\n',
+        b'{"text": "two"}',
+    ]
+    found = records(saved(tmp_path / f"a.jsonl{suffix}", PACK[suffix](b"".join(lines))))
+    assert whole(found) == ["one\r\né", "two"]
+    faults = [record.fault for record in found if record.fault]
+    assert [int(fault.split(":")[0].removeprefix("line ")) for fault in faults] == [4, 5, 6, 7, 8, 9, 10]
+    assert "no text under the key 'text'" in faults[0]
+    assert "not JSON" in faults[2]
+    assert "not UTF-8" in faults[3]
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_parquet(tmp_path: Path, suffix: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = [f"row {i}" if i % 7 else None for i in range(1000)]
+    parquet.write_table(pyarrow.table({"text": texts, "n": list(range(1000))}), tmp_path / "plain", row_group_size=300)
+    path = saved(tmp_path / f"a.parquet{suffix}", PACK[suffix]((tmp_path / "plain").read_bytes()))
+    found = records(path)
+    assert whole(found) == [text for text in texts if text]
+    assert found[0].fault == "row 1: no text"
+    assert records(path, start=Place(650)) == found[650:]
+    for key, message in (("body", "no column 'body'; it has text, n"), ("n", "int64, not text")):
+        with pytest.raises(InputError, match=message):
+            list(Reader(path, Reading("file", key, 100, by_paragraph=False)).records(Place()))
+    with pytest.raises(InputError, match="no whole Parquet file"):
+        records(saved(tmp_path / f"b.parquet{suffix}", PACK[suffix](b"PAR1 and no more")))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"pip install phalanx\[data\]"):
+        records(saved(tmp_path / "a.parquet", b""))
+
+
+@pytest.mark.parametrize("size", [1000, documents.HEAD + 1000])
+def test_broken_utf8_spoils_its_document_only(tmp_path: Path, size: int) -> None:
+    text = b"word " * (size // 5)
+    assert [r.fault for r in records(saved(tmp_path / "a.txt", text + b"\xff\n" + text))] == ["not UTF-8"]
+    found = records(tmp_path / "a.txt", "line")
+    assert whole(found) == [text.decode()]
+    assert [r.fault for r in found if r.fault] == ["line 1: not UTF-8"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_damaged_packing_is_named(tmp_path: Path, suffix: str) -> None:
+    packed = PACK[suffix](b"".join(b"line %d\n" % i for i in range(50_000)))
+    for data in (packed[: len(packed) // 2], b"not packed at all"):
+        with pytest.raises(InputError, match="is damaged"):
+            records(saved(tmp_path / f"a.txt{suffix}", data), "line")
+
+
+LONG = "".join(f"Word{i} — 日本 \u00a0 {'  ' * (i % 3)}x{i}\r\n{' ' if i % 5 else chr(10)}" for i in range(3000))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert-cased"])
+@pytest.mark.parametrize("piece", [64, 1000])
+def test_pieces_do_not_change_the_ids(tmp_path: Path, name: str, piece: int) -> None:
+    tokenizer = load_tokenizer(name)
+    text = LONG[:30_000]
+    found = records(saved(tmp_path / "a.txt", text.encode()), piece=piece)
+    assert len(found) > 20_000 // piece
+    assert whole(found) == [text.replace("\r\n", "\n")]
+    ids = [i for record in found for i in tokenizer.encode(record.text)]
+    assert ids == tokenizer.encode(text.replace("\r\n", "\n"))
+    line = saved(tmp_path / "a.jsonl", json.dumps({"text": text}).encode())
+    assert [i for record in records(line, piece=piece) for i in tokenizer.encode(record.text)] == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("suffix", PACK)
+@pytest.mark.parametrize("document", ["file", "line", "blank-line", "jsonl"])
+def test_reading_goes_on_from_every_point(tmp_path: Path, suffix: str, document: str) -> None:
+    data = b"\xef\xbb\xbf" + LONG[:20_000].encode() + b'\xff\n{"text": "a"}\n' * (document != "file")
+    name = "a.jsonl" if document == "jsonl" else "a.txt"
+    path = saved(tmp_path / f"{name}{suffix}", PACK[suffix](data))
+    found = records(path, document, piece=500)
+    assert len(found) > 20
+    for i, record in [*list(enumerate(found, 1))[::17], (len(found), found[-1])]:
+        assert record.next is not None
+        assert records(path, document, 500, record.next) == found[i:]
+
+
+def test_a_line_too_long_is_a_fault_and_the_next_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "LIMIT", 100)
+    path = saved(tmp_path / "a.txt", b"a\n" + b"x" * 1000 + b"\nb\n\n" + b"y\n" * 90 + b"\nc")
+    found = records(path, "line")
+    assert (found[1].fault, found[1].next) == ("line 2: longer than 0 MiB", Place(1003, 2))
+    assert whole(found)[:2] == ["a", "b"]
+    assert [r.text or r.fault.split(":")[0] for r in records(path, "blank-line")] == ["line 1", "line 5", "c"]
+
+
+def test_a_word_without_end_is_cut_at_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "LONGEST_WORD", 5000)
+    path = saved(tmp_path / "a.txt", ("日" * 20_000).encode())
+    found = records(path, piece=1000)
+    assert len(found) > 1
+    assert whole(found) == ["日" * 20_000]
+
+
+def test_what_files_are_found(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.jsonl.gz", "notes.md", "deep/c.parquet", "deep/d.TXT.XZ"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    here = find_files([str(tmp_path)])
+    assert [str(path.relative_to(tmp_path)) for path in here] == [
+        "a.jsonl.gz",
+        "b.txt",
+        "deep/c.parquet",
+        "deep/d.TXT.XZ",
+    ]
+    assert find_files([str(tmp_path / "notes.md"), str(tmp_path / "*.md")]) == [tmp_path / "notes.md"]
+    assert find_files([str(tmp_path / "**" / "c*")]) == [tmp_path / "deep" / "c.parquet"]
+    (tmp_path / "empty").mkdir()
+    for name in ("missing.txt", "*.zip", "empty"):
+        with pytest.raises(InputError, match=name.replace("*", r"\*")):
+            find_files([str(tmp_path / name)])

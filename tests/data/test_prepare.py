@@ -1,0 +1,256 @@
+"""`prepare`: Megatron's bytes, whatever the workers and interruptions; nothing lost, nothing replaced unasked."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from phalanx.data.indexed import IndexedDataset
+from phalanx.data.journal import journal_path
+from phalanx.data.manifest import Manifest, checksum
+from phalanx.data.prepare import PrepareOptions, prepare
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.errors import InputError
+
+GPT = PrepareOptions(workers=2)
+BERT = PrepareOptions(tokenizer="bert-uncased", sentences=True, workers=2)
+
+CHILD = """
+import resource, sys
+from phalanx.data import prepare
+
+if __name__ == "__main__":
+    prepare.COMMIT_SECONDS = 0
+    options = prepare.PrepareOptions(workers=2, document=sys.argv[3])
+    prepare.prepare([sys.argv[1]], sys.argv[2], options)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def in_child(source: Path, out: Path, document: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", CHILD, str(source), str(out), document]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+
+
+def words(count: int, seed: int = 0) -> str:
+    """Something like English, of `count` lines."""
+    rng = np.random.default_rng(seed)
+    stock = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "Naïve",
+        "unbelievable",
+        "日本",
+        "stop.",
+        "Why?",
+        "x1",
+        "<|endoftext|>",
+    ]
+    return "".join(" ".join(stock[i] for i in row) + "\n" for row in rng.integers(0, len(stock), (count, 12)))
+
+
+def same_set(first: Path, second: Path) -> bool:
+    return all(Path(f"{first}{s}").read_bytes() == Path(f"{second}{s}").read_bytes() for s in (".bin", ".idx"))
+
+
+def left_over(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if ".partial" in path.name]
+
+
+def test_wikitext_gives_the_tokens_that_megatron_gives(data_dir: Path, tmp_path: Path) -> None:
+    """Megatron's preprocess_data.py made 2,438,063 tokens of these 610 articles with end of text appended."""
+    text = (data_dir / "corpora" / "wikitext2" / "train.txt").read_text(encoding="utf-8")
+    articles = [part.strip() for part in re.split(r"\n = [^=\n]+ = \n", text)]
+    articles = [article for article in articles if len(article) > 100]
+    source = tmp_path / "train.jsonl"
+    source.write_text("".join(json.dumps({"text": article}) + "\n" for article in articles))
+    manifest = prepare([str(source)], str(tmp_path / "set"), GPT)
+    assert (manifest.documents, manifest.sequences, manifest.tokens) == (610, 610, 2_438_063)
+    assert (tmp_path / "set.bin").stat().st_size == 4_876_126
+    assert (tmp_path / "set.idx").stat().st_size == 12_242
+    assert manifest.text_bytes == sum(len(article.encode()) for article in articles)
+
+
+def test_documents_end_with_end_of_text_and_hold_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": line}) + "\n" for line in ("one<|endoftext|>", "two"))
+    )
+    manifest = prepare([str(tmp_path)], str(tmp_path / "set"), GPT)
+    dataset, gpt2 = IndexedDataset(tmp_path / "set"), load_tokenizer("gpt2")
+    assert [dataset[i].tolist() for i in range(2)] == [[*gpt2.encode(t), 50_256] for t in ("one<|endoftext|>", "two")]
+    assert (dataset.tokens == 50_256).sum() == 2
+    assert (manifest.eod, manifest.vocab, manifest.append_eod) == (50_256, 50_257, True)
+    prepare([str(tmp_path / "a.jsonl")], str(tmp_path / "bare"), replace(GPT, append_eod=False))
+    assert 50_256 not in IndexedDataset(tmp_path / "bare").tokens
+
+
+def test_sentences_are_sequences_and_documents_are_marked(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Dr. Smith\nsat down. It\nrained!\n\nA new paragraph\n")
+    (tmp_path / "b.txt").write_text("Mr. Jones left.")
+    manifest = prepare([str(tmp_path)], str(tmp_path / "set"), replace(BERT, workers=1))
+    dataset, bert = IndexedDataset(tmp_path / "set"), load_tokenizer("bert-uncased")
+    sentences = [bert.decode(dataset[i]) for i in range(len(dataset))]
+    assert sentences == ["dr. smith sat down.", "it rained!", "a new paragraph", "mr. jones left."]
+    assert dataset.documents.tolist() == [0, 3, 4]
+    assert (manifest.sentences, manifest.append_eod, manifest.eod) == (True, False, None)
+
+
+@pytest.mark.parametrize("options", [GPT, replace(BERT, sentences=False), BERT], ids=["gpt2", "bert", "sentences"])
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, options: PrepareOptions) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text(words(30_000, seed=i))
+    for workers in (1, 3):
+        out = str(tmp_path / f"set{workers}")
+        prepare([str(tmp_path / "*.txt")], out, replace(options, workers=workers))
+    assert same_set(tmp_path / "set1", tmp_path / "set3")
+    assert Manifest.read(tmp_path / "set1").sha256 == Manifest.read(tmp_path / "set3").sha256
+
+
+@pytest.mark.parametrize(("document", "suffix"), [("file", ""), ("line", ".zst")])
+def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path, document: str, suffix: str) -> None:
+    text = words(100_000).encode() + b"\xff\n" * (document == "line") + words(20_000, 1).encode()
+    source = tmp_path / f"a.txt{suffix}"
+    source.write_bytes(zstandard.ZstdCompressor().compress(text) if suffix else text)
+    options = replace(GPT, document=document)
+    prepare([str(source)], str(tmp_path / "whole"), options)
+    child = in_child(source, tmp_path / "set", document)
+    while child.poll() is None:
+        journal = journal_path(str(tmp_path / "set"))
+        if journal.exists() and json.loads(journal.read_text())["position"][0] > 500_000:
+            child.send_signal(signal.SIGKILL)
+        time.sleep(0.005)
+    assert child.returncode == -signal.SIGKILL, child.communicate()[1]
+    before = json.loads(journal_path(str(tmp_path / "set")).read_text())
+    assert 0 < before["progress"]["text_bytes"] < len(text)
+    assert not (tmp_path / "set.json").exists()
+    with pytest.raises(InputError, match="other inputs or options; --force"):
+        prepare([str(source)], str(tmp_path / "set"), replace(options, append_eod=False))
+    again = in_child(source, tmp_path / "set", document)
+    _, told = again.communicate()
+    assert again.returncode == 0, told
+    assert re.search(r"going on with .* after \d\d\d,\d\d\d tokens|after \d,\d\d\d,\d\d\d tokens", told)
+    assert same_set(tmp_path / "set", tmp_path / "whole")
+    first, second = (Manifest.read(tmp_path / name) for name in ("set", "whole"))
+    assert (first.text_bytes, first.malformed) == (second.text_bytes, second.malformed)
+    assert first.malformed == (document == "line")
+    assert not left_over(tmp_path)
+
+
+def test_memory_does_not_grow_with_the_document(tmp_path: Path) -> None:
+    """One document of 64 MB, which is 40 kB packed; held whole with its tokens it would take half a gigabyte."""
+    block = words(2000).encode()
+    source = tmp_path / "a.txt.zst"
+    source.write_bytes(zstandard.ZstdCompressor().compress(block * (64_000_000 // len(block))))
+    child = in_child(source, tmp_path / "set", "file")
+    peak, told = child.communicate()
+    assert child.returncode == 0, told
+    assert int(peak) < 300 * 1024  # KiB
+
+
+def test_a_finished_set_is_used_again_and_never_replaced_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "a.txt", str(tmp_path / "set")
+    source.write_text("one two")
+    first = prepare([str(source)], out, GPT)
+    written = (tmp_path / "set.bin").stat().st_mtime_ns
+    assert prepare([str(source)], out, replace(GPT, workers=1)) == first
+    assert "reusing it: 1 document, 1 sequence, 3 tokens" in capsys.readouterr().err
+    assert (tmp_path / "set.bin").stat().st_mtime_ns == written
+    source.write_text("one three")
+    with pytest.raises(InputError, match="exists and comes from other inputs or options; --force"):
+        prepare([str(source)], out, GPT)
+    assert IndexedDataset(out).tokens.tolist() == [505, 734, 50_256]
+    prepare([str(source)], out, replace(GPT, force=True))
+    assert IndexedDataset(out).tokens.tolist() == [505, 1115, 50_256]
+
+
+def test_the_manifest_tells_everything(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two")
+    manifest = prepare([str(tmp_path / "a.txt")], str(tmp_path / "deep" / "set"), GPT)
+    assert Manifest.read(tmp_path / "deep" / "set") == manifest
+    assert manifest.sources[0].sha256 == hashlib.sha256(b"one two").hexdigest()
+    for suffix in ("bin", "idx"):
+        assert manifest.sha256[suffix] == checksum(tmp_path / "deep" / f"set.{suffix}")  # type: ignore[index]
+    assert load_tokenizer(str(tmp_path / "deep" / "set.tokenizer.json")).json() == load_tokenizer("gpt2").json()
+    (tmp_path / "deep" / "set.json").write_text('{"tokens": "many"}')
+    with pytest.raises(InputError, match="damaged"):
+        Manifest.read(tmp_path / "deep" / "set")
+    with pytest.raises(InputError, match="no finished set"):
+        Manifest.read(tmp_path / "other")
+
+
+def test_malformed_records_are_counted_and_strict_stops_at_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "a.jsonl", str(tmp_path / "set")
+    source.write_text('{"text": "good"}\nbad\n{"text": "good"}\n{"txt": ""}\n' + "worse\n" * 20)
+    manifest = prepare([str(source)], out, GPT)
+    assert (manifest.documents, manifest.malformed, len(manifest.malformed_first)) == (2, 22, 10)
+    assert "22 malformed records" in (told := capsys.readouterr().err)
+    assert f"{source}, line 2: not JSON" in told
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: not JSON.*leave out --strict"):
+        prepare([str(source)], str(tmp_path / "strict"), replace(GPT, strict=True))
+    assert not (tmp_path / "strict.bin").exists()
+
+
+def test_nothing_found_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text(" \n\n")
+    (tmp_path / "in" / "b.jsonl").write_text("bad\n")
+    for options in (GPT, BERT):
+        with pytest.raises(InputError, match=r"no documents in 2 input files, 1 malformed record.*b\.jsonl, line 1"):
+            prepare([str(tmp_path / "in")], str(tmp_path / "set"), options)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "message"),
+    [
+        (replace(GPT, document="word"), "set", "choose file, line, blank-line"),
+        (replace(GPT, workers=-1), "set", "--workers -1"),
+        (replace(GPT, tokenizer="gpt3"), "set", "no tokenizer 'gpt3'"),
+        (replace(BERT, sentences=False, append_eod=True), "set", "no end-of-text token"),
+        (replace(GPT, sentences=True, append_eod=True), "set", "not to sentences"),
+        (GPT, "", "is a folder"),
+        (replace(GPT, force=True), "a", "would replace the input"),
+        (GPT, "a.json/set", "Not a directory|File exists"),
+    ],
+)
+def test_wishes_that_cannot_be_met(tmp_path: Path, options: PrepareOptions, out: str, message: str) -> None:
+    (tmp_path / "a.json").write_text('{"text": "one"}')
+    with pytest.raises(InputError, match=message):
+        prepare([str(tmp_path / "a.json")], str(tmp_path / out), options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_two_at_a_time_do_not_write_the_same_set(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text(words(200_000))
+    child = in_child(source, tmp_path / "set", "file")
+    while not (journal_path(str(tmp_path / "set"))).exists() and child.poll() is None:
+        time.sleep(0.01)
+    with pytest.raises(InputError, match="written by another process"):
+        prepare([str(source)], str(tmp_path / "set"), GPT)
+    _, told = child.communicate()
+    assert child.returncode == 0, told
+    assert Manifest.read(tmp_path / "set").documents == 1
+
+
+def test_importing_the_data_package_does_not_import_torch() -> None:
+    code = "import sys, phalanx.data.prepare, phalanx.data.vocabulary; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
