@@ -7,8 +7,8 @@ processes. Which it is changes no token: blocks come back in the order they went
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache, partial
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -38,18 +38,22 @@ class Block(NamedTuple):
     documents: Array
 
 
-def encode(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
-    """The block of some texts."""
-    return (_sentences if recipe.sentences else _documents)(recipe, texts, ends)
+def encode(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+    """The block of some texts; `ends` tells of each whether a document ends with it."""
+    return (_sentences if recipe.sentences else _documents)(tokenizer, recipe, texts, ends)
 
 
-def encode_all(recipe: Recipe, chunks: Iterable[Chunk], workers: int) -> Iterator[tuple[Chunk, Block]]:
+def encode_all(
+    tokenizer: Tokenizer, recipe: Recipe, chunks: Iterable[Chunk], workers: int
+) -> Iterator[tuple[Chunk, Block]]:
     """Each chunk with its block, in order, `workers` at a time, reading only a little ahead."""
+    threads = tokenizer.frees_lock and not recipe.sentences
+    work = partial(encode, tokenizer, recipe) if threads else partial(_encode_elsewhere, recipe)
     waiting: deque[tuple[Chunk, Future[Block]]] = deque()
     held = 0
-    with _pool(recipe, workers) as pool:
+    with ThreadPoolExecutor(workers) if threads else _processes(workers) as pool:
         for chunk in chunks:
-            waiting.append((chunk, pool.submit(encode, recipe, chunk.texts, chunk.ends)))
+            waiting.append((chunk, pool.submit(work, chunk.texts, chunk.ends)))
             held += chunk.size
             while len(waiting) > 2 * workers or (held > HELD and len(waiting) > 1):
                 done, future = waiting.popleft()
@@ -59,8 +63,7 @@ def encode_all(recipe: Recipe, chunks: Iterable[Chunk], workers: int) -> Iterato
             yield done, future.result()
 
 
-def _documents(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
-    tokenizer = _tokenizer(recipe.tokenizer)
+def _documents(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
     encoded = tokenizer.encode_arrays(texts)
     last = np.array(ends, bool)
     lengths = np.array([len(ids) for ids in encoded], np.int64) + (last & recipe.append_eod)
@@ -72,26 +75,28 @@ def _documents(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
     return Block(tokens, sequence_ends, np.arange(1, len(sequence_ends) + 1))
 
 
-def _sentences(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+def _sentences(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
     from phalanx.data.sentences import split_sentences  # its model is loaded only where it is needed
 
     split = [split_sentences(text) for text in texts]
-    encoded = _tokenizer(recipe.tokenizer).encode_arrays([sentence for sentences in split for sentence in sentences])
+    encoded = tokenizer.encode_arrays([sentence for sentences in split for sentence in sentences])
     tokens = np.concatenate(encoded) if encoded else np.array([], np.uint32)
     lengths = np.array([len(ids) for ids in encoded], np.int64)
     counts = np.array([len(sentences) for sentences in split], np.int64)
     return Block(tokens, np.cumsum(lengths), np.cumsum(counts)[np.array(ends, bool)])
 
 
-def _pool(recipe: Recipe, workers: int) -> Executor:
-    if _tokenizer(recipe.tokenizer).frees_lock and not recipe.sentences:
-        return ThreadPoolExecutor(workers)
+def _processes(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
 
 
 def _one_thread() -> None:
     """Keep the tokenizers library from starting a thread per core in every process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _encode_elsewhere(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+    return encode(_tokenizer(recipe.tokenizer), recipe, texts, ends)
 
 
 @cache

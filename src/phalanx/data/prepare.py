@@ -59,9 +59,10 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     journal = _begin(out, request, options.force)
     if journal.position.tokens:
         console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
+    workers = options.workers or len(os.sched_getaffinity(0))
     try:
         with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
-            position, progress = _write(files, out, journal, options, meter)
+            position, progress = _write(files, out, journal, tokenizer, workers, meter)
         manifest = _finish(out, request, tokenizer, position, progress)
     except OSError as error:
         what = error.strerror or error
@@ -126,19 +127,18 @@ def _begin(out: str, request: Request, force: bool) -> Journal:
 
 
 def _write(
-    files: list[Path], out: str, journal: Journal, options: PrepareOptions, meter: Meter
+    files: list[Path], out: str, journal: Journal, tokenizer: Tokenizer, workers: int, meter: Meter
 ) -> tuple[Position, Progress]:
     """Write the set from where the journal is to the end; how much it is, and how the reading went."""
     request, progress = journal.request, journal.progress
-    tokenizer = load_tokenizer(options.tokenizer)
     piece = CHUNK if tokenizer.cuttable or request.sentences else UNCUT
     reading = Reading(request.document, request.key, piece, by_paragraph=request.sentences)
-    recipe = Recipe(options.tokenizer, request.sentences, request.append_eod)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    recipe = Recipe(tokenizer.name, request.sentences, request.append_eod)
     writer = IndexedWriter(out, tokenizer.vocab, journal.position)
     journal.write(out)
     committed = time.monotonic()
-    for chunk, block in encode_all(recipe, read_chunks(files, reading, progress, request.strict), workers):
+    chunks = read_chunks(files, reading, progress, request.strict)
+    for chunk, block in encode_all(tokenizer, recipe, chunks, workers):
         writer.extend(*block)
         meter.show(chunk.consumed, chunk.size)
         progress = chunk.after or progress
