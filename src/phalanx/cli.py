@@ -64,7 +64,7 @@ def train(
 @app.command()
 def prepare(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs: text, .jsonl, .parquet; .gz .zst .xz.")],
-    out: Annotated[str, typer.Option(help="PREFIX of the files to write: PREFIX.bin, PREFIX.idx, PREFIX.json.")],
+    out: Annotated[str, typer.Option(help="PREFIX of the files to write: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.")],
     tokenizer: Annotated[str, typer.Option(help="gpt2, bert-uncased, bert-cased, or a tokenizer.json.")],
     document: Annotated[str, typer.Option(help="What a document is in plain text: file, line or blank-line.")] = "file",
     key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",

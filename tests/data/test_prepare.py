@@ -136,7 +136,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path, document:
     assert child.returncode == -signal.SIGKILL, child.communicate()[1]
     before = json.loads(journal_path(str(tmp_path / "set")).read_text())
     assert 0 < before["progress"]["text_bytes"] < len(text)
-    assert not (tmp_path / "set.json").exists()
+    assert not (tmp_path / "set.manifest.json").exists()
     with pytest.raises(InputError, match="other inputs or options; --force"):
         prepare([str(source)], str(tmp_path / "set"), replace(options, append_eod=False))
     again = in_child(source, tmp_path / "set", document)
@@ -187,7 +187,7 @@ def test_the_manifest_tells_everything(tmp_path: Path) -> None:
     for suffix in ("bin", "idx"):
         assert manifest.sha256[suffix] == checksum(tmp_path / "deep" / f"set.{suffix}")  # type: ignore[index]
     assert load_tokenizer(str(tmp_path / "deep" / "set.tokenizer.json")).json() == load_tokenizer("gpt2").json()
-    (tmp_path / "deep" / "set.json").write_text('{"tokens": "many"}')
+    (tmp_path / "deep" / "set.manifest.json").write_text('{"tokens": "many"}')
     with pytest.raises(InputError, match="damaged"):
         Manifest.read(tmp_path / "deep" / "set")
     with pytest.raises(InputError, match="no finished set"):

@@ -1,4 +1,4 @@
-"""What a prepared set is made of: PREFIX.json beside the .bin/.idx pair, and PREFIX.tokenizer.json with it.
+"""What a prepared set is made of: PREFIX.manifest.json beside the .bin/.idx pair, and PREFIX.tokenizer.json with it.
 
 The manifest is written last, so a set with a manifest is whole. Its first part, the request, is all that decides the
 set's bytes: an equal request needs no new work.
@@ -74,13 +74,13 @@ class Manifest(Request):
         return Request(**{name: getattr(self, name) for name in Request.model_fields})
 
     def write(self, prefix: str | Path) -> None:
-        """Write PREFIX.json in one piece."""
+        """Write PREFIX.manifest.json in one piece."""
         write_whole(manifest_path(prefix), self.model_dump_json(indent=1) + "\n")
 
 
 def manifest_path(prefix: str | Path) -> Path:
     """Where the manifest of a set lies."""
-    return Path(f"{prefix}.json")
+    return Path(f"{prefix}.manifest.json")
 
 
 def tokenizer_path(prefix: str | Path) -> Path:
