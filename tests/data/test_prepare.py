@@ -213,7 +213,7 @@ def test_nothing_found_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "in" / "a.txt").write_text(" \n\n")
     (tmp_path / "in" / "b.jsonl").write_text("bad\n")
     for options in (GPT, BERT):
-        with pytest.raises(InputError, match=r"no documents in 2 input files, 1 malformed record.*b\.jsonl, line 1"):
+        with pytest.raises(InputError, match=r"no documents in .* and 1 more, 1 malformed record.*b\.jsonl, line 1"):
             prepare([str(tmp_path / "in")], str(tmp_path / "set"), options)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -228,14 +228,14 @@ def test_nothing_found_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
         (replace(GPT, sentences=True, append_eod=True), "set", "not to sentences"),
         (GPT, "", "is a folder"),
         (replace(GPT, force=True), "a", "would replace the input"),
-        (GPT, "a.json/set", "Not a directory|File exists"),
+        (GPT, "a.manifest.json/set", "Not a directory|File exists"),
     ],
 )
 def test_wishes_that_cannot_be_met(tmp_path: Path, options: PrepareOptions, out: str, message: str) -> None:
-    (tmp_path / "a.json").write_text('{"text": "one"}')
+    (tmp_path / "a.manifest.json").write_text('{"text": "one"}')
     with pytest.raises(InputError, match=message):
-        prepare([str(tmp_path / "a.json")], str(tmp_path / out), options)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+        prepare([str(tmp_path / "a.manifest.json")], str(tmp_path / out), options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.manifest.json"]
 
 
 def test_two_at_a_time_do_not_write_the_same_set(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def _write(
     if not writer.commit().tokens:
         writer.discard()
         journal_path(out).unlink()
-        raise InputError(f"no documents in {len(files)} input files{_malformed(progress)}; nothing is written")
+        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise InputError(f"no documents in {files[0]}{others}{_malformed(progress)}; nothing is written")
     return writer.close(), progress
 
 

@@ -33,7 +33,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     if folder.exists:
         _agree(folder, config)
     else:
-        _task(config)  # bad data is found before there is a folder
+        _foresee(config)
         folder = RunFolder.create(folder.path, config, tokenizer.json())
     return _fit(folder, quiet)
 
@@ -44,6 +44,14 @@ def _fit(folder: RunFolder, quiet: bool) -> int:
         trainer = Trainer(config, _task(config), folder, Monitor(config, folder, quiet))
         trainer.fit()
         return trainer.stopped_by
+
+
+def _foresee(config: Config) -> None:
+    """Find what is wrong with a run before there is a folder of it."""
+    registry.find("optim.name", registry.OPTIMIZERS, config.optim.name)
+    if config.train.init:
+        RunFolder.open(config.train.init)
+    _task(config)
 
 
 def _task(config: Config) -> Any:

@@ -1,0 +1,190 @@
+"""Bad input at the command line: one clear line that names the thing and the way out, exit code 2, nothing lost."""
+
+import errno
+import fcntl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phalanx import cli
+from phalanx.run import durable
+
+MODEL = ["model.layers=1", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=16"]
+SHORT = ["train.steps=4", "train.batch=4", "train.eval_every=2", "train.compile=off", "save.every=1", "save.keep=3"]
+
+Says = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, a tokenizer, a prepared set and a finished run."""
+    folder = tmp_path_factory.mktemp("faults")
+    text = folder / "text.txt"
+    line = "The {}th time she looked at the sea, it was {} shades of grey."
+    text.write_text("\n\n".join(line.format(n, n * 7 % 11) for n in range(80)))
+    _phalanx("tokenizer", "train", text, "--out", folder / "small.json", "--vocab", 320)
+    _phalanx("tokenizer", "train", text, "--out", folder / "other.json", "--vocab", 300)
+    for name in ("small", "other"):
+        words = ["--tokenizer", folder / f"{name}.json", "--document", "blank-line"]
+        _phalanx("prepare", text, "--out", folder / name, *words)
+    _phalanx("train", "gpt-tiny", *MODEL, *SHORT, f"data.train={folder / 'small'}", "--out", folder / "run")
+    return folder
+
+
+def _phalanx(*words: object) -> int:
+    before, sys.argv = sys.argv, ["phalanx", *map(str, words)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Says:
+    """Run a command that must end with exit code 2 and one line on stderr; the line."""
+
+    def run(*words: object) -> str:
+        capfd.readouterr()
+        code = _phalanx(*words)
+        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("phalanx: ")]
+        assert code == 2, errors
+        assert len(errors) == 1
+        assert "Traceback" not in errors[0]
+        return errors[0]
+
+    return run
+
+
+def _train(work: Path, *more: object) -> list[object]:
+    return ["train", "gpt-tiny", *MODEL, *SHORT, f"data.train={work / 'small'}", "--out", work / "new", *more]
+
+
+def test_missing_and_empty_files(work: Path, refused: Says) -> None:
+    """Input that is not there, and input with nothing in it."""
+    absent = refused("prepare", work / "absent.txt", "--out", work / "x", "--tokenizer", "gpt2")
+    assert "absent.txt" in absent
+    (work / "empty.txt").write_text("")
+    assert "empty.txt" in refused("prepare", work / "empty.txt", "--out", work / "x", "--tokenizer", "gpt2")
+    assert not list(work.glob("x.*"))
+    assert "absent" in refused("train", "gpt-tiny", f"data.train={work / 'absent'}", "--out", work / "new")
+    assert "data.train" in refused("train", "gpt-tiny", "--out", work / "new")
+    assert not (work / "new").exists()
+
+
+def test_tokenizer_of_another_vocabulary(work: Path, refused: Says) -> None:
+    """A set that another tokenizer made."""
+    line = refused(*_train(work, f"data.tokenizer={work / 'other.json'}"))
+    assert "300" in line and "304" in line
+    line = refused(*_train(work, f"data.valid={work / 'other'}"))
+    assert "other" in line and "small" in line
+    assert "other" in refused("eval", work / "run", "--data", work / "other")
+    assert "model.vocab" in refused(*_train(work, "model.vocab=999"))
+
+
+def test_truncated_bin(work: Path, refused: Says) -> None:
+    """A .bin that ends before its index says."""
+    for suffix in (".bin", ".idx", ".manifest.json", ".tokenizer.json"):
+        (work / f"cut{suffix}").write_bytes((work / f"small{suffix}").read_bytes())
+    whole = (work / "cut.bin").read_bytes()
+    (work / "cut.bin").write_bytes(whole[:-100])
+    assert "cut.bin" in refused("train", "gpt-tiny", f"data.train={work / 'cut'}", "--out", work / "new")
+    assert "cut.bin" in refused("data", "show", work / "cut")
+
+
+def test_corrupted_checkpoints(work: Path, refused: Says, capfd: pytest.CaptureFixture[str]) -> None:
+    """One bad checkpoint is passed over and named; when all are bad the run says so and touches nothing."""
+    newest, *older = sorted((work / "run" / "checkpoints").glob("step-*"), reverse=True)
+    originals = {}
+    for path in (newest, *older):
+        for file in path.glob("*.safetensors"):
+            originals[file] = file.read_bytes()
+    damaged = [file for file in originals if file.parent == newest]
+    for file in damaged:
+        file.write_bytes(originals[file][:-1] + b"?")
+    assert _phalanx("generate", work / "run", "The", "--tokens", 2) == 0
+    assert _phalanx("train", work / "run") == 0
+    said = capfd.readouterr()
+    assert newest.name in said.out + said.err
+    for file, data in originals.items():
+        if file.exists():
+            file.write_bytes(data[:-1] + b"?")
+    for file in (work / "run" / "checkpoints").glob("*/*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert "checkpoint" in refused("eval", work / "run")
+    for file, data in originals.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)
+
+
+def test_disk_full_while_saving(work: Path, refused: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends with a line; what was saved before is whole and it continues."""
+    run = work / "full"
+    command = ["train", "gpt-tiny", *MODEL, *SHORT, f"data.train={work / 'small'}", "--out", run]
+    rename, calls = durable.rename, []
+
+    def full(*paths: Path) -> None:
+        calls.append(paths)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(paths[0]))
+        rename(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "rename", full)
+        assert "No space left" in refused(*command)
+    assert _phalanx(*command) == 0
+    assert (run / "checkpoints" / "step-0000004").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train.stepz=3"], "train.steps"),
+        (["train.steps=-3"], "train.steps=-3"),
+        (["model.dropout=1.5"], "model.dropout=1.5"),
+        (["optim.schedule=cosin"], "cosine"),
+        (["data.sequence=64"], "model.positions=32"),
+        (["model.heads=5"], "model.heads=5"),
+        (["optim.name=adamm"], "adamw"),
+        (["task=clmm"], "clm"),
+        (["model.preset=125m"], "124m"),
+        (["data.sequence"], "section.key=value"),
+        (["train.init=nowhere"], "nowhere"),
+    ],
+)
+def test_unknown_keys_and_values_out_of_range(work: Path, refused: Says, words: list[str], named: str) -> None:
+    """The key, the value and what would do."""
+    assert named in refused(*_train(work, *words))
+    assert not (work / "new").exists()
+
+
+def test_prompt_longer_than_the_context(work: Path, refused: Says) -> None:
+    """Both numbers are named."""
+    assert "16" in refused("generate", work / "run", "sea " * 60)
+
+
+def test_run_folder_in_use(work: Path, refused: Says) -> None:
+    """The lock of another process is respected."""
+    with (work / "run" / "lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "in use" in refused("train", work / "run")
+    assert _phalanx("train", work / "run") == 0
+
+
+def test_another_configuration_in_the_run_folder(work: Path, refused: Says) -> None:
+    """A run is not continued with other settings."""
+    command = _train(work, "optim.lr=0.5")
+    command[command.index(work / "new")] = work / "run"
+    line = refused(*command)
+    assert "optim.lr=0.5" in line or "0.5" in line
+
+
+def test_not_a_run(work: Path, refused: Says) -> None:
+    """Folders and models of the wrong kind."""
+    assert "no run folder" in refused("train", work)
+    assert "not a folder" in refused("eval", work / "nowhere")
+    assert "phalanx generate" in refused("fill", work / "run", "the [MASK] sea")
