@@ -44,7 +44,7 @@ def read_chunks(files: Sequence[Path], reading: Reading, start: Progress, strict
             size += len(record.text.encode())
             if size >= CHUNK:
                 progress = progress.moved(source, place or Place(), size)
-                yield Chunk(texts, ends, size, finished + reader.consumed, progress if place else None)
+                yield Chunk(texts, ends, size, finished + reader.consumed(), progress if place else None)
                 texts, ends, size = [], [], 0
         finished += files[source].stat().st_size
         progress = progress.moved(source + 1, Place(), 0)

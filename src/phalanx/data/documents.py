@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,11 +56,11 @@ Raw = tuple[bytes | None, int, Place]  # a record's bytes (None: too long), its 
 
 
 class Reader:
-    """The records of one file. `consumed` is how many of its bytes are read, for the progress display."""
+    """The records of one file. While they are read, `consumed()` is how many of its bytes are, for the progress."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self.path = path
-        self.consumed = 0
+        self.consumed: Callable[[], int] = int
         self._reading = reading
 
     def records(self, start: Place) -> Iterator[Record]:
@@ -71,9 +72,8 @@ class Reader:
             if start == Place() and stream.peek(len(BOM)).startswith(BOM):  # type: ignore[attr-defined]
                 start = Place(len(BOM))
             skip(stream, start.offset)
-            for record in self._stream(stream, start):
-                self.consumed = file.tell()
-                yield record
+            self.consumed = file.tell
+            yield from self._stream(stream, start)
 
     def _stream(self, stream: Any, start: Place) -> Iterator[Record]:
         if kind(self.path) in JSONL:
@@ -123,7 +123,7 @@ class Reader:
     def _parquet(self, start: Place) -> Iterator[Record]:
         size = self.path.stat().st_size
         for row, (text, part) in enumerate(parquet_texts(self.path, self._reading.key, start.offset), start.offset + 1):
-            self.consumed = int(part * size)
+            self.consumed = partial(int, part * size)
             if text is None:
                 yield Record("", next=Place(row), fault=f"row {row}: no text")
             else:

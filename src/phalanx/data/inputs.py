@@ -57,7 +57,7 @@ def unpacked(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     Raises InputError, at any time while it is read, when the packed bytes are damaged.
     """
     suffix = path.suffix.lower()
-    with path.open("rb") as file:
+    with path.open("rb", BLOCK) as file:
         try:
             yield _unpack(file, suffix), file
         except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError) as error:
