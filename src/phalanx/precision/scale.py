@@ -8,12 +8,18 @@ of scale, and counts as a bad step.
 import math
 
 from phalanx.config import PrecisionConfig
+from phalanx.errors import InputError
 
 
 class LossScale:
     """The factor `value`; 1 and constant unless the precision is fp16."""
 
     def __init__(self, precision: PrecisionConfig) -> None:
+        if precision.loss_scale < precision.scale_floor:
+            raise InputError(
+                f"precision.loss_scale={precision.loss_scale:g} is below precision.scale_floor="
+                f"{precision.scale_floor:g}; raise the one or lower the other"
+            )
         self.dynamic = precision.dtype == "fp16"
         self.window, self.floor = precision.scale_window, precision.scale_floor
         self.value = precision.loss_scale if self.dynamic else 1.0

@@ -64,7 +64,8 @@ def _bad_parameter(model: nn.Module) -> str:
 
 
 def _bad_gradient(model: nn.Module) -> str:
-    for name, parameter in model.named_parameters():
+    """Backward runs from the last module to the first and spoils all that it passes: the last is where it began."""
+    for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"the gradient of {name}"
     return ""
@@ -75,14 +76,13 @@ def _bad_output(model: nn.Module, forward: Callable[[], Any]) -> str:
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-            if not found and not all(t.isfinite().all() for t in tensors):
-                found.append(name)
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and not _finite(output):
+                found.append(name if _finite(inputs) else f"{name}, whose input was not finite either")
 
         return hook
 
-    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(look(name or "the model")) for name, module in model.named_modules()]
     try:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             forward()
@@ -90,3 +90,8 @@ def _bad_output(model: nn.Module, forward: Callable[[], Any]) -> str:
         for handle in handles:
             handle.remove()
     return f"the output of {found[0]}" if found else ""
+
+
+def _finite(tree: Any) -> bool:
+    tensors = [t for t in tree_leaves(tree) if isinstance(t, Tensor) and t.is_floating_point()]
+    return all(t.isfinite().all() for t in tensors)

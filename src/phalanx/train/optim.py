@@ -1,6 +1,8 @@
 """Optimizers by name, what decays, and gradient clipping.
 
-A builder takes the model and the [optim] section and returns a list: most are one optimizer, Muon is two.
+A builder takes the model and the [optim] section and returns a list: most are one optimizer, Muon is two. Moments are
+there from the start, also those of a parameter that never gets a gradient, so that every checkpoint of a run holds the
+same tensors.
 """
 
 from collections.abc import Sequence
@@ -8,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 
 from phalanx.config import OptimConfig
+from phalanx.errors import InputError
 from phalanx.train.lamb import Lamb
 
 
@@ -20,7 +23,12 @@ def adamw(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
 
 
 def _adamw(parameters: list[nn.Parameter], optim: OptimConfig) -> Optimizer:
-    return AdamW(_groups(parameters, optim.weight_decay), optim.lr, (optim.beta1, optim.beta2), optim.eps, fused=True)
+    groups = _groups(parameters, optim.weight_decay)
+    optimizer = AdamW(groups, optim.lr, (optim.beta1, optim.beta2), optim.eps, fused=True)
+    for p in parameters:
+        moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    return optimizer
 
 
 def lamb(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
@@ -34,31 +42,38 @@ def muon(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
 
     The matrices' updates are scaled to AdamW's size (Liu et al., arXiv 2502.16982), so one learning rate serves both.
     """
-    named = dict(model.named_parameters())
-    matrices = [p for name, p in named.items() if ".blocks." in name and p.ndim == 2]
-    rest = [p for name, p in named.items() if not (".blocks." in name and p.ndim == 2)]
-    spectral = torch.optim.Muon(matrices, optim.lr, optim.weight_decay, adjust_lr_fn="match_rms_adamw")
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, p in model.named_parameters():
+        (matrices if "blocks" in name.split(".") and p.ndim == 2 else rest).append(p)
+    if not matrices:
+        raise InputError(f"optim.name=muon finds no matrices under 'blocks' in {type(model).__name__}; use adamw")
+    spectral = Muon(matrices, optim.lr, optim.weight_decay, adjust_lr_fn="match_rms_adamw")
+    for p in matrices:
+        spectral.state[p] = {"momentum_buffer": torch.zeros_like(p)}
     return [spectral, _adamw(rest, optim)]
 
 
 def _groups(parameters: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases and norms do not."""
-    return [
+    groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 @torch.no_grad()
 def clip(parameters: Sequence[nn.Parameter], limit: float, scale: float = 1.0) -> Tensor:
     """Divide the gradients by `scale` and clip their global 2-norm to `limit` (0: no limit); the norm before clipping.
 
-    One pass for the norm and one multiplication: a norm that is not finite leaves gradients that nobody may use.
+    One pass for the norm and one multiplication. Where the norm is not finite nothing is clipped: nobody may use these
+    gradients, but the guard wants to see which of them are to blame.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads) / scale
-    factor = torch.ones_like(norm) / scale
+    factor = torch.ones_like(norm)
     if limit:
-        factor = factor * (limit / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(grads, factor)
+        factor = torch.where(norm.isfinite(), (limit / norm).clamp(max=1.0), factor)
+    torch._foreach_mul_(grads, factor / scale)
     return norm

@@ -10,9 +10,9 @@ from phalanx.config import Config, OptimConfig, TrainConfig
 from phalanx.errors import InputError
 
 
-def warmup_steps(optim: OptimConfig, total: int) -> int:
-    """Steps of the warm-up: optim.warmup itself, or its fraction of the run when below 1."""
-    return int(optim.warmup * total) if optim.warmup < 1 else int(optim.warmup)
+def warmup_steps(optim: OptimConfig, total: int) -> float:
+    """Steps of the warm-up: optim.warmup itself, or that fraction of the run when below 1, not rounded."""
+    return optim.warmup * total if optim.warmup < 1 else optim.warmup
 
 
 def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
@@ -50,8 +50,8 @@ def _ramp(step: int, train: TrainConfig) -> tuple[int, int]:
     levels = (train.batch - first) // increment
     size, seen, begun = first, 0, 0  # `begun`: the step at which `size` came into force
     for level in range(1, levels + 1):
-        end = samples * level // levels
-        steps = max(0, math.ceil((end - seen) / size))
+        end = -(-samples * level // levels)
+        steps = max(0, -(-(end - seen) // size))
         if step < begun + steps:
             break
         seen, begun, size = seen + steps * size, begun + steps, size + increment
@@ -69,8 +69,10 @@ def check_schedule(config: Config) -> None:
     first, increment, _ = train.rampup
     if any(train.rampup) and not all(train.rampup):
         raise InputError(f"train.rampup={list(train.rampup)} needs (first batch, increment, samples), none of them 0")
-    if first and (train.batch < first or (train.batch - first) % increment):
+    if first > train.batch:
+        raise InputError(f"train.rampup={list(train.rampup)} begins above train.batch={train.batch}; begin lower")
+    if first and (train.batch - first) % increment:
         raise InputError(
             f"train.rampup={list(train.rampup)} does not reach train.batch={train.batch} in whole increments; "
-            f"an increment that divides {abs(train.batch - first)} would"
+            f"an increment that divides {train.batch - first} would"
         )

@@ -1,0 +1,183 @@
+"""Optimizers: who decays, who is whose, clipping, and moments that survive a checkpoint to the bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.optim import Optimizer
+
+from phalanx import registry
+from phalanx.config import OptimConfig
+from phalanx.errors import InputError
+from phalanx.train.optim import adamw, clip, muon
+
+BUILDERS = ("adamw", "lamb", "muon")
+OPTIM = OptimConfig(lr=0.01, weight_decay=0.1)
+
+
+class Toy(nn.Module):
+    """The names of a transformer, and a part that no step touches, as BERT's pair head without pairs."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.token = nn.Embedding(7, 6)
+        self.blocks = nn.ModuleDict({str(i): nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)) for i in range(2)})
+        self.head = nn.Linear(6, 7)
+        self.unused = nn.Linear(6, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token(tokens)
+        for block in self.blocks.values():
+            x = x + block(x)
+        return nn.functional.cross_entropy(self.head(x), tokens)
+
+
+def build(name: str, model: nn.Module) -> list[Optimizer]:
+    optimizers: list[Optimizer] = registry.find("optim.name", registry.OPTIMIZERS, name)(model, OPTIM)
+    return optimizers
+
+
+def train(model: nn.Module, optimizers: list[Optimizer], steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        tokens = torch.arange(5) + step % 3
+        loss = model(tokens)
+        loss.backward()
+        losses.append(loss.item())
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
+    return losses
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_each_parameter_once_and_only_matrices_decay(name: str) -> None:
+    model = Toy()
+    decays = {
+        id(p): group["weight_decay"]
+        for optimizer in build(name, model)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert len(decays) == len(list(model.parameters()))
+    for key, p in model.named_parameters():
+        assert decays[id(p)] == (0.1 if p.ndim == 2 else 0.0), key
+    assert {key for key, p in model.named_parameters() if not decays[id(p)]} == {
+        f"{key}.bias" for key in ("head", "unused", "blocks.0.0", "blocks.0.1", "blocks.1.0", "blocks.1.1")
+    } | {"blocks.0.1.weight", "blocks.1.1.weight"}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_it_learns(name: str) -> None:
+    model = Toy()
+    losses = train(model, build(name, model), range(120))
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_adamw_is_fused_and_equals_the_plain_one() -> None:
+    model, plain = Toy(), Toy()
+    (optimizer,) = adamw(model, OPTIM)
+    assert optimizer.param_groups[0]["fused"]
+    groups = [
+        {"params": [p for p in plain.parameters() if p.ndim == 2], "weight_decay": 0.1},
+        {"params": [p for p in plain.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    train(model, [optimizer], range(10))
+    train(plain, [torch.optim.AdamW(groups, 0.01, (0.9, 0.999), 1e-8, foreach=False)], range(10))
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_muon_takes_the_blocks_matrices_at_the_rate_of_adamw() -> None:
+    model = Toy()
+    spectral, rest = muon(model, OPTIM)
+    matrices = [p for group in spectral.param_groups for p in group["params"]]
+    assert [id(p) for p in matrices] == [id(model.blocks[i][0].weight) for i in ("0", "1")]  # type: ignore[index]
+    assert isinstance(rest, torch.optim.AdamW)
+    before = matrices[0].detach().clone()
+    matrices[0].grad = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
+    spectral.step()
+    change = matrices[0].detach() - before * (1 - 0.01 * 0.1)
+    assert 0.1 * 0.01 < change.square().mean().sqrt().item() < 0.4 * 0.01  # AdamW's updates have 0.2 to 0.4 of the rate
+
+
+def test_muon_without_blocks_is_an_input_error() -> None:
+    with pytest.raises(InputError, match=r"optim\.name=muon finds no matrices .* Linear; use adamw"):
+        muon(nn.Linear(3, 3), OPTIM)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_resumed_run_is_bit_equal(name: str, tmp_path: Path) -> None:
+    """Through real files, into another model's optimizers; a parameter that never had a gradient does not disturb."""
+    model = Toy()
+    optimizers = build(name, model)
+    train(model, optimizers, range(4))
+    dcp.save(state(model, optimizers), checkpoint_id=tmp_path, no_dist=True)
+    expected = train(model, optimizers, range(4, 12))
+
+    resumed = Toy(seed=1)
+    others = build(name, resumed)
+    loaded = state(resumed, others)
+    dcp.load(loaded, checkpoint_id=tmp_path, no_dist=True)
+    resumed.load_state_dict(loaded["model"])
+    set_optimizer_state_dict(resumed, others, loaded["optimizer"])
+    assert train(resumed, others, range(4, 12)) == expected
+    for ours, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_asking_for_the_state_changes_nothing(name: str) -> None:
+    """A checkpoint before the first good step must not count as one."""
+    model, other = Toy(), Toy()
+    optimizers, others = build(name, model), build(name, other)
+    moments = get_optimizer_state_dict(model, optimizers)["state"]
+    assert len(moments) == len(list(model.parameters()))
+    assert not any(value.any() for values in moments.values() for value in values.values())  # type: ignore[union-attr]
+    assert train(model, optimizers, range(3)) == train(other, others, range(3))
+
+
+def state(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
+    return {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizers)}
+
+
+def parameters_with(*grads: list[float]) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(torch.zeros(len(grad))) for grad in grads]
+    for p, grad in zip(parameters, grads, strict=True):
+        p.grad = torch.tensor(grad)
+    return parameters
+
+
+def grads_of(parameters: list[nn.Parameter]) -> list[list[float]]:
+    return [p.grad.tolist() for p in parameters if p.grad is not None]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+@pytest.mark.parametrize(("limit", "factor"), [(0.0, 1.0), (2.5, 0.5), (5.0, 1.0), (100.0, 1.0)])
+def test_clip_bounds_the_global_norm_and_takes_the_scale_out(limit: float, factor: float, scale: float) -> None:
+    parameters = parameters_with([3.0 * scale, 0.0], [4.0 * scale])
+    parameters.append(nn.Parameter(torch.ones(2)))  # no gradient
+    assert clip(parameters, limit, scale).item() == 5.0
+    assert grads_of(parameters) == [[3 * factor, 0.0], [4 * factor]]
+    assert parameters[2].grad is None
+
+
+def test_clip_of_zeros_stays_zero() -> None:
+    parameters = parameters_with([0.0, 0.0])
+    assert clip(parameters, 1.0).item() == 0.0
+    assert grads_of(parameters) == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_clip_does_not_spread_what_is_bad(bad: float) -> None:
+    parameters = parameters_with([1.0, 2.0], [bad, 3.0])
+    assert not clip(parameters, 1.0, 2.0).isfinite()
+    first, second = grads_of(parameters)
+    assert first == [0.5, 1.0]
+    assert second[1] == 1.5
