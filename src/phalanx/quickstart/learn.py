@@ -1,0 +1,84 @@
+"""Training the two models, and what they know before and after."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from phalanx import registry
+from phalanx.models.build import build
+from phalanx.quickstart.plan import Place
+from phalanx.quickstart.stages import Result, Stopped
+from phalanx.quickstart.text import data
+from phalanx.run.folder import RunFolder
+from phalanx.tasks.run import train
+from phalanx.tasks.score import score
+from phalanx.tasks.sources import tokenizer_of
+from phalanx.train.evaluate import evaluate
+
+
+def learn_gpt(place: Place) -> Result:
+    """runs/gpt."""
+    return _learn(place, "gpt", place.plan.gpt)
+
+
+def tell_gpt(result: Result) -> Iterator[str]:
+    """Perplexities in plain words."""
+    before, after = result["before"], result["after"]
+    yield (
+        f"Held-out perplexity: {before['perplexity']:,.0f} before, {after['perplexity']:,.1f} after. That is: of "
+        f"{result['vocab']:,} pieces it is as unsure as a fair choice among {after['perplexity']:,.0f}."
+    )
+    yield f"The held-out book takes {after['bits_per_byte']:.2f} bits a letter, where plain ASCII text takes 8."
+    yield _where(result)
+
+
+def learn_bert(place: Place) -> Result:
+    """runs/bert."""
+    return _learn(place, "bert", place.plan.bert)
+
+
+def tell_bert(result: Result) -> Iterator[str]:
+    """Perplexities and accuracies in plain words."""
+    before, after = result["before"], result["after"]
+    yield f"Held-out perplexity of hidden pieces: {before['perplexity']:,.0f} before, {after['perplexity']:,.1f} after."
+    yield f"It guesses {after['mlm_accuracy']:.1%} of them exactly; untrained it guessed {before['mlm_accuracy']:.1%}."
+    yield _where(result)
+
+
+def words(place: Place, model: str, over: tuple[str, ...]) -> list[str]:
+    """The overrides of a run on the quickstart's data."""
+    sets = {"train": data(place, model, "train"), "valid": data(place, model, "held-out")}
+    return [*(f"data.{key}={json.dumps([prefix])}" for key, prefix in sets.items()), *over]
+
+
+def run_folder(place: Place, name: str) -> Path:
+    """The folder of a run."""
+    return place.folder / "runs" / name
+
+
+def _learn(place: Place, name: str, over: tuple[str, ...]) -> Result:
+    run = run_folder(place, name)
+    if stopped_by := train(f"{name}-tiny", words(place, name, over), run):
+        raise Stopped(stopped_by)
+    before = _untrained(run, place.plan.evaluate)
+    after = score(run, limit=place.plan.evaluate)
+    config = RunFolder.open(run).config()
+    tokens = config.train.steps * config.train.batch * config.data.sequence
+    return {"before": before, "after": after, "vocab": config.model.vocab, "tokens": tokens, "at": str(run)}
+
+
+def _untrained(run: Path, limit: int) -> dict[str, float]:
+    """Held-out figures of the run's model as it was before its first step: weights are a function of the seed."""
+    config = RunFolder.open(run).config()
+    task = registry.find("task", registry.TASKS, config.task)(config, tokenizer_of(config.data), train=False)
+    model = build(config.model, config.train.seed, torch.device("cpu"))
+    figures = evaluate(model, task, task.valid, config.model.positions, config.layout.micro_batch, limit)
+    assert math.isfinite(figures["loss"])
+    return figures
+
+
+def _where(result: Result) -> str:
+    return f"It read {result['tokens']:,} tokens. Model, settings and curves are in {result['at']}/"

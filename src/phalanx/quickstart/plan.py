@@ -1,0 +1,64 @@
+"""What the quickstart does, and how much of it. Prompts and sentences were chosen before any model was trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+NOVELS = Path(__file__).parent.parent / "assets" / "novels"
+
+PROMPTS = ("The old house", "She opened the door and", '"I do not know," said')
+MASKED = (
+    "She looked at [MASK] with a smile.",
+    "He opened the [MASK] and went into the room.",
+    "I do not [MASK] what you mean.",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done: the words over the recipes gpt-tiny and bert-tiny, and what is measured."""
+
+    novels: tuple[str, ...]
+    held_out: str
+    vocab: int
+    gpt: tuple[str, ...]
+    bert: tuple[str, ...]
+    interrupted: tuple[str, ...]  # laid over `gpt`
+    cut: int  # step after which that run is told to stop
+    evaluate: int  # held-out sequences of the figures before and after
+    write: int  # tokens of a sample
+
+
+FULL = Plan(
+    novels=(
+        "Barclay_Ladies_1917", "Barclay_Postern_1911", "Barclay_Rosary_1909", "Burnett_Garden_1911",
+        "Burnett_Lord_1886", "Chesterton_Innocence_1911", "Doyle_Lost_1912", "Gissing_Unclassed_1884",
+        "Gissing_Warburton_1903", "Stevenson_Treasure_1883", "Woolf_Night_1919",
+    ),
+    held_out="Burnett_Princess_1905",
+    vocab=4096,
+    gpt=(
+        "model.hidden=128", "model.positions=64", "model.dropout=0.0", "data.sequence=64", "train.batch=16",
+        "train.steps=900", "optim.lr=4e-3", "train.eval_every=100", "train.eval_sequences=128", "save.every=300",
+        "train.compile=off", "log.print_every=100",
+    ),
+    bert=(
+        "model.hidden=128", "model.positions=64", "model.dropout=0.0", "data.sequence=64", "train.batch=32",
+        "train.steps=600", "optim.lr=4e-3", "train.eval_every=100", "train.eval_sequences=128", "save.every=300",
+        "train.compile=off", "log.print_every=100", "data.pairs=none", "data.short_fraction=0.0",
+    ),
+    interrupted=(
+        "model.dropout=0.1", "train.steps=60", "train.eval_every=0", "save.every=20", "log.print_every=20",
+    ),
+    cut=25,
+    evaluate=512,
+    write=70,
+)  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a stage works, how much it is to do, and what the stages before it found."""
+
+    folder: Path
+    plan: Plan
+    results: dict[str, dict[str, Any]]

@@ -1,0 +1,43 @@
+"""What the models can do: text continued, masks filled."""
+
+from collections.abc import Iterator
+
+from phalanx.infer.fill import fill
+from phalanx.infer.generate import Options, generate
+from phalanx.infer.load import load
+from phalanx.quickstart.learn import run_folder
+from phalanx.quickstart.plan import MASKED, PROMPTS, Place
+from phalanx.quickstart.stages import Result
+
+CANDIDATES = 5
+
+
+def write_samples(place: Place) -> Result:
+    """A text after each prompt; the first draw, not the best of several."""
+    run = run_folder(place, "gpt")
+    loaded = load(run)
+    options = Options(tokens=place.plan.write, temperature=0.8, top_p=0.95, seed=0)
+    samples = [[prompt, "".join(generate(loaded, prompt, options))] for prompt in PROMPTS]
+    return {"samples": samples, "at": str(run)}
+
+
+def tell_samples(result: Result) -> Iterator[str]:
+    """Prompts, and what follows."""
+    for prompt, text in result["samples"]:
+        yield f"› {prompt} ▸ {' '.join(text.split())}"
+    yield f'Your turn: phalanx generate {result["at"]} "The next morning"'
+
+
+def fill_masks(place: Place) -> Result:
+    """The likeliest words of each mask."""
+    run = run_folder(place, "bert")
+    loaded = load(run)
+    filled = [[text, fill(loaded, text, CANDIDATES)[0].words] for text in MASKED]
+    return {"filled": filled, "at": str(run)}
+
+
+def tell_masks(result: Result) -> Iterator[str]:
+    """Sentences, and what could stand in them."""
+    for text, candidates in result["filled"]:
+        yield f"› {text}  ▸ " + ", ".join(f"{word} {chance:.0%}" for word, chance in candidates)
+    yield f'Your turn: phalanx fill {result["at"]} "He took her [MASK] in his."'
