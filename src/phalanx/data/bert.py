@@ -1,41 +1,54 @@
-"""BERT samples: masked sentences of a document, in two segments with a question about them.
+"""BERT samples: sentences of a document in two segments with a question about them, and masks.
 
 No index is stored: sample i is anchored at a token of the split's stream, and the sentence that holds it is found by
-binary search. Lengths, pairs and masks are hashes of (seed, draw), so every epoch draws new ones and any process can
-make any sample.
+binary search. Lengths, pairs and masks are hashes of (seed, draw, i), so every epoch draws new ones and any process
+can make any sample.
 """
 
-from typing import Any, NamedTuple
+from bisect import bisect_left, bisect_right
+from typing import NamedTuple
 
 import numpy as np
 
 from phalanx.config import DataConfig
 from phalanx.data import hash
+from phalanx.data.manifest import Manifest, manifest_path
+from phalanx.data.mask import Masker
 from phalanx.data.source import Array, Documents, Sample
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 
-# What a random number of a sample is for.
-_OFFSET, _SHORT, _LENGTH, _PIVOT, _QUESTION, _OTHER, _SIDE, _CHOICE, _KIND, _TOKEN = range(10)
+_DRAWS, _FRONT_A, _FRONT_B, _MASK = range(4)  # what a key of a sample is for
 
 
-class _Span(NamedTuple):
-    """Consecutive sentences of one document."""
+class _Draws(NamedTuple):
+    """The random numbers of a sample's shape, each in [0, 1)."""
 
-    start: int  # token
-    ends: Array  # token after each sentence
+    offset: float
+    short: float
+    length: float
+    pivot: float
+    question: float
+    other: float
+
+
+class _Chunk(NamedTuple):
+    """Consecutive sentences of one document; all numbers are tokens of the set."""
+
+    start: int
+    ends: Array  # after each sentence
+    document: tuple[int, int]  # first and one past the last token of the document
 
 
 class BertSource:
-    """Samples as in Devlin et al., arXiv 1810.04805: 15 % masked, 80/10/10; next-sentence or sentence-order pairs."""
+    """Samples as in Devlin et al., arXiv 1810.04805: true next-sentence or sentence-order pairs, some of them short."""
 
     def __init__(self, documents: Documents, tokenizer: Tokenizer, data: DataConfig, seed: int) -> None:
-        self.documents, self.set, self.data, self.seed = documents, documents.dataset, data, seed
-        self.tokenizer = tokenizer
-        missing = [n for n in ("mask", "cls", "sep", "pad") if getattr(tokenizer, n) is None]
+        special = {name: getattr(tokenizer, name.lower()) for name in ("CLS", "SEP", "PAD", "MASK")}
+        missing = [name for name, i in special.items() if i is None]
         if missing:
-            raise InputError(f"{documents.name}: its tokenizer has no {missing[0].upper()} token; use a WordPiece one")
-        if data.pairs != "none" and len(self.set) == len(self.set.documents) - 1:
+            raise InputError(f"{documents.name}: its tokenizer has no [{missing[0]}] token; use a WordPiece one")
+        if data.pairs != "none" and not _has_sentences(documents):
             raise InputError(
                 f"{documents.name} is not split into sentences, which data.pairs={data.pairs} needs; "
                 "run phalanx prepare --sentences, or set data.pairs=none"
@@ -43,6 +56,9 @@ class BertSource:
         self.room = data.sequence - (2 if data.pairs == "none" else 3)  # beside [CLS] and [SEP]
         if self.room < 2:
             raise InputError(f"data.sequence={data.sequence} leaves no room for two segments; use 8 or more")
+        self.set, self.data, self.seed = documents.dataset, data, seed
+        self.cls, self.sep, self.pad = special["CLS"], special["SEP"], special["PAD"]
+        self.masker = Masker(tokenizer, data.mask_fraction, data.whole_word)
         self.first, self.last = documents.tokens
 
     def __len__(self) -> int:
@@ -50,140 +66,105 @@ class BertSource:
 
     def sample(self, i: int, draw: int) -> Sample:
         """The sample anchored at token i × room, moved by a random part of the room."""
-        key = hash.key(self.seed, draw)
-        position = min(self.first + i * self.room + hash.below(self.room, key, _OFFSET), self.last - 1)
-        target = self.room
-        if hash.below(1 << 32, key, _SHORT) < self.data.short_fraction * 2**32:
-            target = 2 + hash.below(self.room - 1, key, _LENGTH)
-        if self.data.pairs == "none":
-            span = self._span(position, target, 1)
-            a, b, related = self._tokens(span.start, min(int(span.ends[-1]), span.start + target)), None, -1
-        else:
-            a, b, related = self._pair(position, target, key)
-        return self._assemble(a, b, related, key)
+        key = hash.key(self.seed, draw, i)
+        draws = _Draws(*hash.uniform(hash.key(key, _DRAWS), len(_Draws._fields)).tolist())
+        position = min(self.first + int((i + draws.offset) * self.room), self.last - 1)
+        short = draws.short < self.data.short_fraction
+        target = 2 + int(draws.length * (self.room - 1)) if short else self.room
+        if self.data.pairs != "none":
+            return self._assemble(*self._pair(position, target, draws, key), key)
+        chunk = self._chunk(position, target, 1)
+        return self._assemble(self._tokens(chunk.start, min(int(chunk.ends[-1]), chunk.start + target)), None, -1, key)
 
-    def _pair(self, position: int, target: int, key: int) -> tuple[Array, Array, int]:
+    def _pair(self, position: int, target: int, draws: _Draws, key: int) -> tuple[Array, Array, int]:
         """Two segments that fit, and the label of the question about them."""
-        span = self._span(position, target, 2)
-        stop = min(int(span.ends[-1]), span.start + 2 * self.room)
-        inner = span.ends[:-1][span.ends[:-1] < stop]
+        chunk = self._chunk(position, target, 2)
+        stop = self._stop(chunk)
+        inner = chunk.ends[chunk.ends < stop]
         if len(inner):
-            pivot = int(inner[hash.below(len(inner), key, _PIVOT)])
+            pivot = int(inner[int(draws.pivot * len(inner))])
         else:  # one sentence is all there is: cut it
-            pivot = span.start + 1 + hash.below(max(1, stop - span.start - 1), key, _PIVOT)
-        a, b = self._tokens(span.start, pivot), self._tokens(pivot, stop)
-        related = hash.below(2, key, _QUESTION)
-        if not len(b) or (related and self.data.pairs == "nsp"):
-            related, b = 1, self._other(span.start, max(1, target - len(a)), key)
+            pivot = chunk.start + 1 + int(draws.pivot * (stop - chunk.start - 1))
+        a, b = self._tokens(chunk.start, pivot), self._tokens(pivot, stop)
+        related = int(draws.question < 0.5)
+        if pivot == stop or (related and self.data.pairs == "nsp"):  # a document of one token has nothing to follow
+            related, b = 1, self._other(chunk.document, max(1, target - len(a)), draws.other)
         elif related:
             a, b = b, a
-        cut_a, cut_b = _excess(len(a), len(b), target)
-        return _trim(a, cut_a, hash.key(key, _SIDE, 0)), _trim(b, cut_b, hash.key(key, _SIDE, 1)), related
+        keep_a, keep_b = _shares(len(a), len(b), target)
+        return _trim(a, keep_a, hash.key(key, _FRONT_A)), _trim(b, keep_b, hash.key(key, _FRONT_B)), related
 
-    def _other(self, position: int, length: int, key: int) -> Array:
-        """At least one token of a random other document; of the same one if the split has no other."""
-        document = self._document(self._sentence(position))
-        for attempt in range(16):
-            other = self.first + hash.below(self.last - self.first, key, _OTHER, attempt)
-            if self._document(self._sentence(other)) != document:
-                break
-        span = self._span(other, length, 1)
-        return self._tokens(span.start, int(span.ends[-1]))
+    def _other(self, document: tuple[int, int], length: int, draw: float) -> Array:
+        """Sentences from a random token outside the `document` on; inside it if the split holds no other."""
+        first, last = document
+        outside = self.last - self.first - (last - first)
+        position = self.first + int(draw * (outside or last - first))
+        if outside and position >= first:
+            position += last - first
+        chunk = self._chunk(position, length, 1)
+        return self._tokens(chunk.start, self._stop(chunk))
 
-    def _span(self, position: int, target: int, least: int) -> _Span:
+    def _chunk(self, position: int, target: int, least: int) -> _Chunk:
         """Sentences from the one at `position` on, to `target` tokens or the document's end; `least` if it has them.
 
-        A sentence longer than a sample is entered at `position`, so that all of it is seen in time.
+        A sentence too long for a sample is entered near `position`, so that all of it is seen in time.
         """
-        sentence = self._sentence(position)
-        document = self._document(sentence)
-        first, last = int(self.set.documents[document]), int(self.set.documents[document + 1])
+        starts, lengths, size = self.set.starts, self.set.lengths, self.set.tokens.itemsize
+        # numpy's search would first copy the whole index: after the header's 34 bytes its numbers are not aligned
+        sentence = bisect_right(starts, position * size) - 1
+        document = bisect_right(self.set.documents, sentence) - 1
+        first, last = self.set.documents[document : document + 2].tolist()
         sentence = max(first, min(sentence, last - least))
-        start = self._start(sentence)
-        if position - start > self.room:
-            start = position
-        end = start
-        ends: list[int] = []
-        while sentence < last and (end - start < target or len(ends) < least):
-            end = self._start(sentence) + int(self.set.lengths[sentence])
-            ends.append(end)
-            sentence += 1
-        return _Span(start, np.array(ends))
+        start = max(int(starts[sentence]) // size, position - self.room)
+        near = slice(sentence, min(last, sentence + target + least))
+        ends = starts[near] // size + lengths[near]
+        ends = ends[ends > start]
+        ends = ends[: max(least, bisect_left(ends, start + target) + 1)]
+        return _Chunk(start, ends, (int(starts[first]) // size, int(starts[last - 1]) // size + int(lengths[last - 1])))
 
-    def _sentence(self, position: int) -> int:
-        """The sentence that holds a token; empty ones hold none."""
-        return int(np.searchsorted(self.set.starts, position * self.set.tokens.itemsize, "right")) - 1
-
-    def _document(self, sentence: int) -> int:
-        return int(np.searchsorted(self.set.documents, sentence, "right")) - 1
-
-    def _start(self, sentence: int) -> int:
-        return int(self.set.starts[sentence]) // self.set.tokens.itemsize
+    def _stop(self, chunk: _Chunk) -> int:
+        """Where to stop reading a chunk that a long sentence may end."""
+        return min(int(chunk.ends[-1]), chunk.start + 2 * self.room)
 
     def _tokens(self, start: int, stop: int) -> Array:
         return self.set.tokens[start:stop].astype(np.int64)
 
     def _assemble(self, a: Array, b: Array | None, related: int, key: int) -> Sample:
         """[CLS] a [SEP] b [SEP], masked and padded."""
-        know, length = self.tokenizer, self.data.sequence
-        parts: list[Any] = [[know.cls], a, [know.sep]] + ([] if b is None else [b, [know.sep]])
-        used = sum(map(len, parts))
-        tokens = np.full(length, know.pad, np.int64)
-        tokens[:used] = np.concatenate(parts)
+        length = self.data.sequence
+        head = len(a) + 2
+        used = head if b is None else head + len(b) + 1
+        tokens = np.full(length, self.pad, np.int64)
+        tokens[0], tokens[1 : head - 1], tokens[head - 1] = self.cls, a, self.sep
+        if b is not None:
+            tokens[head : used - 1], tokens[used - 1] = b, self.sep
         segment = np.zeros(length, np.int64)
-        segment[len(a) + 2 : used] = 1
-        words = np.flatnonzero(np.arange(length) < used - 1)
-        words = words[(words > 0) & (words != len(a) + 1)]  # all but [CLS], [SEP] and padding
-        masked, labels = self._mask(tokens, words, key)
+        segment[head:used] = 1
         document = None
         if used < length:
             document = np.zeros(length, np.int32)
             document[used:] = -1
+        places = np.concatenate([np.arange(1, head - 1), np.arange(head, used - 1)])
+        masked, labels = self.masker(tokens, places, hash.key(key, _MASK))
         return Sample(masked, labels, segment, document, related)
 
-    def _mask(self, tokens: Array, candidates: Array, key: int) -> tuple[Array, Array]:
-        """Tokens with some of the `candidates` masked, and their labels."""
-        count = max(1, round(len(candidates) * self.data.mask_fraction))
-        chosen = self._choose(tokens, candidates, count, key)
-        labels = np.full(len(tokens), -1, np.int64)
-        labels[chosen] = tokens[chosen]
-        kind = hash.uniform(hash.key(key, _KIND), len(chosen))
-        random = hash.uniform(hash.key(key, _TOKEN), len(chosen)) * self.tokenizer.vocab
-        masked = tokens.copy()
-        replaced = np.where(kind < 0.9, random.astype(np.int64), tokens[chosen])
-        masked[chosen] = np.where(kind < 0.8, np.int64(self.tokenizer.mask or 0), replaced)
-        return masked, labels
 
-    def _choose(self, tokens: Array, candidates: Array, count: int, key: int) -> Array:
-        """`count` of the candidates at random, or whole words of about as many pieces."""
-        if not self.data.whole_word:
-            return candidates[np.argsort(hash.uniform(hash.key(key, _CHOICE), len(candidates)))[:count]]
-        starts = self.tokenizer.starts_word[tokens[candidates]]
-        starts[0] = True
-        word = np.cumsum(starts) - 1
-        sizes = np.bincount(word)
-        order = np.argsort(hash.uniform(hash.key(key, _CHOICE), len(sizes)))
-        picked = np.zeros(len(sizes), bool)
-        room = count
-        for number in order:
-            if sizes[number] <= room:
-                picked[number], room = True, room - int(sizes[number])
-            if not room:
-                break
-        if not picked.any():
-            picked[order[0]] = True
-        words: Array = candidates[picked[word]]
-        return words
+def _has_sentences(documents: Documents) -> bool:
+    """Whether the set was split into sentences; where each document is one sequence, only its manifest tells."""
+    if len(documents.dataset) > len(documents.dataset.documents) - 1:
+        return True
+    prefix = documents.dataset.prefix
+    return manifest_path(prefix).exists() and Manifest.read(prefix).sentences
 
 
-def _excess(a: int, b: int, room: int) -> tuple[int, int]:
-    """Tokens to cut from each of two segments so that they fit: the longer loses first, each keeps one."""
+def _shares(a: int, b: int, room: int) -> tuple[int, int]:
+    """How many tokens of two segments fit in `room`: the longer loses first, the second on a tie; each keeps one."""
     keep_b = max(1, min(b, max(room // 2, room - a)))
-    keep_a = max(1, min(a, room - keep_b))
-    return a - keep_a, b - keep_b
+    return max(1, min(a, room - keep_b)), keep_b
 
 
-def _trim(tokens: Array, excess: int, key: int) -> Array:
-    """Drop `excess` tokens, each from the front or the back with equal chance."""
-    front = int((hash.uniform(key, excess) < 0.5).sum())
-    return tokens[front : len(tokens) - (excess - front)]
+def _trim(tokens: Array, keep: int, key: int) -> Array:
+    """The tokens without all but `keep`, each cut from the front or the back with equal chance."""
+    excess = len(tokens) - keep
+    front = int((hash.uniform(key, excess) < 0.5).sum()) if excess else 0
+    return tokens[front : front + keep]

@@ -1,12 +1,14 @@
 """GPT samples: consecutive pieces of the documents' joined tokens.
 
 Documents lie back to back in the file, each with its end-of-text token, so a sample is a slice. Neighbours share one
-token: the last label of one is the first token of the next, and an epoch predicts every token once.
+token: the last label of one is the first token of the next, and an epoch predicts every token once. Each epoch after
+the first cuts the same tokens at other places, so that many epochs of a small set show more than the same windows.
 """
 
 import numpy as np
 
-from phalanx.data.source import Documents, Sample
+from phalanx.data import hash
+from phalanx.data.source import Array, Documents, Sample
 from phalanx.errors import InputError
 
 
@@ -14,28 +16,37 @@ class GPTSource:
     """Sequences of `sequence` tokens. With `stop_at_documents`, attention ends at `eod` tokens."""
 
     def __init__(self, documents: Documents, sequence: int, eod: int | None, stop_at_documents: bool) -> None:
-        self.first, last = documents.tokens
-        self.tokens, self.sequence, self.eod = documents.dataset.tokens, sequence, eod
+        first, last = documents.tokens
+        self.tokens, self.sequence, self.eod = documents.dataset.tokens[first:last], sequence, eod
         self.stop_at_documents = stop_at_documents
-        self.samples = (last - self.first - 1) // sequence
+        self.samples = (last - first - 1) // sequence
         if self.samples < 1:
             raise InputError(
-                f"{documents.name}: documents {documents.first} to {documents.last} hold {last - self.first} tokens, "
+                f"{documents.name}: documents {documents.first} to {documents.last - 1} hold {last - first} tokens, "
                 f"fewer than one sample of data.sequence={sequence} + 1; lower data.sequence or give more text"
             )
-        if stop_at_documents and eod is None:
-            raise InputError("data.stop_at_documents=true needs a tokenizer with an end-of-text token")
+        if stop_at_documents and (eod is None or self.tokens[-1] != eod):
+            raise InputError(
+                f"data.stop_at_documents=true: the documents of {documents.name} do not end in an end-of-text token; "
+                "prepare it with --append-eod and a tokenizer that has one, or set data.stop_at_documents=false"
+            )
 
     def __len__(self) -> int:
         return self.samples
 
     def sample(self, i: int, draw: int) -> Sample:
-        """Tokens i × sequence onwards; nothing about them is random."""
-        start = self.first + i * self.sequence
-        piece = self.tokens[start : start + self.sequence + 1].astype(np.int64)
+        """Tokens i × sequence onwards; an epoch (samples of draws) after the first begins at a token of its own."""
+        epoch = draw // self.samples
+        piece = self._piece(i * self.sequence + (hash.key(epoch) % self.sequence if epoch else 0))
         tokens, labels = piece[:-1], piece[1:]
         document = None
         if self.stop_at_documents:
             ended = np.cumsum(tokens == self.eod, dtype=np.int32)
             document = np.concatenate([np.zeros(1, np.int32), ended[:-1]])  # an end belongs to the document it ends
         return Sample(tokens, labels, None, document, -1)
+
+    def _piece(self, start: int) -> Array:
+        """`sequence` + 1 tokens from `start`; after the last comes the first."""
+        piece = self.tokens[start : start + self.sequence + 1].astype(np.int64)
+        missing = self.sequence + 1 - len(piece)
+        return np.concatenate([piece, self.tokens[:missing]]) if missing else piece

@@ -29,22 +29,21 @@ def mix_word(x: int) -> int:
 
 
 def key(*parts: int) -> int:
-    """A 32-bit key of any integers; parts above 32 bits count as several words."""
+    """A 32-bit key of any natural numbers; parts above 32 bits count as several words."""
     folded = _GOLDEN
     for part in parts:
+        assert part >= 0
         folded = mix_word(folded ^ (part & _WORD))
         while part := part >> 32:
             folded = mix_word(folded ^ (part & _WORD))
     return folded
 
 
+def words(key: int, count: int) -> list[int]:
+    """`count` random words of a key."""
+    return [mix_word((key + number * _GOLDEN) & _WORD) for number in range(1, count + 1)]
+
+
 def uniform(key: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """`count` numbers in [0, 1), float64 of 32 random bits each."""
-    words = mix(mix(np.arange(count, dtype=np.uint32) * np.uint32(_GOLDEN)) ^ np.uint32(key))
-    return words / 2.0**32
-
-
-def below(limit: int, *parts: int) -> int:
-    """An integer of [0, limit) from the hash of `parts`; uniform to limit / 2**64."""
-    high, low = key(*parts, 0), key(*parts, 1)
-    return ((high << 32 | low) * limit) >> 64
+    """The `words` of a key as numbers in [0, 1), float64 of 32 random bits each."""
+    return mix(np.arange(1, count + 1, dtype=np.uint32) * np.uint32(_GOLDEN) + np.uint32(key)) / 2.0**32

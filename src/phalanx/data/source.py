@@ -17,6 +17,7 @@ from phalanx.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_EPOCH, _BLOCK = 0, 1  # what a key orders
 _SLOTS = 4096  # of a blend's block: weights are exact to 1/4096
 
 
@@ -55,13 +56,11 @@ class Endless:
 
     def __init__(self, source: Source, seed: int) -> None:
         self.source, self.seed = source, seed
-        self.epoch, self.order = -1, Permutation(1, 0)  # the permutation of the epoch asked for last
 
     def __getitem__(self, n: int) -> Sample:
         epoch, i = divmod(n, len(self.source))
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, Permutation(len(self.source), hash.key(self.seed, epoch))
-        return self.source.sample(self.order(i), n)
+        order = Permutation(len(self.source), hash.key(self.seed, _EPOCH, epoch))
+        return self.source.sample(order(i), n)
 
 
 class Blend:
@@ -81,13 +80,13 @@ class Blend:
 
     def __getitem__(self, n: int) -> Sample:
         block, slot = divmod(n, _SLOTS)
-        slot = Permutation(_SLOTS, hash.key(self.seed, block))(slot)
+        slot = Permutation(_SLOTS, hash.key(self.seed, _BLOCK, block))(slot)
         k = int(np.searchsorted(self.starts, slot, "right")) - 1
         return self.parts[k][block * self.counts[k] + slot - int(self.starts[k])]
 
 
 class Concatenation:
-    """Several sources one after the other, as one."""
+    """Several sources one after the other, as one. Draws count from each source's first sample, as its own would."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = parts
@@ -99,7 +98,8 @@ class Concatenation:
     def sample(self, i: int, draw: int) -> Sample:
         """Sample `i` of all."""
         k = int(np.searchsorted(self.ends, i, "right"))
-        return self.parts[k].sample(i - (int(self.ends[k - 1]) if k else 0), draw)
+        start = int(self.ends[k]) - len(self.parts[k])
+        return self.parts[k].sample(i - start, max(0, draw - start))
 
 
 class Documents(NamedTuple):
@@ -158,11 +158,14 @@ def open_sets(
 
 
 def _cut(count: int, split: Sequence[float], part: int) -> tuple[int, int]:
-    """Documents of `part`. A part with a fraction above 0 gets one document at least, the last parts first."""
+    """Documents of `part`: a part with a fraction above 0 gets one at least, the last parts first if they are few."""
     whole = sum(split)
     if whole <= 0:
         raise InputError(f"data.split={list(split)}: the fractions must not all be 0")
-    ends = [round(count * sum(split[: k + 1]) / whole) for k in range(len(split))]
+    marks = [0]
+    for k, fraction in enumerate(split):
+        marks.append(max(round(count * sum(split[: k + 1]) / whole), marks[-1] + (fraction > 0)))
+    marks[-1] = count
     for k in reversed(range(1, len(split))):
-        ends[k - 1] = max(0, min(ends[k - 1], ends[k] - (split[k] > 0)))
-    return (ends[part - 1] if part else 0), ends[part]
+        marks[k] = max(0, min(marks[k], marks[k + 1] - (split[k] > 0)))
+    return marks[part], marks[part + 1]
