@@ -62,7 +62,7 @@ class BertSource:
         self.first, self.last = documents.tokens
 
     def __len__(self) -> int:
-        return max(1, (self.last - self.first) // self.room)
+        return -(-(self.last - self.first) // self.room)
 
     def sample(self, i: int, draw: int) -> Sample:
         """The sample anchored at token i × room, moved by a random part of the room."""
@@ -115,7 +115,7 @@ class BertSource:
         document = bisect_right(self.set.documents, sentence) - 1
         first, last = self.set.documents[document : document + 2].tolist()
         sentence = max(first, min(sentence, last - least))
-        start = max(int(starts[sentence]) // size, position - self.room)
+        start = max(int(starts[sentence]) // size, position - self.room + 1)
         near = slice(sentence, min(last, sentence + target + least))
         ends = starts[near] // size + lengths[near]
         ends = ends[ends > start]

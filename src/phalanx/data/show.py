@@ -20,7 +20,9 @@ def _causal(sample: Sample, tokenizer: Tokenizer) -> str:
         starts += [i for i in range(1, size) if sample.document[i] != sample.document[i - 1]]
     pieces = [tokenizer.decode(tokens[a:b]) for a, b in zip(starts, [*starts[1:], size + 1], strict=True)]
     text = "\n── attention stops here ──\n".join(pieces)
-    return f"{text}\n\n{size} tokens, each predicting the next; {len(pieces)} documents for attention"
+    times = {1: "once", 2: "twice"}.get(len(pieces) - 1, f"{len(pieces) - 1} times")
+    stops = "" if sample.document is None else f"; attention stops {times}"
+    return f"{text}\n\n{size} tokens, each predicting the next{stops}"
 
 
 def _masked(sample: Sample, tokenizer: Tokenizer) -> str:
@@ -31,9 +33,9 @@ def _masked(sample: Sample, tokenizer: Tokenizer) -> str:
         places = [i for i in range(used) if sample.segment[i] == part]
         pieces = [_piece(int(sample.tokens[i]), int(sample.labels[i]), tokenizer) for i in places]
         if pieces:
-            lines.append(f"{name}: {' '.join(pieces)}")
+            lines.append(f"{name} ({len(pieces)}): {' '.join(pieces)}")
     asked = int((sample.labels >= 0).sum())
-    question = {0: "B follows A", 1: "B does not follow A", -1: "no question about a pair"}[sample.related]
+    question = {0: "B follows A", 1: "B does not follow A", -1: "no pair"}[sample.related]
     lines.append(f"\n{used} tokens and {len(sample.tokens) - used} of padding, {asked} to predict; {question}")
     return "\n".join(lines)
 
