@@ -115,3 +115,13 @@ def test_the_first_step_of_a_matrix_is_lr_times_its_norm() -> None:
         length: Tensor = (model.matrix.detach() - before).norm()
         assert length.item() == pytest.approx(0.02 * before.norm().item(), rel=1e-6)
         assert not model.zero.any(), "no gradient, no step"
+
+
+def test_an_update_that_cancels_the_decay_moves_nothing() -> None:
+    """Its norm is 0, and a ratio of norm(p) / 0 would be NaN."""
+    model = nn.Linear(2, 2, bias=False)
+    nn.init.constant_(model.weight, -1.0)
+    (optimizer,) = lamb(model, OptimConfig(lr=0.1, beta1=0, beta2=0, eps=1e-12, weight_decay=1.0))
+    model.weight.grad = torch.ones(2, 2)
+    optimizer.step()
+    assert torch.equal(model.weight, torch.full((2, 2), -1.0))
