@@ -26,14 +26,13 @@ class Monitor:
         self.seen = 0
 
     @contextmanager
-    def running(self, step: int) -> Iterator[None]:
-        """Around the loop, which begins after `step` steps."""
+    def running(self, step: int, tokens: int) -> Iterator[None]:
+        """Around the loop, which begins after `step` steps and `tokens` tokens."""
         with ExitStack() as stack:
             self.metrics = stack.enter_context(Metrics(self.folder.path, self.config.log.every, step))
             self.peak = peak_flops(self.device, _NUMBERS[self.config.precision.dtype])
-            last = self.metrics.last
-            self.seen = int(last.get("tokens", 0))
-            self.rate = Throughput(last.get("seconds", 0.0))
+            self.seen = tokens
+            self.rate = Throughput(self.metrics.last.get("seconds", 0.0))
             parameters = family(self.config.model.family).parameters_of(self.config.model)
             self.metrics.start({
                 "parameters": parameters, "device": self.device.type, "dtype": self.config.precision.dtype,

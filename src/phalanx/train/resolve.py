@@ -5,13 +5,14 @@ This happens once. The result is written into the run folder and is never change
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from phalanx import recipe
-from phalanx.config import Config
-from phalanx.data.tokenize import Tokenizer
+from phalanx.config import Config, DataConfig
+from phalanx.data.tokenize import BUNDLED, Tokenizer
 from phalanx.errors import InputError
 from phalanx.models.build import check, flops_per_token, with_preset
 from phalanx.precision import gemm
@@ -43,16 +44,29 @@ def resolve(config: Config, tokenizer: Tokenizer) -> Config:
     check_schedule(config)
     device = device_of(config.train.device)
     micro_batch = config.layout.micro_batch or config.train.batch
-    train = config.train.model_copy(update={"device": device.type})
+    train = config.train.model_copy(update={"device": device.type, "init": _absolute(config.train.init)})
     resolved = config.model_copy(
         update={
             "model": model,
+            "data": _placed(data),
             "train": train,
             "layout": config.layout.model_copy(update={"micro_batch": min(micro_batch, train.batch)}),
             "precision": config.precision.model_copy(update={"dtype": gemm.resolve(config.precision.dtype, device)}),
         }
     )
     return resolved.model_copy(update={"train": train.model_copy(update={"compile": _compile(resolved)})})
+
+
+def _placed(data: DataConfig) -> DataConfig:
+    """The sets and the tokenizer by absolute paths, so that a run continues from any working directory."""
+    sets = {name: tuple(map(_absolute, getattr(data, name))) for name in ("train", "valid", "test")}
+    tokenizer = data.tokenizer if data.tokenizer in BUNDLED else _absolute(data.tokenizer)
+    return data.model_copy(update={**sets, "tokenizer": tokenizer})
+
+
+def _absolute(path: str) -> str:
+    """A path, or PREFIX@weight, from the root on; nothing stays nothing."""
+    return str(Path(path).absolute()) if path else path
 
 
 def device_of(name: str) -> torch.device:

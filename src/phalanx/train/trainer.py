@@ -47,23 +47,25 @@ class Trainer:
         self.scale = LossScale(config.precision)
         self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous)
         self.progress = Progress()
+        self.saved = 0  # step of the newest checkpoint
         self.stopped_by = 0  # the signal that ended the run
 
     def fit(self) -> None:
         """Train to the last step, an early stop, or a signal; in each case what was learned is saved."""
-        train, save = self.config.train, self.config.save
+        train, every, progress = self.config.train, self.config.save.every, self.progress
         self._start()
-        with self._signals(), self.monitor.running(self.progress.step):
-            while self.progress.step < train.steps and not self.stopped_by and not self.progress.finished:
-                self._step(self.progress.step)
-                self.progress.step += 1
-                last = self.progress.step == train.steps
-                improved = False
-                if self.task.valid and train.eval_every and (last or self.progress.step % train.eval_every == 0):
-                    improved = self._evaluate(self.task.valid)
-                if improved or last or self.stopped_by or (save.every and self.progress.step % save.every == 0):
-                    self._save()
-            self._finish()
+        try:
+            with self._signals(), self.monitor.running(progress.step, progress.tokens):
+                while progress.step < train.steps and not self.stopped_by and not progress.finished:
+                    self._step(progress.step)
+                    progress.step += 1
+                    improved = self._evaluate()
+                    if improved or (every and progress.step % every == 0):
+                        self._save()
+                self._finish()
+        finally:
+            self.loader.close()
+            self.checkpointer.wait()
 
     def _step(self, step: int) -> None:
         """Forward and backward over the micro-batches, then the optimizer if the gradient is fit to use."""
@@ -88,35 +90,39 @@ class Trainer:
     def _gradient(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of the objective, scaled by the loss scale, into the parameters; the losses' sums."""
         sums = {name: torch.zeros((), device=self.device) for name in counts}
-        size = self.config.layout.micro_batch
-        for start in range(0, len(batch.tokens), size):
-            parts = self.model(batch.rows(start, start + size))
+        for rows in self._micro_batches(batch):
+            parts = self.model(rows)
             objective = sum(parts[name] / max(int(counts[name]), 1) for name in counts)
             (objective * self.scale.value).backward()
             for name in counts:
                 sums[name] += parts[name].detach()
         return sums
 
+    def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
+        size = self.config.layout.micro_batch
+        return (batch.rows(start, start + size) for start in range(0, len(batch.tokens), size))
+
     def _fit_to_use(self, loss: float, norm: float, batch: Batch) -> bool:
         """Whether the step may reach the weights; after too many that may not, the run ends with a diagnosis."""
         good = self.guard.check(loss, norm, overflow=self.scale.overflowed(loss, norm))
         self.scale.update(good)
         if self.guard.exhausted:
-            self.checkpointer.wait()
-            size = self.config.layout.micro_batch
-            raise InputError(self.guard.diagnose(self.model, lambda: self.model(batch.to(self.device).rows(0, size))))
+            parts = self._micro_batches(batch.to(self.device))
+            raise InputError(self.guard.diagnose(self.model, lambda: [self.model(rows) for rows in parts]))
         return good
 
-    def _evaluate(self, source: Any) -> bool:
-        """Held-out loss; whether it is the best so far."""
-        train = self.config.train
+    def _evaluate(self) -> bool:
+        """The held-out loss, where this step has one; whether it is the best so far."""
+        train, step, source = self.config.train, self.progress.step, self.task.valid
+        if source is None or not train.eval_every or (step % train.eval_every and step < train.steps):
+            return False
         with self.monitor.evaluating():
             result = evaluate(
                 self.model, self.task, source, self.config.model.positions, self.config.layout.micro_batch,
                 train.eval_sequences,
             )  # fmt: skip
         improved = self.progress.record(result["loss"], train.patience)
-        self.monitor.valid(self.progress.step, result)
+        self.monitor.valid(step, result)
         if note := self.progress.verdict():
             self.monitor.note(note)
         return improved
@@ -124,6 +130,7 @@ class Trainer:
     def _save(self) -> None:
         loss = self.progress.loss if self.progress.evaluated == self.progress.step else None
         self.checkpointer.save(self.progress.step, self._state(), loss)
+        self.saved = self.progress.step
 
     def _state(self) -> dict[str, Any]:
         return state.capture(self.model, self.optimizers, self.progress, self.scale, self.guard)
@@ -136,17 +143,17 @@ class Trainer:
             state.restore(template, self.model, self.optimizers, self.progress, self.scale, self.guard)
             for note in restored.notes:
                 self.monitor.note(note)
+            self.saved = self.progress.step
             self.monitor.note(f"continuing {self.folder.path} after step {self.progress.step}")
         elif self.config.train.init:
-            template = self._state()
-            weights = {part: template[part] for part in ("model", "optimizer")}
-            source = Checkpointer(RunFolder.open(self.config.train.init))
-            restored = source.load(weights)
-            state.restore_weights(weights, self.model, self.optimizers)
+            weights = state.capture_weights(self.model, self.optimizers)
+            restored = Checkpointer(RunFolder.open(self.config.train.init)).load(weights)
+            state.start_from(weights, self.model, self.optimizers)
             self.monitor.note(f"starting from step {restored.step} of {self.config.train.init}")
 
     def _finish(self) -> None:
-        self.loader.close()
+        if self.progress.step > self.saved:
+            self._save()
         self.checkpointer.wait()
         if self.stopped_by:
             self.monitor.note(

@@ -1,0 +1,92 @@
+"""What fills the gemm slot: the numbers are rounded as said, and the gradients are those of rounded products."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from phalanx.config import ModelConfig
+from phalanx.models.build import build
+from phalanx.nn.attention import fused
+from phalanx.nn.linear import Linear
+from phalanx.precision import gemm
+from tests.batches import batch_of
+
+CPU = torch.device("cpu")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _gradients(product: object, x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor) -> list[Tensor]:
+    leaves = [None if t is None else t.detach().requires_grad_() for t in (x, weight, bias)]
+    y = product(*leaves)  # type: ignore[operator]
+    y.backward(grad.to(y.dtype))
+    return [y.detach(), *(leaf.grad for leaf in leaves if leaf is not None)]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values())
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_emulation_rounds_operands_and_results_and_sums_in_fp32(dtype: torch.dtype, biased: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias, grad = (torch.randn(shape) for shape in ((2, 3, 16), (8, 16), (8,), (2, 3, 8)))
+    y, dx, dw, *db = _gradients(gemm._Rounded(dtype), x, weight, bias if biased else None, grad)
+    xs, ws, gs = (t.to(dtype).double() for t in (x, weight, grad))
+    torch.testing.assert_close(y, F.linear(xs, ws, bias.double() if biased else None).to(dtype), atol=0, rtol=2**-7)
+    assert y.dtype == dtype and dx.dtype == dw.dtype == torch.float32
+    torch.testing.assert_close(dx, (gs @ ws).to(dtype).float(), atol=0, rtol=2**-7)
+    torch.testing.assert_close(dw, torch.einsum("bso,bsi->oi", gs, xs).float(), atol=1e-5, rtol=1e-5)
+    if biased:
+        torch.testing.assert_close(db[0], gs.sum((0, 1)).float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values())
+def test_the_emulation_is_close_to_the_hardware_s_own(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight, bias, grad = (torch.randn(shape) for shape in ((5, 32), (8, 32), (8,), (5, 8)))
+    for ours, theirs in zip(
+        _gradients(gemm._Rounded(dtype), x, weight, bias, grad),
+        _gradients(gemm._Cast(dtype), x, weight, bias, grad),
+        strict=True,
+    ):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.02)
+
+
+def test_fp16_overflows_where_fp16_does() -> None:
+    y, dx, *_ = _gradients(gemm._Rounded(torch.float16), torch.full((1, 4), 300.0), torch.full((1, 4), 300.0), None,
+                           torch.full((1, 1), 1e6))  # fmt: skip
+    assert y.isinf().all() and not dx.isfinite().all()
+
+
+def _model(attention_dropout: float = 0.0) -> nn.Module:
+    config = ModelConfig(layers=1, hidden=32, heads=2, positions=16, vocab=64, attention_dropout=attention_dropout)
+    return build(config, 0, CPU)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
+def test_a_filled_model_is_close_to_fp32_and_its_weights_stay_fp32(dtype: str, attention_dropout: float) -> None:
+    batch = batch_of(torch.arange(32).reshape(2, 16), 16, labels=torch.arange(32).reshape(2, 16) + 1)
+    sums = {}
+    for name in "fp32", dtype:
+        model = _model(attention_dropout)
+        gemm.fill(model, name, CPU)
+        sums[name] = model(batch)["lm"]
+        sums[name].backward()
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+    assert sums["fp32"].item() != sums[dtype].item()
+    assert sums[dtype].item() == pytest.approx(sums["fp32"].item(), rel=2e-3)
+
+
+def test_fp32_fills_nothing() -> None:
+    model = _model()
+    gemm.fill(model, "fp32", CPU)
+    slots = [m.gemm for m in model.modules() if isinstance(m, Linear)]
+    assert all(slot.__module__ == "phalanx.nn.slots" for slot in slots)
+    assert model.transformer.blocks["0"].attention.attend is fused  # type: ignore[union-attr]
+
+
+def test_auto_is_what_the_hardware_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, expected in (True, "bf16"), (False, "fp32"):
+        monkeypatch.setattr(gemm, "native_bf16", lambda device, native=native: native)
+        assert gemm.resolve("auto", CPU) == expected
+        assert gemm.resolve("fp16", CPU) == "fp16"

@@ -1,0 +1,149 @@
+"""Tiny sets, configurations and runs for the tests of training."""
+
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phalanx import recipe, registry
+from phalanx.config import Config
+from phalanx.data.indexed import IndexedWriter
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.data.vocabulary import train_tokenizer
+from phalanx.run.folder import RunFolder
+from phalanx.train.resolve import expand, resolve
+from phalanx.train.trainer import Trainer
+
+SIZES = ["model.layers=2", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=32",
+         "layout.micro_batch=3", "train.batch=8", "train.steps=6", "train.eval_every=3", "train.eval_sequences=6",
+         "train.compile=off", "precision.dtype=fp32", "optim.lr=5e-3", "optim.warmup=2", "save.every=3",
+         "data.split=0.8,0.2,0"]  # fmt: skip
+FAMILIES = {
+    "gpt": ["task=clm", "model.family=gpt2"],
+    "bert": ["task=mlm", "model.family=bert", "model.segments=2", "model.norm_first=false", "model.gelu=erf"],
+}
+QUIETLY = ["train.eval_every=0", "save.every=0"]
+TIMES = {"tokens_per_s", "mfu", "memory_gib", "seconds"}  # what two equal runs may differ in
+
+
+class Corpus(NamedTuple):
+    """One text as two sets of tokens: a GPT's, and a BERT's in sentences."""
+
+    folder: Path
+
+    def words(self, family: str) -> list[str]:
+        """The overrides that make a tiny run of a family on this text."""
+        return [*FAMILIES[family], *SIZES, f"data.train={self.folder / family}", f"data.tokenizer={self.file(family)}"]
+
+    def file(self, family: str) -> Path:
+        """The tokenizer.json of a family's set."""
+        return self.folder / f"{family}.json"
+
+    def tokenizer(self, family: str) -> Tokenizer:
+        """The tokenizer of a family's set."""
+        return load_tokenizer(str(self.file(family)))
+
+    def config(self, family: str, *overrides: str) -> Config:
+        """A resolved configuration of a tiny run."""
+        mapping = recipe.overridden({}, [*self.words(family), *overrides])
+        return resolve(expand(mapping), self.tokenizer(family))
+
+
+def make_corpus(folder: Path) -> Corpus:
+    """Sentences of a hundred invented words, each word a likely guess after the one before it."""
+    dice = random.Random(5)
+    words = ["".join(dice.choices("abcdefgilmnorstu", k=dice.randint(2, 7))) for _ in range(100)]
+    documents = [[_sentence(dice, words) for _ in range(dice.randint(3, 9))] for _ in range(40)]
+    text = folder / "text.txt"
+    text.write_text("\n\n".join("\n".join(sentences) for sentences in documents))
+    corpus = Corpus(folder)
+    for family, kind, vocab in ("gpt", "bpe", 320), ("bert", "wordpiece", 320):
+        tokenizer = train_tokenizer([str(text)], kind, vocab, str(corpus.file(family)))
+        writer = IndexedWriter(folder / family, tokenizer.vocab)
+        for sentences in documents:
+            for sentence in sentences if family == "bert" else [" ".join(sentences)]:
+                end = [tokenizer.eod] if family == "gpt" else []
+                writer.add(np.array(tokenizer.encode(sentence) + end))
+            writer.end_document()
+        writer.close()
+    return corpus
+
+
+def _sentence(dice: random.Random, words: list[str]) -> str:
+    place = dice.randrange(len(words))
+    spoken = []
+    for _ in range(dice.randint(3, 12)):
+        spoken.append(words[place])
+        place = (place * 7 + dice.choice((1, 1, 1, 2))) % len(words)
+    return " ".join(spoken) + "."
+
+
+class Record:
+    """Stands where the monitor stands, and keeps what it is told; -1 where that is no finite number."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, dict[str, float]] = {}
+        self.valids: dict[int, dict[str, float]] = {}
+        self.notes: list[str] = []
+
+    @contextmanager
+    def running(self, *_: object) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        yield
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        assert step not in self.steps
+        self.steps[step] = {name: value if math.isfinite(value) else -1.0 for name, value in values.items()}
+
+    def valid(self, step: int, values: Mapping[str, float]) -> None:
+        self.valids[step] = dict(values)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    @property
+    def losses(self) -> list[float]:
+        return [values["loss"] for values in self.steps.values()]
+
+
+def trainer(path: Path, config: Config) -> tuple[Trainer, Record]:
+    """A trainer in the run folder `path`, made if there is none, and what will be told of it."""
+    folder = RunFolder(path)
+    if not folder.exists:
+        folder = RunFolder.create(path, config, load_tokenizer(config.data.tokenizer).json())
+    record: Any = Record()
+    task = registry.find("task", registry.TASKS, config.task)(config, load_tokenizer(config.data.tokenizer))
+    return Trainer(config, task, folder, record), record
+
+
+def fit(path: Path, config: Config) -> Record:
+    """Train in `path` to the end, or go on there."""
+    made, record = trainer(path, config)
+    made.fit()
+    return record
+
+
+def curve(path: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl tells of a run, without its starts and its speed."""
+    records = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+    return [
+        {name: value for name, value in record.items() if name not in TIMES}
+        for record in records
+        if record["kind"] != "start"
+    ]
+
+
+def same_bits(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether 32-bit tensors are equal to the bit, NaN included."""
+    raw = [[tensor.flatten().view(torch.int32) for tensor in tensors] for tensors in (one, other)]
+    return all(torch.equal(a, b) for a, b in zip(*raw, strict=True))

@@ -1,0 +1,103 @@
+"""A configuration with nothing left to decide."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from phalanx import recipe
+from phalanx.config import Config
+from phalanx.errors import InputError
+from phalanx.precision import gemm
+from phalanx.train.resolve import expand, resolve
+from tests.train.runs import Corpus
+
+CPU = torch.device("cpu")
+
+
+def test_what_was_automatic_is_definite(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["precision.dtype=auto", "train.compile=auto", "layout.micro_batch=0"]
+    config = corpus.config("gpt", *words)
+    assert (config.train.device, config.train.compile) == ("cpu", "off")
+    assert config.precision.dtype == gemm.resolve("auto", CPU)
+    assert config.layout.micro_batch == config.train.batch == 8
+    assert (config.model.vocab, config.model.ffn) == (corpus.tokenizer("gpt").vocab, 128)
+    assert corpus.config("gpt", "layout.micro_batch=99").layout.micro_batch == 8
+    assert resolve(config, corpus.tokenizer("gpt")) == config, "once is enough"
+
+
+def test_a_preset_lies_under_explicit_keys() -> None:
+    config = expand(recipe.overridden({}, ["model.preset=355m", "model.heads=8"]))
+    assert (config.model.layers, config.model.hidden, config.model.heads) == (24, 1024, 8)
+
+
+def test_paths_are_absolute_and_names_are_not_paths(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sets = ["data.train=a@0.7,deep/b,/root/c@2", "data.valid=v", "data.test=t"]
+    config = corpus.config("gpt", *sets, "train.init=runs/one", "data.tokenizer=t.json")
+    assert config.data.train == (f"{tmp_path}/a@0.7", f"{tmp_path}/deep/b", "/root/c@2")
+    assert config.data.valid == (f"{tmp_path}/v",) and config.data.test == (f"{tmp_path}/t",)
+    assert (config.train.init, config.data.tokenizer) == (f"{tmp_path}/runs/one", f"{tmp_path}/t.json")
+    plain = corpus.config("gpt", "data.tokenizer=gpt2")
+    assert (plain.data.tokenizer, plain.train.init, plain.data.valid) == ("gpt2", "", ())
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["model.vocab=7"], "model.vocab=7"),
+        (["data.sequence=64"], "model.positions=32"),
+        (["model.heads=3"], "model.heads=3"),
+        (["optim.warmup=6"], "optim.warmup=6"),
+        (["train.device=cuda"], "train.device=cuda"),
+    ],
+)
+def test_what_cannot_run_is_named(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, words: list[str], named: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=named):
+        corpus.config("gpt", *words)
+
+
+def _compile(corpus: Corpus, *words: str) -> str:
+    return corpus.config("gpt", *words).train.compile
+
+
+def test_long_runs_are_compiled_where_there_is_a_compiler(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = ["train.steps=1000000", "train.batch=4096", "train.compile=auto"]
+    ramp = [*long, "train.rampup=8,8,4096"]  # small at first only
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert _compile(corpus, "train.compile=auto") == "off"
+    assert _compile(corpus, *long) == _compile(corpus, *ramp) == "on"
+    assert _compile(corpus, "train.compile=on") == "on"
+    assert _compile(corpus, *long[:2], "train.compile=off") == "off"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert _compile(corpus, *long) == "off"
+    with pytest.raises(InputError, match=r"train\.compile=on needs a C\+\+ compiler"):
+        _compile(corpus, "train.compile=on")
+
+
+def test_the_two_phases_of_bert_large_are_nvidias() -> None:
+    """Number by number: sequences, batches, rates, steps, warm-ups, LAMB's constants, checkpoints."""
+    one, two = (expand(recipe.load_mapping(f"bert-large-phase{phase}")) for phase in (1, 2))
+    _check_phase(one, sequence=128, batch=65_536, rate=6e-3, steps=7038, warmup=0.2843)
+    _check_phase(two, sequence=512, batch=32_768, rate=4e-3, steps=1563, warmup=0.128)
+    assert not one.train.init and two.train.init == "runs/bert-large-phase1"
+    assert one.train.batch * one.train.steps == 461_242_368 and two.train.batch * two.train.steps == 51_216_384
+
+
+def _check_phase(config: Config, sequence: int, batch: int, rate: float, steps: int, warmup: float) -> None:
+    optim, train, data, model = config.optim, config.train, config.data, config.model
+    assert (data.sequence, train.batch, optim.lr, train.steps, optim.warmup) == (sequence, batch, rate, steps, warmup)
+    assert (optim.name, optim.beta1, optim.beta2, optim.eps) == ("lamb", 0.9, 0.999, 1e-6)
+    assert (optim.weight_decay, optim.clip, optim.schedule, optim.power) == (0.01, 1.0, "polynomial", 0.5)
+    assert (optim.min_lr, train.rampup, config.save.every, config.save.keep) == (0, (0, 0, 0), 200, 3)
+    assert (config.task, data.pairs, data.mask_fraction, data.short_fraction) == ("mlm", "nsp", 0.15, 0.1)
+    assert (model.layers, model.hidden, model.heads, model.norm_first, model.gelu) == (24, 1024, 16, False, "erf")
+    assert (model.positions, model.segments, model.dropout, model.attention_dropout) == (512, 2, 0.1, 0.1)
+    assert model.pad_vocab_to == 8 and train.batch % config.layout.micro_batch == 0
