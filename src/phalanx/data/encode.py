@@ -64,24 +64,20 @@ def encode_all(
 
 
 def _documents(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
-    encoded = tokenizer.encode_arrays(texts)
-    last = np.array(ends, bool)
-    lengths = np.array([len(ids) for ids in encoded], np.int64) + (last & recipe.append_eod)
+    tokens, lengths = tokenizer.encode_joined(texts)
+    document_ends = np.cumsum(lengths)[np.array(ends, bool)]
+    numbers = np.arange(1, len(document_ends) + 1)
     if recipe.append_eod:
-        eod = np.array([tokenizer.eod], np.uint32)
-        encoded = [part for ids, end in zip(encoded, ends, strict=True) for part in ((ids, eod) if end else (ids,))]
-    sequence_ends = np.cumsum(lengths)[last]
-    tokens = np.concatenate(encoded) if encoded else np.array([], np.uint32)
-    return Block(tokens, sequence_ends, np.arange(1, len(sequence_ends) + 1))
+        tokens = np.insert(tokens, document_ends, tokenizer.eod)
+        document_ends = document_ends + numbers
+    return Block(tokens, document_ends, numbers)
 
 
 def _sentences(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
     from phalanx.data.sentences import split_sentences  # its model is loaded only where it is needed
 
     split = [split_sentences(text) for text in texts]
-    encoded = tokenizer.encode_arrays([sentence for sentences in split for sentence in sentences])
-    tokens = np.concatenate(encoded) if encoded else np.array([], np.uint32)
-    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    tokens, lengths = tokenizer.encode_joined([sentence for sentences in split for sentence in sentences])
     counts = np.array([len(sentences) for sentences in split], np.int64)
     return Block(tokens, np.cumsum(lengths), np.cumsum(counts)[np.array(ends, bool)])
 

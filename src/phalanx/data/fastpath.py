@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers
 
 PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"  # GPT-2's, unambiguous
+MARK = "\x00\x1fbetween two texts\x1f\x00"  # the one special token: no word crosses it
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 
 
@@ -39,7 +40,9 @@ def fast_path(backend: Backend) -> tiktoken.Encoding | None:
     if any(len(backend.model.tokenize(token)) != 1 for token in joined):
         return None
     ranks = {bytes(letters[letter] for letter in token): vocab[token] for token in [*letters, *joined]}
-    return tiktoken.Encoding("byte-level", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
+    return tiktoken.Encoding(
+        "byte-level", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={MARK: max(ranks.values()) + 1}
+    )
 
 
 def _letters() -> dict[str, int]:
