@@ -68,6 +68,7 @@ def _documents(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: lis
     document_ends = np.cumsum(lengths)[np.array(ends, bool)]
     numbers = np.arange(1, len(document_ends) + 1)
     if recipe.append_eod:
+        assert tokenizer.eod is not None
         tokens = np.insert(tokens, document_ends, tokenizer.eod)
         document_ends = document_ends + numbers
     return Block(tokens, document_ends, numbers)
