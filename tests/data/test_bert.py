@@ -42,6 +42,7 @@ def segments(sample: Sample) -> tuple[Array, Array]:
     tokens = np.where(sample.labels >= 0, sample.labels, sample.tokens)
     used = len(tokens) if sample.document is None else int((sample.document == 0).sum())
     assert sample.segment is not None and tokens[0] == CLS
+    assert ((sample.labels == -1) | (sample.labels >= FIRST)).all()  # special tokens are never asked for
     assert (tokens == SEP).nonzero()[0].tolist()[-1] == used - 1
     assert (tokens[used:] == PAD).all() and (sample.segment[used:] == 0).all()
     assert sample.document is None or (sample.document == np.where(np.arange(len(tokens)) < used, 0, -1)).all()
@@ -87,12 +88,17 @@ def test_half_of_the_second_segments_follow_and_half_come_from_other_documents(d
 
 def test_half_of_the_sentence_orders_are_swapped(documents: Documents) -> None:
     stream = Endless(source(documents, pairs="sop"), 1)
+    starts = set((documents.dataset.starts // 2).tolist())
+    single = set(np.flatnonzero(np.diff(documents.dataset.documents) == 1).tolist())
     asked = []
     for n in range(2000):
         sample = stream[n]
         a, b = segments(sample)
         assert document_of(documents, a) == document_of(documents, b)
-        assert (b[0] > a[-1]) if sample.related == 0 else (a[0] > b[-1])
+        first, second = (a, b) if sample.related == 0 else (b, a)
+        assert second[0] > first[-1]
+        if second[0] == first[-1] + 1:  # nothing is cut between them
+            assert second[0] in starts or document_of(documents, a) in single
         asked.append(sample.related)
     assert abs(np.mean(asked) - 0.5) < 0.04
 
@@ -127,7 +133,13 @@ def test_samples_are_pure_and_fresh_in_every_epoch(documents: Documents) -> None
             assert np.array_equal(array, getattr(two.sample(i, 7), name)), name
         assert not np.array_equal(one.sample(i, 7).labels, one.sample(i, 7 + len(one)).labels)
         assert not np.array_equal(one.sample(i, 7).labels, source(documents, seed=2).sample(i, 7).labels)
-    assert not np.array_equal(one.sample(0, 7).labels >= 0, one.sample(1, 7).labels >= 0)
+
+
+def test_masks_of_one_draw_differ_between_samples(tmp_path: Path) -> None:
+    """Two sets of a blend reach equal draws at about the same time."""
+    whole = source(numbered(tmp_path / "set", [[10] * 500]), pairs="none", short_fraction=0)
+    patterns = {tuple((whole.sample(i, 7).labels >= 0).tolist()) for i in range(20)}
+    assert len(patterns) == 20
 
 
 @pytest.mark.parametrize("pairs", ["nsp", "sop", "none"])
@@ -167,9 +179,11 @@ def test_documents_of_any_shape_work(tmp_path: Path, lengths: list[list[int]], p
     for n in range(max(300, 8 * len(stream.source))):
         a, b = segments(stream[n])
         assert len(a) + len(b) <= (SEQUENCE - 2 if pairs == "none" else ROOM)
-        for places in (a, b) if pairs != "none" else (a,):
-            document_of(documents, places)
-            seen.update(places.tolist())
+        where = [document_of(documents, places) for places in (a, b) if len(places)]
+        assert len(where) == (1 if pairs == "none" else 2)
+        if pairs == "nsp":
+            assert (where[0] != where[1]) == (stream[n].related == 1)
+        seen.update(a.tolist(), b.tolist())
     assert len(seen) > 0.98 * len(documents.dataset.tokens)
 
 
