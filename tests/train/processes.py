@@ -13,11 +13,17 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
-P = TypeVar("P")
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["tests.train.processes", "tests.train.runs", "phalanx.tasks.run", "torch.utils.tensorboard"]
+    [
+        "tests.train.processes",
+        "tests.train.runs",
+        "phalanx.tasks.run",
+        "phalanx.cli",
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+    ]
 )
 
 
@@ -49,12 +55,13 @@ def train_to_the_end(path: Path) -> None:
     run.train(str(path), quiet=True)
 
 
-def command(*words: str) -> None:
-    """`phalanx WORDS` in this process, with its exit code."""
+def command(where: Path, *words: str) -> None:
+    """`phalanx WORDS` in the working directory `where`, silently, with its exit code."""
     from phalanx import cli
     from phalanx.train import monitor
 
     monitor.peak_flops = lambda *_: 1e9
+    os.chdir(where)
     sys.argv = ["phalanx", *words]
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     cli.main()

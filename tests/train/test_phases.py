@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
+from phalanx.tasks.run import train
 from tests.train.runs import QUIETLY, Corpus, Record, fit, same_bits, trainer
 
 
@@ -46,3 +48,16 @@ def test_a_second_phase_of_another_model_is_refused(corpus: Corpus, run: Path) -
     first, _ = _phase_one(corpus, run)
     with pytest.raises(InputError, match=r"one.*step-0000006.*model/"):
         fit(run / "two", corpus.config("bert", f"train.init={first}", "optim.name=lamb", "model.hidden=64"))
+
+
+def test_a_second_phase_of_another_tokenizer_is_refused(corpus: Corpus, run: Path) -> None:
+    """As many tokens, but of other meanings: nothing else would tell."""
+    text = corpus.file("gpt").read_text()
+    other = run.with_name("other.json")
+    other.write_text(text.replace('"!"', '"\\u0000"').replace('"A"', '"!"').replace('"\\u0000"', '"A"'))
+    assert load_tokenizer(str(other)).vocab == corpus.tokenizer("gpt").vocab
+    train("gpt-tiny", [*corpus.words("gpt"), *QUIETLY, "train.steps=1", "optim.warmup=0"], run / "one", quiet=True)
+    words = [*corpus.words("gpt"), f"train.init={run / 'one'}"]
+    with pytest.raises(InputError, match=r"train\.init=.*one has another tokenizer than the data"):
+        train("gpt-tiny", [*words, f"data.tokenizer={other}"], run / "two", quiet=True)
+    assert not (run / "two").exists()

@@ -6,6 +6,7 @@ from typing import Any
 
 from phalanx import recipe, registry
 from phalanx.config import Config
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
@@ -33,7 +34,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     if folder.exists:
         _agree(folder, config)
     else:
-        _foresee(config)
+        _foresee(config, tokenizer)
         folder = RunFolder.create(folder.path, config, tokenizer.json())
     return _fit(folder, quiet)
 
@@ -46,11 +47,15 @@ def _fit(folder: RunFolder, quiet: bool) -> int:
         return trainer.stopped_by
 
 
-def _foresee(config: Config) -> None:
+def _foresee(config: Config, tokenizer: Tokenizer) -> None:
     """Find what is wrong with a run before there is a folder of it."""
     registry.find("optim.name", registry.OPTIMIZERS, config.optim.name)
-    if config.train.init:
-        RunFolder.open(config.train.init)
+    if init := config.train.init:
+        other = load_tokenizer(str(RunFolder.open(init).tokenizer))
+        if other.json() != tokenizer.json():
+            raise InputError(
+                f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
+            )
     _task(config)
 
 
