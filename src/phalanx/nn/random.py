@@ -37,6 +37,7 @@ def key(*parts: int) -> int:
     """An int32 key of any integers: seed, step, the checksum of a name. Parts above 32 bits count as several words."""
     folded = _GOLDEN
     for part in parts:
+        assert part >= 0
         words = [part & _WORD]
         while part := part >> 32:
             words.append(part & _WORD)
