@@ -64,7 +64,9 @@ def train(
 @app.command()
 def prepare(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs: text, .jsonl, .parquet; .gz .zst .xz.")],
-    out: Annotated[str, typer.Option(help="PREFIX of the files to write: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.")],
+    out: Annotated[
+        str, typer.Option(help="PREFIX of the files to write: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.")
+    ],
     tokenizer: Annotated[str, typer.Option(help="gpt2, bert-uncased, bert-cased, or a tokenizer.json.")],
     document: Annotated[str, typer.Option(help="What a document is in plain text: file, line or blank-line.")] = "file",
     key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
@@ -91,12 +93,16 @@ def tokenizer_train(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs, as for phalanx prepare.")],
     out: Annotated[Path, typer.Option(help="The tokenizer.json to write.")],
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 32768,
-    kind: Annotated[str, typer.Option(help="bpe (byte-level, for GPT) or wordpiece (for BERT).")] = "bpe",
+    kind: Annotated[
+        str, typer.Option(help="bpe (byte-level, for GPT), wordpiece (for BERT, lower case) or wordpiece-cased.")
+    ] = "bpe",
+    key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Learn a tokenizer from text: phalanx tokenizer train books/ --out books.json --vocab 8192"""
     from phalanx.data.vocabulary import train_tokenizer
 
-    trained = train_tokenizer(inputs, kind, vocab, str(out))
+    trained = train_tokenizer(inputs, kind, vocab, str(out), key, force)
     print(f"{out}: {trained.vocab} tokens")
 
 
@@ -118,17 +124,22 @@ def data_show(
 def evaluate(
     run: Run,
     data: Annotated[str, typer.Option(help="PREFIX of a prepared set; the run's own held-out data by default.")] = "",
-    limit: Annotated[int | None, typer.Option(help="Sequences at most.")] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="The run's own test data rather than its held-out data.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Sequences at most.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
 ) -> None:
     """Loss, perplexity and bits per byte of a trained model on held-out text."""
     from rich.progress import Progress as Bar
 
+    from phalanx.tasks import sources
     from phalanx.tasks.score import score
 
+    part = sources.TEST if test else sources.VALID
     with Bar(transient=True) as bar:
         job = bar.add_task("evaluating")
-        result = score(run, data, limit, not latest, lambda n, total: bar.update(job, completed=n, total=total))
+        result = score(run, data, limit, part, not latest, lambda n, total: bar.update(job, completed=n, total=total))
     for name, value in result.items():
         print(f"{name:<16} {value:,.0f}" if value == int(value) else f"{name:<16} {value:.4f}")
 
@@ -138,7 +149,7 @@ def generate(
     run: Run,
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 100,
-    temperature: Annotated[float, typer.Option(help="Below 1 is bolder, above 1 wilder.")] = 0.8,
+    temperature: Annotated[float, typer.Option(help="Below 1 is safer, above 1 wilder.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 among all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,

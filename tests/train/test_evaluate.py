@@ -20,8 +20,9 @@ def test_evaluation_is_the_same_at_any_micro_batch(corpus: Corpus, run: Path, fa
     made, _ = trainer(run, corpus.config(family, *DROPOUT))
     assert made.task.valid is not None
     seen: list[tuple[int, int]] = []
+    configs = [corpus.config(family, *DROPOUT, f"layout.micro_batch={size}") for size in (7, 3, 1)]
     results = [
-        evaluate(made.model, made.task, made.task.valid, 32, size, 7, lambda *at: seen.append(at)) for size in (7, 3, 1)
+        evaluate(made.model, made.task, made.task.valid, config, 7, lambda *at: seen.append(at)) for config in configs
     ]
     for result in results[1:]:
         assert result == pytest.approx(results[0], rel=1e-6)
@@ -39,7 +40,7 @@ def test_evaluation_is_the_same_at_any_micro_batch(corpus: Corpus, run: Path, fa
 def test_evaluation_by_hand(corpus: Corpus, run: Path) -> None:
     made, _ = trainer(run, corpus.config("gpt"))
     source: Any = made.task.valid
-    result = evaluate(made.model, made.task, source, 32, 4)
+    result = evaluate(made.model, made.task, source, corpus.config("gpt", "layout.micro_batch=4"))
     assert result["samples"] == len(source)
     losses, hits = [], []
     for i in range(len(source)):

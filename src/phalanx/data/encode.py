@@ -47,6 +47,9 @@ def encode_all(
     tokenizer: Tokenizer, recipe: Recipe, chunks: Iterable[Chunk], workers: int
 ) -> Iterator[tuple[Chunk, Block]]:
     """Each chunk with its block, in order, `workers` at a time, reading only a little ahead."""
+    if workers == 1:
+        yield from ((chunk, encode(tokenizer, recipe, chunk.texts, chunk.ends)) for chunk in chunks)
+        return
     threads = tokenizer.frees_lock and not recipe.sentences
     work = partial(encode, tokenizer, recipe) if threads else partial(_encode_elsewhere, recipe)
     waiting: deque[tuple[Chunk, Future[Block]]] = deque()

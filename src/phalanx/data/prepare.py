@@ -59,7 +59,9 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     journal = _begin(out, request, options.force)
     if journal.position.tokens:
         console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = (
+        options.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
             position, progress = _write(files, out, journal, tokenizer, workers, meter)

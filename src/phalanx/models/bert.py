@@ -13,11 +13,11 @@ from phalanx.nn.batch import Batch
 from phalanx.nn.heads import MaskedHead, PairHead
 from phalanx.nn.transformer import Transformer
 
-_COMMON = {"positions": 512, "segments": 2, "gelu": "erf"}
+_COMMON = {"positions": 512, "segments": 2, "gelu": "erf", "norm_first": False, "norm_eps": 1e-12}
 
 
 def _google(layers: int, hidden: int, heads: int) -> dict[str, Any]:
-    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads, "norm_first": False, "norm_eps": 1e-12}
+    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads}
 
 
 def _megatron(layers: int, hidden: int, heads: int) -> dict[str, Any]:
@@ -27,6 +27,8 @@ def _megatron(layers: int, hidden: int, heads: int) -> dict[str, Any]:
 class Bert(nn.Module):
     """Bidirectional transformer with a masked-language-model head and a next-sentence head."""
 
+    LOSSES = ("mlm", "nsp")
+    DEFAULTS: Mapping[str, Any] = _COMMON
     PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tiny": _google(2, 128, 2),
         "mini": _google(4, 256, 4),
@@ -51,8 +53,7 @@ class Bert(nn.Module):
         if batch.labels is None:
             logits: Tensor = self.masked(hidden, weight)
             return logits
-        total, correct = self.masked.sums(hidden, weight, batch.labels)
-        sums = {"mlm": total, "mlm_correct": correct}
+        sums = self.masked.sums("mlm", hidden, weight, batch.labels)
         if batch.related is not None:
             answer = self.pair(hidden)
             sums["nsp"] = loss.cross_entropy(answer, batch.related)

@@ -18,14 +18,12 @@ def family(name: str) -> Any:
 
 
 def with_preset(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A [model] section with its preset's values laid under its own keys."""
+    """A [model] section over its preset, and that over what its family has in common."""
+    kind = family(section.get("family", "gpt2"))
     preset = section.get("preset", "")
-    if not preset:
-        return dict(section)
-    presets = family(section.get("family", "gpt2")).PRESETS
-    if preset not in presets:
-        raise InputError(f"model.preset={preset} is unknown; use one of {', '.join(presets)}")
-    return {**presets[preset], **section}
+    if preset and preset not in kind.PRESETS:
+        raise InputError(f"model.preset={preset} is unknown; use one of {', '.join(kind.PRESETS)}")
+    return {**kind.DEFAULTS, **kind.PRESETS.get(preset, {}), **section}
 
 
 def check(config: ModelConfig) -> None:

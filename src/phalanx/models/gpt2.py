@@ -22,6 +22,8 @@ def _size(layers: int, hidden: int, heads: int) -> dict[str, Any]:
 class GPT2(nn.Module):
     """Decoder-only transformer, pre-LN, learned positions, head tied to the embedding."""
 
+    LOSSES = ("lm",)
+    DEFAULTS: Mapping[str, Any] = _COMMON
     PRESETS: Mapping[str, Mapping[str, Any]] = {
         "124m": _size(12, 768, 12),
         "355m": _size(24, 1024, 16),
@@ -39,14 +41,13 @@ class GPT2(nn.Module):
         self.head = VocabularyHead(config.vocab, bias=False)
 
     def forward(self, batch: Batch) -> Tensor | dict[str, Tensor]:
-        """Logits [batch, seq, vocab], or with labels the sums lm and lm_correct."""
+        """Logits [batch, seq, vocab], or with labels the sums lm and, where no gradient is wanted, lm_correct."""
         hidden = self.transformer(batch)
         weight = self.transformer.embeddings.token.weight
         if batch.labels is None:
             logits: Tensor = self.head(hidden, weight)
             return logits
-        total, correct = self.head.sums(hidden, weight, batch.labels)
-        return {"lm": total, "lm_correct": correct}
+        return self.head.sums("lm", hidden, weight, batch.labels)
 
     @staticmethod
     def parameters_of(config: ModelConfig) -> int:

@@ -27,17 +27,15 @@ class VocabularyHead(nn.Module):
         """hidden [..., hidden], the embedding's weight [rows, hidden] -> logits [..., vocab]"""
         return self.gemm(hidden, weight[: self.vocab], self.bias)
 
-    def sums(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over labels >= 0, and how many were right (counted in evaluation only, else 0).
-
-        Only labelled positions meet the vocabulary. hidden [batch, seq, hidden], labels [batch, seq] -> [], []
+    def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The sum of the loss over labels >= 0 as `name`; where no gradient is wanted, also how many were right as
+        `name`_correct. hidden [..., hidden], labels [...]
         """
-        labelled = labels >= 0
-        hidden, labels, weight = hidden[labelled], labels[labelled], weight[: self.vocab]
-        total = loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm)
+        hidden, labels, weight = hidden.flatten(0, -2), labels.flatten(), weight[: self.vocab]
         if torch.is_grad_enabled():
-            return total, torch.zeros((), dtype=torch.int64, device=labels.device)
-        return total, loss.count_correct(hidden, weight, self.bias, labels, self.gemm)
+            return {name: loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm)}
+        total, correct = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm)
+        return {name: total, f"{name}_correct": correct}
 
 
 class MaskedHead(nn.Module):
@@ -59,10 +57,10 @@ class MaskedHead(nn.Module):
         logits: Tensor = self.decoder(self._transform(hidden), weight)
         return logits
 
-    def sums(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `VocabularyHead.sums`; the transform too meets the masked positions only."""
+    def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """As `VocabularyHead.sums`; only the masked positions meet the transform and the vocabulary."""
         masked = labels >= 0
-        return self.decoder.sums(self._transform(hidden[masked]), weight, labels[masked])
+        return self.decoder.sums(name, self._transform(hidden[masked]), weight, labels[masked])
 
 
 class PairHead(nn.Module):

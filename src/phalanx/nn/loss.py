@@ -53,18 +53,18 @@ def _chunks(rows: int, columns: int) -> list[slice]:
 
 def vocabulary_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits) -> Tensor:
     """Sum of the loss of labels [n] >= 0 given hidden [n, hidden] and a head's weight [vocab, hidden], bias [vocab]."""
-    if torch.is_grad_enabled():
-        loss: Tensor = _VocabularyLoss.apply(hidden, weight, bias, labels, gemm)  # type: ignore[no-untyped-call]
-        return loss
-    parts = _chunks(hidden.shape[0], weight.shape[0])
-    losses = [cross_entropy(gemm(hidden[part], weight, bias), labels[part]) for part in parts]
-    return torch.stack(losses).sum() if losses else hidden.new_zeros((), dtype=torch.float32)
+    loss: Tensor = _VocabularyLoss.apply(hidden, weight, bias, labels, gemm)  # type: ignore[no-untyped-call]
+    return loss
 
 
-def count_correct(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits) -> Tensor:
-    """How many labels [n] >= 0 are the arg-max of the head's logits."""
-    hits = [
-        (gemm(hidden[part], weight, bias).argmax(-1) == labels[part]).sum()
-        for part in _chunks(hidden.shape[0], weight.shape[0])
-    ]
-    return torch.stack(hits).sum() if hits else torch.zeros((), dtype=torch.int64, device=labels.device)
+def vocabulary_score(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits
+) -> tuple[Tensor, Tensor]:
+    """`vocabulary_loss` without gradients, and how many labels >= 0 have the largest logit: float32 [], int64 []."""
+    total = hidden.new_zeros((), dtype=torch.float32)
+    correct = labels.new_zeros(())
+    for part in _chunks(hidden.shape[0], weight.shape[0]):
+        logits = gemm(hidden[part], weight, bias)
+        total += cross_entropy(logits, labels[part])
+        correct += (logits.argmax(-1) == labels[part]).sum()
+    return total, correct

@@ -75,7 +75,7 @@ def _untrained(run: Path, limit: int) -> dict[str, float]:
     config = RunFolder.open(run).config()
     task = registry.find("task", registry.TASKS, config.task)(config, tokenizer_of(config.data), train=False)
     model = build(config.model, config.train.seed, torch.device("cpu"))
-    figures = evaluate(model, task, task.valid, config.model.positions, config.layout.micro_batch, limit)
+    figures = evaluate(model, task, task.valid, config, limit)
     assert math.isfinite(figures["loss"])
     return figures
 

@@ -1,17 +1,23 @@
 """From a recipe's name to a finished run: the one place where task, data, folder and trainer meet."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from phalanx import recipe, registry
 from phalanx.config import Config
+from phalanx.data.indexed import IndexedDataset
+from phalanx.data.manifest import Manifest, manifest_path
+from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
+from phalanx.models.build import family
+from phalanx.run import durable
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.train.monitor import Monitor
-from phalanx.train.resolve import expand, resolve
+from phalanx.train.resolve import device_of, expand, resolve
 from phalanx.train.trainer import Trainer
 
 
@@ -20,7 +26,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
 
     InputError when the folder holds a run of another configuration.
     """
-    if Path(name).is_dir():
+    if name not in recipe.names() and Path(name).is_dir():
         if overrides or out:
             raise InputError(
                 f"{name} is a run folder: it continues as it was configured; leave out {[*overrides, out][0]}"
@@ -30,18 +36,21 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     config = expand(mapping)
     tokenizer = tokenizer_of(config.data)
     config = resolve(config, tokenizer)
-    folder = RunFolder(out or Path("runs") / Path(name).stem)
+    folder = RunFolder(out or Path("runs") / Path(name).name.removesuffix(".toml"))
     if folder.exists:
         _agree(folder, config)
     else:
         _foresee(config, tokenizer)
         folder = RunFolder.create(folder.path, config, tokenizer.json())
+        durable.write(folder.path / "data.json", json.dumps(_fingerprints(config), indent=1).encode())
     return _fit(folder, quiet)
 
 
 def _fit(folder: RunFolder, quiet: bool) -> int:
     with folder.lock():
         config = folder.config()
+        device_of(config.train.device)
+        _same_data(folder, config)
         trainer = Trainer(config, _task(config), folder, Monitor(config, folder, quiet))
         trainer.fit()
         return trainer.stopped_by
@@ -56,7 +65,30 @@ def _foresee(config: Config, tokenizer: Tokenizer) -> None:
             raise InputError(
                 f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
             )
-    _task(config)
+    losses, known = _task(config).losses, family(config.model.family).LOSSES
+    if not set(losses) <= set(known):
+        raise InputError(
+            f"task={config.task} is about {losses[0]}, model.family={config.model.family} is not; change one"
+        )
+
+
+def _fingerprints(config: Config) -> dict[str, str]:
+    """What tells the bytes of each set from others: its checksum, or its size where it has no manifest."""
+    prints = {}
+    for name in (*config.data.train, *config.data.valid, *config.data.test):
+        prefix = split_weight(name)[0]
+        known = manifest_path(prefix).exists()
+        prints[prefix] = Manifest.read(prefix).sha256["bin"] if known else str(len(IndexedDataset(prefix).tokens))
+    return prints
+
+
+def _same_data(folder: RunFolder, config: Config) -> None:
+    """InputError if a set was prepared anew since the run began: its curve would not be one curve."""
+    file = folder.path / "data.json"
+    began = json.loads(file.read_text()) if file.is_file() else {}
+    for prefix, now in _fingerprints(config).items():
+        if began.get(prefix, now) != now:
+            raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 
 def _task(config: Config) -> Any:

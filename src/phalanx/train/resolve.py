@@ -19,7 +19,7 @@ from phalanx.precision import gemm
 from phalanx.train.schedule import batch_size, check_schedule
 
 # Compiling takes about a minute on a CPU and saves up to a third of every step after: worth it above this much work.
-_COMPILE_FLOPS = 1e15
+_COMPILE_FLOPS = {"cpu": 1e15, "cuda": 1e17}
 
 
 def expand(mapping: Mapping[str, Any]) -> Config:
@@ -86,4 +86,4 @@ def _compile(config: Config) -> str:
         return config.train.compile
     sequences = config.train.steps * batch_size(config.train.steps, config.train)
     work = sequences * config.data.sequence * flops_per_token(config.model, config.data.sequence)
-    return "on" if compiler and work > _COMPILE_FLOPS else "off"
+    return "on" if compiler and work > _COMPILE_FLOPS[config.train.device] else "off"

@@ -72,8 +72,9 @@ class Trainer:
         batch = self.loader.batch(step)
         counts = self.task.counts(batch)
         sums = self._gradient(batch.to(self.device), counts)
-        losses = {name: sums[name].item() / max(int(counts[name]), 1) for name in sums}
-        norm = clip(self.parameters, self.config.optim.clip, self.scale.value).item()
+        clipped = clip(self.parameters, self.config.optim.clip, self.scale.value)
+        *totals, norm = torch.stack([*sums.values(), clipped]).tolist()  # the step's one wait for the device
+        losses = {name: total / max(int(counts[name]), 1) for name, total in zip(sums, totals, strict=True)}
         loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, self.config.train.steps)
         if self._fit_to_use(loss, norm, batch):
             for optimizer in self.optimizers:
@@ -117,10 +118,7 @@ class Trainer:
         if source is None or not train.eval_every or (step % train.eval_every and step < train.steps):
             return False
         with self.monitor.evaluating():
-            result = evaluate(
-                self.model, self.task, source, self.config.model.positions, self.config.layout.micro_batch,
-                train.eval_sequences,
-            )  # fmt: skip
+            result = evaluate(self.model, self.task, source, self.config, train.eval_sequences)
         improved = self.progress.record(result["loss"], train.patience)
         self.monitor.valid(step, result)
         if note := self.progress.verdict():

@@ -1,0 +1,91 @@
+"""From a recipe's name to a run: names, agreement, and what must not change under a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from phalanx.data.prepare import PrepareOptions, prepare
+from phalanx.errors import InputError
+from phalanx.models.build import with_preset
+from phalanx.tasks.run import train
+from phalanx.tasks.score import score
+
+SMALL = [
+    "model.layers=1", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=16", "train.steps=2",
+    "train.batch=4", "train.eval_every=0", "train.compile=off", "data.split=0.5,0.25,0.25",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a set of one-line documents, `set`, and the text it came from."""
+    folder = tmp_path_factory.mktemp("run")
+    lines = [f"Line {n}: the weather is {'fine' if n % 3 else 'dull'} in week {n * 7 % 53}." for n in range(120)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    prepare([str(folder / "text.txt")], str(folder / "set"), PrepareOptions(document="line", workers=1))
+    return folder
+
+
+def test_a_run_is_named_by_its_recipe(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dot in the name is no suffix, and a folder called like a recipe does not hide it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt-1.5.toml").write_text('extends = "gpt-tiny"\n')
+    (tmp_path / "gpt-tiny").mkdir()
+    for name in ("gpt-1.5.toml", "gpt-tiny"):
+        assert train(name, [*SMALL, f"data.train={text / 'set'}"], quiet=True) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"gpt-1.5", "gpt-tiny"}
+
+
+def test_a_task_that_the_model_does_not_learn(text: Path, tmp_path: Path) -> None:
+    """Found before there is a folder."""
+    words = [*SMALL, f"data.train={text / 'set'}", "model.family=bert"]
+    with pytest.raises(InputError, match=r"task=clm.*model\.family=bert"):
+        train("gpt-tiny", words, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_under_a_run(text: Path, tmp_path: Path) -> None:
+    """A set prepared anew is another set, and its curve another curve."""
+    source = tmp_path / "text.txt"
+    source.write_text((text / "text.txt").read_text())
+    options = PrepareOptions(document="line", workers=1)
+    prepare([str(source)], str(tmp_path / "set"), options)
+    train("gpt-tiny", [*SMALL, f"data.train={tmp_path / 'set'}"], tmp_path / "run", quiet=True)
+    source.write_text(source.read_text().replace("fine", "foul"))
+    prepare([str(source)], str(tmp_path / "set"), PrepareOptions(document="line", workers=1, force=True))
+    with pytest.raises(InputError, match="has changed since"):
+        train(str(tmp_path / "run"), quiet=True)
+
+
+def test_a_bert_without_a_preset_is_a_bert() -> None:
+    """The family's own form lies under the explicit keys."""
+    section = with_preset({"family": "bert", "layers": 2})
+    assert (section["gelu"], section["segments"], section["norm_first"], section["layers"]) == ("erf", 2, False, 2)
+
+
+def test_scores_are_per_byte_and_word_of_the_text(text: Path, tmp_path: Path) -> None:
+    """End-of-text tokens are no text: the whole set has the bytes and words of its file, but for line ends."""
+    run = tmp_path / "run"
+    train("gpt-tiny", [*SMALL, f"data.train={text / 'set'}"], run, quiet=True)
+    whole = score(run, str(text / "set"))
+    written = (text / "text.txt").read_text()
+    lost = 17 * 20  # at most the first token and the tail shorter than a sequence, and their bytes
+    assert 0 <= len(written.replace("\n", "").encode()) - whole["bytes"] < lost
+    assert 0 <= len(written.split()) - whole["words"] < 40
+    held_out, test = score(run), score(run, part=2)
+    assert held_out["tokens"] < whole["tokens"] / 2 and held_out["bytes"] != test["bytes"]
+
+
+def test_a_set_of_another_tokenizer_of_the_same_size(text: Path, tmp_path: Path) -> None:
+    """Tokenizers are compared, not their sizes."""
+    run = tmp_path / "run"
+    train("gpt-tiny", [*SMALL, f"data.train={text / 'set'}"], run, quiet=True)
+    other = json.loads((run / "tokenizer.json").read_text())
+    vocab = other["model"]["vocab"]
+    vocab["!"], vocab["?"] = vocab["?"], vocab["!"]
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    options = PrepareOptions(str(tmp_path / "other.json"), "line", workers=1)
+    prepare([str(text / "text.txt")], str(tmp_path / "other"), options)
+    with pytest.raises(InputError, match="tokenizer"):
+        score(run, str(tmp_path / "other"))
