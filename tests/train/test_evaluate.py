@@ -25,7 +25,7 @@ def test_evaluation_is_the_same_at_any_micro_batch(corpus: Corpus, run: Path, fa
         evaluate(made.model, made.task, made.task.valid, config, 7, lambda *at: seen.append(at)) for config in configs
     ]
     for result in results[1:]:
-        assert result == pytest.approx(results[0], rel=1e-6)
+        assert result == pytest.approx(results[0], rel=1e-5)
     result = results[0]
     assert result["samples"] == 7 and seen == [(7, 7), (3, 7), (6, 7), (7, 7), *((n, 7) for n in range(1, 8))]
     assert made.model.training
