@@ -11,6 +11,7 @@ from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 
 TRAIN, VALID, TEST = 0, 1, 2
+_LOOK = 1 << 20  # tokens of a set without a manifest that are checked: a start must stay quick, whatever its size
 
 MakeSource = Callable[[Documents], Source]
 
@@ -46,8 +47,9 @@ def tokenizer_of(data: DataConfig) -> Tokenizer:
     tokenizer = load_tokenizer(data.tokenizer or _stored(sets[0]))
     digest = hashlib.sha256(tokenizer.json().encode()).hexdigest()
     for prefix in sets:
-        IndexedDataset(prefix)  # a missing or truncated set is reported as such
+        dataset = IndexedDataset(prefix)  # a missing or truncated set is reported as such
         if data.tokenizer and not manifest_path(prefix).exists():
+            _check_tokens(dataset, tokenizer)
             continue
         made = Manifest.read(prefix)
         if made.tokenizer_sha256 != digest:
@@ -57,6 +59,17 @@ def tokenizer_of(data: DataConfig) -> Tokenizer:
                 f"of {tokenizer.vocab}; use sets of one tokenizer, and leave data.tokenizer empty to take theirs"
             )
     return tokenizer
+
+
+def _check_tokens(dataset: IndexedDataset, tokenizer: Tokenizer) -> None:
+    """All that can be told of a set without a manifest: that its first tokens are ones the tokenizer has."""
+    tokens = dataset.tokens[:_LOOK]
+    strange = tokens[(tokens < 0) | (tokens >= tokenizer.vocab)]
+    if len(strange):
+        raise InputError(
+            f"{dataset.prefix} holds the token {strange[0]}, and data.tokenizer={tokenizer.name} has 0 to "
+            f"{tokenizer.vocab - 1}; name the tokenizer that made the set"
+        )
 
 
 def _stored(prefix: str) -> str:
