@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 NOVELS = Path(__file__).parent.parent / "assets" / "novels"
 
+TEMPERATURE, TOP_P = 0.6, 0.9
 PROMPTS = ("The old house", "She opened the door and", '"I do not know," said')
 MASKED = (
     "She looked at [MASK] with a smile.",
@@ -38,14 +39,15 @@ FULL = Plan(
     held_out="Burnett_Princess_1905",
     vocab=4096,
     gpt=(
-        "model.hidden=128", "model.positions=64", "model.dropout=0.0", "data.sequence=64", "train.batch=16",
-        "train.steps=900", "optim.lr=4e-3", "train.eval_every=100", "train.eval_sequences=128", "save.every=300",
-        "train.compile=off", "log.print_every=100",
+        "model.layers=2", "model.hidden=192", "model.positions=64", "model.dropout=0.0", "model.init_std=0.06",
+        "data.sequence=64", "train.batch=8", "train.steps=1200", "train.eval_every=200", "train.eval_sequences=128",
+        "train.compile=off", "optim.lr=4e-3", "save.every=300", "log.print_every=200",
     ),
     bert=(
-        "model.hidden=128", "model.positions=64", "model.dropout=0.0", "data.sequence=64", "train.batch=32",
-        "train.steps=600", "optim.lr=4e-3", "train.eval_every=100", "train.eval_sequences=128", "save.every=300",
-        "train.compile=off", "log.print_every=100", "data.pairs=none", "data.short_fraction=0.0",
+        "model.layers=2", "model.hidden=128", "model.positions=32", "model.dropout=0.0", "model.init_std=0.08",
+        "data.sequence=32", "data.pairs=none", "data.short_fraction=0.0", "data.mask_fraction=0.3",
+        "train.batch=32", "train.steps=1200", "train.eval_every=200", "train.eval_sequences=256",
+        "train.compile=off", "optim.lr=3e-3", "optim.beta2=0.98", "save.every=300", "log.print_every=200",
     ),
     interrupted=(
         "model.dropout=0.1", "train.steps=60", "train.eval_every=0", "save.every=20", "log.print_every=20",

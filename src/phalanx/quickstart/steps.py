@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from phalanx import recipe
 from phalanx.quickstart import learn, page, resume, text, use
-from phalanx.quickstart.plan import FULL, MASKED, PROMPTS, Place, Plan
+from phalanx.quickstart.plan import FULL, MASKED, PROMPTS, TEMPERATURE, TOP_P, Place, Plan
 from phalanx.quickstart.stages import Stage, Stopped, run
 from phalanx.units import duration
 
@@ -32,6 +33,8 @@ def quickstart(folder: Path, plan: Plan = FULL) -> None:
 
 def stages(plan: Plan) -> list[Stage]:
     """All stages of a quickstart of this size."""
+    gpt, bert = recipe.load_mapping("gpt-tiny", plan.gpt), recipe.load_mapping("bert-tiny", plan.bert)
+    interrupted = recipe.load_mapping("gpt-tiny", (*plan.gpt, *plan.interrupted))
     return [
         Stage(
             "text", "Unpack the text",
@@ -51,17 +54,17 @@ def stages(plan: Plan) -> list[Stage]:
         Stage(
             "gpt", "Train a small GPT",
             "It learns to guess the next piece from those before it. Perplexity is how many pieces it wavers between.",
-            learn.learn_gpt, learn.tell_gpt, [plan.gpt, plan.evaluate], ("data",), ("runs/gpt",),
+            learn.learn_gpt, learn.tell_gpt, [gpt, plan.evaluate], ("data",), ("runs/gpt",),
         ),
         Stage(
             "samples", "Let it write",
             "Guessing again and again is writing. Three prompts, fixed in advance; the first draw of each.",
-            use.write_samples, use.tell_samples, [PROMPTS, plan.write], ("gpt",),
+            use.write_samples, use.tell_samples, [PROMPTS, TEMPERATURE, TOP_P, plan.write], ("gpt",),
         ),
         Stage(
             "bert", "Train a small BERT",
             "It learns to guess hidden pieces from both sides.",
-            learn.learn_bert, learn.tell_bert, [plan.bert, plan.evaluate], ("data",), ("runs/bert",),
+            learn.learn_bert, learn.tell_bert, [bert, plan.evaluate], ("data",), ("runs/bert",),
         ),
         Stage(
             "masks", "Let it fill gaps",
@@ -71,8 +74,7 @@ def stages(plan: Plan) -> list[Stage]:
         Stage(
             "resume", "Interrupt a run and resume it",
             "Machines fail and clusters reclaim them. A run that was stopped must go on as if it had not been.",
-            resume.interrupt_and_resume, resume.tell_resumed, [plan.gpt, plan.interrupted, plan.cut], ("data",),
-            resume.OWNS,
+            resume.interrupt_and_resume, resume.tell_resumed, [interrupted, plan.cut], ("data",), resume.OWNS,
         ),
         Stage(
             "report", "Write the report",

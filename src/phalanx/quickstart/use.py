@@ -6,7 +6,7 @@ from phalanx.infer.fill import fill
 from phalanx.infer.generate import Options, generate
 from phalanx.infer.load import load
 from phalanx.quickstart.learn import run_folder
-from phalanx.quickstart.plan import MASKED, PROMPTS, Place
+from phalanx.quickstart.plan import MASKED, PROMPTS, TEMPERATURE, TOP_P, Place
 from phalanx.quickstart.stages import Result
 
 CANDIDATES = 5
@@ -16,7 +16,7 @@ def write_samples(place: Place) -> Result:
     """A text after each prompt; the first draw, not the best of several."""
     run = run_folder(place, "gpt")
     loaded = load(run)
-    options = Options(tokens=place.plan.write, temperature=0.8, top_p=0.95, seed=0)
+    options = Options(tokens=place.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
     samples = [[prompt, "".join(generate(loaded, prompt, options))] for prompt in PROMPTS]
     return {"samples": samples, "at": str(run)}
 
