@@ -44,7 +44,8 @@ class Guard:
         )
         return (
             f"{self.bad} steps in a row had a NaN or infinite loss or gradient; not finite first: {where}. The weights "
-            "are as before those steps. Lower optim.lr, lengthen optim.warmup, or look at that batch of data"
+            "are as before those steps, and saved. Look at that batch of data, or start a new run from them by "
+            "train.init=RUN, with a lower optim.lr or a longer optim.warmup"
         )
 
     def state_dict(self) -> dict[str, int]:

@@ -3,6 +3,9 @@
 Adam's moments with bias correction and averaged gradients; the update m̂ / (√v̂ + eps) + decay × p; a trust ratio
 ‖p‖ / ‖update‖ for each tensor that decays, 1 where either norm is zero, never clamped. The gradient is clipped to a
 global norm before, by the trainer.
+
+One difference from NVIDIA's code is left: the query, key and value weights of a block are one tensor here and share
+their ratio.
 """
 
 from collections.abc import Callable, Iterable

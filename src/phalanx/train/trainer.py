@@ -108,6 +108,7 @@ class Trainer:
         good = self.guard.check(loss, norm, overflow=self.scale.overflowed(loss, norm))
         self.scale.update(good)
         if self.guard.exhausted:
+            self._save()  # the good steps since the last checkpoint
             parts = self._micro_batches(batch.to(self.device))
             raise InputError(self.guard.diagnose(self.model, lambda: [self.model(rows) for rows in parts]))
         return good
