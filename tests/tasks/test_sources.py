@@ -10,7 +10,7 @@ from phalanx.config import Config, DataConfig
 from phalanx.data.gpt import GPTSource
 from phalanx.data.indexed import IndexedWriter
 from phalanx.data.prepare import PrepareOptions, prepare
-from phalanx.data.source import Documents
+from phalanx.data.source import Blend, Documents
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.tasks import sources
@@ -107,10 +107,11 @@ def test_several_sets_are_blended_by_weight(tmp_path: Path) -> None:
     shifted = np.memmap(tmp_path / "b.bin", "<u2", "r+")
     shifted += 1000
     stream = sources.training(DataConfig(train=(f"{names[0]}@3", names[1]), valid=("x",)), 1, of_five)
-    firsts = [int(stream[n].tokens[0]) - FIRST for n in range(4096)]
-    ours = [[first % 1000 for first in firsts if first // 1000 == part] for part in (0, 1)]
-    assert [len(part) for part in ours] == [3072, 1024]
-    assert ours[0][:79] != ours[1][:79]  # equal sets, each in an order of its own
+    assert isinstance(stream, Blend)
+    names = [int(stream[n].tokens[0]) // (FIRST + 1000) for n in range(4096)]
+    assert (names.count(0), names.count(1)) == (3072, 1024)
+    orders = [[int(part[n].tokens[0]) % 1000 for n in range(79)] for part in stream.parts]
+    assert orders[0] != orders[1]  # equal sets, each in an order of its own
 
 
 def test_held_out_samples_lie_in_order_in_documents_not_trained_on(tmp_path: Path) -> None:
