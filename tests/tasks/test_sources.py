@@ -108,8 +108,8 @@ def test_several_sets_are_blended_by_weight(tmp_path: Path) -> None:
     shifted += 1000
     stream = sources.training(DataConfig(train=(f"{names[0]}@3", names[1]), valid=("x",)), 1, of_five)
     assert isinstance(stream, Blend)
-    names = [int(stream[n].tokens[0]) // (FIRST + 1000) for n in range(4096)]
-    assert (names.count(0), names.count(1)) == (3072, 1024)
+    taken = [int(stream[n].tokens[0]) // (FIRST + 1000) for n in range(4096)]
+    assert (taken.count(0), taken.count(1)) == (3072, 1024)
     orders = [[int(part[n].tokens[0]) % 1000 for n in range(79)] for part in stream.parts]
     assert orders[0] != orders[1]  # equal sets, each in an order of its own
 
