@@ -141,7 +141,7 @@ def evaluate(
         job = bar.add_task("evaluating")
         result = score(run, data, limit, part, not latest, lambda n, total: bar.update(job, completed=n, total=total))
     for name, value in result.items():
-        print(f"{name:<16} {value:,.0f}" if value == int(value) else f"{name:<16} {value:.4f}")
+        print(f"{name:<16} {value:,.0f}" if value.is_integer() else f"{name:<16} {value:.4f}")
 
 
 @app.command()
@@ -158,9 +158,8 @@ def generate(
     """Continue a text with a GPT, as it is written: phalanx generate runs/gpt "It was a dark" """
     from phalanx.infer.generate import Options
     from phalanx.infer.generate import generate as pieces
-    from phalanx.infer.load import load
 
-    stream = pieces(load(run), prompt, Options(tokens, temperature, top_k, top_p, seed, greedy))
+    stream = pieces(_loaded(run), prompt, Options(tokens, temperature, top_k, top_p, seed, greedy))
     print(prompt, end="", flush=True)
     for piece in stream:
         print(piece, end="", flush=True)
@@ -175,9 +174,8 @@ def fill(
 ) -> None:
     """Fill the masks of a text with a BERT: phalanx fill runs/bert "the [MASK] sat on the mat" """
     from phalanx.infer.fill import fill as candidates
-    from phalanx.infer.load import load
 
-    for position, words in candidates(load(run), text, top):
+    for position, words in candidates(_loaded(run), text, top):
         print(f"[MASK] at token {position}: " + ", ".join(f"{word} {chance:.1%}" for word, chance in words))
 
 
@@ -212,3 +210,21 @@ def main() -> None:
             raise
         print(f"phalanx: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
+        sys.exit(141)
+    except OSError as error:
+        if os.environ.get("PHALANX_TRACEBACK"):
+            raise
+        print(f"phalanx: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _loaded(run: Path) -> Any:
+    """A trained model; what was wrong with its checkpoints is said."""
+    from phalanx.infer.load import load
+
+    loaded = load(run)
+    for note in loaded.restored.notes:
+        print(f"phalanx: {note}", file=sys.stderr)
+    return loaded

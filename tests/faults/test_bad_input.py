@@ -188,3 +188,30 @@ def test_not_a_run(work: Path, refused: Says) -> None:
     assert "no run folder" in refused("train", work)
     assert "not a folder" in refused("eval", work / "nowhere")
     assert "phalanx generate" in refused("fill", work / "run", "the [MASK] sea")
+
+
+def test_files_that_may_not_be_read(work: Path, refused: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the operating system refuses is a line too."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "books.txt")
+
+    monkeypatch.setattr("phalanx.data.prepare.prepare", denied)
+    assert "books.txt: Permission denied" in refused("prepare", "books.txt", "--out", "x", "--tokenizer", "gpt2")
+
+
+def test_numbers_that_are_none(work: Path, refused: Says) -> None:
+    """Infinity is no learning rate."""
+    assert "optim.lr" in refused(*_train(work, "optim.lr=inf"))
+    assert "precision.loss_scale" in refused(*_train(work, "precision.loss_scale=inf"))
+
+
+def test_a_damaged_best_checkpoint_is_named(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another one answers, and that is said."""
+    checkpoints = work / "run" / "checkpoints"
+    file = next((checkpoints / (checkpoints / "best").read_text().strip()).glob("model*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert _phalanx("generate", work / "run", "The", "--tokens", 2) == 0
+    assert "damaged" in capfd.readouterr().err
+    file.write_bytes(whole)

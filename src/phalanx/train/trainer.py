@@ -171,13 +171,13 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the run after the step under way; a second Ctrl-C ends it at once."""
+        """SIGTERM, SIGHUP and Ctrl-C end the run after the step under way; a second Ctrl-C ends it at once."""
 
         def stop(number: int, _frame: object) -> None:
             self.stopped_by = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
         try:
             yield
         finally:
