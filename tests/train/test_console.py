@@ -17,7 +17,8 @@ VALUES = {"loss": 3.0, "lr": 3e-4, "grad_norm": 0.8, "tokens_per_s": 41_234.5, "
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
 LIVE = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are started without
 from phalanx.train.console import Console
 try:
     with Console(100, 10, "a run") as console:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 NOVELS = Path(__file__).parent.parent / "assets" / "novels"
 
-TEMPERATURE, TOP_P = 0.6, 0.9
+TEMPERATURE, TOP_P = 0.7, 0.9
 PROMPTS = ("The old house", "She opened the door and", '"I do not know," said')
 MASKED = (
     "She looked at [MASK] with a smile.",
@@ -44,10 +44,10 @@ FULL = Plan(
         "train.compile=off", "optim.lr=4e-3", "save.every=300", "log.print_every=200",
     ),
     bert=(
-        "model.layers=2", "model.hidden=128", "model.positions=32", "model.dropout=0.0", "model.init_std=0.08",
-        "data.sequence=32", "data.pairs=none", "data.short_fraction=0.0", "data.mask_fraction=0.3",
-        "train.batch=32", "train.steps=1200", "train.eval_every=200", "train.eval_sequences=256",
-        "train.compile=off", "optim.lr=3e-3", "optim.beta2=0.98", "save.every=300", "log.print_every=200",
+        "model.layers=2", "model.hidden=128", "model.positions=16", "model.dropout=0.0", "model.init_std=0.12",
+        "data.sequence=16", "data.pairs=none", "data.short_fraction=0.0", "data.mask_fraction=0.3",
+        "train.batch=32", "train.steps=2200", "train.eval_every=200", "train.eval_sequences=256",
+        "train.compile=off", "optim.lr=2e-3", "optim.beta2=0.98", "save.every=500", "log.print_every=200",
     ),
     interrupted=(
         "model.dropout=0.1", "train.steps=60", "train.eval_every=0", "save.every=20", "log.print_every=20",
