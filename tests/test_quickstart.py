@@ -15,8 +15,8 @@ from phalanx.quickstart.plan import FULL, MASKED, NOVELS, PROMPTS
 from phalanx.quickstart.steps import quickstart, stages
 
 SMALL = (
-    "model.layers=1", "model.hidden=32", "model.heads=2", "train.batch=8", "train.steps=30", "train.eval_every=15",
-    "train.eval_sequences=8", "log.print_every=15",
+    "model.layers=1", "model.hidden=32", "model.heads=2", "model.init_std=0.02", "train.batch=8", "train.steps=30",
+    "train.eval_every=15", "train.eval_sequences=8", "log.print_every=15",
 )  # fmt: skip
 PLAN = replace(
     FULL,

@@ -40,19 +40,19 @@ FULL = Plan(
     vocab=4096,
     gpt=(
         "model.layers=2", "model.hidden=192", "model.positions=64", "model.dropout=0.0", "model.init_std=0.06",
-        "data.sequence=64", "train.batch=8", "train.steps=1200", "train.eval_every=200", "train.eval_sequences=128",
+        "data.sequence=64", "train.batch=8", "train.steps=1100", "train.eval_every=200", "train.eval_sequences=128",
         "train.compile=off", "optim.lr=4e-3", "save.every=300", "log.print_every=200",
     ),
     bert=(
         "model.layers=2", "model.hidden=128", "model.positions=16", "model.dropout=0.0", "model.init_std=0.12",
         "data.sequence=16", "data.pairs=none", "data.short_fraction=0.0", "data.mask_fraction=0.3",
-        "train.batch=32", "train.steps=2200", "train.eval_every=200", "train.eval_sequences=256",
+        "train.batch=32", "train.steps=2100", "train.eval_every=200", "train.eval_sequences=256",
         "train.compile=off", "optim.lr=2e-3", "optim.beta2=0.98", "save.every=500", "log.print_every=200",
     ),
     interrupted=(
-        "model.dropout=0.1", "train.steps=60", "train.eval_every=0", "save.every=20", "log.print_every=20",
+        "model.dropout=0.1", "train.steps=40", "train.eval_every=0", "save.every=20", "log.print_every=10",
     ),
-    cut=25,
+    cut=15,
     evaluate=512,
     write=70,
 )  # fmt: skip

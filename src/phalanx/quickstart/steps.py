@@ -25,8 +25,8 @@ def quickstart(folder: Path, plan: Plan = FULL) -> None:
         raise SystemExit(128 + stopped.signal) from None
     memory = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     console.print(Text(f"\nDone in {duration(time.monotonic() - begun)}", style="bold"), end="")
-    console.print(f" with at most {memory / 2**20:.1f} GiB of memory. Everything is in {folder}/; the pictures are in")
-    console.print(f"{folder / page.FILE}. Next, a text of your own, a folder of .txt files:\n")
+    console.print(f" with at most {memory / 2**20:.1f} GiB of memory. Everything is in {folder}/", soft_wrap=True)
+    console.print(f"See {folder / page.FILE} for the pictures, then try a text of your own, a folder of .txt files:\n")
     for command in page.NEXT:
         console.print(Text(f"  {command}"), soft_wrap=True)
 
