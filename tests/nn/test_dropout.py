@@ -150,7 +150,7 @@ def test_micro_batches_sum_to_the_batch(family: dict[str, object], attention_dro
 def attention_inputs() -> tuple[list[Tensor], Context]:
     torch.manual_seed(0)
     index, key = coordinates(2, 8)
-    return [torch.randn(2, 4, 8, 8) for _ in range(3)], Context(index, key, None, None, causal=True)
+    return [torch.randn(2, 4, 8, 8) for _ in range(3)], Context(index, key, None, causal=True)
 
 
 def test_attention_dropout_is_the_formula_with_some_probabilities_zeroed() -> None:
@@ -171,7 +171,7 @@ def test_attention_masks_differ_by_head_row_site_and_key() -> None:
     assert not torch.equal(kept[:, 0], kept[:, 1])
     assert not torch.equal(kept[0], kept[1])
     assert not torch.equal(kept, Dropping(0.5, site=5)(q, k, one_hot, context) != 0)
-    later = Context(context.index, context.key + 1, None, None, causal=True)
+    later = Context(context.index, context.key + 1, None, causal=True)
     assert not torch.equal(kept, Dropping(0.5, site=4)(q, k, one_hot, later) != 0)
 
 

@@ -43,12 +43,16 @@ class Bert(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.transformer = Transformer(config, causal=False)
-        self.masked = MaskedHead(config.hidden, config.vocab, config.norm_eps, config.init_std, config.gelu)
-        self.pair = PairHead(config.hidden, config.init_std)
+        self.masked: MaskedHead | None = MaskedHead(
+            config.hidden, config.vocab, config.norm_eps, config.init_std, config.gelu
+        )
+        self.pair: PairHead | None = PairHead(config.hidden, config.init_std)
 
-    def forward(self, batch: Batch) -> Tensor | dict[str, Tensor]:
+    def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Vocabulary logits [batch, seq, vocab], or with labels the sums mlm, mlm_correct, nsp, nsp_correct."""
-        hidden = self.transformer(batch)
+        hidden: Tensor = self.transformer(batch, x)
+        if self.masked is None or self.pair is None:  # a pipeline's stage before the last
+            return hidden
         weight = self.transformer.embeddings.token.weight
         if batch.labels is None:
             logits: Tensor = self.masked(hidden, weight)

@@ -38,11 +38,13 @@ class GPT2(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.transformer = Transformer(config, causal=True)
-        self.head = VocabularyHead(config.vocab, bias=False)
+        self.head: VocabularyHead | None = VocabularyHead(config.vocab, bias=False)
 
-    def forward(self, batch: Batch) -> Tensor | dict[str, Tensor]:
+    def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Logits [batch, seq, vocab], or with labels the sums lm and, where no gradient is wanted, lm_correct."""
-        hidden = self.transformer(batch)
+        hidden: Tensor = self.transformer(batch, x)
+        if self.head is None:  # a pipeline's stage before the last
+            return hidden
         weight = self.transformer.embeddings.token.weight
         if batch.labels is None:
             logits: Tensor = self.head(hidden, weight)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phalanx.nn import random
-from phalanx.nn.linear import Linear
+from phalanx.nn import random, slots
+from phalanx.nn.linear import Linear, Slot
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Context:
 
     index: Tensor  # int64 [batch, seq]
     key: Tensor  # int32 [batch]
-    document: Tensor | None  # int32 [batch, seq]
-    mask: Tensor | None  # bool [batch, 1, seq, seq], True where attention is allowed; None: all, or all that is past
+    mask: Tensor | None  # bool [batch, 1, seq, keys], True where attention is allowed; None: all, or all that is past
     causal: bool
 
 
@@ -64,19 +63,23 @@ class Dropping(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention. One head's query, key and value lie together, so that a slice of the weight is whole heads."""
+    """Self-attention. One head's query, key and value lie together, so that a slice of the weight is whole heads.
+
+    `keys` collects the keys and values of a sequence that is split over devices.
+    """
 
     def __init__(self, hidden: int, heads: int, drop: float, stds: tuple[float, float], site: int) -> None:
         super().__init__()
         self.width = hidden // heads
         self.qkv = Linear(hidden, 3 * hidden, ("embed", "heads"), stds[0])
         self.out = Linear(hidden, hidden, ("heads", "embed"), stds[1])
+        self.keys: Slot = slots.same
         self.attend = Dropping(drop, site) if drop else fused
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""
         batch, seq, _ = x.shape
         q, k, v = self.qkv(x).view(batch, seq, -1, 3, self.width).permute(3, 0, 2, 1, 4)  # [batch, heads, seq, width]
-        y = self.attend(q, k, v, context)
+        y = self.attend(q, self.keys(k), self.keys(v), context)
         mixed: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq, -1))
         return mixed

@@ -5,17 +5,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phalanx.nn import loss, slots
-from phalanx.nn.linear import Linear
+from phalanx.nn.linear import Linear, Slot
 from phalanx.nn.norm import Norm
 
 
 class VocabularyHead(nn.Module):
-    """Logits over the vocabulary by the embedding's own weight; its padding rows never compete."""
+    """Logits over the vocabulary by the embedding's own weight; its padding rows never compete.
+
+    Of the rows that are here the first `held` are words. A layout that splits them fills `enter` and `columns`.
+    """
 
     def __init__(self, vocab: int, bias: bool) -> None:
         super().__init__()
-        self.vocab = vocab
+        self.axes = ("embed", "vocab")
+        self.held = vocab
         self.bias = nn.Parameter(torch.zeros(vocab)) if bias else None
+        self.enter: Slot = slots.same
+        self.columns = loss.WHOLE
         self.gemm = slots.gemm
 
     def reset(self) -> None:
@@ -25,16 +31,16 @@ class VocabularyHead(nn.Module):
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden [..., hidden], the embedding's weight [rows, hidden] -> logits [..., vocab]"""
-        return self.gemm(hidden, weight[: self.vocab], self.bias)
+        return self.gemm(hidden, weight[: self.held], self.bias)
 
     def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The sum of the loss over labels >= 0 as `name`; where no gradient is wanted, also how many were right as
         `name`_correct. hidden [..., hidden], labels [...]
         """
-        hidden, labels, weight = hidden.flatten(0, -2), labels.flatten(), weight[: self.vocab]
+        hidden, labels, weight = self.enter(hidden.flatten(0, -2)), labels.flatten(), weight[: self.held]
         if torch.is_grad_enabled():
-            return {name: loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm)}
-        total, correct = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm)
+            return {name: loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm, self.columns)}
+        total, correct = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm, self.columns)
         return {name: total, f"{name}_correct": correct}
 
 

@@ -12,7 +12,7 @@ Slot = Callable[[Tensor], Tensor]
 
 
 class Linear(nn.Module):
-    """y = leave(gemm(enter(x), W)) + share(b). `axes` names (input, output); a layout maps them to the mesh."""
+    """y = leave(gemm(enter(x), W)) + b. `axes` names (input, output); a layout maps them to the mesh."""
 
     def __init__(self, inputs: int, outputs: int, axes: tuple[str, str], std: float) -> None:
         super().__init__()
@@ -21,15 +21,14 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs))
         self.enter: Slot = slots.same
         self.leave: Slot = slots.same
-        self.share: Slot = slots.same
         self.gemm = slots.gemm
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., inputs] -> [..., outputs]"""
         x = self.enter(x)
         if self.leave is slots.same:
-            return self.gemm(x, self.weight, self.share(self.bias))
-        return self.leave(self.gemm(x, self.weight)) + self.share(self.bias)
+            return self.gemm(x, self.weight, self.bias)
+        return self.leave(self.gemm(x, self.weight)) + self.bias
 
 
 class Embedding(nn.Module):

@@ -3,18 +3,34 @@
 The logits of a language model are its largest tensor (2,048 tokens × 50,304 words × 4 bytes = 412 MB, and as much again
 for their gradient). `vocabulary_loss` never holds them: it multiplies a few rows at a time, takes the loss and at once
 the gradients of the hidden states and of the weight. No product is done twice; backward only multiplies by a scalar.
+
+Where the vocabulary is split, each part takes the softmax of its own columns, and two short vectors put the parts
+together (Shoeybi et al., arXiv 1909.08053, section 3): the largest log-mass, and the sums of masses and labels' logits.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from phalanx.nn import slots
+
 _LOGITS = 1 << 25  # logits held at once
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Columns(NamedTuple):
+    """Which logits are here, and how those that are elsewhere are added: all, until a layout splits the vocabulary."""
+
+    start: int = 0
+    total: Callable[[Tensor], Tensor] = slots.same  # sum over the parts
+    largest: Callable[[Tensor], Tensor] = slots.same  # maximum over the parts
+
+
+WHOLE = Columns()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -22,9 +38,42 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
 
 
+class _Scored(NamedTuple):
+    """A few rows: -log p of the labels, and what their gradient and their verdict are made of."""
+
+    loss: Tensor  # [n], 0 where there is no label
+    inside: Tensor  # [n, columns]: log p within the columns that are here
+    share: Tensor  # [n]: log of these columns' part of the whole probability
+    place: Tensor  # [n, 1]: the label's column, 0 where it is elsewhere
+    held: Tensor  # [n]: whether it is here
+    picked: Tensor  # [n]: the label's logit above the largest mass
+
+    def grad(self, labels: Tensor) -> Tensor:
+        """Of the sum of the losses by the logits that are here; uses up `inside`."""
+        p = self.inside.exp_().mul_((self.share.exp() * (labels >= 0))[:, None])
+        return p.scatter_add_(1, self.place, -self.held.to(p.dtype)[:, None])
+
+
+def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
+    logits = logits.float()
+    inside = logits.log_softmax(-1)
+    mass = logits[:, 0] - inside[:, 0]  # the log-sum-exp of a row
+    above = mass - columns.largest(mass)
+    own = labels - columns.start
+    held = (own >= 0) & (own < logits.shape[1])
+    place = torch.where(held, own, 0)[:, None]
+    picked = torch.where(held, inside.gather(1, place)[:, 0] + above, 0)
+    masses, picked = columns.total(torch.stack([above.exp(), picked]))
+    return _Scored(
+        torch.where(labels >= 0, masses.log() - picked, 0), inside, above - masses.log(), place, held, picked
+    )
+
+
 class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns
+    ) -> Tensor:
         weight = weight.detach().requires_grad_(ctx.needs_input_grad[1])
         bias = None if bias is None else bias.detach().requires_grad_(ctx.needs_input_grad[2])
         total = hidden.new_zeros((), dtype=torch.float32)
@@ -32,9 +81,10 @@ class _VocabularyLoss(torch.autograd.Function):
         for part in _chunks(hidden.shape[0], weight.shape[0]):
             x = hidden[part].detach().requires_grad_()
             with torch.enable_grad():
-                loss = cross_entropy(gemm(x, weight, bias), labels[part])
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+                logits = gemm(x, weight, bias)
+            scored = _scored(logits.detach(), labels[part], columns)
+            logits.backward(scored.grad(labels[part]).to(logits.dtype))  # type: ignore[no-untyped-call]
+            total += scored.loss.sum()
             assert x.grad is not None
             hidden_grad[part] = x.grad
         ctx.grads = (hidden_grad, weight.grad, None if bias is None else bias.grad)
@@ -43,7 +93,7 @@ class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         kept, ctx.grads = ctx.grads, None
-        return (*(None if grad is None else grad.mul_(grads[0]) for grad in kept), None, None)
+        return (*(None if grad is None else grad.mul_(grads[0]) for grad in kept), None, None, None)
 
 
 def _chunks(rows: int, columns: int) -> list[slice]:
@@ -51,20 +101,25 @@ def _chunks(rows: int, columns: int) -> list[slice]:
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 
-def vocabulary_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits) -> Tensor:
-    """Sum of the loss of labels [n] >= 0 given hidden [n, hidden] and a head's weight [vocab, hidden], bias [vocab]."""
-    loss: Tensor = _VocabularyLoss.apply(hidden, weight, bias, labels, gemm)  # type: ignore[no-untyped-call]
+def vocabulary_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
+) -> Tensor:
+    """Sum of the loss of labels [n] >= 0 given hidden [n, hidden] and the rows of a head's weight [vocab, hidden] and
+    bias [vocab] that are here.
+    """
+    loss: Tensor = _VocabularyLoss.apply(hidden, weight, bias, labels, gemm, columns)  # type: ignore[no-untyped-call]
     return loss
 
 
 def vocabulary_score(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
 ) -> tuple[Tensor, Tensor]:
     """`vocabulary_loss` without gradients, and how many labels >= 0 have the largest logit: float32 [], int64 []."""
     total = hidden.new_zeros((), dtype=torch.float32)
     correct = labels.new_zeros(())
     for part in _chunks(hidden.shape[0], weight.shape[0]):
-        logits = gemm(hidden[part], weight, bias)
-        total += cross_entropy(logits, labels[part])
-        correct += (logits.argmax(-1) == labels[part]).sum()
+        scored = _scored(gemm(hidden[part], weight, bias), labels[part], columns)
+        total += scored.loss.sum()
+        top = columns.largest(scored.inside.amax(-1) + scored.share)
+        correct += ((labels[part] >= 0) & (-scored.loss >= top - 1e-6)).sum()
     return total, correct

@@ -15,7 +15,9 @@ from phalanx.nn.norm import Norm
 
 
 class Embeddings(nn.Module):
-    """Token, position and, for BERT, segment embeddings; a norm after them in post-LN models; dropout."""
+    """Token, position and, for BERT, segment embeddings; a norm after them in post-LN models; dropout.
+
+    `rows` lets a layout that splits the residual stream take its positions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -26,14 +28,14 @@ class Embeddings(nn.Module):
         self.segment = Embedding(config.segments, hidden, ("segment", "embed"), std) if config.segments else None
         self.norm = None if config.norm_first else Norm(hidden, config.norm_eps)
         self.dropout = Dropout(config.dropout, 0)
-        self.scatter: Slot = slots.same
+        self.rows: Slot = slots.same
 
     def forward(self, batch: Batch) -> Tensor:
         """-> float32 [batch, seq, hidden]"""
-        place = self.position(batch.index % self.positions)
+        place = self.position(self.rows(batch.index) % self.positions)
         if self.segment is not None and batch.segment is not None:
-            place = place + self.segment(batch.segment)
-        x = self.token(batch.tokens) + self.scatter(place)
+            place = place + self.segment(self.rows(batch.segment))
+        x = self.token(batch.tokens) + place
         if self.norm is not None:
             x = self.norm(x)
         dropped: Tensor = self.dropout(x, batch.index, batch.key)
@@ -41,7 +43,11 @@ class Embeddings(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings, blocks by number, final norm in pre-LN models."""
+    """Embeddings, blocks by number, final norm in pre-LN models: the residual stream.
+
+    A layout that splits the stream puts it together again in `leave`; one that splits the sequence of every batch lets
+    `everywhere` collect what the mask needs of the keys. A pipeline's stage lacks what is not its own.
+    """
 
     def __init__(self, config: ModelConfig, causal: bool) -> None:
         super().__init__()
@@ -49,25 +55,29 @@ class Transformer(nn.Module):
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleDict({str(layer): _block(config, layer) for layer in range(config.layers)})
         self.norm = Norm(config.hidden, config.norm_eps) if config.norm_first else None
+        self.leave: Slot = slots.same
+        self.everywhere: Slot = slots.same
 
-    def forward(self, batch: Batch) -> Tensor:
-        """-> float32 [batch, seq, hidden]"""
+    def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor:
+        """-> float32 [batch, seq, hidden]; `x` is the stream as the stage before left it"""
         context = self.context(batch)
-        x: Tensor = self.embeddings(batch)
+        if x is None:
+            x = self.embeddings(batch)
         for block in self.blocks.values():
             x = block(x, context)
         if self.norm is not None:
             x = self.norm(x)
-        return x
+        return self.leave(x)
 
     def context(self, batch: Batch) -> Context:
         """Who may attend to whom: within a document, and for a causal model to the past only."""
         mask = None
         if batch.document is not None:
-            mask = (batch.document[:, :, None] == batch.document[:, None, :])[:, None]  # [batch, 1, seq, seq]
-            if self.causal:
-                mask = mask & (batch.index[:, None, :, None] >= batch.index[:, None, None, :])
-        return Context(batch.index, batch.key, batch.document, mask, self.causal)
+            mask = (batch.document[:, :, None] == self.everywhere(batch.document)[:, None, :])[:, None]
+        if self.causal and (batch.document is not None or self.everywhere is not slots.same):
+            past = (batch.index[:, :, None] >= self.everywhere(batch.index)[:, None, :])[:, None]
+            mask = past if mask is None else mask & past
+        return Context(batch.index, batch.key, mask, self.causal)
 
 
 def padded_vocab(config: ModelConfig) -> int:
