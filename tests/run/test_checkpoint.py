@@ -244,6 +244,27 @@ def test_damage_is_found_and_the_one_before_taken(folder: RunFolder, name: str, 
     assert saver.load(_state(0)).notes == ()
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_what_cannot_be_opened_is_not_damaged(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Passing over a whole checkpoint lets a later save remove it as an abandoned future. A disk's error is damage."""
+    saver = Checkpointer(folder, asynchronous=False)
+    saver.save(1, _state(1))
+    saver.save(2, _state(2))
+    checksum = storage._checksum
+
+    def refused(path: Path) -> int:
+        if path.parent.name == "step-0000002":
+            raise OSError(number, os.strerror(number), str(path))
+        return checksum(path)
+
+    monkeypatch.setattr(storage, "_checksum", refused)
+    if number == errno.EIO:
+        assert saver.load(_state(0)).step == 1
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            saver.load(_state(0))
+
+
 def test_what_does_not_fit_or_is_not_there_is_named(folder: RunFolder) -> None:
     saver = Checkpointer(folder, asynchronous=False)
     with pytest.raises(InputError, match="holds no checkpoint yet"):

@@ -7,6 +7,7 @@ next older checkpoint when one is damaged.
 """
 
 import concurrent.futures
+import errno
 import math
 import re
 import shutil
@@ -98,7 +99,8 @@ class Checkpointer:
         """Load into `state`, in place, the newest checkpoint, or that of `step`, or the best where one is named.
 
         Only the parts that `state` has are read. A damaged checkpoint is passed over for the next older one. InputError
-        when there is none, none is whole, or its parts hold other tensors than `state`.
+        when there is none, none is whole, or its parts hold other tensors than `state`; OSError where the system
+        refuses to read.
         """
         self.wait()
         finished = self._finished()
@@ -108,6 +110,8 @@ class Checkpointer:
                 index = storage.read_index(path)
                 storage.verify(path, index, state.keys())
             except (Damaged, OSError) as damage:
+                if isinstance(damage, OSError) and damage.errno != errno.EIO:
+                    raise  # too many open files, no permission: passed over, a whole checkpoint would soon be pruned
                 damages.append(f"{path} is damaged ({damage})")
                 continue
             _fill(state, path, index)
