@@ -73,3 +73,26 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         durable.write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_checkpoints_without_a_configuration_are_not_continued(tmp_path: Path) -> None:
+    """They were made under a configuration that is lost: another would go on with their weights."""
+    (tmp_path / "run" / "checkpoints" / "step-0000005").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"run holds checkpoints but no config\.toml .* put that file back"):
+        RunFolder.create(tmp_path / "run", recipe.load("gpt-tiny"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+def test_a_run_that_saved_nothing_makes_room(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", recipe.load("gpt-tiny"))
+    folder.metrics.write_text("")
+    folder.tensorboard.mkdir()
+    with folder.lock(), pytest.raises(InputError, match="in use"):
+        folder.discard()
+    assert folder.exists
+    folder.discard()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "lock"]
+    folder = RunFolder.create(tmp_path / "run", recipe.load("gpt-tiny"))
+    (folder.checkpoints / "step-0000005").mkdir()
+    folder.discard()
+    assert folder.exists, "what saved something stays"

@@ -8,6 +8,7 @@ import pytest
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.errors import InputError
 from phalanx.models.build import with_preset
+from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import train
 from phalanx.tasks.score import score
 
@@ -56,6 +57,24 @@ def test_data_that_changed_under_a_run(text: Path, tmp_path: Path) -> None:
     prepare([str(source)], str(tmp_path / "set"), PrepareOptions(document="line", workers=1, force=True))
     with pytest.raises(InputError, match="has changed since"):
         train(str(tmp_path / "run"), quiet=True)
+
+
+def test_a_corrected_command_takes_the_place_of_a_run_that_saved_nothing(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong correction leaves the folder as it was; after the first checkpoint the configuration is fixed."""
+    words, run = [*SMALL, f"data.train={text / 'set'}"], tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("phalanx.tasks.run._fit", lambda *_: 0)
+        train("gpt-tiny", words, run, quiet=True)
+    before = (run / "config.toml").read_text()
+    with pytest.raises(InputError, match=r"optim\.name"):
+        train("gpt-tiny", [*words, "optim.name=adamm"], run, quiet=True)
+    assert (run / "config.toml").read_text() == before
+    train("gpt-tiny", [*words, "optim.lr=1e-4"], run, quiet=True)
+    assert RunFolder.open(run).config().optim.lr == 1e-4
+    with pytest.raises(InputError, match=r"holds a run with optim\.lr=0\.0001, not"):
+        train("gpt-tiny", words, run, quiet=True)
 
 
 def test_a_bert_without_a_preset_is_a_bert() -> None:

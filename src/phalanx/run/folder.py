@@ -6,6 +6,7 @@ process ends, so there are no stale locks. The file stays and holds the pid of i
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,11 @@ class RunFolder:
         folder = cls(path)
         if folder.exists:
             raise InputError(f"{path} holds a run already; resume that run or give another folder")
+        if folder.saved:
+            raise InputError(
+                f"{path} holds checkpoints but no config.toml to continue them by; put that file back, or give another "
+                f"folder, or remove {folder.checkpoints}"
+            )
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
             if tokenizer:
@@ -59,6 +65,19 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether a run is here."""
         return self.config_file.is_file()
+
+    @property
+    def saved(self) -> bool:
+        """Whether anything was saved here, or began to be."""
+        return any(self.checkpoints.glob("step-*"))
+
+    def discard(self) -> None:
+        """Make room for another configuration where a run ended before its first checkpoint; InputError if it runs."""
+        with self.lock():
+            if not self.saved:
+                self.metrics.unlink(missing_ok=True)
+                shutil.rmtree(self.tensorboard, ignore_errors=True)
+                self.config_file.unlink()
 
     def config(self) -> Config:
         """The run's resolved configuration."""

@@ -24,7 +24,7 @@ from phalanx.train.trainer import Trainer
 def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, quiet: bool = False) -> int:
     """Train by a recipe, a TOML file, or the folder of a run to continue. The number of the signal that ended it, or 0.
 
-    InputError when the folder holds a run of another configuration.
+    InputError when the folder holds a run of another configuration that has saved something.
     """
     if name not in recipe.names() and Path(name).is_dir():
         if overrides or out:
@@ -37,10 +37,12 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     tokenizer = tokenizer_of(config.data)
     config = resolve(config, tokenizer)
     folder = RunFolder(out or Path("runs") / Path(name).name.removesuffix(".toml"))
-    if folder.exists:
+    if folder.exists and (folder.saved or folder.config() == config):
         _agree(folder, config)
     else:
         _foresee(config, tokenizer)
+        if folder.exists:
+            folder.discard()
         folder = RunFolder.create(folder.path, config, tokenizer.json())
         durable.write(folder.path / "data.json", json.dumps(_fingerprints(config), indent=1).encode())
     return _fit(folder, quiet)
