@@ -101,3 +101,19 @@ def test_fp16_settles_on_a_scale(corpus: Corpus, run: Path) -> None:
     assert scales[0] == 5e7 and skipped[0] == 1
     assert 0 < skipped[-1] < 15 and record.losses[-1] < record.losses[0]
     assert any(b == 2 * a for a, b in pairwise(scales)), "it tries a larger one again"
+
+
+def test_bad_steps_are_not_saved(corpus: Corpus, run: Path) -> None:
+    """The weights are those of the step before: saving them again would push good checkpoints out."""
+    config = corpus.config("gpt", "train.eval_every=0", "save.every=1", "save.keep=9", "train.max_bad_steps=9")
+    made, _ = trainer(run, config)
+    calls: list[int] = []
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        calls.append(1)
+        return output * (math.nan if 7 <= len(calls) <= 12 else 1.0)  # the third and the fourth step
+
+    made.model.get_submodule("transformer.norm").register_forward_hook(hook)
+    made.fit()
+    saved = [int(path.name[-7:]) for path in sorted((run / "checkpoints").glob("step-*"))]
+    assert saved == [1, 2, 5, 6]

@@ -60,7 +60,7 @@ class Trainer:
                     self._step(progress.step)
                     progress.step += 1
                     improved = self._evaluate()
-                    if improved or (every and progress.step % every == 0):
+                    if improved or (every and progress.step % every == 0 and not self.guard.bad):
                         self._save()
                 self._finish()
         finally:
