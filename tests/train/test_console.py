@@ -1,5 +1,6 @@
 """The console: plain lines in a file, one panel on a terminal, and the terminal as it was afterwards."""
 
+import errno
 import io
 import math
 import os
@@ -28,6 +29,26 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
+
+
+PIPED = """
+import sys
+from phalanx.train.console import Console
+with Console(1000, 1, "a run") as console:
+    for step in range(1, 1001):
+        console.train(step, {"loss": 3.0, "lr": 1e-3})
+    console.note("the end")
+print("trained to the end", file=sys.stderr)
+"""
+
+
+class _Closing(io.StringIO):
+    closing = False
+
+    def write(self, text: str) -> int:
+        if self.closing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().write(text)
 
 
 def plain(quiet: bool = False) -> tuple[Console, io.StringIO]:
@@ -119,3 +140,24 @@ def test_an_exception_passes_through_and_stops_the_panel() -> None:
     with pytest.raises(ZeroDivisionError), Console(10, 1, screen=screen) as console:
         console.train(1, {"loss": 1 / 0})
     assert file.getvalue().rindex(SHOW.decode()) > file.getvalue().rindex(HIDE.decode())
+
+
+def test_a_reader_that_goes_away_ends_no_run() -> None:
+    """As in `phalanx train … | head -1`: the steps go on, silently."""
+    with subprocess.Popen(
+        [sys.executable, "-uc", PIPED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("step 1/1,000")
+        process.stdout.close()
+        assert process.stderr.read() == "trained to the end\n"
+    assert process.returncode == 0
+
+
+def test_a_terminal_that_is_closed_ends_no_run() -> None:
+    """Writing to it is an error of the system; a hang-up is a signal, which the trainer hears."""
+    file = _Closing()
+    with Console(10, 1, screen=Screen(file=file, force_terminal=True)) as console:
+        file.closing = True
+        console.train(1, VALUES)
+        console.note("still here")

@@ -1,13 +1,15 @@
 """What a run shows: one live panel on a terminal, plain lines elsewhere.
 
 The panel is drawn by its own thread a few times a second, however fast the steps are. Leaving the context, by an
-exception too, puts the terminal back as it was.
+exception too, puts the terminal back as it was. A reader that goes away, such as `head`, ends what is shown, never the
+run.
 """
 
 import math
 import sys
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from phalanx.units import count, duration
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rich.panel import Panel
 
 SMOOTH = 20  # steps whose mean loss is shown
+_GONE = (SystemExit, OSError)  # rich's answer to a pipe without a reader, after which it is silent; a closed terminal
 WIDTH, CELL = 96, 22  # columns of the panel at most, of one value at least
 
 
@@ -51,7 +54,8 @@ class Console:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            with suppress(*_GONE):
+                self._live.stop()
             self._live = None
 
     def train(self, step: int, values: Mapping[str, float], eta: float = math.inf) -> None:
@@ -70,7 +74,8 @@ class Console:
 
     def note(self, text: str) -> None:
         """Say something that stays: above the panel, or as a line."""
-        self._screen.print(text, markup=False, highlight=False, soft_wrap=True)
+        with suppress(*_GONE):
+            self._screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, head: str, cells: list[tuple[str, str]], *tail: str) -> None:
         if not self._quiet:
