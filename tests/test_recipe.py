@@ -169,3 +169,12 @@ def test_help_names_every_key_and_needs_no_torch() -> None:
         for key in getattr(section.annotation, "model_fields", {}):
             assert f"  {name}.{key}=" in text
     assert 'train.device="auto"  (auto | cpu | cuda)' in text
+
+
+@pytest.mark.parametrize(
+    "word", ["train.steps=true", "model.dropout=false", "data.split=1e300,1e300,1", "train.batch=True"]
+)
+def test_truth_and_absurd_shares_are_no_numbers(word: str) -> None:
+    with pytest.raises(InputError, match=word.partition("=")[0]):
+        recipe.load("gpt-tiny", [word])
+    assert recipe.load("gpt-tiny", ["data.split=949,50,1", "save.asynchronous=false"]).data.split == (949, 50, 1)

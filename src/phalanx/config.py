@@ -4,17 +4,39 @@ A recipe (TOML) is read, `key=value` words override it, `resolve` fills what dep
 value; that value is written into the run folder and never changes. Every key's docstring is its help text.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1e9)]
+
+LARGEST_SCALE = 2.0**32  # of fp16's loss: beyond it the loss itself would overflow before long
 
 
 class Section(BaseModel):
     """Common rules of every section: frozen, unknown keys forbidden, help text from attribute docstrings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for the number 1."""
+        assert info.field_name
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("neither true nor false")
+        return value
 
 
 class ModelConfig(Section):
@@ -63,8 +85,8 @@ class DataConfig(Section):
     """Held-out sets; empty takes the second part of split from the training sets."""
     test: tuple[str, ...] = ()
     """Test sets; empty takes the third part of split."""
-    split: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.98, 0.02, 0.0)
-    """Fractions of documents for training, validation and test where no explicit sets are given."""
+    split: tuple[Share, Share, Share] = (0.98, 0.02, 0.0)
+    """Shares of documents for training, validation and test where no explicit sets are given; 949,50,1 will do too."""
     tokenizer: str = ""
     """Tokenizer name or path; empty takes the one written in the data's manifest."""
     sequence: PositiveInt = 1024
@@ -149,7 +171,7 @@ class PrecisionConfig(Section):
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numbers of the matrix products; auto takes bf16 where the hardware multiplies it, fp32 elsewhere."""
-    loss_scale: PositiveFloat = 65536.0
+    loss_scale: Annotated[float, Field(gt=0, le=LARGEST_SCALE)] = 65536.0
     """fp16: first loss scale."""
     scale_window: PositiveInt = 1000
     """fp16: good steps in a row before the scale doubles."""

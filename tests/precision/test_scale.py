@@ -1,6 +1,7 @@
 """The loss scale finds a value that works, and says when none does."""
 
 import pytest
+from pydantic import ValidationError
 
 from phalanx.config import PrecisionConfig
 from phalanx.errors import InputError
@@ -93,3 +94,13 @@ def test_it_survives_a_checkpoint() -> None:
 def test_a_first_scale_below_the_floor_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"precision\.loss_scale=2 is below precision\.scale_floor=16; raise"):
         fp16(loss_scale=2, floor=16)
+
+
+def test_it_grows_to_a_bound_only() -> None:
+    """Else a long run whose gradients vanish would end at infinity."""
+    scale = fp16(loss_scale=2.0**31, window=1)
+    for _ in range(3):
+        scale.update(True)
+    assert scale.value == 2.0**32
+    with pytest.raises(ValidationError, match="4294967296"):
+        fp16(loss_scale=2.0**33)

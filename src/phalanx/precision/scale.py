@@ -1,13 +1,13 @@
 """The loss scale of fp16 training (Micikevicius et al., arXiv 1710.03740).
 
 fp16 gradients below 6e-8 vanish, so the loss is multiplied before backward and the gradient divided after. The scale
-doubles after a window of good steps and halves on an overflow, but never below a floor: an overflow there is no matter
-of scale, and counts as a bad step.
+doubles after a window of good steps, up to a bound, and halves on an overflow, but never below a floor: an overflow
+there is no matter of scale, and counts as a bad step.
 """
 
 import math
 
-from phalanx.config import PrecisionConfig
+from phalanx.config import LARGEST_SCALE, PrecisionConfig
 from phalanx.errors import InputError
 
 
@@ -38,7 +38,7 @@ class LossScale:
         else:
             self.good += 1
             if self.good == self.window:
-                self.value, self.good = self.value * 2, 0
+                self.value, self.good = min(self.value * 2, LARGEST_SCALE), 0
 
     def state_dict(self) -> dict[str, float]:
         """Plain values for a checkpoint."""
