@@ -1,7 +1,6 @@
 """The hash on tensors is the hash on arrays: what data draws and what the model draws are of one kind."""
 
 import numpy as np
-import pytest
 import torch
 
 from phalanx.data import hash as on_arrays
@@ -13,8 +12,3 @@ def test_the_same_hash_as_on_arrays() -> None:
     words[:4] = 0, 1, 1 << 31, (1 << 32) - 1
     mixed = random.mix(torch.from_numpy(words.view(np.int32))).numpy()
     np.testing.assert_array_equal(mixed, np.asarray(on_arrays.mix(words)).view(np.int32))
-
-
-@pytest.mark.parametrize("parts", [(), (0,), (1234, 0), (1, 2, 3), (1 << 40, 7), (0xFFFFFFFF,)])
-def test_the_same_keys_as_on_arrays(parts: tuple[int, ...]) -> None:
-    assert random.signed(int(on_arrays.key(*parts)) & 0xFFFFFFFF) == random.key(*parts)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from phalanx import mixing
 from phalanx.config import DataConfig
 from phalanx.data import hash
 from phalanx.data.manifest import Manifest, manifest_path
@@ -66,8 +67,8 @@ class BertSource:
 
     def sample(self, i: int, draw: int) -> Sample:
         """The sample anchored at token i × room, moved by a random part of the room."""
-        key = hash.key(self.seed, draw, i)
-        draws = _Draws(*hash.uniform(hash.key(key, _DRAWS), len(_Draws._fields)).tolist())
+        key = mixing.key(self.seed, draw, i)
+        draws = _Draws(*hash.uniform(mixing.key(key, _DRAWS), len(_Draws._fields)).tolist())
         position = min(self.first + int((i + draws.offset) * self.room), self.last - 1)
         short = draws.short < self.data.short_fraction
         target = 2 + int(draws.length * (self.room - 1)) if short else self.room
@@ -92,7 +93,7 @@ class BertSource:
         elif related:
             a, b = b, a
         keep_a, keep_b = _shares(len(a), len(b), target)
-        return _trim(a, keep_a, hash.key(key, _FRONT_A)), _trim(b, keep_b, hash.key(key, _FRONT_B)), related
+        return _trim(a, keep_a, mixing.key(key, _FRONT_A)), _trim(b, keep_b, mixing.key(key, _FRONT_B)), related
 
     def _other(self, document: tuple[int, int], length: int, draw: float) -> Array:
         """Sentences from a random token outside the `document` on; inside it if the split holds no other."""
@@ -145,7 +146,7 @@ class BertSource:
             document = np.zeros(length, np.int32)
             document[used:] = -1
         places = np.concatenate([np.arange(1, head - 1), np.arange(head, used - 1)])
-        masked, labels = self.masker(tokens, places, hash.key(key, _MASK))
+        masked, labels = self.masker(tokens, places, mixing.key(key, _MASK))
         return Sample(masked, labels, segment, document, related)
 
 

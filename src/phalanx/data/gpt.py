@@ -7,7 +7,7 @@ the first cuts the same tokens at other places, so that many epochs of a small s
 
 import numpy as np
 
-from phalanx.data import hash
+from phalanx import mixing
 from phalanx.data.source import Array, Documents, Sample
 from phalanx.errors import InputError
 
@@ -37,7 +37,7 @@ class GPTSource:
     def sample(self, i: int, draw: int) -> Sample:
         """Tokens i × sequence onwards; an epoch (samples of draws) after the first begins at a token of its own."""
         epoch = draw // self.samples
-        piece = self._piece(i * self.sequence + (hash.key(epoch) % self.sequence if epoch else 0))
+        piece = self._piece(i * self.sequence + (mixing.key(epoch) % self.sequence if epoch else 0))
         tokens, labels = piece[:-1], piece[1:]
         document = None
         if self.stop_at_documents:

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from phalanx import mixing
 from phalanx.data import hash
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -40,9 +41,9 @@ class Permutation:
                 images[outside] = self._network(images[outside], _mix_array)
             return images
         assert 0 <= i < self.size
-        image: int = self._network(int(i), hash.mix_word)
+        image: int = self._network(int(i), mixing.mix)
         while image >= self.size:
-            image = self._network(image, hash.mix_word)
+            image = self._network(image, mixing.mix)
         return image
 
     def _network(self, i: Any, mix: Callable[[Any], Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from phalanx.data import hash
+from phalanx import mixing
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.order import Permutation
 from phalanx.errors import InputError
@@ -59,7 +59,7 @@ class Endless:
 
     def __getitem__(self, n: int) -> Sample:
         epoch, i = divmod(n, len(self.source))
-        order = Permutation(len(self.source), hash.key(self.seed, _EPOCH, epoch))
+        order = Permutation(len(self.source), mixing.key(self.seed, _EPOCH, epoch))
         return self.source.sample(order(i), n)
 
 
@@ -80,7 +80,7 @@ class Blend:
 
     def __getitem__(self, n: int) -> Sample:
         block, slot = divmod(n, _SLOTS)
-        slot = Permutation(_SLOTS, hash.key(self.seed, _BLOCK, block))(slot)
+        slot = Permutation(_SLOTS, mixing.key(self.seed, _BLOCK, block))(slot)
         k = int(np.searchsorted(self.starts, slot, "right")) - 1
         return self.parts[k][block * self.counts[k] + slot - int(self.starts[k])]
 

@@ -2,7 +2,7 @@
 
 No generator is kept, saved or restored, so a mask is the same on every layout, after every resume, and when a block is
 computed again for its gradient. The mixer is a 32-bit avalanche function (two multiplications, three shifts) on int32,
-which torch multiplies with wrap-around on every device; `data/hash.py` gives the same numbers on numpy arrays.
+which torch multiplies with wrap-around on every device; `mixing.py` gives the same numbers on plain integers.
 """
 
 import math
@@ -10,9 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-_WORD = 0xFFFFFFFF
-_GOLDEN = 0x9E3779B9
-_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B
+from phalanx import mixing
 
 
 def signed(word: int) -> int:
@@ -22,28 +20,14 @@ def signed(word: int) -> int:
 
 def mix(x: Tensor) -> Tensor:
     """Avalanche every element of an int32 tensor."""
-    x = (x ^ ((x >> 16) & 0xFFFF)) * signed(_FIRST)
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * signed(_SECOND)
+    x = (x ^ ((x >> 16) & 0xFFFF)) * signed(mixing.FIRST)
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * signed(mixing.SECOND)
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def _mix_word(x: int) -> int:
-    x = ((x ^ (x >> 16)) * _FIRST) & _WORD
-    x = ((x ^ (x >> 15)) * _SECOND) & _WORD
-    return x ^ (x >> 16)
-
-
 def key(*parts: int) -> int:
-    """An int32 key of any integers: seed, step, the checksum of a name. Parts above 32 bits count as several words."""
-    folded = _GOLDEN
-    for part in parts:
-        assert part >= 0
-        words = [part & _WORD]
-        while part := part >> 32:
-            words.append(part & _WORD)
-        for word in words:
-            folded = _mix_word(folded ^ word)
-    return signed(folded)
+    """The int32 with the bits of `mixing.key`."""
+    return signed(mixing.key(*parts))
 
 
 def rows(index: Tensor, key: Tensor, site: Tensor) -> Tensor:
@@ -53,7 +37,7 @@ def rows(index: Tensor, key: Tensor, site: Tensor) -> Tensor:
 
 def bits(rows: Tensor, columns: int, first: int = 0) -> Tensor:
     """32 random bits for each row and column: int32 [..., columns], columns counted from `first`."""
-    column = torch.arange(first, first + columns, dtype=torch.int32, device=rows.device) * signed(_GOLDEN)
+    column = torch.arange(first, first + columns, dtype=torch.int32, device=rows.device) * signed(mixing.GOLDEN)
     return mix(rows.unsqueeze(-1) ^ column)
 
 
@@ -71,7 +55,7 @@ def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float
     top, left = (*offset, 0)[:2]
     out = torch.empty(height, width)
     radius_key = torch.tensor([key], dtype=torch.int32)
-    angle_key = radius_key ^ signed(_GOLDEN)  # its sign bit is set, so no row of one is a row of the other
+    angle_key = radius_key ^ signed(mixing.GOLDEN)  # its sign bit is set, so no row of one is a row of the other
     for start in range(0, height, 4096):  # whole embeddings would need ten times their own size in temporaries
         stop = min(start + 4096, height)
         row = torch.arange(top + start, top + stop, dtype=torch.int32)
