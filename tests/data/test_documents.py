@@ -105,6 +105,30 @@ def test_parquet(tmp_path: Path, suffix: str) -> None:
         records(saved(tmp_path / f"b.parquet{suffix}", PACK[suffix](b"PAR1 and no more")))
 
 
+def test_parquet_columns_that_are_no_text(tmp_path: Path) -> None:
+    """Lists and structs of texts are none; a text that is not UTF-8 is a fault, and dictionaries of texts are read."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    broken = pyarrow.array([b"one", b"\xff", b"two"]).view(pyarrow.string())
+    columns = {
+        "text": broken,
+        "large": broken.cast(pyarrow.large_string()),
+        "list": [["a"], ["b"], []],
+        "struct": [{"string": "a"}] * 3,
+        "coded": pyarrow.array(["one", None, "two"]).dictionary_encode(),
+    }
+    parquet.write_table(pyarrow.table(columns), path)
+    for key, fault in (("text", "row 2: not UTF-8"), ("large", "row 2: not UTF-8"), ("coded", "row 2: no text")):
+        found = list(Reader(path, Reading("file", key, 100, by_paragraph=False)).records(Place()))
+        assert whole(found) == ["one", "two"]
+        assert [record.fault for record in found] == ["", fault, ""]
+    for key in ("list", "struct"):
+        with pytest.raises(InputError, match=rf"column '{key}' of .*a\.parquet holds {key}"):
+            list(Reader(path, Reading("file", key, 100, by_paragraph=False)).records(Place()))
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"pip install phalanx\[data\]"):

@@ -122,10 +122,11 @@ class Reader:
 
     def _parquet(self, start: Place) -> Iterator[Record]:
         size = self.path.stat().st_size
-        for row, (text, part) in enumerate(parquet_texts(self.path, self._reading.key, start.offset), start.offset + 1):
+        rows = parquet_texts(self.path, self._reading.key, start.offset)
+        for row, (text, fault, part) in enumerate(rows, start.offset + 1):
             self.consumed = partial(int, part * size)
-            if text is None:
-                yield Record("", next=Place(row), fault=f"row {row}: no text")
+            if fault:
+                yield Record("", next=Place(row), fault=f"row {row}: {fault}")
             else:
                 yield from self._whole(text, Place(row))
 

@@ -14,8 +14,11 @@ from phalanx.errors import InputError
 ROWS = 64  # decoded at once
 
 
-def texts(path: Path, key: str, start: int) -> Iterator[tuple[str | None, float]]:
-    """The column `key` from row `start` on, and with each text the part of the rows read. Raises InputError."""
+def texts(path: Path, key: str, start: int) -> Iterator[tuple[str, str, float]]:
+    """The column `key` from row `start` on: text, what is wrong with it, and the part of the rows read.
+
+    Raises InputError.
+    """
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -34,17 +37,26 @@ def texts(path: Path, key: str, start: int) -> Iterator[tuple[str | None, float]
             groups = [i for i in range(len(counts)) if firsts[i + 1] > start]
             row = firsts[groups[0]] if groups else 0
             for batch in file.iter_batches(ROWS, groups, [key], use_threads=False):
-                for text in batch.column(0).to_pylist():
+                for value in batch.column(0):
                     row += 1
                     if row > start:
-                        yield text, row / firsts[-1]
+                        yield *_text(value), row / firsts[-1]
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{path} is no whole Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _text(value: Any) -> tuple[str, str]:
+    """A value's text and what is wrong with it; Parquet does not check that texts are UTF-8."""
+    try:
+        text = value.as_py()
+    except UnicodeDecodeError:
+        return "", "not UTF-8"
+    return ("", "no text") if text is None else (text, "")
 
 
 def _check_column(path: Path, key: str, schema: Any) -> None:
     if key not in schema.names:
         raise InputError(f"{path} has no column {key!r}; it has {', '.join(schema.names)}: choose one with --key")
     kind = str(schema.field(key).type)
-    if "string" not in kind:
+    if not kind.removeprefix("dictionary<values=").startswith(("string", "large_string")):
         raise InputError(f"column {key!r} of {path} holds {kind}, not text; choose another with --key")
