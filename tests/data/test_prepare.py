@@ -42,6 +42,39 @@ def in_child(source: Path, out: Path, document: str) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
 
 
+WORKERS = """
+import sys
+from phalanx.data import prepare
+
+if __name__ == "__main__":
+    prepare.COMMIT_SECONDS = 0
+    options = prepare.PrepareOptions(tokenizer="bert-uncased", sentences=True, workers=2)
+    try:
+        prepare.prepare([sys.argv[1]], sys.argv[2], options)
+    except prepare.InputError as error:
+        sys.exit(f"phalanx: {error}")
+"""
+
+
+def children(parent: int) -> list[int]:
+    """The processes that encode for another."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(parent), "-f", "spawn_main"], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def alive(process: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def words(count: int, seed: int = 0) -> str:
     """Something like English, of `count` lines."""
     rng = np.random.default_rng(seed)
@@ -179,6 +212,65 @@ def test_a_finished_set_is_used_again_and_never_replaced_unasked(
     assert IndexedDataset(out).tokens.tolist() == [505, 1115, 50_256]
 
 
+@pytest.mark.parametrize("suffix", [".bin", ".idx", ".tokenizer.json"])
+def test_a_set_that_lost_something_is_not_used_again(tmp_path: Path, suffix: str) -> None:
+    source, out = tmp_path / "a.txt", str(tmp_path / "set")
+    source.write_text("one two")
+    prepare([str(source)], out, GPT)
+    path = Path(f"{out}{suffix}")
+    if suffix != ".tokenizer.json":
+        os.truncate(path, path.stat().st_size - 1)
+        with pytest.raises(InputError, match=rf"set\{suffix} has .* bytes, .* were written; --force"):
+            prepare([str(source)], out, GPT)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"set\{suffix} .*; --force"):
+        prepare([str(source)], out, GPT)
+    prepare([str(source)], out, replace(GPT, force=True))
+    assert prepare([str(source)], out, GPT).tokens == 3
+
+
+def test_strictness_may_change_from_command_to_command(tmp_path: Path) -> None:
+    """A strict preparation that stopped goes on without it; what left records out does not do for a strict one."""
+    source, out = tmp_path / "a.jsonl", str(tmp_path / "set")
+    source.write_text('{"text": "good"}\nbad\n{"text": "good"}\n')
+    strict = replace(GPT, strict=True)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"line 2: not JSON.*leave out --strict"):
+            prepare([str(source)], out, strict)
+    manifest = prepare([str(source)], out, GPT)
+    assert (manifest.documents, manifest.malformed) == (2, 1)
+    with pytest.raises(InputError, match=r"line 2: not JSON.*leave out --strict"):
+        prepare([str(source)], out, strict)
+    source.write_text('{"text": "good"}\n')
+    assert prepare([str(source)], out, replace(strict, force=True)) == prepare([str(source)], out, GPT)
+
+
+def test_the_journal_of_a_lax_preparation_does_not_do_for_a_strict_one(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.txt", str(tmp_path / "set")
+    source.write_bytes(b"\xff\n" + words(60_000).encode())
+    child = in_child(source, Path(out), "line")
+    journal = journal_path(out)
+    while not (journal.exists() and json.loads(journal.read_text())["position"][0]) and child.poll() is None:
+        time.sleep(0.005)
+    child.kill()
+    child.communicate()
+    assert journal.exists()
+    with pytest.raises(InputError, match="line 1: not UTF-8; mend it, or leave out --strict"):
+        prepare([str(source)], out, replace(GPT, document="line", strict=True))
+
+
+def test_a_set_inside_its_input_folder_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what an interrupted preparation left nor the finished set."""
+    (tmp_path / "a.txt").write_text("one two")
+    with monkeypatch.context() as patch:
+        patch.setattr("phalanx.data.prepare._finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([str(tmp_path)], str(tmp_path / "set"), GPT)
+    assert journal_path(str(tmp_path / "set")).exists()
+    for inputs in ([str(tmp_path)], [str(tmp_path / "*")], [str(tmp_path)]):
+        assert prepare(inputs, str(tmp_path / "set"), GPT).tokens == 3
+
+
 def test_the_manifest_tells_everything(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one two")
     manifest = prepare([str(tmp_path / "a.txt")], str(tmp_path / "deep" / "set"), GPT)
@@ -236,6 +328,32 @@ def test_wishes_that_cannot_be_met(tmp_path: Path, options: PrepareOptions, out:
     with pytest.raises(InputError, match=message):
         prepare([str(tmp_path / "a.manifest.json")], str(tmp_path / out), options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.manifest.json"]
+
+
+@pytest.mark.parametrize("struck", ["worker", "parent"])
+def test_processes_that_are_killed(tmp_path: Path, struck: str) -> None:
+    """A worker's end is one line, and no worker outlives the parent."""
+    source, out = tmp_path / "a.txt", tmp_path / "set"
+    source.write_text(words(120_000))
+    arguments = [sys.executable, "-c", WORKERS, str(source), str(out)]
+    child = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    journal = journal_path(str(out))
+    while not (journal.exists() and json.loads(journal.read_text())["position"][0]) and child.poll() is None:
+        time.sleep(0.01)
+    workers = children(child.pid)
+    assert len(workers) == 2
+    os.kill(workers[0] if struck == "worker" else child.pid, signal.SIGKILL if struck == "worker" else signal.SIGTERM)
+    _, told = child.communicate(timeout=60)
+    if struck == "worker":
+        assert child.returncode == 1 and "Traceback" not in told
+        assert "a worker process was killed" in told and "the same command again goes on from here" in told
+    else:
+        assert child.returncode == -signal.SIGTERM
+    end = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(map(alive, workers))
+    assert journal.exists()
 
 
 def test_two_at_a_time_do_not_write_the_same_set(tmp_path: Path) -> None:

@@ -182,8 +182,23 @@ def test_wrong_wishes_to_learn(tmp_path: Path) -> None:
     out = str(tmp_path / "own.json")
     for kind, vocab, message in (
         ("unigram", 400, "bpe, wordpiece"),
-        ("bpe", 100, "at least 300"),
+        ("bpe", 100, "give 300 to"),
         ("bpe", 400, "no text"),
     ):
         with pytest.raises(InputError, match=message):
             train_tokenizer([str(tmp_path)], kind, vocab, out)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_files_left_out_of_learning_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """Once, with their number and the first of them."""
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 " * 20)
+    (tmp_path / "b.txt").write_text("the cat sat on the mat " * 20)
+    (tmp_path / "c.txt").write_bytes(b"\xff")
+    train_tokenizer([str(tmp_path)], kind, 300, str(tmp_path / "t.json"))
+    told = capsys.readouterr().err
+    assert told.count("2 malformed records left out") == 1 and "a.txt, not UTF-8" in told
+    with pytest.raises(InputError, match=r"no text in 1 input files, 1 malformed .*a\.txt"):
+        train_tokenizer([str(tmp_path / "a.txt")], kind, 300, str(tmp_path / "u.json"))
+    with pytest.raises(InputError, match="give 300 to 10,000,000"):
+        train_tokenizer([str(tmp_path)], kind, 10_000_001, str(tmp_path / "u.json"))

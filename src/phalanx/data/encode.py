@@ -5,11 +5,12 @@ processes. Which it is changes no token: blocks come back in the order they went
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,12 +88,20 @@ def _sentences(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: lis
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
+    return ProcessPoolExecutor(workers, get_context("spawn"), _settle)
 
 
-def _one_thread() -> None:
-    """Keep the tokenizers library from starting a thread per core in every process."""
+def _settle() -> None:
+    """In a new worker: keep the tokenizers library from starting a thread per core, and do not outlive the parent."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def _encode_elsewhere(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:

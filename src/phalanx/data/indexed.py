@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from phalanx import durable
 from phalanx.errors import InputError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -99,7 +100,7 @@ class IndexedWriter:
     """
 
     def __init__(self, prefix: str | Path, vocab: int, start: Position | None = None) -> None:
-        self._dtype = np.dtype("<u2" if vocab < SMALL_VOCAB else "<i4")
+        self._dtype = _dtype(vocab)
         self._position = start or Position()
         self._paths = set_paths(prefix)
         self._bin_path, self._lengths_path, self._documents_path = partial_paths(prefix)
@@ -155,8 +156,8 @@ class IndexedWriter:
         with idx_partial.open("wb") as index:
             self._write_index(index)
             _sync(index)
-        self._bin_path.replace(bin_path)
-        idx_partial.replace(idx_path)
+        durable.rename(self._bin_path, bin_path)
+        durable.rename(idx_partial, idx_path)
         self.discard()
         return self._position
 
@@ -190,9 +191,18 @@ def set_paths(prefix: str | Path) -> tuple[Path, Path]:
     return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
 
 
+def set_sizes(vocab: int, tokens: int, sequences: int, documents: int) -> tuple[int, int]:
+    """Bytes of the .bin and .idx files of a set."""
+    return tokens * _dtype(vocab).itemsize, HEADER.size + 12 * sequences + 8 * (documents + 1)
+
+
 def partial_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
     """The files of a set that is being written: tokens, lengths, documents."""
     return Path(f"{prefix}.bin.partial"), Path(f"{prefix}.lengths.partial"), Path(f"{prefix}.documents.partial")
+
+
+def _dtype(vocab: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocab < SMALL_VOCAB else "<i4")
 
 
 def _read_header(path: Path) -> tuple[np.dtype[Any], int, int]:

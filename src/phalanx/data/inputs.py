@@ -5,7 +5,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -22,21 +22,25 @@ BOM = b"\xef\xbb\xbf"
 BLOCK = 1 << 20
 
 
-def find_files(inputs: Sequence[str]) -> list[Path]:
+def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]:
     """The files that paths, folders and globs mean, each once, in the order given; folders and globs are sorted.
 
-    A folder gives its text, JSONL and Parquet files at any depth, packed or not. Raises InputError when one is missing.
+    A folder gives its text, JSONL and Parquet files at any depth, packed or not. Folders and globs do not give what is
+    `output`. Raises InputError when one is missing.
     """
+    own = {path.resolve() for path in output}
     found: dict[Path, None] = {}
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and kind(p) in (*TEXT, *JSONL, *PARQUET))
+            files = [p for p in path.rglob("*") if p.is_file() and kind(p) in (*TEXT, *JSONL, *PARQUET)]
         elif path.is_file():
             files = [path]
         else:
             matches = glob.glob(name, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
-            files = sorted(p for p in map(Path, matches) if p.is_file())
+            files = [p for p in map(Path, matches) if p.is_file()]
+        if not path.is_file():
+            files = sorted(p for p in files if p.resolve() not in own)
         if not files:
             known = " ".join((*TEXT, *JSONL, *PARQUET))
             why = f"holds no {known} files" if path.is_dir() else "is no file, folder or glob that matches anything"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from phalanx import durable
 from phalanx.data.documents import Place
 from phalanx.data.indexed import Position
-from phalanx.data.manifest import Request, write_whole
+from phalanx.data.manifest import Manifest, Request
 from phalanx.errors import InputError
 
 SHOWN = 10  # malformed records that are named
@@ -55,7 +56,14 @@ class Journal(BaseModel):
 
     def write(self, prefix: str) -> None:
         """Replace the journal in one piece."""
-        write_whole(journal_path(prefix), self.model_dump_json())
+        durable.write(journal_path(prefix), self.model_dump_json().encode())
+
+
+def left_out(counts: Progress | Manifest) -> str:
+    """How many malformed records were left out, and the first of them; nothing if there were none."""
+    if not counts.malformed:
+        return ""
+    return f", {counts.malformed:,} malformed records left out (first: {'; '.join(counts.malformed_first)})"
 
 
 def journal_path(prefix: str) -> Path:

@@ -5,13 +5,13 @@ set's bytes: an equal request needs no new work.
 """
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from phalanx import durable
 from phalanx.errors import InputError
 
 Checksums = dict[Literal["bin", "idx"], str]
@@ -37,7 +37,6 @@ class Request(BaseModel):
     key: str
     sentences: bool
     append_eod: bool
-    strict: bool
     tokenizer_sha256: str
 
 
@@ -75,7 +74,7 @@ class Manifest(Request):
 
     def write(self, prefix: str | Path) -> None:
         """Write PREFIX.manifest.json in one piece."""
-        write_whole(manifest_path(prefix), self.model_dump_json(indent=1) + "\n")
+        durable.write(manifest_path(prefix), self.model_dump_json(indent=1).encode() + b"\n")
 
 
 def manifest_path(prefix: str | Path) -> Path:
@@ -86,16 +85,6 @@ def manifest_path(prefix: str | Path) -> Path:
 def tokenizer_path(prefix: str | Path) -> Path:
     """Where the copy of its tokenizer lies."""
     return Path(f"{prefix}.tokenizer.json")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it is there entire or not at all, even when the machine stops."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def checksum(path: Path) -> str:

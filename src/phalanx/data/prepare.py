@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from rich.console import Console
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.encode import Recipe, encode_all
-from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths
+from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths, set_sizes
 from phalanx.data.inputs import find_files
-from phalanx.data.journal import Journal, Progress, journal_path
+from phalanx.data.journal import Journal, Progress, journal_path, left_out
 from phalanx.data.manifest import Manifest, Request, checksum, describe_sources, manifest_path, tokenizer_path
 from phalanx.data.meter import Meter
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
@@ -49,23 +50,27 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     Raises InputError for inputs, options or files that cannot be used, and when no document is found.
     """
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    files = find_files(inputs)
+    files = find_files(inputs, _own_files(out))
     _check_out(out, files)
     tokenizer = load_tokenizer(options.tokenizer)
     request = _request(files, tokenizer, options)
     if not options.force and (finished := _finished(out, request)):
+        _check_faults(finished, options.strict)
         console.print(f"{out} is already prepared from the same inputs, reusing it: {_summary(finished)}")
         return finished
     journal = _begin(out, request, options.force)
+    _check_faults(journal.progress, options.strict)
     if journal.position.tokens:
         console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
-    workers = (
-        options.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
     try:
         with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
-            position, progress = _write(files, out, journal, tokenizer, workers, meter)
+            position, progress = _write(files, out, journal, tokenizer, options, meter)
         manifest = _finish(out, request, tokenizer, position, progress)
+    except BrokenExecutor as error:
+        raise InputError(
+            f"{out}: a worker process was killed, perhaps for want of memory; "
+            "the same command again goes on from here; fewer --workers take less"
+        ) from error
     except OSError as error:
         what = error.strerror or error
         raise InputError(f"{error.filename or out}: {what}; the same command again goes on from here") from error
@@ -76,10 +81,15 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
 def _check_out(out: str, files: list[Path]) -> None:
     if Path(out).is_dir() or out.endswith("/"):
         raise InputError(f"--out {out} is a folder; give the beginning of a file name, such as {Path(out) / 'train'}")
-    written = {path.resolve() for path in (*set_paths(out), manifest_path(out), tokenizer_path(out))}
+    written = {path.resolve() for path in _own_files(out)}
     for path in files:
         if path.resolve() in written:
             raise InputError(f"--out {out} would replace the input {path}; choose another name")
+
+
+def _own_files(out: str) -> list[Path]:
+    """What a preparation of the set `out` writes, or wrote when it was interrupted."""
+    return [*set_paths(out), manifest_path(out), tokenizer_path(out), *partial_paths(out), journal_path(out)]
 
 
 def _request(files: list[Path], tokenizer: Tokenizer, options: PrepareOptions) -> Request:
@@ -97,18 +107,22 @@ def _request(files: list[Path], tokenizer: Tokenizer, options: PrepareOptions) -
         key=options.key,
         sentences=options.sentences,
         append_eod=tokenizer.eod is not None and not options.sentences and options.append_eod is not False,
-        strict=options.strict,
         tokenizer_sha256=hashlib.sha256(tokenizer.json().encode()).hexdigest(),
     )
 
 
 def _finished(out: str, request: Request) -> Manifest | None:
-    """The manifest of the set `out` if it is whole and made from an equal request."""
-    if not manifest_path(out).exists():
+    """The manifest of the set `out` if it is made from an equal request. InputError if files are not as written."""
+    if not manifest_path(out).exists() or (manifest := Manifest.read(out)).request != request:
         return None
-    manifest = Manifest.read(out)
-    whole = tokenizer_path(out).exists() and all(path.exists() for path in set_paths(out))
-    return manifest if whole and manifest.request == request else None
+    sizes = set_sizes(manifest.vocab, manifest.tokens, manifest.sequences, manifest.documents)
+    for path, written in zip(set_paths(out), sizes, strict=True):
+        size = path.stat().st_size if path.exists() else 0
+        if size != written:
+            raise InputError(f"{path} has {size:,} bytes, {written:,} were written; --force prepares the set anew")
+    if not tokenizer_path(out).exists():
+        raise InputError(f"{tokenizer_path(out)} is missing; --force prepares the set anew")
+    return manifest
 
 
 def _begin(out: str, request: Request, force: bool) -> Journal:
@@ -129,7 +143,7 @@ def _begin(out: str, request: Request, force: bool) -> Journal:
 
 
 def _write(
-    files: list[Path], out: str, journal: Journal, tokenizer: Tokenizer, workers: int, meter: Meter
+    files: list[Path], out: str, journal: Journal, tokenizer: Tokenizer, options: PrepareOptions, meter: Meter
 ) -> tuple[Position, Progress]:
     """Write the set from where the journal is to the end; how much it is, and how the reading went."""
     request, progress = journal.request, journal.progress
@@ -139,8 +153,8 @@ def _write(
     writer = IndexedWriter(out, tokenizer.vocab, journal.position)
     journal.write(out)
     committed = time.monotonic()
-    chunks = read_chunks(files, reading, progress, request.strict)
-    for chunk, block in encode_all(tokenizer, recipe, chunks, workers):
+    chunks = read_chunks(files, reading, progress, options.strict)
+    for chunk, block in encode_all(tokenizer, recipe, chunks, options.workers or _cores()):
         writer.extend(*block)
         meter.show(chunk.consumed, chunk.size)
         progress = chunk.after or progress
@@ -151,8 +165,12 @@ def _write(
         writer.discard()
         journal_path(out).unlink()
         others = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        raise InputError(f"no documents in {files[0]}{others}{_malformed(progress)}; nothing is written")
+        raise InputError(f"no documents in {files[0]}{others}{left_out(progress)}; nothing is written")
     return writer.close(), progress
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, progress: Progress) -> Manifest:
@@ -178,10 +196,10 @@ def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position
 
 def _summary(manifest: Manifest) -> str:
     counts = {"document": manifest.documents, "sequence": manifest.sequences, "token": manifest.tokens}
-    return ", ".join(f"{n:,} {name}{'s' * (n != 1)}" for name, n in counts.items()) + _malformed(manifest)
+    return ", ".join(f"{n:,} {name}{'s' * (n != 1)}" for name, n in counts.items()) + left_out(manifest)
 
 
-def _malformed(counts: Manifest | Progress) -> str:
-    if not counts.malformed:
-        return ""
-    return f", {counts.malformed:,} malformed records left out (first: {'; '.join(counts.malformed_first)})"
+def _check_faults(counts: Manifest | Progress, strict: bool) -> None:
+    """What an earlier preparation was content with does not do for a strict one."""
+    if strict and counts.malformed:
+        raise InputError(f"{counts.malformed_first[0]}; mend it, or leave out --strict to skip and count such records")

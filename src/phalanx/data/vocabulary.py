@@ -13,13 +13,15 @@ from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, w
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.inputs import find_files
-from phalanx.data.journal import Progress
+from phalanx.data.journal import Progress, left_out
 from phalanx.data.meter import Meter
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 
 KINDS = ("bpe", "wordpiece", "wordpiece-cased")
 SMALLEST = 300  # bytes or letters, special tokens, and room to learn something
+LARGEST = 10_000_000
+LEARNING = "learning"
 SEEN = 2  # times a pair must occur to become a piece
 
 
@@ -33,13 +35,13 @@ def train_tokenizer(
     """
     if kind not in KINDS:
         raise InputError(f"unknown kind of tokenizer {kind!r}; choose {', '.join(KINDS)}")
-    if vocab < SMALLEST:
-        raise InputError(f"a vocabulary of {vocab} is too small; give at least {SMALLEST}")
+    if not SMALLEST <= vocab <= LARGEST:
+        raise InputError(f"a vocabulary of {vocab:,} will not do; give {SMALLEST} to {LARGEST:,}")
     if Path(out).suffix != ".json":
         raise InputError(f"--out {out}: give the name of a .json file")
     if Path(out).exists() and not force:
         raise InputError(f"{out} exists; --force replaces it")
-    files = find_files(inputs)
+    files = find_files(inputs, [Path(out)])
     backend = _byte_level(files, key, vocab) if kind == "bpe" else _word_piece(files, key, vocab, kind == "wordpiece")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(backend, out)
@@ -56,7 +58,7 @@ def _byte_level(files: list[Path], key: str, vocab: int) -> Backend:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(_texts(files, key, "learning"), trainer)
+    backend.train_from_iterator(_texts(files, key, LEARNING), trainer)
     return backend
 
 
@@ -79,18 +81,21 @@ def _word_piece(files: list[Path], key: str, vocab: int, lowercase: bool) -> Bac
         limit_alphabet=len(letters),
         show_progress=False,
     )
-    learner.train_from_iterator(_texts(files, key, "learning"), trainer)
+    learner.train_from_iterator(_texts(files, key, LEARNING), trainer)
     model = models.WordPiece(learner.get_vocab(), unk_token="[UNK]")
     return mark(word_piece(model, lowercase), BERT_SPECIALS)
 
 
 def _texts(files: list[Path], key: str, what: str) -> Iterator[list[str]]:
-    reading = Reading("file", key, CHUNK, by_paragraph=False)
-    size = 0
-    with Meter(Console(stderr=True), what, sum(path.stat().st_size for path in files)) as meter:
-        for chunk in read_chunks(files, reading, Progress(), strict=False):
-            size += chunk.size
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    reading, progress = Reading("file", key, CHUNK, by_paragraph=False), Progress()
+    with Meter(console, what, sum(path.stat().st_size for path in files)) as meter:
+        for chunk in read_chunks(files, reading, progress, strict=False):
+            progress = chunk.after or progress
             meter.show(chunk.consumed, chunk.size)
             yield chunk.texts
-    if not size:
-        raise InputError(f"no text in {len(files)} input files, so there is nothing to learn from")
+    if not progress.text_bytes:
+        none = f"no text in {len(files)} input files{left_out(progress)}"
+        raise InputError(f"{none}, so there is nothing to learn from")
+    if progress.malformed and what == LEARNING:
+        console.print(f"{what} from {progress.text_bytes / 1e6:.3g} MB of text{left_out(progress)}")
