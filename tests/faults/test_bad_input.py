@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx import cli
-from phalanx.run import durable
+from phalanx import cli, durable
 
 MODEL = ["model.layers=1", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=16"]
 SHORT = ["train.steps=4", "train.batch=4", "train.eval_every=2", "train.compile=off", "save.every=1", "save.keep=3"]

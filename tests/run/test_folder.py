@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from phalanx import recipe
+from phalanx import durable, recipe
 from phalanx.errors import InputError
-from phalanx.run import durable
 from phalanx.run.folder import RunFolder
 
 HOLD = """

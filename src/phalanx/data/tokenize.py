@@ -17,6 +17,7 @@ import tiktoken
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
+from phalanx import durable
 from phalanx.data.backend import read_backend
 from phalanx.data.fastpath import MARK, fast_path, is_gpt2_like
 from phalanx.errors import InputError
@@ -92,9 +93,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json."""
-        partial = Path(f"{path}.partial")
-        partial.write_text(self.json(), encoding="utf-8")
-        partial.replace(path)
+        durable.write(Path(path), self.json().encode())
 
     @cached_property
     def starts_word(self) -> Array:

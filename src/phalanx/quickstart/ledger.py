@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from phalanx import durable
 from phalanx.errors import InputError
-from phalanx.run import durable
 
 FILE = "quickstart.json"
 

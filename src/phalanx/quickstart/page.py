@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
+from phalanx import durable
 from phalanx.quickstart.learn import run_folder
 from phalanx.quickstart.plan import Place
 from phalanx.quickstart.resume import PARTED, WHOLE, losses, tell_resumed
 from phalanx.quickstart.stages import Result
 from phalanx.report import Curve, Mark, Panel, Section, curve_png, open_runs, page, panels
 from phalanx.report.html import code, gallery, paragraph, picture, quote, table
-from phalanx.run import durable
 
 FILE = "report.html"
 SHOWN = ("Loss", "Held-out")  # beginnings of the titles of the curves that a newcomer wants

@@ -6,12 +6,12 @@ The pieces (`Panel` and `curve_png`, `Section` and `page`) know nothing of runs,
 from collections.abc import Sequence
 from pathlib import Path
 
+from phalanx import durable
 from phalanx.errors import InputError
 from phalanx.report.curves import Curve, Mark, Panel, curve_png
 from phalanx.report.html import Section, gallery, page, paragraph, picture, table
 from phalanx.report.panels import panels
 from phalanx.report.runs import differences, open_runs, summary, verdict
-from phalanx.run import durable
 
 __all__ = ["Curve", "Mark", "Panel", "Section", "curve_png", "open_runs", "page", "panels", "report"]
 
@@ -21,6 +21,8 @@ def report(runs: Sequence[Path], out: Path, png: Path | None = None) -> None:
 
     InputError for a folder that is no run or has no metrics yet, and for a place that cannot be written.
     """
+    if out == png:
+        raise InputError(f"--out {out} is the name of the picture; give that of the page, {out.with_suffix('.html')}")
     read = open_runs(runs)
     drawn = panels(read)
     first, *others = [picture(curve_png(panel), f"{panel.title} by step") for panel in drawn]

@@ -23,8 +23,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from phalanx import durable
 from phalanx.errors import InputError
-from phalanx.run import durable, storage, tree
+from phalanx.run import storage, tree
 from phalanx.run.folder import RunFolder
 from phalanx.run.storage import Damaged
 

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from phalanx import recipe
+from phalanx import durable, recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.run import durable
 
 
 class RunFolder:

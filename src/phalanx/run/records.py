@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from phalanx import durable
 from phalanx.errors import InputError
-from phalanx.run import durable
 
 FILE = "metrics.jsonl"
 

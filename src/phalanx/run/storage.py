@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
@@ -36,8 +37,9 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
+from typing_extensions import TypedDict
 
-from phalanx.run import durable
+from phalanx import durable
 
 INDEX = "checkpoint.json"
 DTYPES = {
@@ -57,6 +59,36 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 class Damaged(Exception):
     """A checkpoint is incomplete or not what was written. The message says which file and how."""
+
+
+class _Chunk(TypedDict):
+    file: str
+    offsets: list[int]
+    sizes: list[int]
+
+
+class _Entry(TypedDict):
+    dtype: str
+    shape: list[int]
+    chunks: list[_Chunk]
+
+
+class _Written(TypedDict):
+    bytes: int
+    checksum: int
+
+
+class _Index(TypedDict):
+    """The shape of checkpoint.json."""
+
+    step: int
+    loss: float | None
+    values: dict[str, Any]
+    tensors: dict[str, _Entry]
+    files: dict[str, _Written]
+
+
+_INDEX = TypeAdapter(_Index)
 
 
 class File(NamedTuple):
@@ -79,10 +111,14 @@ def read_index(directory: Path) -> dict[str, Any]:
         digest = content.pop("checksum")
     except FileNotFoundError:
         raise Damaged(f"{INDEX} is missing") from None
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise Damaged(f"{INDEX} is not readable") from None
     if digest != zlib.crc32(_encode(content)):
         raise Damaged(f"{INDEX} is altered")
+    try:
+        _INDEX.validate_python(content)
+    except ValidationError as error:
+        raise Damaged(f"{INDEX} has another shape: {error.errors()[0]['loc']}") from None
     return content
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phalanx import recipe, registry
+from phalanx import durable, recipe, registry
 from phalanx.config import Config
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.manifest import Manifest, manifest_path
@@ -13,7 +13,6 @@ from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.models.build import family
-from phalanx.run import durable
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.train.monitor import Monitor
