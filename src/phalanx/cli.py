@@ -18,6 +18,13 @@ data_app = typer.Typer(no_args_is_help=True, help="Look into prepared data.", ri
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 
+
+def _utf8(text: str) -> str:
+    """UnicodeError where the shell gave bytes of another encoding."""
+    text.encode()
+    return text
+
+
 Run = Annotated[Path, typer.Argument(help="A run folder, as phalanx train makes them.", metavar="RUN")]
 
 
@@ -147,12 +154,12 @@ def evaluate(
 @app.command()
 def generate(
     run: Run,
-    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    prompt: Annotated[str, typer.Argument(help="Text to continue.", callback=_utf8)],
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 100,
     temperature: Annotated[float, typer.Option(help="Below 1 is safer, above 1 wilder.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 among all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="The same seed writes the same text.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
 ) -> None:
     """Continue a text with a GPT, as it is written: phalanx generate runs/gpt "It was a dark" """
@@ -169,7 +176,7 @@ def generate(
 @app.command()
 def fill(
     run: Run,
-    text: Annotated[str, typer.Argument(help="Text with [MASK] in it.")],
+    text: Annotated[str, typer.Argument(help="Text with [MASK] in it.", callback=_utf8)],
     top: Annotated[int, typer.Option(help="Candidates for each mask.")] = 5,
 ) -> None:
     """Fill the masks of a text with a BERT: phalanx fill runs/bert "the [MASK] sat on the mat" """
@@ -205,19 +212,29 @@ def main() -> None:
     """The entry point: user errors are one line and exit code 2; PHALANX_TRACEBACK=1 shows where they came from."""
     try:
         app(prog_name="phalanx")
-    except InputError as error:
-        if os.environ.get("PHALANX_TRACEBACK"):
-            raise
-        print(f"phalanx: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         sys.exit(141)
-    except OSError as error:
-        if os.environ.get("PHALANX_TRACEBACK"):
+    except Exception as error:
+        line = _said(error)
+        if not line or os.environ.get("PHALANX_TRACEBACK"):
             raise
-        print(f"phalanx: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        print(f"phalanx: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def _said(error: Exception) -> str:
+    """What to tell of an error that is the user's to mend or the machine's; nothing for a defect."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input or output'}: {error.strerror or error}"
+    if isinstance(error, UnicodeError):
+        return f"a text is not UTF-8: {error}"
+    no_memory = ("out of memory", "can't allocate memory", "size calculation overflowed")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in no_memory)):
+        return "out of memory; a smaller model (model.preset), data.sequence or layout.micro_batch takes less"
+    return ""
 
 
 def _loaded(run: Path) -> Any:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Size = Annotated[int, Field(gt=0, le=1 << 24)]
 Share = Annotated[float, Field(ge=0, le=1e9)]
 
 LARGEST_SCALE = 2.0**32  # of fp16's loss: beyond it the loss itself would overflow before long
@@ -46,19 +47,19 @@ class ModelConfig(Section):
     """Model family: gpt2, bert, or module:Name."""
     preset: str = ""
     """A named size of the family (124m, 355m, …; tiny, base, large, …); explicit keys override its values."""
-    layers: PositiveInt = 12
+    layers: Size = 12
     """Transformer blocks."""
-    hidden: PositiveInt = 768
+    hidden: Size = 768
     """Width of the residual stream."""
-    heads: PositiveInt = 12
+    heads: Size = 12
     """Attention heads; must divide hidden."""
-    ffn: NonNegativeInt = 0
+    ffn: Annotated[int, Field(ge=0, le=1 << 24)] = 0
     """Width of the feed-forward layer; 0 means 4 × hidden."""
-    positions: PositiveInt = 1024
+    positions: Size = 1024
     """Longest sequence the position embeddings allow."""
     vocab: NonNegativeInt = 0
     """Tokens of the vocabulary; 0 takes it from the data's tokenizer."""
-    pad_vocab_to: PositiveInt = 128
+    pad_vocab_to: Size = 128
     """The embedding's rows are padded to a multiple of this, whatever the layout."""
     segments: NonNegativeInt = 0
     """Kinds of segment embedding (BERT: 2); 0 means none."""

@@ -18,6 +18,11 @@ OPTIMIZERS = {
     "lamb": "phalanx.train.optim:lamb",
     "muon": "phalanx.train.optim:muon",
 }
+NEEDED = {  # what makes an object one of its kind
+    "model.family": ("DEFAULTS", "PRESETS", "LOSSES", "parameters_of"),
+    "task": ("source", "counts"),
+    "optim.name": ("__call__",),
+}
 
 
 def find(kind: str, table: Mapping[str, str], name: str) -> Any:
@@ -29,6 +34,9 @@ def find(kind: str, table: Mapping[str, str], name: str) -> Any:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(table)}, or module:Name")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(f"{kind} {name!r} cannot be loaded: {error}") from error
+    if missing := [need for need in NEEDED.get(kind, ()) if not hasattr(found, need)]:
+        raise InputError(f"{kind} {name!r} is none: it has no {missing[0]}; known: {', '.join(table)}")
+    return found

@@ -2,13 +2,18 @@
 
 import errno
 import fcntl
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from phalanx import cli, durable
+from phalanx.run.checkpoint import Checkpointer, Restored
 
 MODEL = ["model.layers=1", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=16"]
 SHORT = ["train.steps=4", "train.batch=4", "train.eval_every=2", "train.compile=off", "save.every=1", "save.keep=3"]
@@ -214,3 +219,92 @@ def test_a_damaged_best_checkpoint_is_named(work: Path, capfd: pytest.CaptureFix
     assert _phalanx("generate", work / "run", "The", "--tokens", 2) == 0
     assert "damaged" in capfd.readouterr().err
     file.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: torch.empty(10**14),
+        lambda: torch.empty(10**12, 10**12),
+        lambda: np.zeros(10**15),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+    ],
+)
+def test_models_that_do_not_fit(
+    work: Path, refused: Says, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Any]
+) -> None:
+    """Whoever says that there is no memory; and the corrected command may take the folder."""
+    out = work / "large"
+    command = ["train", "gpt-tiny", *MODEL, *SHORT, f"data.train={work / 'small'}", "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr("phalanx.tasks.run.Trainer", lambda *_: [*error()])
+        assert "out of memory; a smaller model" in refused(*command, "model.ffn=999")
+    assert _phalanx(*command) == 0
+    shutil.rmtree(out)
+
+
+def test_defects_keep_their_traceback(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not the user's to mend is not one line."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("phalanx.infer.generate.generate", broken)
+    with pytest.raises(RuntimeError):
+        _phalanx("generate", work / "run", "The")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["model.hidden=100000000000000000000"], "model.hidden"),
+        (["model.family=os:path"], "os:path"),
+        (["model.family=builtins:print"], "DEFAULTS"),
+        (["model.family=:GPT"], "cannot be loaded"),
+        (["task=os:path"], "os:path"),
+        (["optim.name=os:path"], "os:path"),
+        (["data.split=0.999,0.001,0", "data.sequence=32"], "data.split"),
+        (["task=mlm", "model.family=bert", "model.segments=1"], "model.segments=1"),
+    ],
+)
+def test_values_that_no_run_can_have(work: Path, refused: Says, words: list[str], named: str) -> None:
+    """As above, found by look-up, in the data or by two keys together."""
+    assert named in refused(*_train(work, *words))
+    assert not (work / "new").exists()
+
+
+def test_texts_that_are_not_utf8(work: Path, refused: Says) -> None:
+    """Which a shell may give."""
+    assert "not UTF-8" in refused("generate", work / "run", "caf\udce9")
+    assert "not UTF-8" in refused("fill", work / "run", "caf\udce9 [MASK]")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_of_more_than_64_bits(work: Path, seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """The command line itself refuses them."""
+    assert _phalanx("generate", work / "run", "The", "--seed", seed) == 2
+    assert "--seed" in capfd.readouterr().err
+
+
+def test_weights_that_are_not_finite(work: Path, refused: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give no text, whichever way it is chosen."""
+    load = Checkpointer.load_weights
+
+    def spoiled(self: Checkpointer, model: dict[str, torch.Tensor], *more: Any, **named: Any) -> Restored:
+        restored = load(self, model, *more, **named)
+        model["transformer.norm.weight"].fill_(torch.nan)
+        return restored
+
+    monkeypatch.setattr(Checkpointer, "load_weights", spoiled)
+    for more in ([], ["--greedy"]):
+        assert "are not finite" in refused("generate", work / "run", "The", *more)
+
+
+def test_reports_of_what_is_no_number(work: Path, refused: Says) -> None:
+    """A record that somebody changed, and a page with the picture's name."""
+    (run := work / "changed").mkdir()
+    for value in ('"low"', "[1]", "{}"):
+        (run / "metrics.jsonl").write_text(f'{{"step": 1, "kind": "train", "loss": {value}}}\n')
+        assert "the train record of step 1 is no number" in refused("report", run, "--out", work / "x.html")
+    assert "x.html" in refused("report", work / "run", "--out", work / "x.png")
+    assert not (work / "x.html").exists() and not (work / "x.png").exists()

@@ -1,11 +1,13 @@
 """Checkpoints: exact, whole after any kill, verified, and never unpickled."""
 
 import errno
+import json
 import multiprocessing
 import os
 import pickle
 import random
 import time
+import zlib
 from collections.abc import Iterator
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -263,6 +265,19 @@ def test_what_cannot_be_opened_is_not_damaged(folder: RunFolder, monkeypatch: py
     else:
         with pytest.raises(OSError, match=os.strerror(number)):
             saver.load(_state(0))
+
+
+@pytest.mark.parametrize("content", [[], 7, "text", {}, {"step": 2}, {"step": 2, "files": {"model.0.safetensors": 1}}])
+def test_an_index_of_another_shape_is_damage(folder: RunFolder, content: Any) -> None:
+    """Whatever its checksum says."""
+    saver = Checkpointer(folder, asynchronous=False)
+    saver.save(1, _state(1))
+    saver.save(2, _state(2))
+    if isinstance(content, dict):
+        content["checksum"] = zlib.crc32(storage._encode(content))
+    (folder.checkpoints / "step-0000002" / "checkpoint.json").write_text(json.dumps(content))
+    restored = saver.load(_state(0))
+    assert restored.step == 1 and "step-0000002 is damaged (checkpoint.json" in restored.notes[0]
 
 
 def test_what_does_not_fit_or_is_not_there_is_named(folder: RunFolder) -> None:

@@ -38,7 +38,9 @@ def _placed(tensors: dict[str, Tensor], flip: bool) -> dict[str, Tensor]:
 def _save_and_load_otherwise(rank: int, path: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}/meet", rank=rank, world_size=RANKS)
-    state_dict_saver.save(_placed(_whole(), flip=False), storage_writer=storage.Writer(path, {"step": 1}))
+    state_dict_saver.save(
+        _placed(_whole(), flip=False), storage_writer=storage.Writer(path, {"step": 1, "loss": None, "values": {}})
+    )
     blank = _placed({name: torch.zeros_like(tensor) for name, tensor in _whole().items()}, flip=True)
     state_dict_loader.load(blank, storage_reader=storage.Reader(path, storage.read_index(path)))
     for name, tensor in _whole().items():

@@ -21,9 +21,11 @@ class GPTSource:
         self.stop_at_documents = stop_at_documents
         self.samples = (last - first - 1) // sequence
         if self.samples < 1:
+            whole = documents.last - documents.first == len(documents.dataset.documents) - 1
             raise InputError(
                 f"{documents.name}: documents {documents.first} to {documents.last - 1} hold {last - first} tokens, "
-                f"fewer than one sample of data.sequence={sequence} + 1; lower data.sequence or give more text"
+                f"fewer than one sample of data.sequence={sequence} + 1; lower data.sequence, "
+                f"{'' if whole else 'give this part a larger share of data.split, '}or give more text"
             )
         if stop_at_documents and (eod is None or self.tokens[-1] != eod):
             raise InputError(

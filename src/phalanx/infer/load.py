@@ -32,7 +32,10 @@ class Loaded:
         return min(self.config.model.positions, self.config.data.sequence)
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
-        """Scores of the tokenizer's words at each of at most `context` tokens: float32 [tokens, vocab], on the CPU."""
+        """Scores of the tokenizer's words at each of at most `context` tokens: float32 [tokens, vocab], on the CPU.
+
+        InputError when the weights give none that are finite.
+        """
         device = next(self.model.parameters()).device
         sequence = torch.tensor([tokens], device=device)
         index = torch.arange(len(tokens), device=device)[None]
@@ -40,7 +43,13 @@ class Loaded:
         segment = torch.zeros_like(sequence) if self.config.model.segments else None
         with torch.no_grad():
             logits: Tensor = self.model(Batch(sequence, index, key, segment=segment))
-        return logits[0, :, : self.tokenizer.vocab].float().cpu()
+        scores = logits[0, :, : self.tokenizer.vocab].float().cpu()
+        if not scores.isfinite().all():
+            raise InputError(
+                f"{self.run}: with the weights of step {self.restored.step} the scores are not finite; "
+                "train again with a lower optim.lr"
+            )
+        return scores
 
 
 def load(run: Path, best: bool = True) -> Loaded:

@@ -21,7 +21,7 @@ def report(runs: Sequence[Path], out: Path, png: Path | None = None) -> None:
 
     InputError for a folder that is no run or has no metrics yet, and for a place that cannot be written.
     """
-    if out == png:
+    if out.suffix.lower() == ".png":
         raise InputError(f"--out {out} is the name of the picture; give that of the page, {out.with_suffix('.html')}")
     read = open_runs(runs)
     drawn = panels(read)

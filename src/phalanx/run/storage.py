@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
@@ -37,7 +37,6 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
-from typing_extensions import TypedDict
 
 from phalanx import durable
 
@@ -61,24 +60,24 @@ class Damaged(Exception):
     """A checkpoint is incomplete or not what was written. The message says which file and how."""
 
 
-class _Chunk(TypedDict):
+class _Chunk(BaseModel):
     file: str
     offsets: list[int]
     sizes: list[int]
 
 
-class _Entry(TypedDict):
+class _Entry(BaseModel):
     dtype: str
     shape: list[int]
     chunks: list[_Chunk]
 
 
-class _Written(TypedDict):
+class _Written(BaseModel):
     bytes: int
     checksum: int
 
 
-class _Index(TypedDict):
+class _Index(BaseModel):
     """The shape of checkpoint.json."""
 
     step: int
@@ -86,9 +85,6 @@ class _Index(TypedDict):
     values: dict[str, Any]
     tensors: dict[str, _Entry]
     files: dict[str, _Written]
-
-
-_INDEX = TypeAdapter(_Index)
 
 
 class File(NamedTuple):
@@ -116,9 +112,10 @@ def read_index(directory: Path) -> dict[str, Any]:
     if digest != zlib.crc32(_encode(content)):
         raise Damaged(f"{INDEX} is altered")
     try:
-        _INDEX.validate_python(content)
+        _Index.model_validate(content)
     except ValidationError as error:
-        raise Damaged(f"{INDEX} has another shape: {error.errors()[0]['loc']}") from None
+        first = error.errors()[0]
+        raise Damaged(f"{INDEX} has another shape: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return content
 
 

@@ -39,6 +39,8 @@ def resolve(config: Config, tokenizer: Tokenizer) -> Config:
         raise InputError(
             f"data.sequence={data.sequence} is longer than model.positions={model.positions}; lower it or raise those"
         )
+    if model.segments == 1 and config.task == "mlm" and data.pairs != "none":
+        raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
     model = model.model_copy(update={"vocab": tokenizer.vocab, "ffn": model.ffn or 4 * model.hidden})
     check(model)
     check_schedule(config)
