@@ -18,7 +18,7 @@ from tests.train.runs import QUIETLY, Corpus, fit, trainer
 
 def _with_losses(made: Trainer, monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     given = iter(losses)
-    monkeypatch.setattr("phalanx.train.trainer.evaluate", lambda *_: {"loss": next(given), "perplexity": 1.0})
+    monkeypatch.setattr("phalanx.train.trainer.evaluate", lambda *_, **__: {"loss": next(given), "perplexity": 1.0})
 
 
 def test_the_best_is_kept_and_the_run_stops_when_it_overfits(
@@ -38,6 +38,7 @@ def test_the_best_is_kept_and_the_run_stops_when_it_overfits(
     assert checkpoints.load_weights(weights, best=True)[:2] == (2, 2.0)
     again = fit(run, config)
     assert not again.steps, "a run that has stopped stays stopped"
+    assert again.notes == [f"{run} is finished at step 5; train.init={run} starts another run from it"]
 
 
 def test_overfitting_is_told_without_stopping(corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +48,9 @@ def test_overfitting_is_told_without_stopping(corpus: Corpus, run: Path, monkeyp
     (note,) = record.notes
     assert note.startswith("the model overfits: the held-out loss was lowest at step 2 (1.5000) and is 1.8000 now")
     assert len(record.steps) == 6
+    again = fit(run, made.config)
+    assert not again.steps
+    assert again.notes == [f"{run} is finished at step 6; train.init={run} starts another run from it"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -78,7 +82,7 @@ def test_a_signal_at_any_moment_saves_and_ends(
 
 def test_a_second_ctrl_c_ends_at_once(corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, record = trainer(run, corpus.config("gpt", *QUIETLY))
-    inner = made._gradient
+    inner = made.layout.backward
 
     def interrupted(*arguments: Any) -> Any:
         if made.progress.step == 1:
@@ -86,7 +90,7 @@ def test_a_second_ctrl_c_ends_at_once(corpus: Corpus, run: Path, monkeypatch: py
             signal.raise_signal(signal.SIGINT)
         return inner(*arguments)
 
-    monkeypatch.setattr(made, "_gradient", interrupted)
+    monkeypatch.setattr(made.layout, "backward", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made.fit()
     assert list(record.steps) == [1]

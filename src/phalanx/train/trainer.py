@@ -143,7 +143,10 @@ class Trainer:
             for note in restored.notes:
                 self.monitor.note(note)
             self.saved = self.progress.step
-            self.monitor.note(f"continuing {self.folder.path} after step {self.progress.step}")
+            run, step = self.folder.path, self.progress.step
+            done = self.progress.finished or step >= self.config.train.steps
+            ended = f"{run} is finished at step {step}; train.init={run} starts another run from it"
+            self.monitor.note(ended if done else f"continuing {run} after step {step}")
         elif self.config.train.init:
             weights = state.capture_weights(self.model, self.optimizers)
             restored = Checkpointer(RunFolder.open(self.config.train.init)).load(weights)
