@@ -159,10 +159,28 @@ class TrainConfig(Section):
 
 
 class LayoutConfig(Section):
-    """How the work is laid out."""
+    """How the work is laid out over processes: tp × cp × pp × dp of them, one for each device."""
 
+    tp: PositiveInt = 1
+    """Tensor parallelism: processes that share every layer (heads, feed-forward, vocabulary)."""
+    sequence_parallel: bool = True
+    """With tp above 1, split the residual stream by positions too: less memory, the same traffic."""
+    cp: PositiveInt = 1
+    """Context parallelism: processes that share every sequence."""
+    pp: PositiveInt = 1
+    """Pipeline parallelism: processes that share the blocks."""
+    schedule: Literal["1f1b", "interleaved", "zbv"] = "1f1b"
+    """Pipeline's order: one forward one backward, the same with several chunks a process, or zero-bubble V."""
+    chunks: PositiveInt = 1
+    """Stages of one process; interleaved needs 2 or more."""
+    dp: NonNegativeInt = 0
+    """Data parallelism: replicas, each with its sequences of the batch; 0 takes the processes that are left."""
+    shard: Literal["none", "zero2", "zero3"] = "none"
+    """Shard parameters, gradients and moments over the replicas; zero3 frees whole weights between their uses."""
+    shard_ways: NonNegativeInt = 0
+    """Processes that share one set of shards (hybrid sharding), a multiple of cp; 0 shards over all replicas."""
     micro_batch: NonNegativeInt = 0
-    """Sequences of one forward pass on one device; 0 takes the whole batch. The rest is gradient accumulation."""
+    """Sequences of one forward pass on one device; 0 takes the replica's whole batch, or with pp a share of it."""
     recompute: Literal["none", "block", "attention"] = "none"
     """Activations to compute again in backward instead of keeping: none, whole blocks, or attention only."""
 

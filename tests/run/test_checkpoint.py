@@ -159,7 +159,7 @@ def test_staging_keeps_its_buffers(folder: RunFolder, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         saver,
         "_write",
-        lambda step, loss, tensors, values: places.append([tensor.data_ptr() for tensor in tensors.values()]),
+        lambda step, loss, tensors, *_: places.append([tensor.data_ptr() for tensor in tensors.values()]),
     )
     for step in range(3):
         saver.save(step, state)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.config import OptimConfig
+from phalanx.parallel.parameters import Parameters
 from phalanx.train.guard import Guard
 from phalanx.train.optim import clip, lamb
 
@@ -66,14 +67,15 @@ def weights(model: nn.Module) -> dict[str, np.ndarray]:
 
 def train(model: nn.Module, steps: int, optim: OptimConfig = OPTIM) -> None:
     """The trainer's order: clip, guard, step. A skipped step has one infinite gradient."""
-    (optimizer,) = lamb(model, optim)
+    parameters = Parameters.of(model)
+    (optimizer,) = lamb(parameters, optim)
     guard = Guard(10)
     for step in range(steps):
         for name, p in model.named_parameters():
             p.grad = torch.from_numpy(gradients(step)[name]).to(p.dtype)
         if step in SKIPPED:
             model.get_parameter("matrix").grad.view(-1)[0] = torch.inf  # type: ignore[union-attr]
-        if guard.check(1.0, clip(list(model.parameters()), optim.clip).item()):
+        if guard.check(1.0, clip(parameters, parameters.square(), optim.clip).item()):
             optimizer.step()
     assert guard.skipped == len(SKIPPED & set(range(steps)))
 
@@ -109,7 +111,7 @@ def test_the_first_step_of_a_matrix_is_lr_times_its_norm() -> None:
     for size in (1e-3, 1.0, 1e3):
         model = Toy()
         before = model.matrix.detach().clone()
-        (optimizer,) = lamb(model, OPTIM)
+        (optimizer,) = lamb(Parameters.of(model), OPTIM)
         model.matrix.grad = torch.full_like(before, size)
         optimizer.step()
         length: Tensor = (model.matrix.detach() - before).norm()
@@ -121,7 +123,7 @@ def test_an_update_that_cancels_the_decay_moves_nothing() -> None:
     """Its norm is 0, and a ratio of norm(p) / 0 would be NaN."""
     model = nn.Linear(2, 2, bias=False)
     nn.init.constant_(model.weight, -1.0)
-    (optimizer,) = lamb(model, OptimConfig(lr=0.1, beta1=0, beta2=0, eps=1e-12, weight_decay=1.0))
+    (optimizer,) = lamb(Parameters.of(model), OptimConfig(lr=0.1, beta1=0, beta2=0, eps=1e-12, weight_decay=1.0))
     model.weight.grad = torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(model.weight, torch.full((2, 2), -1.0))

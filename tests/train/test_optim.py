@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from phalanx import registry
 from phalanx.config import OptimConfig
 from phalanx.errors import InputError
+from phalanx.parallel.parameters import Parameters
 from phalanx.train.optim import adamw, clip, muon
 
 BUILDERS = ("adamw", "lamb", "muon")
@@ -39,7 +40,7 @@ class Toy(nn.Module):
 
 
 def build(name: str, model: nn.Module) -> list[Optimizer]:
-    optimizers: list[Optimizer] = registry.find("optim.name", registry.OPTIMIZERS, name)(model, OPTIM)
+    optimizers: list[Optimizer] = registry.OPTIMIZERS.find(name)(Parameters.of(model), OPTIM)
     return optimizers
 
 
@@ -83,7 +84,7 @@ def test_it_learns(name: str) -> None:
 
 def test_adamw_is_fused_and_equals_the_plain_one() -> None:
     model, plain = Toy(), Toy()
-    (optimizer,) = adamw(model, OPTIM)
+    (optimizer,) = adamw(Parameters.of(model), OPTIM)
     assert optimizer.param_groups[0]["fused"]
     groups = [
         {"params": [p for p in plain.parameters() if p.ndim == 2], "weight_decay": 0.1},
@@ -97,7 +98,7 @@ def test_adamw_is_fused_and_equals_the_plain_one() -> None:
 
 def test_muon_takes_the_blocks_matrices_at_the_rate_of_adamw() -> None:
     model = Toy()
-    spectral, rest = muon(model, OPTIM)
+    spectral, rest = muon(Parameters.of(model), OPTIM)
     matrices = [p for group in spectral.param_groups for p in group["params"]]
     names = {id(p): name for name, p in model.named_parameters()}
     assert [names[id(p)] for p in matrices] == ["blocks.0.0.weight", "blocks.1.0.weight", "blocks.unused.weight"]
@@ -110,8 +111,8 @@ def test_muon_takes_the_blocks_matrices_at_the_rate_of_adamw() -> None:
 
 
 def test_muon_without_blocks_is_an_input_error() -> None:
-    with pytest.raises(InputError, match=r"optim\.name=muon finds no matrices .* Linear; use adamw"):
-        muon(nn.Linear(3, 3), OPTIM)
+    with pytest.raises(InputError, match=r"optim\.name=muon finds no matrices .*; use adamw"):
+        muon(Parameters.of(nn.Linear(3, 3)), OPTIM)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -157,6 +158,11 @@ def parameters_with(*grads: list[float]) -> list[nn.Parameter]:
     return parameters
 
 
+def clipped(parameters: list[nn.Parameter], limit: float, scale: float = 1.0) -> Tensor:
+    of = Parameters.of(nn.ParameterList(parameters))
+    return clip(of, of.square(), limit, scale)
+
+
 def grads_of(parameters: list[nn.Parameter]) -> list[list[float]]:
     return [p.grad.tolist() for p in parameters if p.grad is not None]
 
@@ -166,21 +172,21 @@ def grads_of(parameters: list[nn.Parameter]) -> list[list[float]]:
 def test_clip_bounds_the_global_norm_and_takes_the_scale_out(limit: float, factor: float, scale: float) -> None:
     parameters = parameters_with([3.0 * scale, 0.0], [4.0 * scale])
     parameters.append(nn.Parameter(torch.ones(2)))  # no gradient
-    assert clip(parameters, limit, scale).item() == 5.0
+    assert clipped(parameters, limit, scale).item() == 5.0
     assert grads_of(parameters) == [[3 * factor, 0.0], [4 * factor]]
     assert parameters[2].grad is None
 
 
 def test_clip_of_zeros_stays_zero() -> None:
     parameters = parameters_with([0.0, 0.0])
-    assert clip(parameters, 1.0).item() == 0.0
+    assert clipped(parameters, 1.0).item() == 0.0
     assert grads_of(parameters) == [[0.0, 0.0]]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_clip_does_not_spread_what_is_bad(bad: float) -> None:
     parameters = parameters_with([1.0, 2.0], [bad, 3.0])
-    assert not clip(parameters, 1.0, 2.0).isfinite()
+    assert not clipped(parameters, 1.0, 2.0).isfinite()
     first, second = grads_of(parameters)
     assert first == [0.5, 1.0]
     assert second[1] == 1.5

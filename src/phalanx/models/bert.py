@@ -53,7 +53,7 @@ class Bert(nn.Module):
         hidden: Tensor = self.transformer(batch, x)
         if self.masked is None or self.pair is None:  # a pipeline's stage before the last
             return hidden
-        weight = self.transformer.embeddings.token.weight
+        weight = self.transformer.words
         if batch.labels is None:
             logits: Tensor = self.masked(hidden, weight)
             return logits

@@ -1,10 +1,10 @@
 """From a configuration to a model with weights."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from phalanx import registry
 from phalanx.config import ModelConfig
@@ -12,9 +12,44 @@ from phalanx.errors import InputError
 from phalanx.nn.init import initialise
 
 
-def family(name: str) -> Any:
+class Family(Protocol):
     """The class of a model family."""
-    return registry.find("model.family", registry.MODELS, name)
+
+    @property
+    def LOSSES(self) -> tuple[str, ...]:
+        """Names of the losses that its models can give."""
+        ...
+
+    @property
+    def DEFAULTS(self) -> Mapping[str, Any]:
+        """What its presets have in common."""
+        ...
+
+    @property
+    def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:
+        """Named [model] sections."""
+        ...
+
+    def __call__(self, config: ModelConfig) -> nn.Module:
+        """A model, its weights not yet written."""
+        ...
+
+    def parameters_of(self, config: ModelConfig) -> int:
+        """How many parameters a model has."""
+        ...
+
+    def from_hugging_face(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """Weights by Phalanx's names, of weights by Hugging Face's."""
+        ...
+
+    def to_hugging_face(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """Weights by Hugging Face's names, of weights by Phalanx's."""
+        ...
+
+
+def family(name: str) -> Family:
+    """The family of that name."""
+    return registry.MODELS.find(name)
 
 
 def with_preset(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,11 +72,16 @@ def check(config: ModelConfig) -> None:
         raise InputError("model.vocab=0 and no tokenizer to take it from; set model.vocab")
 
 
+def make(config: ModelConfig) -> nn.Module:
+    """A model on torch's current device, its weights not yet written."""
+    check(config)
+    return family(config.family)(config)
+
+
 def build(config: ModelConfig, seed: int, device: torch.device) -> nn.Module:
     """A model on `device`, initialised by `seed`."""
-    check(config)
     with device:
-        model: nn.Module = family(config.family)(config)
+        model = make(config)
     initialise(model, seed)
     return model
 

@@ -45,7 +45,7 @@ class GPT2(nn.Module):
         hidden: Tensor = self.transformer(batch, x)
         if self.head is None:  # a pipeline's stage before the last
             return hidden
-        weight = self.transformer.embeddings.token.weight
+        weight = self.transformer.words
         if batch.labels is None:
             logits: Tensor = self.head(hidden, weight)
             return logits

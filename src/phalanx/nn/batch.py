@@ -1,7 +1,7 @@
 """What goes into a model: tokens with their global coordinates."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,14 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """Sequences start to stop of this batch, coordinates kept."""
         return self._map(lambda t: t[start:stop])
+
+    def columns(self, positions: Tensor) -> "Batch":
+        """The given positions of every sequence, coordinates kept."""
+        return self._map(lambda t: t[:, positions] if t.ndim == 2 else t)
+
+    def with_related(self, related: Tensor) -> "Batch":
+        """The same batch with other answers about its pairs."""
+        return replace(self, related=related)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""

@@ -24,11 +24,6 @@ class VocabularyHead(nn.Module):
         self.columns = loss.WHOLE
         self.gemm = slots.gemm
 
-    def reset(self) -> None:
-        """Zero the bias."""
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden [..., hidden], the embedding's weight [rows, hidden] -> logits [..., vocab]"""
         return self.gemm(hidden, weight[: self.held], self.bias)

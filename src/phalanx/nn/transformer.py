@@ -52,7 +52,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, causal: bool) -> None:
         super().__init__()
         self.causal = causal
-        self.embeddings = Embeddings(config)
+        self.embeddings: Embeddings | None = Embeddings(config)
         self.blocks = nn.ModuleDict({str(layer): _block(config, layer) for layer in range(config.layers)})
         self.norm = Norm(config.hidden, config.norm_eps) if config.norm_first else None
         self.leave: Slot = slots.same
@@ -62,12 +62,19 @@ class Transformer(nn.Module):
         """-> float32 [batch, seq, hidden]; `x` is the stream as the stage before left it"""
         context = self.context(batch)
         if x is None:
+            assert self.embeddings is not None
             x = self.embeddings(batch)
         for block in self.blocks.values():
             x = block(x, context)
         if self.norm is not None:
             x = self.norm(x)
         return self.leave(x)
+
+    @property
+    def words(self) -> Tensor:
+        """The weight of the word embedding, which a head multiplies by: [rows, hidden]"""
+        assert self.embeddings is not None
+        return self.embeddings.token.weight
 
     def context(self, batch: Batch) -> Context:
         """Who may attend to whom: within a document, and for a causal model to the past only."""

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from phalanx import durable
 from phalanx.errors import InputError
 from phalanx.run import storage, tree
 from phalanx.run.folder import RunFolder
+from phalanx.run.planners import LoadPlanner, Place, SavePlanner, place_of
 from phalanx.run.storage import Damaged
 
 GIB = 1 << 30
@@ -69,8 +69,11 @@ class Checkpointer:
         """Step of the newest finished checkpoint."""
         return max(self._finished(), default=None)
 
-    def save(self, step: int, state: tree.Tree, loss: float | None = None) -> None:
-        """Save `state`; with the held-out `loss`, remember it as the best if it is the lowest so far.
+    def save(
+        self, step: int, state: tree.Tree, loss: float | None = None, places: Mapping[str, Place] | None = None
+    ) -> None:
+        """Save `state`, whose tensors lie at `places`; with the held-out `loss`, remember it as the best if it is the
+        lowest so far.
 
         Asynchronous: returns when the state is copied. If the save before this one failed, its InputError is raised
         here, after this one is under way: a disk that was full for a while costs one checkpoint, no more.
@@ -83,9 +86,11 @@ class Checkpointer:
         tensors, values = tree.split(state)
         if self.asynchronous:
             staged: Any = self._stager.stage({"tensors": tensors, "values": values})
-            self._writing = self._thread.submit(self._write, step, loss, staged["tensors"], staged["values"])
+            self._writing = self._thread.submit(
+                self._write, step, loss, staged["tensors"], staged["values"], places or {}
+            )
         else:
-            self._write(step, loss, tensors, values)
+            self._write(step, loss, tensors, values, places or {})
         if failure:
             raise failure
 
@@ -96,7 +101,9 @@ class Checkpointer:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def load(self, state: tree.Tree, step: int | None = None, best: bool = False) -> Restored:
+    def load(
+        self, state: tree.Tree, step: int | None = None, best: bool = False, places: Mapping[str, Place] | None = None
+    ) -> Restored:
         """Load into `state`, in place, the newest checkpoint, or that of `step`, or the best where one is named.
 
         Only the parts that `state` has are read. A damaged checkpoint is passed over for the next older one. InputError
@@ -115,7 +122,7 @@ class Checkpointer:
                     raise  # too many open files, no permission: passed over, a whole checkpoint would soon be pruned
                 damages.append(f"{path} is damaged ({damage})")
                 continue
-            _fill(state, path, index)
+            _fill(state, path, index, places or {})
             notes = tuple(f"{damage}; loaded {path.name} instead" for damage in damages)
             return Restored(index["step"], index["loss"], notes)
         raise InputError(f"no whole checkpoint is left: {'; '.join(damages)}; start a new run")
@@ -147,14 +154,15 @@ class Checkpointer:
         name = file.read_text(errors="replace").strip() if file.is_file() else ""
         return next((path for path in finished.values() if path.name == name), None)
 
-    def _write(self, step: int, loss: float | None, tensors: dict[str, Tensor], values: tree.Tree) -> None:
+    def _write(self, step: int, loss: float | None, tensors: dict[str, Tensor], values: tree.Tree,
+               places: Mapping[str, Place]) -> None:  # fmt: skip
         path = self.path / f"step-{step:07d}"
         partial = path.with_name(path.name + ".partial")
         try:
             self._drop_leftovers()
             partial.mkdir(parents=True)
             writer = storage.Writer(partial, {"step": step, "loss": loss, "values": values})
-            state_dict_saver.save(tensors, storage_writer=writer, planner=DefaultSavePlanner(flatten_state_dict=False))
+            state_dict_saver.save(tensors, storage_writer=writer, planner=SavePlanner(places))
             self._publish(partial, path)
             self._rank(path, loss)
             self._prune(step)
@@ -211,13 +219,16 @@ class Checkpointer:
                 shutil.rmtree(doomed)
 
 
-def _fill(state: tree.Tree, path: Path, index: dict[str, Any]) -> None:
+def _fill(state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place]) -> None:
     """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
     tensors, values = tree.split(state)
     there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
-    here = {name: f"{storage.NAMES[tensor.dtype]} {[*tensor.shape]}" for name, tensor in tensors.items()}
+    here = {
+        name: f"{storage.NAMES[tensor.dtype]} {[*place_of(places, name, tensor)[0]]}"
+        for name, tensor in tensors.items()
+    }
     _compare(path, here | dict.fromkeys(values, "a value"), there | dict.fromkeys(index["values"], "a value"))
-    reader, planner = storage.Reader(path, index), DefaultLoadPlanner(flatten_state_dict=False)
+    reader, planner = storage.Reader(path, index), LoadPlanner(places)
     state_dict_loader.load(tensors, storage_reader=reader, planner=planner)
     tree.put(state, index["values"])
 

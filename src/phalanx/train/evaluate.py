@@ -3,12 +3,17 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from phalanx.config import Config
 from phalanx.data.order import Permutation
 from phalanx.data.source import Source
+from phalanx.nn.batch import Batch
+from phalanx.parallel.context import slice_batch
+from phalanx.parallel.mesh import Axis, Mesh
 from phalanx.train.task import Task, make_batch
 
 Progress = Callable[[int, int], None]
@@ -29,33 +34,59 @@ def evaluate(
     config: Config,
     limit: int | None = None,
     progress: Progress | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """Held-out loss in nats, perplexity of the first loss, and accuracies, over `limit` samples at most.
 
-    Every loss is reported by its name beside their sum `loss`; `tokens` counts the positions of the first.
+    Every loss is reported by its name beside their sum `loss`; `tokens` counts the positions of the first. Laid out
+    over a `mesh`, every rank calls this and gets the same.
     """
-    numbers, size = sample_numbers(source, limit), config.layout.micro_batch
+    numbers, size, mesh = sample_numbers(source, limit), config.layout.micro_batch, mesh or Mesh()
     device = next(model.parameters()).device
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = dict.fromkeys(task.losses, 0)
+    names = [name for loss in task.losses for name in (loss, f"{loss}_correct")]
+    sums = torch.zeros(len(names), dtype=torch.float64)
+    counts = torch.zeros(len(task.losses), dtype=torch.float64)
     training = model.training
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(numbers), size):
-            picked = numbers[start : start + size]
-            # the epoch's own order in place of a random draw: the same masks at every evaluation
-            batch = make_batch([source.sample(i, i) for i in picked], config.model.positions, 0, 0).to(device)
-            for name, value in model(batch).items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-            for name, count in task.counts(batch).items():
-                counts[name] += int(count)
+        for start in range(0, len(numbers), size * mesh.dp.size):
+            picked = numbers[start + size * mesh.dp.rank :][:size]
+            batch = slice_batch(_batch(source, picked, size, config, mesh).to(device), mesh.cp)
+            found = model(batch)
+            sums += torch.stack([torch.as_tensor(found.get(name, 0.0)).double().cpu() for name in names])
+            here = task.counts(batch)
+            counts += torch.stack([torch.as_tensor(here.get(name, 0)).double().cpu() for name in task.losses])
             if progress:
-                progress(start + len(picked), len(numbers))
+                progress(min(start + size * mesh.dp.size, len(numbers)), len(numbers))
     model.train(training)
-    means = {name: sums[name] / counts[name] for name in task.losses if counts[name]}
+    sums, counts = _everywhere(sums / mesh.tp.size, mesh.world), _everywhere(counts, mesh.data)
+    return _result(task, dict(zip(names, sums.tolist(), strict=True)), counts.tolist(), len(numbers))
+
+
+def _batch(source: Source, picked: list[int], size: int, config: Config, mesh: Mesh) -> Batch:
+    """Samples `picked`; where other ranks wait for as many rows as they have themselves, filled up with blank ones."""
+    # the epoch's own order in place of a random draw: the same masks at every evaluation
+    samples = [source.sample(i, i) for i in picked]
+    if mesh.world.size > 1 and len(samples) < size:
+        blank = source.sample(0, 0)
+        blank = blank._replace(labels=np.full_like(blank.labels, -1), related=min(blank.related, -1))
+        samples += [blank] * (size - len(samples))
+    return make_batch(samples, config.model.positions, 0, 0)
+
+
+def _everywhere(values: Tensor, axis: Axis) -> Tensor:
+    """The sum over an axis, in float64 on the CPU."""
+    if axis.size > 1:
+        dist.all_reduce(values, group=axis.group)
+    return values
+
+
+def _result(task: Task, sums: dict[str, float], counts: list[float], samples: int) -> dict[str, float]:
+    means = {name: sums[name] / count for name, count in zip(task.losses, counts, strict=True) if count}
     first = task.losses[0]
-    accuracies = {f"{name}_accuracy": sums[f"{name}_correct"] / counts[name] for name in means}
-    result = {"loss": sum(means.values()), "perplexity": math.exp(min(means[first], 700.0)), **accuracies}
+    result = {"loss": sum(means.values()), "perplexity": math.exp(min(means[first], 700.0))}
+    counted = dict(zip(task.losses, counts, strict=True))
+    result |= {f"{name}_accuracy": sums[f"{name}_correct"] / counted[name] for name in means}
     if len(means) > 1:
         result |= {f"{name}_loss": mean for name, mean in means.items()}
-    return result | {"tokens": float(counts[first]), "samples": float(len(numbers))}
+    return result | {"tokens": counted[first], "samples": float(samples)}

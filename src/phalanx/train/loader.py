@@ -7,24 +7,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from phalanx.config import Config
 from phalanx.nn.batch import Batch
+from phalanx.parallel.mesh import ALONE, Axis
 from phalanx.train.schedule import batch_size, samples_before
 from phalanx.train.task import Task, make_batch
 
 
 class Loader:
-    """`batch(step)`: the whole global batch of a step. Ask for steps in order and the next one is ready."""
+    """`batch(step)`: this replica's sequences of a step's batch. Ask for steps in order and the next one is ready."""
 
-    def __init__(self, task: Task, config: Config) -> None:
-        self.task, self.config = task, config
+    def __init__(self, task: Task, config: Config, replicas: Axis = ALONE) -> None:
+        self.task, self.config, self.replicas = task, config, replicas
         self.pool = ThreadPoolExecutor(1, "loader")
         self.next: tuple[int, Future[Batch]] | None = None
 
     def make(self, step: int) -> Batch:
         """The batch of 0-based `step`, computed now."""
         train = self.config.train
-        first = samples_before(step, train)
-        samples = [self.task.train[n] for n in range(first, first + batch_size(step, train))]
-        return make_batch(samples, self.config.model.positions, train.seed, step)
+        rows = batch_size(step, train) // self.replicas.size
+        row = rows * self.replicas.rank
+        first = samples_before(step, train) + row
+        samples = [self.task.train[n] for n in range(first, first + rows)]
+        return make_batch(samples, self.config.model.positions, train.seed, step, row)
 
     def batch(self, step: int) -> Batch:
         """The batch of 0-based `step`; starts on the one after it."""

@@ -1,11 +1,11 @@
 """Optimizers by name, what decays, and gradient clipping.
 
-A builder takes the model and the [optim] section and returns a list: most are one optimizer, Muon is two. Moments are
-there from the start, also those of a parameter that never gets a gradient, so that every checkpoint of a run holds the
-same tensors.
+A builder takes the parameters by name and the [optim] section and returns a list: most are one optimizer, Muon is two.
+Moments are there from the start, also those of a parameter that never gets a gradient, so that every checkpoint of a
+run holds the same tensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from phalanx.config import OptimConfig
 from phalanx.errors import InputError
+from phalanx.parallel.parameters import Parameters
 from phalanx.train.lamb import Lamb
 
 
-def adamw(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
+def adamw(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101), fused."""
-    return [_adamw(list(model.parameters()), optim)]
+    return [_adamw(list(parameters.values()), optim)]
 
 
 def _adamw(parameters: list[nn.Parameter], optim: OptimConfig) -> Optimizer:
@@ -31,27 +32,49 @@ def _adamw(parameters: list[nn.Parameter], optim: OptimConfig) -> Optimizer:
     return optimizer
 
 
-def lamb(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
+def lamb(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
     """LAMB, for batches of tens of thousands."""
-    groups = _groups(list(model.parameters()), optim.weight_decay)
-    return [Lamb(groups, optim.lr, (optim.beta1, optim.beta2), optim.eps)]
+    groups = _groups(list(parameters.values()), optim.weight_decay)
+    return [Lamb(parameters, groups, optim.lr, (optim.beta1, optim.beta2), optim.eps)]
 
 
-def muon(model: nn.Module, optim: OptimConfig) -> list[Optimizer]:
+def muon(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
     """Muon (Jordan et al., 2024) for the blocks' matrices, AdamW for embeddings, heads, biases and norms.
 
     The matrices' updates are scaled to AdamW's size (Liu et al., arXiv 2502.16982), so one learning rate serves both.
     """
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, p in model.named_parameters():
-        (matrices if "blocks" in name.split(".") and p.ndim == 2 else rest).append(p)
+    matrices = [name for name, p in parameters.items() if "blocks" in name.split(".") and p.ndim == 2]
     if not matrices:
-        raise InputError(f"optim.name=muon finds no matrices under 'blocks' in {type(model).__name__}; use adamw")
-    spectral = Muon(matrices, optim.lr, optim.weight_decay, adjust_lr_fn="match_rms_adamw")
-    for p in matrices:
-        spectral.state[p] = {"momentum_buffer": torch.zeros_like(p)}
-    return [spectral, _adamw(rest, optim)]
+        raise InputError("optim.name=muon finds no matrices under 'blocks' in this model; use adamw")
+    kind = Muon if parameters.within.size == 1 else WholeMuon
+    spectral = kind([parameters[n] for n in matrices], optim.lr, optim.weight_decay, adjust_lr_fn="match_rms_adamw")
+    if isinstance(spectral, WholeMuon):
+        spectral.parameters, spectral.names = parameters, matrices
+    for name in matrices:
+        spectral.state[parameters[name]] = {"momentum_buffer": torch.zeros_like(parameters[name])}
+    return [spectral, _adamw([p for name, p in parameters.items() if name not in matrices], optim)]
+
+
+class WholeMuon(Muon):
+    """Muon of matrices that are split: the momentum stays in parts, the whole update is made orthogonal."""
+
+    parameters: Parameters
+    names: list[str]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        assert closure is None
+        (group,) = self.param_groups
+        for name, p in zip(self.names, group["params"], strict=True):
+            if p.grad is None:
+                continue
+            momentum = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+            update = self.parameters.whole(name, p.grad.lerp(momentum, group["momentum"]))
+            matrix = nn.Parameter(torch.zeros_like(update))
+            matrix.grad = update  # the whole's own step from zero, without momentum or decay
+            Muon([matrix], group["lr"], 0.0, 0.0, False, adjust_lr_fn=group["adjust_lr_fn"]).step()  # type: ignore[no-untyped-call]
+            p.mul_(1 - group["lr"] * group["weight_decay"]).add_(self.parameters.part(name, matrix))
 
 
 def _groups(parameters: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
@@ -63,17 +86,16 @@ def _groups(parameters: list[nn.Parameter], decay: float) -> list[dict[str, Any]
     return [group for group in groups if group["params"]]
 
 
-@torch.no_grad()
-def clip(parameters: Sequence[nn.Parameter], limit: float, scale: float = 1.0) -> Tensor:
-    """Divide the gradients by `scale` and clip their global 2-norm to `limit` (0: no limit); the norm before clipping.
+def clip(parameters: Parameters, square: Tensor, limit: float, scale: float = 1.0) -> Tensor:
+    """Divide the gradients, whose squared norm over the whole model is `square`, by `scale` and clip their norm to
+    `limit` (0: no limit); the norm before clipping.
 
-    One pass for the norm and one multiplication. Where the norm is not finite nothing is clipped: nobody may use these
-    gradients, but the guard wants to see which of them are to blame.
+    Where the norm is not finite nothing is clipped: nobody may use these gradients, but the guard wants to see which of
+    them are to blame.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads) / scale
+    norm = square.sqrt() / scale
     factor = torch.ones_like(norm)
     if limit:
         factor = torch.where(norm.isfinite(), (limit / norm).clamp(max=1.0), factor)
-    torch._foreach_mul_(grads, factor / scale)
+    parameters.scale_gradients(factor / scale)
     return norm

@@ -1,62 +1,65 @@
 """What a checkpoint holds: weights, moments, and a few plain values. No generator state: there is none.
 
-The optimizer's state is keyed by parameter names (torch.distributed.checkpoint.state_dict), so that it can be loaded
-under another layout.
+Everything is keyed by the parameter's name and knows its place in the whole, so it can be loaded under another layout.
 """
 
 from typing import Any
 
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
+from phalanx.parallel.parameters import Parameters
 from phalanx.precision.scale import LossScale
+from phalanx.run import tree
+from phalanx.run.planners import Place
 from phalanx.train.guard import Guard
 from phalanx.train.progress import Progress
 
+State = dict[str, Any]
+
 
 def capture(
-    model: nn.Module, optimizers: list[Optimizer], progress: Progress, scale: LossScale, guard: Guard
-) -> dict[str, Any]:
-    """The state to save, and the template to load into."""
-    return capture_weights(model, optimizers) | {
+    parameters: Parameters, optimizers: list[Optimizer], progress: Progress, scale: LossScale, guard: Guard
+) -> State:
+    """The state to save, and the template to load into: its tensors are those of the run, not copies."""
+    return capture_weights(parameters, optimizers) | {
         "progress": progress.state_dict(),
         "scale": scale.state_dict(),
         "guard": guard.state_dict(),
     }
 
 
-def capture_weights(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
+def capture_weights(parameters: Parameters, optimizers: list[Optimizer]) -> State:
     """The part of the state that another run may start from."""
-    return {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizers)}
+    moments: dict[str, dict[str, Tensor]] = {}
+    for optimizer in optimizers:
+        moments |= {name: optimizer.state[p] for name, p in parameters.items() if p in optimizer.state}
+    return {"model": {name: p.detach() for name, p in parameters.items()}, "optimizer": {"state": moments}}
 
 
-def restore(
-    state: dict[str, Any],
-    model: nn.Module,
-    optimizers: list[Optimizer],
-    progress: Progress,
-    scale: LossScale,
-    guard: Guard,
-) -> None:
-    """Put a loaded state back."""
-    set_model_state_dict(model, state["model"])
-    set_optimizer_state_dict(model, optimizers, state["optimizer"])
+def places(state: State, parameters: Parameters) -> dict[str, Place]:
+    """Where in the whole each tensor of a captured state lies: a moment lies as its parameter does."""
+    found = {}
+    for path, tensor in tree.split(state)[0].items():
+        part, *middle, last = path.split("/")
+        name = last if part == "model" else middle[-1]
+        if tensor.shape == parameters[name].shape and tensor.ndim:
+            found[path] = (parameters.locals[name].shape, parameters.locals[name].offset)
+    return found
+
+
+def restore(state: State, progress: Progress, scale: LossScale, guard: Guard) -> None:
+    """Take in the plain values of a state whose tensors were loaded in place."""
     progress.load_state_dict(state["progress"])
     scale.load_state_dict(state["scale"])
     guard.load_state_dict(state["guard"])
 
 
-def start_from(state: dict[str, Any], model: nn.Module, optimizers: list[Optimizer]) -> None:
-    """Take weights and moments of another run. The optimizer's settings stay, and its count of steps begins anew with
+def start_from(state: State) -> None:
+    """After weights and moments of another run were loaded in place: the optimizer's count of steps begins anew with
     the learning rate, as in the second phase of NVIDIA's BERT recipe."""
-    settings = get_optimizer_state_dict(model, optimizers)["param_groups"]
-    for moments in state["optimizer"]["state"].values():
-        if "step" in moments:
-            moments["step"].zero_()
-    set_model_state_dict(model, state["model"])
-    set_optimizer_state_dict(model, optimizers, {"state": state["optimizer"]["state"], "param_groups": settings})
+    with torch.no_grad():
+        for moments in state["optimizer"]["state"].values():
+            if "step" in moments:
+                moments["step"].zero_()

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from phalanx.data.source import Sample, Source, Stream
+from phalanx.data.source import Documents, Sample, Source, Stream
 from phalanx.nn import random
 from phalanx.nn.batch import Batch
 
@@ -14,22 +14,37 @@ from phalanx.nn.batch import Batch
 class Task(Protocol):
     """A pretraining task. The objective is the sum over `losses` of the model's sum divided by the global count."""
 
-    losses: tuple[str, ...]
-    train: Stream
-    valid: Source | None
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The model's sums that count."""
+        ...
+
+    @property
+    def train(self) -> Stream:
+        """Training samples without end."""
+        ...
+
+    @property
+    def valid(self) -> Source | None:
+        """Held-out samples, where some are kept apart."""
+        ...
+
+    def source(self, documents: Documents) -> Source:
+        """The samples of a range of documents."""
+        ...
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many positions of `batch` each loss is over: int64 [] by name."""
         ...
 
 
-def make_batch(samples: Sequence[Sample], positions: int, seed: int, step: int) -> Batch:
-    """Samples as tensors, with the coordinates that make their random numbers: row i is row i of the global batch.
+def make_batch(samples: Sequence[Sample], positions: int, seed: int, step: int, first: int = 0) -> Batch:
+    """Samples as tensors, with the coordinates that make their random numbers: rows of the global batch from `first`.
 
     `document` is given only if some sample needs it, so that attention without a mask keeps its fast path.
     """
     rows, length = len(samples), len(samples[0].tokens)
-    index = torch.arange(rows)[:, None] * positions + torch.arange(length)
+    index = torch.arange(first, first + rows)[:, None] * positions + torch.arange(length)
     segment = related = document = None
     if samples[0].segment is not None:
         segment = _stack([s.segment for s in samples])

@@ -7,6 +7,7 @@ the number, so a run that was stopped and resumed is the run that was not.
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.build import build
+from phalanx.models.build import make
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
+from phalanx.parallel.layout import Layout
+from phalanx.parallel.mesh import make_mesh
 from phalanx.precision import gemm
 from phalanx.precision.scale import LossScale
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.run.planners import Place
 from phalanx.train import state
 from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
@@ -29,7 +33,7 @@ from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor
 from phalanx.train.optim import clip
 from phalanx.train.progress import Progress
-from phalanx.train.schedule import learning_rate
+from phalanx.train.schedule import batch_size, learning_rate
 from phalanx.train.task import Task
 
 
@@ -39,16 +43,18 @@ class Trainer:
     def __init__(self, config: Config, task: Task, folder: RunFolder, monitor: Monitor) -> None:
         self.config, self.task, self.folder, self.monitor = config, task, folder, monitor
         self.device = torch.device(config.train.device)
-        self.model = self._model()
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizers = registry.find("optim.name", registry.OPTIMIZERS, config.optim.name)(self.model, config.optim)
-        self.loader = Loader(task, config)
+        self.mesh = make_mesh(config.layout, self.device)
+        self.layout = Layout(config, self.mesh, partial(make, config.model), self._prepare)
+        self.model, self.parameters = self.layout.module, self.layout.parameters
+        self.optimizers = registry.OPTIMIZERS.find(config.optim.name)(self.parameters, config.optim)
+        self.loader = Loader(task, config, self.mesh.dp)
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
         self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous)
         self.progress = Progress()
         self.saved = 0  # step of the newest checkpoint
-        self.stopped_by = 0  # the signal that ended the run
+        self.signal = 0  # the one that told this process to stop
+        self.stopped_by = 0  # the one that ended the run
 
     def fit(self) -> None:
         """Train to the last step, an early stop, or a signal; in each case what was learned is saved."""
@@ -69,48 +75,44 @@ class Trainer:
 
     def _step(self, step: int) -> None:
         """Forward and backward over the micro-batches, then the optimizer if the gradient is fit to use."""
-        batch = self.loader.batch(step)
-        counts = self.task.counts(batch)
-        sums = self._gradient(batch.to(self.device), counts)
-        clipped = clip(self.parameters, self.config.optim.clip, self.scale.value)
-        *totals, norm = torch.stack([*sums.values(), clipped]).tolist()  # the step's one wait for the device
-        losses = {name: total / max(int(counts[name]), 1) for name, total in zip(sums, totals, strict=True)}
-        loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, self.config.train.steps)
-        if self._fit_to_use(loss, norm, batch):
+        train = self.config.train
+        batch = self.layout.batch(self.loader.batch(step))
+        batches, counts = self._micro_batches(batch), self.layout.counts(self.task.losses, self.task.counts(batch))
+        sums = self.layout.backward(batches, lambda parts: self._objective(parts, counts))
+        totals = self.layout.totals(sums, list(counts), self.parameters.square(), self._stop_here())
+        norm = clip(self.parameters, totals[-2], self.config.optim.clip, self.scale.value)
+        *values, stop, norm = torch.cat([totals[:-2], totals[-1:], norm[None]]).tolist()  # the one wait for the device
+        self.stopped_by = (self.signal or signal.SIGTERM) if stop else 0
+        losses = {name: total / max(count, 1) for total, (name, count) in zip(values, counts.items(), strict=True)}
+        loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, train.steps)
+        if self._fit_to_use(loss, norm, batches):
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
-        self.model.zero_grad()
-        self.progress.tokens += batch.tokens.numel()
+        self.parameters.zero_grad()
+        self.progress.tokens += batch_size(step, train) * self.config.data.sequence
         self.monitor.step(step + 1, {
             "loss": loss, "lr": rate, "grad_norm": norm, "tokens": self.progress.tokens, "skipped": self.guard.skipped,
             "scale": self.scale.value, **(losses if len(losses) > 1 else {}),
         })  # fmt: skip
 
-    def _gradient(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients of the objective, scaled by the loss scale, into the parameters; the losses' sums."""
-        sums = {name: torch.zeros((), device=self.device) for name in counts}
-        for rows in self._micro_batches(batch):
-            parts = self.model(rows)
-            objective = sum(parts[name] / max(int(counts[name]), 1) for name in counts)
-            (objective * self.scale.value).backward()
-            for name in counts:
-                sums[name] += parts[name].detach()
-        return sums
+    def _objective(self, parts: dict[str, Tensor], counts: dict[str, int]) -> Tensor:
+        """What a micro-batch adds to the step's objective, times the loss scale."""
+        terms = [parts[name] / max(count, 1) for name, count in counts.items() if name in parts]
+        return torch.stack(terms).sum() * self.scale.value
 
-    def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
+    def _micro_batches(self, batch: Batch) -> list[Batch]:
         size = self.config.layout.micro_batch
-        return (batch.rows(start, start + size) for start in range(0, len(batch.tokens), size))
+        return [batch.rows(start, start + size) for start in range(0, len(batch.tokens), size)]
 
-    def _fit_to_use(self, loss: float, norm: float, batch: Batch) -> bool:
+    def _fit_to_use(self, loss: float, norm: float, batches: list[Batch]) -> bool:
         """Whether the step may reach the weights; after too many that may not, the run ends with a diagnosis."""
         good = self.guard.check(loss, norm, overflow=self.scale.overflowed(loss, norm))
         self.scale.update(good)
         if self.guard.exhausted:
             self._save()  # the good steps since the last checkpoint
-            parts = self._micro_batches(batch.to(self.device))
-            raise InputError(self.guard.diagnose(self.model, lambda: [self.model(rows) for rows in parts]))
+            raise InputError(self.guard.diagnose(self.model, lambda: [self.model(rows) for rows in batches]))
         return good
 
     def _evaluate(self) -> bool:
@@ -119,7 +121,7 @@ class Trainer:
         if source is None or not train.eval_every or (step % train.eval_every and step < train.steps):
             return False
         with self.monitor.evaluating():
-            result = evaluate(self.model, self.task, source, self.config, train.eval_sequences)
+            result = evaluate(self.model, self.task, source, self.config, train.eval_sequences, mesh=self.mesh)
         improved = self.progress.record(result["loss"], train.patience)
         self.monitor.valid(step, result)
         if note := self.progress.verdict():
@@ -128,18 +130,19 @@ class Trainer:
 
     def _save(self) -> None:
         loss = self.progress.loss if self.progress.evaluated == self.progress.step else None
-        self.checkpointer.save(self.progress.step, self._state(), loss)
+        captured = self._state()
+        self.checkpointer.save(self.progress.step, captured, loss, self._places(captured))
         self.saved = self.progress.step
 
     def _state(self) -> dict[str, Any]:
-        return state.capture(self.model, self.optimizers, self.progress, self.scale, self.guard)
+        return state.capture(self.parameters, self.optimizers, self.progress, self.scale, self.guard)
 
     def _start(self) -> None:
         """Continue from the newest checkpoint, or start from train.init, or from random weights."""
         if self.checkpointer.latest is not None:
             template = self._state()
-            restored = self.checkpointer.load(template)
-            state.restore(template, self.model, self.optimizers, self.progress, self.scale, self.guard)
+            restored = self.checkpointer.load(template, places=self._places(template))
+            state.restore(template, self.progress, self.scale, self.guard)
             for note in restored.notes:
                 self.monitor.note(note)
             self.saved = self.progress.step
@@ -148,9 +151,10 @@ class Trainer:
             ended = f"{run} is finished at step {step}; train.init={run} starts another run from it"
             self.monitor.note(ended if done else f"continuing {run} after step {step}")
         elif self.config.train.init:
-            weights = state.capture_weights(self.model, self.optimizers)
-            restored = Checkpointer(RunFolder.open(self.config.train.init)).load(weights)
-            state.start_from(weights, self.model, self.optimizers)
+            weights = state.capture_weights(self.parameters, self.optimizers)
+            other = Checkpointer(RunFolder.open(self.config.train.init))
+            restored = other.load(weights, places=self._places(weights))
+            state.start_from(weights)
             self.monitor.note(f"starting from step {restored.step} of {self.config.train.init}")
 
     def _finish(self) -> None:
@@ -163,21 +167,29 @@ class Trainer:
                 f"Continue with: phalanx train {self.folder.path}"
             )
 
-    def _model(self) -> nn.Module:
-        model = build(self.config.model, self.config.train.seed, self.device)
+    def _places(self, captured: dict[str, Any]) -> dict[str, Place]:
+        return state.places(captured, self.parameters)
+
+    def _prepare(self, model: nn.Module) -> None:
+        """Put precision, recompute and compilation into a model."""
         gemm.fill(model, self.config.precision.dtype, self.device)
         for block in (m for m in model.modules() if isinstance(m, Block)):
             block.recompute = self.config.layout.recompute
             if self.config.train.compile == "on":
                 block.compile(dynamic=False)
-        return model
+
+    def _stop_here(self) -> Tensor:
+        """1 if this process was told to stop: the ranks add them up, so that all stop at one step."""
+        return torch.tensor(float(self.signal > 0), device=self.device)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGTERM, SIGHUP and Ctrl-C end the run after the step under way; a second Ctrl-C ends it at once."""
 
         def stop(number: int, _frame: object) -> None:
-            self.stopped_by = number
+            self.signal = number
+            if self.mesh.world.size == 1:
+                self.stopped_by = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}

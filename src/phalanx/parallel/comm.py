@@ -1,0 +1,105 @@
+"""Collectives with their conjugates: what backward does to undo forward.
+
+    copy     identity       | all-reduce        into a layer whose outputs are split (no sequence parallelism)
+    reduce   all-reduce     | identity          out of a layer whose inputs are split
+    gather   all-gather     | reduce-scatter    into it, where the stream is split by positions (sequence parallelism)
+    scatter  reduce-scatter | all-gather        out of it
+    collect  all-gather     | own part          where all that follows is computed alike on every rank
+
+(Shoeybi et al., arXiv 1909.08053; Korthikanti et al., arXiv 2205.05198.) An axis of size 1 gives the identity.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed._functional_collectives as functional
+from torch import Tensor
+
+from phalanx.nn import slots
+from phalanx.parallel.mesh import Axis
+
+Slot = Callable[[Tensor], Tensor]
+
+
+def total(axis: Axis) -> Slot:
+    """The sum over an axis, without gradient."""
+    return _plain(axis, "sum")
+
+
+def largest(axis: Axis) -> Slot:
+    """The maximum over an axis, without gradient."""
+    return _plain(axis, "max")
+
+
+def _plain(axis: Axis, operation: str) -> Slot:
+    if axis.size == 1:
+        return slots.same
+    return lambda x: _all_reduce(x.detach(), axis, operation)
+
+
+def conjugate(kind: str, axis: Axis, dim: int = 1) -> Slot:
+    """One of the pairs above along an axis; `dim` is the one that is split."""
+    if axis.size == 1:
+        return slots.same
+
+    def apply(x: Tensor) -> Tensor:
+        y: Tensor = _Conjugate.apply(x, kind, axis, dim)  # type: ignore[no-untyped-call]
+        return y
+
+    return apply
+
+
+def own(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
+    """This rank's part of a whole tensor."""
+    return x.chunk(axis.size, dim)[axis.rank]
+
+
+def gathered(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
+    """The whole of a tensor of which every rank has a part, without gradient."""
+    assert axis.group is not None
+    return _waited(functional.all_gather_tensor(x.contiguous(), dim, axis.group))
+
+
+def _all_reduce(x: Tensor, axis: Axis, operation: str = "sum") -> Tensor:
+    assert axis.group is not None
+    return _waited(functional.all_reduce(x.contiguous(), operation, axis.group))
+
+
+def _scattered(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    assert axis.group is not None
+    return _waited(functional.reduce_scatter_tensor(x.contiguous(), "sum", dim, axis.group))
+
+
+def _waited(x: Tensor) -> Tensor:
+    y: Tensor = functional.wait_tensor(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _same(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    return x.view_as(x)
+
+
+def _reduced(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    return _all_reduce(x, axis)
+
+
+_PAIRS = {
+    "copy": (_same, _reduced),
+    "reduce": (_reduced, _same),
+    "gather": (gathered, _scattered),
+    "scatter": (_scattered, gathered),
+    "collect": (gathered, own),
+}
+
+
+class _Conjugate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kind: str, axis: Axis, dim: int) -> Tensor:
+        ctx.how = kind, axis, dim
+        return _PAIRS[kind][0](x, axis, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        kind, axis, dim = ctx.how
+        return _PAIRS[kind][1](grads[0], axis, dim), None, None, None

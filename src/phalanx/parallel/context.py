@@ -1,0 +1,57 @@
+"""Context parallelism: every rank has a part of every sequence.
+
+A causal row attends to all before it, so equal slices would leave the first rank idle: the sequence is cut into twice
+as many chunks as ranks, and a rank takes one from the front and its mirror from the back. Either the keys and values
+of all ranks are gathered (`layout.context=gather`), or they travel around in a ring (`parallel/ring.py`).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.nn.attention import Attention
+from phalanx.nn.batch import Batch
+from phalanx.nn.transformer import Transformer
+from phalanx.parallel import comm
+from phalanx.parallel.mesh import Axis
+
+
+def positions(length: int, axis: Axis) -> Tensor:
+    """The positions of a sequence that are this rank's, in order. int64 [length / size]"""
+    chunks = torch.arange(length).chunk(2 * axis.size)
+    return torch.cat([chunks[axis.rank], chunks[2 * axis.size - 1 - axis.rank]])
+
+
+def slice_batch(batch: Batch, axis: Axis) -> Batch:
+    """This rank's positions of every sequence. The question about a pair is asked where position 0 is."""
+    if axis.size == 1:
+        return batch
+    mine = positions(batch.tokens.shape[1], axis).to(batch.tokens.device)
+    part = batch.columns(mine)
+    if part.related is None or axis.rank == 0:
+        return part
+    return part.with_related(torch.full_like(part.related, -1))
+
+
+def fill(model: nn.Module, axis: Axis) -> None:
+    """Let every attention see all keys, in their natural order."""
+    if axis.size == 1:
+        return
+    gather = comm.conjugate("gather", axis, dim=2)
+
+    def keys(x: Tensor) -> Tensor:
+        return _natural(gather(x), 2, axis)
+
+    def everywhere(x: Tensor) -> Tensor:
+        return _natural(comm.gathered(x, axis, dim=1), 1, axis)
+
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.keys = keys
+        elif isinstance(module, Transformer):
+            module.everywhere = everywhere
+
+
+def _natural(x: Tensor, dim: int, axis: Axis) -> Tensor:
+    """Chunks of all ranks in the order of the sequence: rank 0's first, rank 1's first, …, rank 0's second."""
+    chunks = x.chunk(2 * axis.size, dim)
+    return torch.cat([*chunks[::2], *chunks[::-1][::2]], dim)

@@ -1,0 +1,158 @@
+"""A model laid out over a mesh: everything that a trainer has to do for it and would not do for one process.
+
+Each rank builds the model without memory, cuts it down to its stages and its share of every layer, and only then fills
+what is left, by global coordinates: nobody ever holds the whole.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from phalanx.config import Config
+from phalanx.nn.batch import Batch
+from phalanx.nn.init import Piece, initialise
+from phalanx.parallel import context, data, stages
+from phalanx.parallel.mesh import Mesh
+from phalanx.parallel.parameters import Local, Parameters
+from phalanx.parallel.shard import Part, shard
+from phalanx.parallel.stages import Objective, Pipeline, Stage, Sums
+
+
+class Piped(nn.Module):
+    """The model as one module, a batch in and its sums out, where it is a pipeline: no sums but on the last stage."""
+
+    def __init__(self, stages: Sequence[Stage], pipeline: Pipeline) -> None:
+        super().__init__()
+        self.stages, self.pipeline = nn.ModuleList(stages), pipeline
+
+    def forward(self, batch: Batch) -> Sums:
+        """Forward only."""
+        done = self.pipeline.run([batch], lambda sums: next(iter(sums.values())), backward=False)
+        return done[0] if done else {}
+
+
+class Layout:
+    """`build` makes the model on the current device; `prepare` does to it what the run wants (precision, compile)."""
+
+    def __init__(self, config: Config, mesh: Mesh, build: Callable[[], nn.Module],
+                 prepare: Callable[[nn.Module], None]) -> None:  # fmt: skip
+        self.config, self.mesh, self.device = config, mesh, torch.device(config.train.device)
+        self.stages: list[Stage] = []
+        self.locals: dict[str, Local] = {}
+        count, sequence = stages.stages_of(config.layout), config.layout.sequence_parallel
+        for number in stages.numbers(config.layout, mesh.pp.rank):
+            with torch.device("meta"):
+                model = build()
+            stages.cut(model, config.model, number, count)
+            parts = shard(model, mesh.tp, sequence)
+            context.fill(model, mesh.cp)
+            prepare(model)
+            stage = Stage(model, number == 0, number == count - 1)
+            stages.unsplit(stage)
+            self._materialise(stage, parts)
+            self.stages.append(stage)
+        self.parameters = Parameters(self.locals, mesh.within)
+        self.buckets = None if self.sharded else data.Buckets(self.parameters.values(), mesh.data)
+        self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
+        self.module: nn.Module = self.stages[0].model if self.pipeline is None else Piped(self.stages, self.pipeline)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters are split over replicas."""
+        return self.mesh.fsdp is not None
+
+    def batch(self, batch: Batch) -> Batch:
+        """This rank's part of its replica's sequences, on its device."""
+        return context.slice_batch(batch.to(self.device), self.mesh.cp)
+
+    def counts(self, losses: Sequence[str], counts: dict[str, Tensor]) -> dict[str, int]:
+        """How many positions each of the `losses` is over, from this rank's own `counts`."""
+        none = torch.zeros((), dtype=torch.int64, device=self.device)
+        values = torch.stack([counts.get(name, none) for name in losses])
+        if self.mesh.data.size > 1:
+            dist.all_reduce(values, group=self.mesh.data.group)
+        return dict(zip(losses, values.tolist(), strict=True))
+
+    def backward(self, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
+        """Gradients of the objectives of micro-batches, summed over all ranks that have a part of them."""
+        if self.buckets:
+            self.buckets.begin(len(batches))
+        if self.pipeline:
+            sums = self.pipeline.run(batches, objective)
+        else:
+            sums = [self._accumulate(batch, objective, batch is batches[-1]) for batch in batches]
+        self._finish()
+        return sums
+
+    def _accumulate(self, batch: Batch, objective: Objective, last: bool) -> Sums:
+        model = self.stages[0].model
+        if self.sharded:
+            assert isinstance(model, FSDPModule)
+            model.set_requires_gradient_sync(last)
+        sums: Sums = self.module(batch)
+        objective(sums).backward()  # type: ignore[no-untyped-call]
+        return {name: value.detach() for name, value in sums.items()}
+
+    def _finish(self) -> None:
+        """Add what other ranks have of the gradients."""
+        if self.buckets:
+            self.buckets.finish()
+        locals = list(self.locals.values())
+        for local in locals:
+            if local.source is not local.tensor:
+                grad = local.source.grad
+                local.tensor.grad = grad.to_local() if isinstance(grad, DTensor) else grad
+        if self.mesh.pp.size > 1:
+            words = (local.tensor for name, local in self.locals.items() if name.endswith(stages.WORDS))
+            stages.tie(next(words, None), self.mesh.pp)
+        lacking = [local.tensor.grad for local in locals if local.partial and local.tensor.grad is not None]
+        if lacking:
+            flat = torch.cat([grad.flatten() for grad in lacking])
+            dist.all_reduce(flat, group=self.mesh.tp.group)
+            for grad, summed in zip(lacking, torch.split(flat, [grad.numel() for grad in lacking]), strict=True):
+                grad.copy_(summed.view_as(grad))
+
+    def totals(self, sums: Sequence[Sums], names: Sequence[str], *terms: Tensor) -> Tensor:
+        """The losses `names` of a step's micro-batches summed over all positions, then `terms` (one a rank) summed over
+        all ranks. float32 [names + terms]
+        """
+        zero = torch.zeros((), device=self.device)
+        losses = [
+            sum((part[name].float() for part in sums if name in part), zero) / self.mesh.tp.size for name in names
+        ]
+        values = torch.stack([*losses, *terms])
+        if self.mesh.world.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def _pipeline(self) -> Pipeline:
+        layout, data_ = self.config.layout, self.config.data
+        width = data_.sequence // layout.cp // (layout.tp if layout.sequence_parallel else 1)
+        return Pipeline(
+            self.stages, layout, self.mesh.pp, (layout.micro_batch, width, self.config.model.hidden), self.device
+        )
+
+    def _materialise(self, stage: Stage, parts: dict[str, Part]) -> None:
+        """Give memory to what is left of a stage, and first weights; note what there is."""
+        model, mesh = stage.model, self.mesh
+        if self.sharded:
+            data.fully(stage if mesh.pp.size > 1 else model, mesh, self.config.layout.shard == "zero3")
+        model.to_empty(device=self.device)
+        pieces: dict[str, Piece] = {}
+        for name, source in model.named_parameters():
+            part = parts[name]
+            tensor, offset = source, part.offset
+            if isinstance(source, DTensor):
+                tensor = nn.Parameter(source.to_local())
+                rows = -(-source.shape[0] // mesh.shards.size) * mesh.shards.rank
+                offset = (part.offset[0] + min(rows, source.shape[0]), *part.offset[1:])
+            alike = 1 if part.split else mesh.tp.size
+            copies = alike * mesh.data.size // (mesh.shards.size if self.sharded else 1)
+            twin = stage.last and not stage.first and name.endswith(stages.WORDS)
+            pieces[name] = Piece(tensor.data, offset)
+            self.locals[name] = Local(tensor, source, part.shape, offset, part.partial, twin, alike, copies)
+        initialise(model, self.config.train.seed, pieces)

@@ -1,0 +1,165 @@
+"""Pipeline parallelism: stages cut from the model, run by the schedules of torch.distributed.pipelining.
+
+Stage 0 has the embeddings, the last one the final norm, the heads and a copy of the word embedding, which the head
+multiplies by. Between stages the residual stream travels; everything else of a micro-batch (coordinates, labels) every
+rank has already, so a micro-batch is passed by its number.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import (
+    Schedule1F1B,
+    ScheduleInterleaved1F1B,
+    ScheduleZBVZeroBubble,
+)
+
+from phalanx.config import LayoutConfig, ModelConfig
+from phalanx.nn import slots
+from phalanx.nn.batch import Batch
+from phalanx.nn.transformer import Transformer
+from phalanx.parallel.mesh import Axis
+
+WORDS = "embeddings.token.weight"  # the name's end of what the first stage and the last both hold
+
+Sums = dict[str, Tensor]
+Objective = Callable[[Sums], Tensor]
+
+
+def spread(config: ModelConfig, stages: int) -> list[int]:
+    """Blocks of each stage, so that the slowest is as fast as can be; the head costs as much as it multiplies."""
+    cost = [0.0] * stages
+    cost[-1] += config.vocab / (12 * config.hidden)  # a block multiplies 12 hidden² a token, the head vocab × hidden
+    blocks = [1] * stages
+    for _ in range(config.layers - stages):
+        least = min(range(stages), key=lambda stage: cost[stage] + blocks[stage])
+        blocks[least] += 1
+    return blocks
+
+
+def numbers(layout: LayoutConfig, rank: int) -> list[int]:
+    """The stages of a rank of the pp axis: one, or several in turn (interleaved), or two mirrored ones (zbv)."""
+    if layout.schedule == "zbv":
+        return [rank, 2 * layout.pp - 1 - rank]
+    return [rank + turn * layout.pp for turn in range(layout.chunks)]
+
+
+def stages_of(layout: LayoutConfig) -> int:
+    """How many stages there are in all."""
+    return layout.pp * (2 if layout.schedule == "zbv" else layout.chunks)
+
+
+def cut(model: nn.Module, config: ModelConfig, stage: int, stages: int) -> None:
+    """Take from a whole model (on the meta device) what is not of this stage."""
+    transformer = next(child for child in model.children() if isinstance(child, Transformer))
+    blocks = spread(config, stages)
+    first = sum(blocks[:stage])
+    for number in range(config.layers):
+        if not first <= number < first + blocks[stage]:
+            del transformer.blocks[str(number)]
+    last = stage == stages - 1
+    if stage and last:
+        assert transformer.embeddings is not None
+        for name in [name for name, _ in transformer.embeddings.named_children() if name != "token"]:
+            setattr(transformer.embeddings, name, None)
+    elif stage:
+        transformer.embeddings = None
+    if not last:
+        transformer.norm = None
+        for name, child in list(model.named_children()):
+            if child is not transformer:
+                setattr(model, name, None)
+
+
+class Stage(nn.Module):
+    """A stage as the schedules want it: the stream and the number of a micro-batch in, the stream or the loss out."""
+
+    def __init__(self, model: nn.Module, first: bool, last: bool) -> None:
+        super().__init__()
+        self.model, self.first, self.last = model, first, last
+        self.batches: Sequence[Batch] = ()
+        self.objective: Objective = lambda sums: next(iter(sums.values()))
+        self.sums: list[Sums] = []
+
+    def forward(self, x: Tensor, number: Tensor) -> Tensor:
+        """x: the stream [rows, seq, hidden], anything in the first stage; number int64 [1]"""
+        batch = self.batches[int(number)]
+        out = self.model(batch) if self.first else self.model(batch, x)
+        if not self.last:
+            y: Tensor = out
+            return y
+        self.sums.append({name: value.detach() for name, value in out.items()})
+        return self.objective(out)
+
+
+class Pipeline:
+    """The stages of this rank and the schedule that drives them."""
+
+    def __init__(self, stages: Sequence[Stage], layout: LayoutConfig, axis: Axis, stream: Sequence[int],
+                 device: torch.device) -> None:  # fmt: skip
+        """`stream` is the shape of what travels between stages: [rows, seq, hidden] of a micro-batch."""
+        self.stages, self.layout, self.axis, self.stream, self.device = stages, layout, axis, tuple(stream), device
+        self.schedules: dict[tuple[int, bool], Any] = {}
+
+    def run(self, batches: Sequence[Batch], objective: Objective, backward: bool = True) -> list[Sums]:
+        """Forward of every micro-batch, with `backward` also the gradients; each one's sums on the last stage."""
+        for stage in self.stages:
+            stage.batches, stage.objective, stage.sums = batches, objective, []
+        micro = torch.arange(len(batches), device=self.device)
+        schedule = self._schedule(len(batches))
+        args = (micro,) if any(stage.first for stage in self.stages) else ()
+        last = any(stage.last for stage in self.stages)
+        (schedule.step if backward else schedule.eval)(
+            *args, target=micro if last else None, losses=[] if last else None, return_outputs=False, number=micro
+        )
+        return [sums for stage in self.stages for sums in stage.sums]
+
+    def _schedule(self, micro_batches: int) -> Any:
+        key = (micro_batches, torch.is_grad_enabled())
+        if key not in self.schedules:
+            self.schedules[key] = self._make(micro_batches)
+        return self.schedules[key]
+
+    def _make(self, micro_batches: int) -> Any:
+        count = stages_of(self.layout)
+        number = torch.zeros(1, dtype=torch.int64, device=self.device)
+        stream = torch.empty(self.stream, device=self.device)
+        wrapped: list[Any] = []
+        for index, stage in zip(numbers(self.layout, self.axis.rank), self.stages, strict=True):
+            wrapped.append(PipelineStage(
+                stage, index, count, self.device, group=self.axis.group,
+                input_args=number if stage.first else stream.clone().requires_grad_(torch.is_grad_enabled()),
+                output_args=torch.zeros((), device=self.device) if stage.last else stream.clone(),
+            ))  # fmt: skip
+        options: dict[str, Any] = {"loss_fn": lambda output, _: output, "scale_grads": False}
+        if self.layout.schedule == "zbv":
+            return ScheduleZBVZeroBubble(wrapped, micro_batches, **options)
+        if self.layout.chunks > 1:
+            return ScheduleInterleaved1F1B(wrapped, micro_batches, **options)
+        return Schedule1F1B(wrapped[0], micro_batches, **options)
+
+
+def tie(parameter: nn.Parameter | None, axis: Axis) -> None:
+    """Sum the gradients of the word embedding's two copies, on the first rank and the last of the pp axis."""
+    if axis.rank not in (0, axis.size - 1) or parameter is None:
+        return
+    grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    other = torch.empty_like(grad)
+    peer = axis.size - 1 - axis.rank
+    exchange = [
+        dist.P2POp(op, t, group=axis.group, group_peer=peer) for op, t in ((dist.isend, grad), (dist.irecv, other))
+    ]
+    for work in dist.batch_isend_irecv(exchange if axis.rank == 0 else exchange[::-1]):
+        work.wait()
+    parameter.grad = grad + other if axis.rank == 0 else other + grad
+
+
+def unsplit(stage: Stage) -> None:
+    """What leaves a stage before the last stays split as the stream is."""
+    for module in stage.modules():
+        if isinstance(module, Transformer) and not stage.last:
+            module.leave = slots.same
