@@ -6,37 +6,61 @@ a task or an optimizer from another package, give its "module:Name" where the co
 
 import difflib
 import importlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from phalanx.errors import InputError
 
-MODELS = {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert"}
-TASKS = {"clm": "phalanx.tasks.clm:CausalLM", "mlm": "phalanx.tasks.mlm:MaskedLM"}
-OPTIMIZERS = {
-    "adamw": "phalanx.train.optim:adamw",
-    "lamb": "phalanx.train.optim:lamb",
-    "muon": "phalanx.train.optim:muon",
-}
-NEEDED = {  # what makes an object one of its kind
-    "model.family": ("DEFAULTS", "PRESETS", "LOSSES", "parameters_of"),
-    "task": ("source", "counts"),
-    "optim.name": ("__call__",),
-}
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from phalanx.config import Config, OptimConfig
+    from phalanx.data.tokenize import Tokenizer
+    from phalanx.models.build import Family
+    from phalanx.parallel.parameters import Parameters
+    from phalanx.train.task import Task
+
+T = TypeVar("T")
 
 
-def find(kind: str, table: Mapping[str, str], name: str) -> Any:
-    """The object that `table` or "module:Name" gives for `name`; `kind` names it in the error."""
-    place = table.get(name, name)
-    module, _, attribute = place.partition(":")
-    if not attribute:
-        near = difflib.get_close_matches(name, table, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(table)}, or module:Name")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError(f"{kind} {name!r} cannot be loaded: {error}") from error
-    if missing := [need for need in NEEDED.get(kind, ()) if not hasattr(found, need)]:
-        raise InputError(f"{kind} {name!r} is none: it has no {missing[0]}; known: {', '.join(table)}")
-    return found
+@dataclass(frozen=True)
+class Table(Generic[T]):
+    """Objects of type T by name. `key` is where the configuration names one, `needs` what makes an object a T."""
+
+    key: str
+    places: Mapping[str, str]
+    needs: tuple[str, ...]
+
+    def find(self, name: str) -> T:
+        """The object that the table or "module:Name" gives for `name`. InputError when there is none, or it is no T."""
+        known = ", ".join(self.places)
+        module, _, attribute = self.places.get(name, name).partition(":")
+        if not attribute:
+            near = difflib.get_close_matches(name, self.places, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"unknown {self.key} {name!r}{hint} Known: {known}, or module:Name")
+        try:
+            found: T = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise InputError(f"{self.key} {name!r} cannot be loaded: {error}") from error
+        if missing := [need for need in self.needs if not hasattr(found, need)]:
+            raise InputError(f"{self.key} {name!r} is none: it has no {missing[0]}; known: {known}")
+        return found
+
+
+MODELS: "Table[Family]" = Table(
+    "model.family",
+    {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert"},
+    ("DEFAULTS", "PRESETS", "LOSSES", "parameters_of"),
+)
+TASKS: "Table[Callable[[Config, Tokenizer], Task]]" = Table(
+    "task",
+    {"clm": "phalanx.tasks.clm:CausalLM", "mlm": "phalanx.tasks.mlm:MaskedLM"},
+    ("source", "counts"),
+)
+OPTIMIZERS: "Table[Callable[[Parameters, OptimConfig], list[Optimizer]]]" = Table(
+    "optim.name",
+    {name: f"phalanx.train.optim:{name}" for name in ("adamw", "lamb", "muon")},
+    ("__call__",),
+)

@@ -122,7 +122,7 @@ def trainer(path: Path, config: Config) -> tuple[Trainer, Record]:
     if not folder.exists:
         folder = RunFolder.create(path, config, load_tokenizer(config.data.tokenizer).json())
     record: Any = Record()
-    task = registry.find("task", registry.TASKS, config.task)(config, load_tokenizer(config.data.tokenizer))
+    task = registry.TASKS.find(config.task)(config, load_tokenizer(config.data.tokenizer))
     return Trainer(config, task, folder, record), record
 
 

@@ -66,6 +66,6 @@ def load(run: Path, best: bool = True) -> Loaded:
             "put back the tokenizer it was trained with"
         )
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model: nn.Module = family(config.model.family)(config.model)
+        model = family(config.model.family)(config.model)
     restored = Checkpointer(folder).load_weights(model.state_dict(), best=best)
     return Loaded(run, model.eval(), tokenizer, config, restored)

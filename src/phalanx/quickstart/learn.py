@@ -73,8 +73,9 @@ def _learn(place: Place, name: str, over: tuple[str, ...]) -> Result:
 def _untrained(run: Path, limit: int) -> dict[str, float]:
     """Held-out figures of the run's model as it was before its first step: weights are a function of the seed."""
     config = RunFolder.open(run).config()
-    task = registry.find("task", registry.TASKS, config.task)(config, tokenizer_of(config.data), train=False)
+    task = registry.TASKS.find(config.task)(config, tokenizer_of(config.data))
     model = build(config.model, config.train.seed, torch.device("cpu"))
+    assert task.valid
     figures = evaluate(model, task, task.valid, config, limit)
     assert math.isfinite(figures["loss"])
     return figures

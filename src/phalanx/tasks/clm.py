@@ -2,23 +2,16 @@
 
 from torch import Tensor
 
-from phalanx.config import Config
 from phalanx.data.gpt import GPTSource
 from phalanx.data.source import Documents, Source
-from phalanx.data.tokenize import Tokenizer
 from phalanx.nn.batch import Batch
-from phalanx.tasks import sources
+from phalanx.tasks.sources import Splits
 
 
-class CausalLM:
+class CausalLM(Splits):
     """Sequences of data.sequence tokens out of the joined documents; every position is predicted."""
 
     losses = ("lm",)
-
-    def __init__(self, config: Config, tokenizer: Tokenizer, train: bool = True) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        self.train = sources.training(config.data, config.train.seed, self.source) if train else None
-        self.valid = sources.held_out(config.data, self.source)
 
     def source(self, documents: Documents) -> Source:
         """The samples of a range of documents."""

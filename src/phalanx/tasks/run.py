@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from phalanx import durable, recipe, registry
 from phalanx.config import Config
@@ -17,6 +16,7 @@ from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.train.monitor import Monitor
 from phalanx.train.resolve import device_of, expand, resolve
+from phalanx.train.task import Task
 from phalanx.train.trainer import Trainer
 
 
@@ -59,14 +59,16 @@ def _fit(folder: RunFolder, quiet: bool) -> int:
 
 def _foresee(config: Config, tokenizer: Tokenizer) -> None:
     """Find what is wrong with a run before there is a folder of it."""
-    registry.find("optim.name", registry.OPTIMIZERS, config.optim.name)
+    registry.OPTIMIZERS.find(config.optim.name)
     if init := config.train.init:
         other = load_tokenizer(str(RunFolder.open(init).tokenizer))
         if other.json() != tokenizer.json():
             raise InputError(
                 f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
             )
-    losses, known = _task(config).losses, family(config.model.family).LOSSES
+    task = _task(config)
+    _ = task.train, task.valid  # opens the sets
+    losses, known = task.losses, family(config.model.family).LOSSES
     if not set(losses) <= set(known):
         raise InputError(
             f"task={config.task} is about {losses[0]}, model.family={config.model.family} is not; change one"
@@ -92,8 +94,8 @@ def _same_data(folder: RunFolder, config: Config) -> None:
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 
-def _task(config: Config) -> Any:
-    return registry.find("task", registry.TASKS, config.task)(config, tokenizer_of(config.data))
+def _task(config: Config) -> Task:
+    return registry.TASKS.find(config.task)(config, tokenizer_of(config.data))
 
 
 def _agree(folder: RunFolder, config: Config) -> None:

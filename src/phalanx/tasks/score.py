@@ -35,7 +35,7 @@ def score(
         if sources.tokenizer_of(explicit).json() != loaded.tokenizer.json():
             raise InputError(f"{data} was not prepared with the tokenizer of {run}; use {run}/tokenizer.json")
         config, part = config.model_copy(update={"data": explicit}), sources.VALID
-    task = registry.find("task", registry.TASKS, config.task)(config, loaded.tokenizer, train=False)
+    task = registry.TASKS.find(config.task)(config, loaded.tokenizer)
     source = sources.held_out(config.data, task.source, part)
     if source is None:
         raise InputError(f"{run} kept no such data apart for evaluation; name a prepared set with --data PREFIX")

@@ -18,7 +18,8 @@ def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence
     data = config.data.model_copy(update={"valid": (prefix,)})
     config = config.model_copy(update={"data": data})
     tokenizer = sources.tokenizer_of(data)
-    source = registry.find("task", registry.TASKS, config.task)(config, tokenizer, train=False).valid
+    source = registry.TASKS.find(config.task)(config, tokenizer).valid
+    assert source
     if not 0 <= number < len(source):
         raise InputError(f"sample {number} of {prefix}: it has {len(source)} at data.sequence={sequence}, from 0")
     return describe(source.sample(number, number), tokenizer)

@@ -1,9 +1,11 @@
 """The training stream and the held-out source of a task, from the configuration's sets and splits."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 
-from phalanx.config import DataConfig
+from phalanx.config import Config, DataConfig
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.manifest import Manifest, manifest_path, tokenizer_path
 from phalanx.data.source import Blend, Concatenation, Documents, Endless, Source, Stream, open_sets, split_weight
@@ -14,6 +16,27 @@ TRAIN, VALID, TEST = 0, 1, 2
 _LOOK = 1 << 20  # tokens of a set without a manifest that are checked: a start must stay quick, whatever its size
 
 MakeSource = Callable[[Documents], Source]
+
+
+class Splits(ABC):
+    """The samples of a task; the sets are opened when they are asked for."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+
+    @abstractmethod
+    def source(self, documents: Documents) -> Source:
+        """The samples of a range of documents."""
+
+    @cached_property
+    def train(self) -> Stream:
+        """Training samples without end."""
+        return training(self.config.data, self.config.train.seed, self.source)
+
+    @cached_property
+    def valid(self) -> Source | None:
+        """Held-out samples, where some are kept apart."""
+        return held_out(self.config.data, self.source)
 
 
 def training(data: DataConfig, seed: int, make: MakeSource) -> Stream:
