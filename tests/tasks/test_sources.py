@@ -8,14 +8,13 @@ import pytest
 
 from phalanx.config import Config, DataConfig
 from phalanx.data.gpt import GPTSource
-from phalanx.data.indexed import IndexedWriter
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.source import Blend, Documents
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.tasks import sources
 from phalanx.tasks.clm import CausalLM
-from tests.data.sets import FIRST, numbered
+from tests.data.sets import FIRST, numbered, write_set
 
 
 def of_five(documents: Documents) -> GPTSource:
@@ -91,10 +90,7 @@ def test_a_set_of_megatrons_needs_a_tokenizer(megatron: tuple[str, str]) -> None
 @pytest.mark.parametrize("odd", [28_996, -1])
 def test_tokens_that_the_tokenizer_does_not_have(tmp_path: Path, odd: int) -> None:
     """A set without a manifest is judged by its tokens."""
-    writer = IndexedWriter(tmp_path / "set", 70_000)
-    writer.add(np.arange(100))
-    writer.end_document()
-    writer.close()
+    write_set(tmp_path / "set", [[range(100)]], vocab=70_000)
     data = DataConfig(train=(str(tmp_path / "set"),), tokenizer="bert-cased")
     assert isinstance(sources.tokenizer_of(data), Tokenizer)
     np.memmap(tmp_path / "set.bin", "<i4", "r+")[50] = odd

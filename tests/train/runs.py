@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from phalanx import recipe, registry
 from phalanx.config import Config
-from phalanx.data.indexed import IndexedWriter
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.vocabulary import train_tokenizer
 from phalanx.run.folder import RunFolder
 from phalanx.train.resolve import expand, resolve
 from phalanx.train.trainer import Trainer
+from tests.data.sets import write_set
 
 SIZES = ["model.layers=2", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=32",
          "layout.micro_batch=3", "train.batch=8", "train.steps=6", "train.eval_every=3", "train.eval_sequences=6",
@@ -66,13 +65,12 @@ def make_corpus(folder: Path) -> Corpus:
     corpus = Corpus(folder)
     for family, kind, vocab in ("gpt", "bpe", 320), ("bert", "wordpiece", 320):
         tokenizer = train_tokenizer([str(text)], kind, vocab, str(corpus.file(family)))
-        writer = IndexedWriter(folder / family, tokenizer.vocab)
-        for sentences in documents:
-            for sentence in sentences if family == "bert" else [" ".join(sentences)]:
-                end = [tokenizer.eod] if family == "gpt" else []
-                writer.add(np.array(tokenizer.encode(sentence) + end))
-            writer.end_document()
-        writer.close()
+        if family == "bert":
+            encoded = [[tokenizer.encode(sentence) for sentence in sentences] for sentences in documents]
+        else:
+            assert tokenizer.eod is not None
+            encoded = [[[*tokenizer.encode(" ".join(sentences)), tokenizer.eod]] for sentences in documents]
+        write_set(folder / family, encoded, tokenizer.vocab)
     return corpus
 
 

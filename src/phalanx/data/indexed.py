@@ -76,10 +76,6 @@ class IndexedDataset:
         start = int(self.starts[i]) // self.tokens.itemsize
         return self.tokens[start : start + int(self.lengths[i])]
 
-    def __reduce__(self) -> tuple[type["IndexedDataset"], tuple[Path]]:
-        """Other processes map the files again instead of receiving a copy of the tokens."""
-        return IndexedDataset, (self.prefix,)
-
 
 class Position(NamedTuple):
     """How far a set is written."""
@@ -108,14 +104,6 @@ class IndexedWriter:
         self._bin = _open_at(self._bin_path, self._position.tokens * self._dtype.itemsize)
         self._lengths = _open_at(self._lengths_path, self._position.sequences * 4)
         self._documents = _open_at(self._documents_path, self._position.documents * 8)
-
-    def add(self, tokens: Array) -> None:
-        """Append one sequence."""
-        self.extend(tokens, np.array([len(tokens)]), np.array([], np.int64))
-
-    def end_document(self) -> None:
-        """Close the document that the sequences since the last call make up."""
-        self.extend(np.array([], self._dtype), np.array([], np.int64), np.array([0]))
 
     def extend(self, tokens: Array, ends: Array, documents: Array) -> None:
         """Append many tokens at once: after tokens[:ends[i]] a sequence ends, after documents[i] of those a document.

@@ -53,15 +53,6 @@ class Tokenizer:
         parts = re.split(f"({'|'.join(map(re.escape, ids))})", text)
         return [i for part in parts for i in ([ids[part]] if part in ids else self.encode(part))]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, no special tokens added."""
-        return [ids.tolist() for ids in self.encode_arrays(texts)]
-
-    def encode_arrays(self, texts: Sequence[str]) -> list[Array]:
-        """`encode_batch` as arrays of integers."""
-        tokens, lengths = self.encode_joined(texts)
-        return np.split(tokens, np.cumsum(lengths)[:-1]) if len(texts) else []
-
     def encode_joined(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """The ids of all texts back to back, uint32, and how many each text has, int64.
 

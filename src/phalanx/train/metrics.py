@@ -119,12 +119,6 @@ class Throughput:
         (start, before), (end, after) = self._marks[0], self._marks[-1]
         return (after - before) / (end - start) if end > start else 0.0
 
-    @property
-    def overall_tokens_per_s(self) -> float:
-        """Over all steps of this process."""
-        end, tokens = self._marks[-1]
-        return tokens / end if end > 0 else 0.0
-
     def eta(self, steps_left: int) -> float:
         """Seconds until `steps_left` more steps are done, at the window's pace and with pauses as so far."""
         (start, _), (end, _) = self._marks[0], self._marks[-1]
