@@ -78,8 +78,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""
-        batch, seq, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, seq, -1, 3, self.width).permute(3, 0, 2, 1, 4)  # [batch, heads, seq, width]
+        joined = self.qkv(x)
+        batch, seq, _ = joined.shape
+        q, k, v = joined.view(batch, seq, -1, 3, self.width).permute(3, 0, 2, 1, 4)  # [batch, heads, seq, width]
         y = self.attend(q, self.keys(k), self.keys(v), context)
         mixed: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq, -1))
         return mixed
