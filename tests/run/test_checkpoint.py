@@ -265,6 +265,10 @@ def test_what_cannot_be_opened_is_not_damaged(folder: RunFolder, monkeypatch: py
     else:
         with pytest.raises(OSError, match=os.strerror(number)):
             saver.load(_state(0))
+        monkeypatch.setattr(storage, "_checksum", checksum)
+        monkeypatch.setattr(storage, "safe_open", lambda path, **_: refused(Path(path)))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            saver.load(_state(0))
 
 
 @pytest.mark.parametrize("content", [[], 7, "text", {}, {"step": 2}, {"step": 2, "files": {"model.0.safetensors": 1}}])

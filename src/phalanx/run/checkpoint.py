@@ -229,7 +229,10 @@ def _fill(state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[s
     }
     _compare(path, here | dict.fromkeys(values, "a value"), there | dict.fromkeys(index["values"], "a value"))
     reader, planner = storage.Reader(path, index), LoadPlanner(places)
-    state_dict_loader.load(tensors, storage_reader=reader, planner=planner)
+    try:
+        state_dict_loader.load(tensors, storage_reader=reader, planner=planner)
+    except CheckpointException as error:
+        raise _cause(error) from error
     tree.put(state, index["values"])
 
 
