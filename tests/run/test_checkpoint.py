@@ -302,6 +302,15 @@ def test_what_does_not_fit_or_is_not_there_is_named(folder: RunFolder) -> None:
         saver.load_weights({"weight1": torch.zeros(64, 16)})
 
 
+def test_a_newer_format_is_refused(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = Checkpointer(folder, asynchronous=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "FORMAT", 2)
+        saver.save(3, _state(3))
+    with pytest.raises(InputError, match=r"step-0000003 has the format 2 of a newer Phalanx, .* up to 1; update"):
+        saver.load(_state(0))
+
+
 class _Bomb:
     def __init__(self, path: Path) -> None:
         self.path = path

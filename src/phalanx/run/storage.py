@@ -6,7 +6,7 @@ The planner does not care how bytes lie, so only the storage is replaced here, a
 
     model.0.safetensors      the shards that rank 0 keeps of the state's part "model": any safetensors reader opens it
     optimizer.0.safetensors  a file a part, so inference reads and verifies the weights alone
-    checkpoint.json          written last: step, loss, values, the place of every shard, size and CRC-32 of every file
+    checkpoint.json          written last: format, step, loss, values, the place of every shard, size and CRC-32 of every file
 
 DCP ships a safetensors writer too; it builds each file in memory first and has no room for values and checksums. This
 one streams tensor after tensor and sums as it goes. CRC-32 finds damage (every run of up to 32 flipped bits), at twice
@@ -39,8 +39,10 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from phalanx import durable
+from phalanx.errors import InputError
 
 INDEX = "checkpoint.json"
+FORMAT = 1  # one more with every change that older versions cannot read
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -101,7 +103,7 @@ def part_of(path: str) -> str:
 
 
 def read_index(directory: Path) -> dict[str, Any]:
-    """What checkpoint.json holds; Damaged when it is missing or altered."""
+    """What checkpoint.json holds; Damaged when it is missing or altered, InputError when it is of a newer format."""
     try:
         content: dict[str, Any] = json.loads((directory / INDEX).read_bytes())
         digest = content.pop("checksum")
@@ -111,6 +113,10 @@ def read_index(directory: Path) -> dict[str, Any]:
         raise Damaged(f"{INDEX} is not readable") from None
     if digest != zlib.crc32(_encode(content)):
         raise Damaged(f"{INDEX} is altered")
+    if (written := content.get("format", 1)) > FORMAT:
+        raise InputError(
+            f"{directory} has the format {written} of a newer Phalanx, this one reads up to {FORMAT}; update Phalanx"
+        )
     try:
         _Index.model_validate(content)
     except ValidationError as error:
@@ -180,7 +186,7 @@ class Writer(StorageWriter):
                 for c in entry.chunks
             ]
             tensors[path] = {"dtype": NAMES[entry.properties.dtype], "shape": [*entry.size], "chunks": chunks}
-        content = {**self.head, "tensors": tensors, "files": files}
+        content = {"format": FORMAT, **self.head, "tensors": tensors, "files": files}
         durable.write(self.directory / INDEX, _encode({"checksum": zlib.crc32(_encode(content)), **content}))
 
     @classmethod
