@@ -16,6 +16,7 @@ from phalanx.config import Config
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.vocabulary import train_tokenizer
 from phalanx.run.folder import RunFolder
+from phalanx.run.verdict import judge
 from phalanx.train.resolve import expand, resolve
 from phalanx.train.trainer import Trainer
 from tests.data.sets import write_set
@@ -105,6 +106,10 @@ class Record:
 
     def valid(self, step: int, values: Mapping[str, float]) -> None:
         self.valids[step] = dict(values)
+
+    def judged(self) -> str:
+        kinds = ("train", self.steps), ("valid", self.valids)
+        return judge([{"step": step, "kind": kind, **v} for kind, told in kinds for step, v in told.items()])
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -31,7 +31,7 @@ def test_the_best_is_kept_and_the_run_stops_when_it_overfits(
     made.fit()
     assert list(record.steps) == [1, 2, 3, 4, 5]
     (note,) = record.notes
-    assert "has not improved for 3 evaluations; the model overfits" in note and "2.0000 at step 2" in note
+    assert "has not improved for 3 evaluations. The best is 2.0000 at step 2" in note and "the model overfits" in note
     checkpoints = Checkpointer(RunFolder(run))
     assert checkpoints.latest == 5, "what was learned last is saved too"
     weights = made.model.state_dict()

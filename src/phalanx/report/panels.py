@@ -45,8 +45,8 @@ def _loss(runs: Sequence[Run], top: float | None) -> Panel:
         if run.best:
             step, loss = run.best
             marks.append(Mark(step, f"{loss:.3f}", value=loss, color=color))
-            if run.overfits and not several:
-                marks.append(Mark(step, "overfits", end=steps[-1], color=color))
+            if run.judged and not several:
+                marks.append(Mark(step, run.judged, end=steps[-1], color=color))
     return Panel("Loss (held-out dashed)" if several else "Loss", curves, marks, top=top)
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from phalanx.errors import InputError
 from phalanx.report.curves import smooth
 from phalanx.run.records import FILE, Record, read
+from phalanx.run.verdict import OVERFITS, judge
 from phalanx.units import count, duration
-
-RISE = 0.005  # the held-out loss has turned up when it ends this fraction above its best
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,9 @@ class Run:
         return float(steps[at]), float(losses[at])
 
     @property
-    def overfits(self) -> bool:
-        """Whether the held-out loss turned up: two evaluations or more since the best, the last clearly above it."""
-        steps, losses = self.series("valid", "loss")
-        if self.best is None:
-            return False
-        return int((steps > self.best[0]).sum()) >= 2 and bool(losses[-1] > self.best[1] * (1 + RISE))
+    def judged(self) -> str:
+        """What its losses say of it."""
+        return judge([*self.records.get("train", []), *self.records.get("valid", [])])
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
@@ -115,14 +111,14 @@ def differences(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict(run: Run) -> str:
-    """What to know about a run that overfits, else nothing."""
-    if run.best is None or not run.overfits:
+    """What to know about a run that overfits or diverges, else nothing."""
+    if run.best is None or not run.judged:
         return ""
     step, loss = run.best
     last = run.series("valid", "loss")[1][-1]
     return (
-        f"{run.name} overfits after step {step:,.0f}: its held-out loss rose from {loss:.4f} to {last:.4f} while it "
-        f"trained on. Its best checkpoint is the one to use."
+        f"{run.name} {run.judged} after step {step:,.0f}: its held-out loss rose from {loss:.4f} to {last:.4f} while "
+        f"its training loss {'fell' if run.judged == OVERFITS else 'rose too'}. Its best checkpoint is the one to use."
     )
 
 

@@ -6,7 +6,7 @@ The planner does not care how bytes lie, so only the storage is replaced here, a
 
     model.0.safetensors      the shards that rank 0 keeps of the state's part "model": any safetensors reader opens it
     optimizer.0.safetensors  a file a part, so inference reads and verifies the weights alone
-    checkpoint.json          written last: format, step, loss, values, the place of every shard, size and CRC-32 of every file
+    checkpoint.json          written last: format, step, loss, values, every shard's place, every file's size and CRC-32
 
 DCP ships a safetensors writer too; it builds each file in memory first and has no room for values and checksums. This
 one streams tensor after tensor and sums as it goes. CRC-32 finds damage (every run of up to 32 flipped bits), at twice

@@ -8,6 +8,8 @@ import torch
 from phalanx.config import Config
 from phalanx.models.build import family, flops_per_token
 from phalanx.run.folder import RunFolder
+from phalanx.run.records import FILE, read
+from phalanx.run.verdict import judge
 from phalanx.train.console import Console
 from phalanx.train.metrics import Metrics, Throughput, memory_gib
 from phalanx.train.peak import peak_flops
@@ -67,6 +69,10 @@ class Monitor:
         """An evaluation ended."""
         self.metrics.valid(step, values)
         self.console.valid(step, values)
+
+    def judged(self) -> str:
+        """What the losses so far say of the run."""
+        return judge(read(self.folder.path / FILE))
 
     def note(self, text: str) -> None:
         """Say a sentence that stays on the screen."""

@@ -1,8 +1,10 @@
-"""How far a run has come, and what its held-out loss says: the best, a turn upwards, when to stop."""
+"""How far a run has come, and what its held-out loss says: the best, and when to stop."""
 
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from phalanx.run.verdict import DIVERGES, OVERFITS
 
 
 @dataclass
@@ -28,19 +30,25 @@ class Progress:
         self.finished = bool(patience) and self.stale >= patience
         return False
 
-    def verdict(self) -> str:
-        """What to tell the user after an evaluation: nothing, that the model overfits, or that the run stops."""
-        if self.finished:
-            return (
-                f"stopping early: the held-out loss has not improved for {self.stale} evaluations; the model overfits. "
-                f"The best is {self.best:.4f} at step {self.best_step}, and it is kept"
-            )
-        if self.stale in (3, 10, 30, 100):
-            return (
-                f"the model overfits: the held-out loss was lowest at step {self.best_step} ({self.best:.4f}) and is "
-                f"{self.loss:.4f} now; more data, more dropout or fewer steps would help"
-            )
-        return ""
+    @property
+    def turned(self) -> bool:
+        """Whether the held-out loss has just been above its best for so long that it deserves a word."""
+        return self.finished or self.stale in (3, 10, 30, 100)
+
+    def verdict(self, judged: str) -> str:
+        """What to tell the user of a loss that turned and of how `judge` judged it; it may be nothing."""
+        risen = f"the held-out loss was lowest at step {self.best_step} ({self.best:.4f}) and is {self.loss:.4f} now"
+        told = {
+            OVERFITS: f"the model overfits: {risen}; more data, more dropout or fewer steps would help",
+            DIVERGES: f"the run diverges: {risen}, and the training loss rose too; a lower optim.lr would help",
+            "": "",
+        }[judged]
+        if not self.finished:
+            return told
+        return (
+            f"stopping early: the held-out loss has not improved for {self.stale} evaluations. The best is "
+            f"{self.best:.4f} at step {self.best_step}, and it is kept" + (f"; {told}" if told else "")
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

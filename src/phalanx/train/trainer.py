@@ -124,7 +124,7 @@ class Trainer:
             result = evaluate(self.model, self.task, source, self.config, train.eval_sequences, mesh=self.mesh)
         improved = self.progress.record(result["loss"], train.patience)
         self.monitor.valid(step, result)
-        if note := self.progress.verdict():
+        if self.progress.turned and (note := self.progress.verdict(self.monitor.judged())):
             self.monitor.note(note)
         return improved
 
