@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from phalanx.data import documents
-from phalanx.data.documents import Place, Reader, Reading, Record
+from phalanx.data.documents import Bookmark, DocumentReader, Reading, Record
 from phalanx.data.inputs import find_files
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
@@ -22,11 +22,11 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
     ".zst": zstandard.ZstdCompressor().compress,
 }
-BEGINNING = Place()
+BEGINNING = Bookmark()
 
 
-def records(path: Path, document: str = "file", piece: int = 1 << 20, start: Place = BEGINNING) -> list[Record]:
-    return list(Reader(path, Reading(document, "text", piece, by_paragraph=False)).records(start))
+def records(path: Path, document: str = "file", piece: int = 1 << 20, start: Bookmark = BEGINNING) -> list[Record]:
+    return list(DocumentReader(path, Reading(document, "text", piece, by_paragraph=False)).records(start))
 
 
 def whole(found: list[Record]) -> list[str]:
@@ -97,10 +97,10 @@ def test_parquet(tmp_path: Path, suffix: str) -> None:
     found = records(path)
     assert whole(found) == [text for text in texts if text]
     assert found[0].fault == "row 1: no text"
-    assert records(path, start=Place(650)) == found[650:]
+    assert records(path, start=Bookmark(650)) == found[650:]
     for key, message in (("body", "no column 'body'; it has text, n"), ("n", "int64, not text")):
         with pytest.raises(InputError, match=message):
-            list(Reader(path, Reading("file", key, 100, by_paragraph=False)).records(Place()))
+            list(DocumentReader(path, Reading("file", key, 100, by_paragraph=False)).records(Bookmark()))
     with pytest.raises(InputError, match="no whole Parquet file"):
         records(saved(tmp_path / f"b.parquet{suffix}", PACK[suffix](b"PAR1 and no more")))
 
@@ -121,12 +121,12 @@ def test_parquet_columns_that_are_no_text(tmp_path: Path) -> None:
     }
     parquet.write_table(pyarrow.table(columns), path)
     for key, fault in (("text", "row 2: not UTF-8"), ("large", "row 2: not UTF-8"), ("coded", "row 2: no text")):
-        found = list(Reader(path, Reading("file", key, 100, by_paragraph=False)).records(Place()))
+        found = list(DocumentReader(path, Reading("file", key, 100, by_paragraph=False)).records(Bookmark()))
         assert whole(found) == ["one", "two"]
         assert [record.fault for record in found] == ["", fault, ""]
     for key in ("list", "struct"):
         with pytest.raises(InputError, match=rf"column '{key}' of .*a\.parquet holds {key}"):
-            list(Reader(path, Reading("file", key, 100, by_paragraph=False)).records(Place()))
+            list(DocumentReader(path, Reading("file", key, 100, by_paragraph=False)).records(Bookmark()))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_a_line_too_long_is_a_fault_and_the_next_one_is_read(tmp_path: Path, mon
     monkeypatch.setattr(documents, "LIMIT", 100)
     path = saved(tmp_path / "a.txt", b"a\n" + b"x" * 1000 + b"\nb\n\n" + b"y\n" * 90 + b"\nc")
     found = records(path, "line")
-    assert (found[1].fault, found[1].next) == ("line 2: longer than 0 MiB", Place(1003, 2))
+    assert (found[1].fault, found[1].next) == ("line 2: longer than 0 MiB", Bookmark(1003, 2))
     assert whole(found)[:2] == ["a", "b"]
     assert [r.text or r.fault.split(":")[0] for r in records(path, "blank-line")] == ["line 1", "line 5", "c"]
 

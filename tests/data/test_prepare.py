@@ -168,7 +168,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path, document:
         time.sleep(0.005)
     assert child.returncode == -signal.SIGKILL, child.communicate()[1]
     before = json.loads(journal_path(str(tmp_path / "set")).read_text())
-    assert 0 < before["progress"]["text_bytes"] < len(text)
+    assert 0 < before["cursor"]["text_bytes"] < len(text)
     assert not (tmp_path / "set.manifest.json").exists()
     with pytest.raises(InputError, match="other inputs or options; --force"):
         prepare([str(source)], str(tmp_path / "set"), replace(options, append_eod=False))

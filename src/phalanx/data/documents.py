@@ -26,7 +26,7 @@ WORDS = re.compile(r"(?s).*\S(?=[ \r\n])")
 NEXT_WORD = re.compile(r"\S(?=[ \r\n])")
 
 
-class Place(NamedTuple):
+class Bookmark(NamedTuple):
     """A point in a file: bytes (Parquet: rows) from its beginning, unpacked, and lines before it."""
 
     offset: int = 0
@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
     text: str
     ends: bool = True  # the document ends here
-    next: Place | None = None  # where the next record begins; None: not a point to go on from
+    next: Bookmark | None = None  # where the next record begins; None: not a point to go on from
     fault: str = ""
 
 
@@ -52,10 +52,10 @@ class Reading:
     by_paragraph: bool  # cut between paragraphs, so that sentences stay whole
 
 
-Raw = tuple[bytes | None, int, Place]  # a record's bytes (None: too long), its first line, where the next one begins
+Raw = tuple[bytes | None, int, Bookmark]  # a record's bytes (None: too long), its first line, where the next one begins
 
 
-class Reader:
+class DocumentReader:
     """The records of one file. While they are read, `consumed()` is how many of its bytes are, for the progress."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
@@ -63,19 +63,19 @@ class Reader:
         self.consumed: Callable[[], int] = int
         self._reading = reading
 
-    def records(self, start: Place) -> Iterator[Record]:
+    def records(self, start: Bookmark) -> Iterator[Record]:
         """The records from `start` to the end of the file. Raises InputError when it is damaged."""
         if kind(self.path) in PARQUET:
             yield from self._parquet(start)
             return
         with unpacked(self.path) as (stream, file):
-            if start == Place() and stream.peek(len(BOM)).startswith(BOM):  # type: ignore[attr-defined]
-                start = Place(len(BOM))
+            if start == Bookmark() and stream.peek(len(BOM)).startswith(BOM):  # type: ignore[attr-defined]
+                start = Bookmark(len(BOM))
             skip(stream, start.offset)
             self.consumed = file.tell
             yield from self._stream(stream, start)
 
-    def _stream(self, stream: Any, start: Place) -> Iterator[Record]:
+    def _stream(self, stream: Any, start: Bookmark) -> Iterator[Record]:
         if kind(self.path) in JSONL:
             return self._decode(_lines(stream, start), lambda raw: _json_text(raw, self._reading.key))
         if self._reading.document == "line":
@@ -96,14 +96,14 @@ class Reader:
                 else:
                     yield from self._whole(text, after)
 
-    def _whole(self, text: str, after: Place) -> Iterator[Record]:
+    def _whole(self, text: str, after: Bookmark) -> Iterator[Record]:
         if text and not text.isspace():
             size = self._reading.piece
             slices = (text[i : i + size] for i in range(0, len(text), size))
             for piece, ends in self._pieces(slices if len(text) > size else [text]):
                 yield Record(piece, ends, after if ends else None)
 
-    def _file(self, stream: Any, start: Place) -> Iterator[Record]:
+    def _file(self, stream: Any, start: Bookmark) -> Iterator[Record]:
         head = stream.read(HEAD)
         if not head.strip() and len(head) < HEAD and (not head or start.offset <= len(BOM)):
             return
@@ -114,21 +114,21 @@ class Reader:
         blocks = chain([head], iter(lambda: stream.read(BLOCK), b""))
         for piece, ends in self._pieces(codecs.iterdecode(blocks, "utf-8")):
             offset += len(piece.encode())
-            yield Record(piece.replace("\r\n", "\n"), ends, Place(offset))
+            yield Record(piece.replace("\r\n", "\n"), ends, Bookmark(offset))
 
     def _check(self) -> str:
         with unpacked(self.path) as (stream, _):
             return _utf8_fault(iter(lambda: stream.read(BLOCK), b""))
 
-    def _parquet(self, start: Place) -> Iterator[Record]:
+    def _parquet(self, start: Bookmark) -> Iterator[Record]:
         size = self.path.stat().st_size
         rows = parquet_texts(self.path, self._reading.key, start.offset)
         for row, (text, fault, part) in enumerate(rows, start.offset + 1):
             self.consumed = partial(int, part * size)
             if fault:
-                yield Record("", next=Place(row), fault=f"row {row}: {fault}")
+                yield Record("", next=Bookmark(row), fault=f"row {row}: {fault}")
             else:
-                yield from self._whole(text, Place(row))
+                yield from self._whole(text, Bookmark(row))
 
     def _pieces(self, texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
         held = ""
@@ -149,7 +149,7 @@ class Reader:
         return len(text) if len(text) > LONGEST_WORD else 0
 
 
-def _lines(stream: Any, start: Place) -> Iterator[Raw]:
+def _lines(stream: Any, start: Bookmark) -> Iterator[Raw]:
     offset, number = start
     while line := stream.readline(LIMIT + 1):
         offset += len(line)
@@ -158,14 +158,14 @@ def _lines(stream: Any, start: Place) -> Iterator[Raw]:
         while len(line) > LIMIT and not line.endswith(b"\n"):
             line = stream.readline(LIMIT + 1)
             offset += len(line)
-        yield None if too_long else line, number, Place(offset, number)
+        yield None if too_long else line, number, Bookmark(offset, number)
 
 
 def _blocks(lines: Iterable[Raw]) -> Iterator[Raw]:
     """Lines joined up to the next blank one."""
     held: list[bytes] = []
     size = first = 0
-    after = Place()
+    after = Bookmark()
     for line, number, after in lines:
         if line is not None and not line.strip():
             if first:

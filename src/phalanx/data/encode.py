@@ -23,7 +23,7 @@ HELD = 64 << 20  # bytes of text that may wait, all in all
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Recipe(NamedTuple):
+class EncodeOptions(NamedTuple):
     """How a text becomes sequences: small, so that it travels to other processes."""
 
     tokenizer: str
@@ -39,20 +39,20 @@ class Block(NamedTuple):
     documents: Array
 
 
-def encode(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+def encode(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
     """The block of some texts; `ends` tells of each whether a document ends with it."""
-    return (_sentences if recipe.sentences else _documents)(tokenizer, recipe, texts, ends)
+    return (_sentences if options.sentences else _documents)(tokenizer, options, texts, ends)
 
 
 def encode_all(
-    tokenizer: Tokenizer, recipe: Recipe, chunks: Iterable[Chunk], workers: int
+    tokenizer: Tokenizer, options: EncodeOptions, chunks: Iterable[Chunk], workers: int
 ) -> Iterator[tuple[Chunk, Block]]:
     """Each chunk with its block, in order, `workers` at a time, reading only a little ahead."""
     if workers == 1:
-        yield from ((chunk, encode(tokenizer, recipe, chunk.texts, chunk.ends)) for chunk in chunks)
+        yield from ((chunk, encode(tokenizer, options, chunk.texts, chunk.ends)) for chunk in chunks)
         return
-    threads = tokenizer.frees_lock and not recipe.sentences
-    work = partial(encode, tokenizer, recipe) if threads else partial(_encode_elsewhere, recipe)
+    threads = tokenizer.frees_lock and not options.sentences
+    work = partial(encode, tokenizer, options) if threads else partial(_encode_elsewhere, options)
     waiting: deque[tuple[Chunk, Future[Block]]] = deque()
     held = 0
     with ThreadPoolExecutor(workers) if threads else _processes(workers) as pool:
@@ -67,18 +67,18 @@ def encode_all(
             yield done, future.result()
 
 
-def _documents(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+def _documents(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
     tokens, lengths = tokenizer.encode_joined(texts)
     document_ends = np.cumsum(lengths)[np.array(ends, bool)]
     numbers = np.arange(1, len(document_ends) + 1)
-    if recipe.append_eod:
+    if options.append_eod:
         assert tokenizer.eod is not None
         tokens = np.insert(tokens, document_ends, tokenizer.eod)
         document_ends = document_ends + numbers
     return Block(tokens, document_ends, numbers)
 
 
-def _sentences(tokenizer: Tokenizer, recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
+def _sentences(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
     from phalanx.data.sentences import split_sentences  # its model is loaded only where it is needed
 
     split = [split_sentences(text) for text in texts]
@@ -104,8 +104,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _encode_elsewhere(recipe: Recipe, texts: list[str], ends: list[bool]) -> Block:
-    return encode(_tokenizer(recipe.tokenizer), recipe, texts, ends)
+def _encode_elsewhere(options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
+    return encode(_tokenizer(options.tokenizer), options, texts, ends)
 
 
 @cache

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phalanx import durable
-from phalanx.data.documents import Place
+from phalanx.data.documents import Bookmark
 from phalanx.data.indexed import Position
 from phalanx.data.manifest import Manifest, Request
 from phalanx.errors import InputError
@@ -13,22 +13,22 @@ from phalanx.errors import InputError
 SHOWN = 10  # malformed records that are named
 
 
-class Progress(BaseModel):
-    """How far reading has come: the next record is at `place` in source number `source`."""
+class Cursor(BaseModel):
+    """How far reading has come: the next record is at `bookmark` in source number `source`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: int = 0
-    place: Place = Place()
+    bookmark: Bookmark = Bookmark()
     text_bytes: int = 0
     malformed: int = 0
     malformed_first: tuple[str, ...] = ()
 
-    def moved(self, source: int, place: Place, size: int) -> "Progress":
+    def moved(self, source: int, bookmark: Bookmark, size: int) -> "Cursor":
         """Reading went on to here, over `size` bytes of text."""
-        return self.model_copy(update={"source": source, "place": place, "text_bytes": self.text_bytes + size})
+        return self.model_copy(update={"source": source, "bookmark": bookmark, "text_bytes": self.text_bytes + size})
 
-    def with_fault(self, fault: str) -> "Progress":
+    def with_fault(self, fault: str) -> "Cursor":
         """One more malformed record."""
         first = (*self.malformed_first, fault)[:SHOWN]
         return self.model_copy(update={"malformed": self.malformed + 1, "malformed_first": first})
@@ -37,11 +37,11 @@ class Progress(BaseModel):
 class Journal(BaseModel):
     """PREFIX.partial.json: lies beside the partial files until the set is finished."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     request: Request
     position: Position = Position()
-    progress: Progress = Progress()
+    cursor: Cursor = Cursor()
 
     @classmethod
     def read(cls, prefix: str) -> "Journal | None":
@@ -59,7 +59,7 @@ class Journal(BaseModel):
         durable.write(journal_path(prefix), self.model_dump_json().encode())
 
 
-def left_out(counts: Progress | Manifest) -> str:
+def left_out(counts: Cursor | Manifest) -> str:
     """How many malformed records were left out, and the first of them; nothing if there were none."""
     if not counts.malformed:
         return ""

@@ -17,7 +17,7 @@ from phalanx.errors import InputError
 Checksums = dict[Literal["bin", "idx"], str]
 
 
-class Source(BaseModel):
+class InputFile(BaseModel):
     """An input file as it was read."""
 
     model_config = ConfigDict(frozen=True)
@@ -32,7 +32,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    sources: tuple[Source, ...]
+    sources: tuple[InputFile, ...]
     document: str
     key: str
     sentences: bool
@@ -93,11 +93,11 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_sources(paths: list[Path]) -> tuple[Source, ...]:
+def describe_sources(paths: list[Path]) -> tuple[InputFile, ...]:
     """The sources with sizes and checksums, several files at a time."""
     with ThreadPoolExecutor() as pool:
         sums = pool.map(checksum, paths)
         return tuple(
-            Source(path=str(path), bytes=path.stat().st_size, sha256=sha256)
+            InputFile(path=str(path), bytes=path.stat().st_size, sha256=sha256)
             for path, sha256 in zip(paths, sums, strict=True)
         )

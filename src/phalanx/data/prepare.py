@@ -16,10 +16,10 @@ from rich.console import Console
 
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
-from phalanx.data.encode import Recipe, encode_all
+from phalanx.data.encode import EncodeOptions, encode_all
 from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths, set_sizes
 from phalanx.data.inputs import find_files
-from phalanx.data.journal import Journal, Progress, journal_path, left_out
+from phalanx.data.journal import Cursor, Journal, journal_path, left_out
 from phalanx.data.manifest import Manifest, Request, checksum, describe_sources, manifest_path, tokenizer_path
 from phalanx.data.meter import Meter
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
@@ -59,13 +59,13 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
         console.print(f"{out} is already prepared from the same inputs, reusing it: {_summary(finished)}")
         return finished
     journal = _begin(out, request, options.force)
-    _check_faults(journal.progress, options.strict)
+    _check_faults(journal.cursor, options.strict)
     if journal.position.tokens:
         console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
     try:
         with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
-            position, progress = _write(files, out, journal, tokenizer, options, meter)
-        manifest = _finish(out, request, tokenizer, position, progress)
+            position, cursor = _write(files, out, journal, tokenizer, options, meter)
+        manifest = _finish(out, request, tokenizer, position, cursor)
     except BrokenExecutor as error:
         raise InputError(
             f"{out}: a worker process was killed, perhaps for want of memory; "
@@ -144,36 +144,36 @@ def _begin(out: str, request: Request, force: bool) -> Journal:
 
 def _write(
     files: list[Path], out: str, journal: Journal, tokenizer: Tokenizer, options: PrepareOptions, meter: Meter
-) -> tuple[Position, Progress]:
+) -> tuple[Position, Cursor]:
     """Write the set from where the journal is to the end; how much it is, and how the reading went."""
-    request, progress = journal.request, journal.progress
+    request, cursor = journal.request, journal.cursor
     piece = CHUNK if tokenizer.cuttable or request.sentences else UNCUT
     reading = Reading(request.document, request.key, piece, by_paragraph=request.sentences)
-    recipe = Recipe(tokenizer.name, request.sentences, request.append_eod)
+    encoding = EncodeOptions(tokenizer.name, request.sentences, request.append_eod)
     writer = IndexedWriter(out, tokenizer.vocab, journal.position)
     journal.write(out)
     committed = time.monotonic()
-    chunks = read_chunks(files, reading, progress, options.strict)
-    for chunk, block in encode_all(tokenizer, recipe, chunks, options.workers or _cores()):
+    chunks = read_chunks(files, reading, cursor, options.strict)
+    for chunk, block in encode_all(tokenizer, encoding, chunks, options.workers or _cores()):
         writer.extend(*block)
         meter.show(chunk.consumed, chunk.size)
-        progress = chunk.after or progress
+        cursor = chunk.after or cursor
         if chunk.after and time.monotonic() - committed >= COMMIT_SECONDS:
-            Journal(request=request, position=writer.commit(), progress=progress).write(out)
+            Journal(request=request, position=writer.commit(), cursor=cursor).write(out)
             committed = time.monotonic()
     if not writer.commit().tokens:
         writer.discard()
         journal_path(out).unlink()
         others = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        raise InputError(f"no documents in {files[0]}{others}{left_out(progress)}; nothing is written")
-    return writer.close(), progress
+        raise InputError(f"no documents in {files[0]}{others}{left_out(cursor)}; nothing is written")
+    return writer.close(), cursor
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, progress: Progress) -> Manifest:
+def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:
     bin_path, idx_path = set_paths(out)
     tokenizer.save(tokenizer_path(out))
     manifest = Manifest(
@@ -184,9 +184,9 @@ def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position
         tokens=position.tokens,
         sequences=position.sequences,
         documents=position.documents,
-        text_bytes=progress.text_bytes,
-        malformed=progress.malformed,
-        malformed_first=progress.malformed_first,
+        text_bytes=cursor.text_bytes,
+        malformed=cursor.malformed,
+        malformed_first=cursor.malformed_first,
         sha256={"bin": checksum(bin_path), "idx": checksum(idx_path)},
     )
     manifest.write(out)
@@ -199,7 +199,7 @@ def _summary(manifest: Manifest) -> str:
     return ", ".join(f"{n:,} {name}{'s' * (n != 1)}" for name, n in counts.items()) + left_out(manifest)
 
 
-def _check_faults(counts: Manifest | Progress, strict: bool) -> None:
+def _check_faults(counts: Manifest | Cursor, strict: bool) -> None:
     """What an earlier preparation was content with does not do for a strict one."""
     if strict and counts.malformed:
         raise InputError(f"{counts.malformed_first[0]}; mend it, or leave out --strict to skip and count such records")

@@ -13,7 +13,7 @@ from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, w
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.inputs import find_files
-from phalanx.data.journal import Progress, left_out
+from phalanx.data.journal import Cursor, left_out
 from phalanx.data.meter import Meter
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
@@ -88,14 +88,14 @@ def _word_piece(files: list[Path], key: str, vocab: int, lowercase: bool) -> Bac
 
 def _texts(files: list[Path], key: str, what: str) -> Iterator[list[str]]:
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    reading, progress = Reading("file", key, CHUNK, by_paragraph=False), Progress()
+    reading, cursor = Reading("file", key, CHUNK, by_paragraph=False), Cursor()
     with Meter(console, what, sum(path.stat().st_size for path in files)) as meter:
-        for chunk in read_chunks(files, reading, progress, strict=False):
-            progress = chunk.after or progress
+        for chunk in read_chunks(files, reading, cursor, strict=False):
+            cursor = chunk.after or cursor
             meter.show(chunk.consumed, chunk.size)
             yield chunk.texts
-    if not progress.text_bytes:
-        none = f"no text in {len(files)} input files{left_out(progress)}"
+    if not cursor.text_bytes:
+        none = f"no text in {len(files)} input files{left_out(cursor)}"
         raise InputError(f"{none}, so there is nothing to learn from")
-    if progress.malformed and what == LEARNING:
-        console.print(f"{what} from {progress.text_bytes / 1e6:.3g} MB of text{left_out(progress)}")
+    if cursor.malformed and what == LEARNING:
+        console.print(f"{what} from {cursor.text_bytes / 1e6:.3g} MB of text{left_out(cursor)}")

@@ -9,7 +9,7 @@ import torch
 
 from phalanx import registry
 from phalanx.models.build import build
-from phalanx.quickstart.plan import Place
+from phalanx.quickstart.plan import Workspace
 from phalanx.quickstart.stages import Result, Stopped
 from phalanx.quickstart.text import data
 from phalanx.run.folder import RunFolder
@@ -19,9 +19,9 @@ from phalanx.tasks.sources import tokenizer_of
 from phalanx.train.evaluate import evaluate
 
 
-def learn_gpt(place: Place) -> Result:
+def learn_gpt(workspace: Workspace) -> Result:
     """runs/gpt."""
-    return _learn(place, "gpt", place.plan.gpt)
+    return _learn(workspace, "gpt", workspace.plan.gpt)
 
 
 def tell_gpt(result: Result) -> Iterator[str]:
@@ -35,9 +35,9 @@ def tell_gpt(result: Result) -> Iterator[str]:
     yield _where(result)
 
 
-def learn_bert(place: Place) -> Result:
+def learn_bert(workspace: Workspace) -> Result:
     """runs/bert."""
-    return _learn(place, "bert", place.plan.bert)
+    return _learn(workspace, "bert", workspace.plan.bert)
 
 
 def tell_bert(result: Result) -> Iterator[str]:
@@ -48,23 +48,23 @@ def tell_bert(result: Result) -> Iterator[str]:
     yield _where(result)
 
 
-def words(place: Place, model: str, over: tuple[str, ...]) -> list[str]:
+def words(workspace: Workspace, model: str, over: tuple[str, ...]) -> list[str]:
     """The overrides of a run on the quickstart's data."""
-    sets = {"train": data(place, model, "train"), "valid": data(place, model, "held-out")}
+    sets = {"train": data(workspace, model, "train"), "valid": data(workspace, model, "held-out")}
     return [*(f"data.{key}={json.dumps([prefix])}" for key, prefix in sets.items()), *over]
 
 
-def run_folder(place: Place, name: str) -> Path:
+def run_folder(workspace: Workspace, name: str) -> Path:
     """The folder of a run."""
-    return place.folder / "runs" / name
+    return workspace.folder / "runs" / name
 
 
-def _learn(place: Place, name: str, over: tuple[str, ...]) -> Result:
-    run = run_folder(place, name)
-    if stopped_by := train(f"{name}-tiny", words(place, name, over), run):
+def _learn(workspace: Workspace, name: str, over: tuple[str, ...]) -> Result:
+    run = run_folder(workspace, name)
+    if stopped_by := train(f"{name}-tiny", words(workspace, name, over), run):
         raise Stopped(stopped_by)
-    before = _untrained(run, place.plan.evaluate)
-    after = score(run, limit=place.plan.evaluate)
+    before = _untrained(run, workspace.plan.evaluate)
+    after = score(run, limit=workspace.plan.evaluate)
     config = RunFolder.open(run).config()
     tokens = config.train.steps * config.train.batch * config.data.sequence
     return {"before": before, "after": after, "vocab": config.model.vocab, "tokens": tokens, "at": str(run)}

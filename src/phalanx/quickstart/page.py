@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from phalanx import durable
 from phalanx.quickstart.learn import run_folder
-from phalanx.quickstart.plan import Place
+from phalanx.quickstart.plan import Workspace
 from phalanx.quickstart.resume import PARTED, WHOLE, losses, tell_resumed
 from phalanx.quickstart.stages import Result
 from phalanx.report import Curve, Mark, Panel, Section, curve_png, open_runs, page, panels
@@ -22,16 +22,16 @@ NEXT = (
 )
 
 
-def write_page(place: Place) -> Result:
+def write_page(workspace: Workspace) -> Result:
     """FOLDER/report.html."""
-    found, path = place.results, place.folder / FILE
+    found, path = workspace.results, workspace.folder / FILE
     samples = "".join(quote(prompt, text) for prompt, text in found["samples"]["samples"])
     own = paragraph("The same with a text of your own, a folder of .txt files:") + code("\n".join(NEXT))
     sections = [
         Section("What happened", table(("", "before training", "after"), _figures(found)) + _text(found)),
-        Section("GPT: continuing a text", samples + _curves(place, "gpt")),
-        Section("BERT: filling a gap", _filled(found["masks"]) + _curves(place, "bert")),
-        Section("A run that was interrupted", _resumed(place)),
+        Section("GPT: continuing a text", samples + _curves(workspace, "gpt")),
+        Section("BERT: filling a gap", _filled(found["masks"]) + _curves(workspace, "bert")),
+        Section("A run that was interrupted", _resumed(workspace)),
         Section("What to do next", own),
     ]
     durable.write(path, page("Phalanx quickstart", sections, "A GPT and a BERT learned English here").encode())
@@ -64,8 +64,8 @@ def _text(found: dict[str, Result]) -> str:
     )
 
 
-def _curves(place: Place, name: str) -> str:
-    drawn = [panel for panel in panels(open_runs([run_folder(place, name)])) if panel.title.startswith(SHOWN)]
+def _curves(workspace: Workspace, name: str) -> str:
+    drawn = [panel for panel in panels(open_runs([run_folder(workspace, name)])) if panel.title.startswith(SHOWN)]
     return gallery(picture(curve_png(panel), f"{panel.title} of {name.upper()} by step") for panel in drawn)
 
 
@@ -74,9 +74,9 @@ def _filled(masks: Result) -> str:
     return table(("sentence", "likeliest words"), rows)
 
 
-def _resumed(place: Place) -> str:
-    result = place.results["resume"]
-    alone, parted = (losses(run_folder(place, name)) for name in (WHOLE, PARTED))
+def _resumed(workspace: Workspace) -> str:
+    result = workspace.results["resume"]
+    alone, parted = (losses(run_folder(workspace, name)) for name in (WHOLE, PARTED))
     curves = [
         Curve("left alone", [*alone], [*alone.values()], 0, "wide"),
         Curve("stopped and resumed", [*parted], [*parted.values()], 1),

@@ -58,7 +58,7 @@ FULL = Plan(
 )  # fmt: skip
 
 
-class Place(NamedTuple):
+class Workspace(NamedTuple):
     """Where a stage works, how much it is to do, and what the stages before it found."""
 
     folder: Path

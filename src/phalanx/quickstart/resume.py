@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from phalanx.quickstart.learn import run_folder, words
-from phalanx.quickstart.plan import Place
+from phalanx.quickstart.plan import Workspace
 from phalanx.quickstart.stages import Result, Stopped
 from phalanx.run.records import FILE, read
 from phalanx.tasks.run import train
@@ -19,15 +19,15 @@ PHALANX = (sys.executable, "-m", "phalanx")
 OWNS = (f"runs/{WHOLE}", f"runs/{PARTED}")
 
 
-def interrupt_and_resume(place: Place) -> Result:
+def interrupt_and_resume(workspace: Workspace) -> Result:
     """Two runs of the same configuration: one in this process, one in two others with a SIGTERM between them."""
-    over = words(place, "gpt", (*place.plan.gpt, *place.plan.interrupted))
-    whole, parted = run_folder(place, WHOLE), run_folder(place, PARTED)
+    over = words(workspace, "gpt", (*workspace.plan.gpt, *workspace.plan.interrupted))
+    whole, parted = run_folder(workspace, WHOLE), run_folder(workspace, PARTED)
     for run in (whole, parted):
         shutil.rmtree(run, ignore_errors=True)  # neither may have a past
     if stopped_by := train("gpt-tiny", over, whole, quiet=True):
         raise Stopped(stopped_by)
-    _interrupt(["gpt-tiny", *over, "--out", str(parted)], parted, place.plan.cut)
+    _interrupt(["gpt-tiny", *over, "--out", str(parted)], parted, workspace.plan.cut)
     stopped_after = max(losses(parted))
     subprocess.run([*PHALANX, "train", str(parted)], check=True)
     here, there = losses(whole), losses(parted)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 import phalanx
 from phalanx.quickstart.ledger import Ledger
-from phalanx.quickstart.plan import Place
+from phalanx.quickstart.plan import Workspace
 from phalanx.units import duration
 
 Result = dict[str, Any]
@@ -29,7 +29,7 @@ class Stage:
     name: str
     title: str
     why: str
-    work: Callable[[Place], Result]
+    work: Callable[[Workspace], Result]
     tell: Callable[[Result], Iterator[str]]
     inputs: Any
     needs: tuple[str, ...] = ()
@@ -44,9 +44,9 @@ class Stopped(Exception):
         self.signal = signal
 
 
-def run(stages: Sequence[Stage], place: Place, console: Console) -> float:
-    """Do what is not done yet; `place.results` takes every stage's result. Seconds of all stages, reused ones too."""
-    ledger = Ledger(place.folder)
+def run(stages: Sequence[Stage], workspace: Workspace, console: Console) -> float:
+    """Do what is not done yet; `workspace.results` takes each stage's result. Seconds of all stages, reused ones too."""
+    ledger = Ledger(workspace.folder)
     digests: dict[str, str] = {}
     for number, stage in enumerate(stages, 1):
         digests[stage.name] = inputs = _digest(stage, digests)
@@ -55,22 +55,22 @@ def run(stages: Sequence[Stage], place: Place, console: Console) -> float:
         if entry := ledger.done(stage.name, inputs, stage.owns):
             note = f"Done before, with the same inputs: reused ({duration(entry['seconds'])} saved)."
             assert entry["result"] is not None
-            place.results[stage.name] = entry["result"]
+            workspace.results[stage.name] = entry["result"]
         else:
             if ledger.begin(stage.name, inputs, stage.owns):
                 _print(console, "It was interrupted before and goes on from there.")
-            place.results[stage.name] = _work(stage, place, ledger)
+            workspace.results[stage.name] = _work(stage, workspace, ledger)
             note = f"Took {duration(ledger.entries[stage.name]['seconds'])}."
-        for line in stage.tell(place.results[stage.name]):
+        for line in stage.tell(workspace.results[stage.name]):
             _print(console, line)
         _print(console, note, "green")
     return sum(ledger.entries[stage.name]["seconds"] for stage in stages)
 
 
-def _work(stage: Stage, place: Place, ledger: Ledger) -> Result:
+def _work(stage: Stage, workspace: Workspace, ledger: Ledger) -> Result:
     begun, result = time.monotonic(), None
     try:
-        result = stage.work(place)
+        result = stage.work(workspace)
     finally:
         ledger.end(stage.name, time.monotonic() - begun, result)
     return result

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from phalanx import recipe
 from phalanx.quickstart import learn, page, resume, text, use
-from phalanx.quickstart.plan import FULL, MASKED, PROMPTS, TEMPERATURE, TOP_P, Place, Plan
+from phalanx.quickstart.plan import FULL, MASKED, PROMPTS, TEMPERATURE, TOP_P, Plan, Workspace
 from phalanx.quickstart.stages import Stage, Stopped, run
 from phalanx.units import duration
 
@@ -19,7 +19,7 @@ def quickstart(folder: Path, plan: Plan = FULL) -> None:
     begun, console = time.monotonic(), Console(highlight=False)
     console.print(Text(f"Phalanx quickstart: a GPT and a BERT learn English, in {folder}/", style="bold"))
     try:
-        run(stages(plan), Place(folder, plan, {}), console)
+        run(stages(plan), Workspace(folder, plan, {}), console)
     except Stopped as stopped:
         console.print(Text("\nStopped, and saved. The same command goes on from here."), soft_wrap=True)
         raise SystemExit(128 + stopped.signal) from None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.vocabulary import train_tokenizer
-from phalanx.quickstart.plan import NOVELS, Place, Plan
+from phalanx.quickstart.plan import NOVELS, Plan, Workspace
 from phalanx.quickstart.stages import Result
 
 PARTS = ("train", "held-out")
@@ -19,17 +19,17 @@ def checksums(plan: Plan) -> dict[str, str]:
     return {name: hashlib.sha256(_packed(name)).hexdigest() for name in (*plan.novels, plan.held_out)}
 
 
-def unpack(place: Place) -> Result:
+def unpack(workspace: Workspace) -> Result:
     """text/train and text/held-out: a novel a file."""
     words: dict[str, int] = {}
-    for part, names in zip(PARTS, (place.plan.novels, (place.plan.held_out,)), strict=True):
-        folder = place.folder / "text" / part
+    for part, names in zip(PARTS, (workspace.plan.novels, (workspace.plan.held_out,)), strict=True):
+        folder = workspace.folder / "text" / part
         folder.mkdir(parents=True, exist_ok=True)
         texts = {name: lzma.decompress(_packed(name)) for name in names}
         for name, text in texts.items():
             (folder / f"{name}.txt").write_bytes(text)
         words[part] = sum(len(text.split()) for text in texts.values())
-    return {"novels": len(place.plan.novels), "words": words, "at": str(place.folder / "text")}
+    return {"novels": len(workspace.plan.novels), "words": words, "at": str(workspace.folder / "text")}
 
 
 def tell_unpacked(result: Result) -> Iterator[str]:
@@ -39,13 +39,13 @@ def tell_unpacked(result: Result) -> Iterator[str]:
     yield f"1 novel with {words['held-out']:,} words that no model learns from, to measure on: {result['at']}/held-out"
 
 
-def learn_tokenizers(place: Place) -> Result:
+def learn_tokenizers(workspace: Workspace) -> Result:
     """tokenizers/gpt.json and bert.json, from the training text alone."""
     result: Result = {}
     for model, kind in KINDS.items():
-        path = place.folder / "tokenizers" / f"{model}.json"
-        source = str(place.folder / "text" / "train")
-        tokenizer = train_tokenizer([source], kind, place.plan.vocab, str(path), force=True)
+        path = workspace.folder / "tokenizers" / f"{model}.json"
+        source = str(workspace.folder / "text" / "train")
+        tokenizer = train_tokenizer([source], kind, workspace.plan.vocab, str(path), force=True)
         pieces = [tokenizer.decode([i]).strip() for i in tokenizer.encode(EXAMPLE)]
         result[model] = {"vocab": tokenizer.vocab, "pieces": pieces, "at": str(path)}
     return result
@@ -58,17 +58,17 @@ def tell_tokenizers(result: Result) -> Iterator[str]:
         yield f"{title}: {found['vocab']:,} pieces in {found['at']}; it reads {' · '.join(found['pieces'])}"
 
 
-def prepare_sets(place: Place) -> Result:
+def prepare_sets(workspace: Workspace) -> Result:
     """data/gpt-train, gpt-held-out, bert-train, bert-held-out."""
-    (place.folder / "data").mkdir(exist_ok=True)
+    (workspace.folder / "data").mkdir(exist_ok=True)
     tokens: dict[str, int] = {}
     for model in KINDS:
-        tokenizer = str(place.folder / "tokenizers" / f"{model}.json")
+        tokenizer = str(workspace.folder / "tokenizers" / f"{model}.json")
         for part in PARTS:
             options = PrepareOptions(tokenizer=tokenizer, sentences=model == "bert")
-            source, prefix = place.folder / "text" / part, data(place, model, part)
+            source, prefix = workspace.folder / "text" / part, data(workspace, model, part)
             tokens[f"{model}-{part}"] = prepare([str(source)], prefix, options).tokens
-    return {"tokens": tokens, "at": str(place.folder / "data")}
+    return {"tokens": tokens, "at": str(workspace.folder / "data")}
 
 
 def tell_sets(result: Result) -> Iterator[str]:
@@ -79,9 +79,9 @@ def tell_sets(result: Result) -> Iterator[str]:
     yield f"They are Megatron's .bin/.idx files. Look into them: phalanx data show {result['at']}/bert-train"
 
 
-def data(place: Place, model: str, part: str) -> str:
+def data(workspace: Workspace, model: str, part: str) -> str:
     """PREFIX of a prepared set."""
-    return str(place.folder / "data" / f"{model}-{part}")
+    return str(workspace.folder / "data" / f"{model}-{part}")
 
 
 def _packed(name: str) -> bytes:

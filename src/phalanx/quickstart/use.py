@@ -6,17 +6,17 @@ from phalanx.infer.fill import fill
 from phalanx.infer.generate import Options, generate
 from phalanx.infer.load import load
 from phalanx.quickstart.learn import run_folder
-from phalanx.quickstart.plan import MASKED, PROMPTS, TEMPERATURE, TOP_P, Place
+from phalanx.quickstart.plan import MASKED, PROMPTS, TEMPERATURE, TOP_P, Workspace
 from phalanx.quickstart.stages import Result
 
 CANDIDATES = 5
 
 
-def write_samples(place: Place) -> Result:
+def write_samples(workspace: Workspace) -> Result:
     """A text after each prompt; the first draw, not the best of several."""
-    run = run_folder(place, "gpt")
+    run = run_folder(workspace, "gpt")
     loaded = load(run)
-    options = Options(tokens=place.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
+    options = Options(tokens=workspace.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
     samples = [[prompt, "".join(generate(loaded, prompt, options))] for prompt in PROMPTS]
     return {"samples": samples, "at": str(run)}
 
@@ -28,9 +28,9 @@ def tell_samples(result: Result) -> Iterator[str]:
     yield f'Your turn: phalanx generate {result["at"]} "The next morning"'
 
 
-def fill_masks(place: Place) -> Result:
+def fill_masks(workspace: Workspace) -> Result:
     """The likeliest words of each mask."""
-    run = run_folder(place, "bert")
+    run = run_folder(workspace, "bert")
     loaded = load(run)
     filled = [[text, fill(loaded, text, CANDIDATES)[0].words] for text in MASKED]
     return {"filled": filled, "at": str(run)}

@@ -11,7 +11,7 @@ from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.load import load
 from phalanx.tasks import sources
-from phalanx.train.evaluate import Progress, evaluate, sample_numbers
+from phalanx.train.evaluate import OnProgress, evaluate, sample_numbers
 
 
 def score(
@@ -20,7 +20,7 @@ def score(
     limit: int | None = None,
     part: int = sources.VALID,
     best: bool = True,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[str, float]:
     """The run's model on the prepared set PREFIX, or its own `part` of held-out data, over `limit` sequences at most.
 

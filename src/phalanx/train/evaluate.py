@@ -16,7 +16,7 @@ from phalanx.parallel.context import slice_batch
 from phalanx.parallel.mesh import Axis, Mesh
 from phalanx.train.task import Task, make_batch
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 def sample_numbers(source: Source, limit: int | None) -> list[int]:
@@ -33,7 +33,7 @@ def evaluate(
     source: Source,
     config: Config,
     limit: int | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """Held-out loss in nats, perplexity of the first loss, and accuracies, over `limit` samples at most.
