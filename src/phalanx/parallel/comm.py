@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed._functional_collectives as functional
+import torch.distributed as dist
 from torch import Tensor
 
 from phalanx.nn import slots
@@ -24,15 +24,15 @@ Slot = Callable[[Tensor], Tensor]
 
 def total(axis: Axis) -> Slot:
     """The sum over an axis, without gradient."""
-    return _plain(axis, "sum")
+    return _plain(axis, dist.ReduceOp.SUM)
 
 
 def largest(axis: Axis) -> Slot:
     """The maximum over an axis, without gradient."""
-    return _plain(axis, "max")
+    return _plain(axis, dist.ReduceOp.MAX)
 
 
-def _plain(axis: Axis, operation: str) -> Slot:
+def _plain(axis: Axis, operation: Any) -> Slot:
     if axis.size == 1:
         return slots.same
     return lambda x: _all_reduce(x.detach(), axis, operation)
@@ -57,23 +57,23 @@ def own(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
 
 def gathered(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
     """The whole of a tensor of which every rank has a part, without gradient."""
-    assert axis.group is not None
-    return _waited(functional.all_gather_tensor(x.contiguous(), dim, axis.group))
+    part = x.movedim(dim, 0).contiguous()
+    out = part.new_empty(axis.size * part.shape[0], *part.shape[1:])
+    dist.all_gather_into_tensor(out, part, group=axis.group)
+    return out.movedim(0, dim).contiguous()
 
 
-def _all_reduce(x: Tensor, axis: Axis, operation: str = "sum") -> Tensor:
-    assert axis.group is not None
-    return _waited(functional.all_reduce(x.contiguous(), operation, axis.group))
+def _all_reduce(x: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+    y = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(y, operation, group=axis.group)
+    return y
 
 
 def _scattered(x: Tensor, axis: Axis, dim: int) -> Tensor:
-    assert axis.group is not None
-    return _waited(functional.reduce_scatter_tensor(x.contiguous(), "sum", dim, axis.group))
-
-
-def _waited(x: Tensor) -> Tensor:
-    y: Tensor = functional.wait_tensor(x)  # type: ignore[no-untyped-call]
-    return y
+    whole = x.movedim(dim, 0).contiguous()
+    out = whole.new_empty(whole.shape[0] // axis.size, *whole.shape[1:])
+    dist.reduce_scatter_tensor(out, whole, group=axis.group)
+    return out.movedim(0, dim).contiguous()
 
 
 def _same(x: Tensor, axis: Axis, dim: int) -> Tensor:

@@ -48,6 +48,13 @@ def numbers(layout: LayoutConfig, rank: int) -> list[int]:
     return [rank + turn * layout.pp for turn in range(layout.chunks)]
 
 
+def _rank(number: int, layout: LayoutConfig) -> int:
+    """The rank of the pp axis that holds a stage."""
+    if layout.schedule == "zbv":
+        return number if number < layout.pp else 2 * layout.pp - 1 - number
+    return number % layout.pp
+
+
 def stages_of(layout: LayoutConfig) -> int:
     """How many stages there are in all."""
     return layout.pp * (2 if layout.schedule == "zbv" else layout.chunks)
@@ -103,37 +110,51 @@ class Pipeline:
                  device: torch.device) -> None:  # fmt: skip
         """`stream` is the shape of what travels between stages: [rows, seq, hidden] of a micro-batch."""
         self.stages, self.layout, self.axis, self.stream, self.device = stages, layout, axis, tuple(stream), device
-        self.schedules: dict[tuple[int, bool], Any] = {}
+        self.schedules: dict[int, Any] = {}  # by the number of micro-batches
 
-    def run(self, batches: Sequence[Batch], objective: Objective, backward: bool = True) -> list[Sums]:
-        """Forward of every micro-batch, with `backward` also the gradients; each one's sums on the last stage."""
+    def run(self, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
+        """Gradients of the objective of every micro-batch; each one's sums on the last stage."""
         for stage in self.stages:
             stage.batches, stage.objective, stage.sums = batches, objective, []
+        if len(batches) not in self.schedules:
+            self.schedules[len(batches)] = self._make(len(batches))
         micro = torch.arange(len(batches), device=self.device)
-        schedule = self._schedule(len(batches))
         args = (micro,) if any(stage.first for stage in self.stages) else ()
         last = any(stage.last for stage in self.stages)
-        (schedule.step if backward else schedule.eval)(
+        self.schedules[len(batches)].step(
             *args, target=micro if last else None, losses=[] if last else None, return_outputs=False, number=micro
         )
         return [sums for stage in self.stages for sums in stage.sums]
 
-    def _schedule(self, micro_batches: int) -> Any:
-        key = (micro_batches, torch.is_grad_enabled())
-        if key not in self.schedules:
-            self.schedules[key] = self._make(micro_batches)
-        return self.schedules[key]
+    def forward(self, batch: Batch) -> Sums:
+        """The sums of one batch, without gradients, on the last stage; nothing elsewhere."""
+        count, group = stages_of(self.layout), self.axis.group
+        mine = dict(zip(numbers(self.layout, self.axis.rank), self.stages, strict=True))
+        stream, sums = torch.empty(self.stream, device=self.device), {}
+        for number in range(count):
+            here, there = _rank(number, self.layout), _rank(number + 1, self.layout)
+            if number in mine:
+                out = mine[number].model(batch, None if number == 0 else stream)
+                if number == count - 1:
+                    sums = out
+                elif there == here:
+                    stream = out
+                else:
+                    dist.send(out.contiguous(), group=group, group_dst=there)
+            elif number + 1 in mine:
+                dist.recv(stream, group=group, group_src=here)
+        return sums
 
     def _make(self, micro_batches: int) -> Any:
         count = stages_of(self.layout)
         number = torch.zeros(1, dtype=torch.int64, device=self.device)
-        stream = torch.empty(self.stream, device=self.device)
+        stream = torch.empty(self.stream, device=self.device, requires_grad=True)
         wrapped: list[Any] = []
         for index, stage in zip(numbers(self.layout, self.axis.rank), self.stages, strict=True):
             wrapped.append(PipelineStage(
                 stage, index, count, self.device, group=self.axis.group,
-                input_args=number if stage.first else stream.clone().requires_grad_(torch.is_grad_enabled()),
-                output_args=torch.zeros((), device=self.device) if stage.last else stream.clone(),
+                input_args=number if stage.first else stream,
+                output_args=torch.zeros((), device=self.device, requires_grad=True) if stage.last else stream,
             ))  # fmt: skip
         options: dict[str, Any] = {"loss_fn": lambda output, _: output, "scale_grads": False}
         if self.layout.schedule == "zbv":
