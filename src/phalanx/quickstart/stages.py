@@ -45,7 +45,7 @@ class Stopped(Exception):
 
 
 def run(stages: Sequence[Stage], workspace: Workspace, console: Console) -> float:
-    """Do what is not done yet; `workspace.results` takes each stage's result. Seconds of all stages, reused ones too."""
+    """Do what is left to do; `workspace.results` takes each stage's result. Seconds of all, reused ones too."""
     ledger = Ledger(workspace.folder)
     digests: dict[str, str] = {}
     for number, stage in enumerate(stages, 1):
