@@ -18,12 +18,13 @@ MAY_IMPORT = {
     "data": set(),
     "models": {"nn"},
     "precision": {"nn", "models"},
+    "parallel": {"nn"},
     "run": {"nn", "models", "precision"},
-    "train": {"nn", "models", "precision", "run", "data"},
+    "train": {"nn", "models", "precision", "parallel", "run", "data"},
     "infer": {"nn", "models", "precision", "run", "data"},
-    "tasks": {"nn", "models", "precision", "run", "data", "train", "infer"},
+    "tasks": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer"},
     "report": {"run"},
-    "quickstart": {"nn", "models", "precision", "run", "data", "train", "infer", "tasks", "report"},
+    "quickstart": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks", "report"},
 }
 
 # Outside packages that a folder must not touch.

@@ -69,31 +69,20 @@ def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
     )
 
 
-class _VocabularyLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns
-    ) -> Tensor:
-        weight = weight.detach().requires_grad_(ctx.needs_input_grad[1])
-        bias = None if bias is None else bias.detach().requires_grad_(ctx.needs_input_grad[2])
-        total = hidden.new_zeros((), dtype=torch.float32)
-        hidden_grad = torch.empty_like(hidden)
-        for part in _chunks(hidden.shape[0], weight.shape[0]):
-            x = hidden[part].detach().requires_grad_()
-            with torch.enable_grad():
-                logits = gemm(x, weight, bias)
-            scored = _scored(logits.detach(), labels[part], columns)
-            logits.backward(scored.grad(labels[part]).to(logits.dtype))  # type: ignore[no-untyped-call]
-            total += scored.loss.sum()
-            assert x.grad is not None
-            hidden_grad[part] = x.grad
-        ctx.grads = (hidden_grad, weight.grad, None if bias is None else bias.grad)
-        return total
+class _Given(torch.autograd.Function):
+    """A value whose gradient by `x` is known already. One node for each `x`, so that a pipeline may ask for the
+    gradients of activations and of weights at different times.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, ctx.grads = ctx.grads, None
-        return (*(None if grad is None else grad.mul_(grads[0]) for grad in kept), None, None, None)
+    def forward(ctx: Any, x: Tensor, value: Tensor, grad: Tensor) -> Tensor:
+        ctx.grad = grad
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad, ctx.grad = ctx.grad, None
+        return grad.mul_(grads[0]), None, None
 
 
 def _chunks(rows: int, columns: int) -> list[slice]:
@@ -107,7 +96,23 @@ def vocabulary_loss(
     """Sum of the loss of labels [n] >= 0 given hidden [n, hidden] and the rows of a head's weight [vocab, hidden] and
     bias [vocab] that are here.
     """
-    loss: Tensor = _VocabularyLoss.apply(hidden, weight, bias, labels, gemm, columns)  # type: ignore[no-untyped-call]
+    leaves = [None if p is None else p.detach().requires_grad_(p.requires_grad) for p in (hidden, weight, bias)]
+    inner, weight_, bias_ = leaves
+    assert inner is not None and weight_ is not None
+    total = hidden.new_zeros((), dtype=torch.float32)
+    hidden_grad = torch.empty_like(inner)
+    for part in _chunks(hidden.shape[0], weight.shape[0]):
+        x = inner[part].detach().requires_grad_()
+        logits = gemm(x, weight_, bias_)
+        scored = _scored(logits.detach(), labels[part], columns)
+        logits.backward(scored.grad(labels[part]).to(logits.dtype))  # type: ignore[no-untyped-call]
+        total += scored.loss.sum().detach()
+        assert x.grad is not None
+        hidden_grad[part] = x.grad
+    loss: Tensor = _Given.apply(hidden, total, hidden_grad)  # type: ignore[no-untyped-call]
+    for parameter, leaf in (weight, weight_), (bias, bias_):
+        if leaf is not None and leaf.grad is not None:
+            loss = loss + _Given.apply(parameter, torch.zeros_like(total), leaf.grad)  # type: ignore[no-untyped-call]
     return loss
 
 

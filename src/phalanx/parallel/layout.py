@@ -105,7 +105,7 @@ class Layout:
             if local.source is not local.tensor:
                 grad = local.source.grad
                 local.tensor.grad = grad.to_local() if isinstance(grad, DTensor) else grad
-        if self.mesh.pp.size > 1:
+        if self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
             words = (local.tensor for name, local in self.locals.items() if name.endswith(stages.WORDS))
             stages.tie(next(words, None), self.mesh.pp)
         lacking = [local.tensor.grad for local in locals if local.partial and local.tensor.grad is not None]
@@ -142,7 +142,12 @@ class Layout:
             data.fully(stage if mesh.pp.size > 1 else model, mesh, self.config.layout.shard == "zero3")
         model.to_empty(device=self.device)
         pieces: dict[str, Piece] = {}
-        for name, source in model.named_parameters():
+        for name, source in list(model.named_parameters()):
+            if name in self.locals:  # a V of stages begins and ends here: one word embedding serves both
+                transformer, kind = name.rsplit(".", 1)
+                setattr(model.get_submodule(transformer), kind, self.locals[name].source)
+                pieces[name] = Piece(self.locals[name].tensor.data, self.locals[name].offset)
+                continue
             part = parts[name]
             tensor, offset = source, part.offset
             if isinstance(source, DTensor):

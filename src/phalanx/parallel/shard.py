@@ -58,7 +58,8 @@ def shard(model: nn.Module, tp: Axis, sequence: bool) -> dict[str, Part]:
     """Cut a model (on the meta device) down to what this rank holds and fill its slots; every parameter's Part."""
     parts: dict[str, Part] = {}
     stream = {id(m) for stack in model.modules() if isinstance(stack, Transformer) for m in stack.modules()}
-    words = next(m.weight.shape[0] for m in model.modules() if isinstance(m, Embedding) and "vocab" in m.axes)
+    tables = (m for m in model.modules() if isinstance(m, Embedding) and "vocab" in m.axes)
+    words = next((table.weight.shape[0] for table in tables), 0)  # none in the middle of a pipeline
     for name, module in model.named_modules():
         split = [axis in SPLIT and tp.size > 1 for axis in getattr(module, "axes", ())]
         partial_here = tp.size > 1 and sequence and id(module) in stream

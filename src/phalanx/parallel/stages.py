@@ -130,13 +130,15 @@ class Pipeline:
         """The sums of one batch, without gradients, on the last stage; nothing elsewhere."""
         count, group = stages_of(self.layout), self.axis.group
         mine = dict(zip(numbers(self.layout, self.axis.rank), self.stages, strict=True))
-        stream, sums = torch.empty(self.stream, device=self.device), {}
+        stream, sums = torch.empty(self.stream, device=self.device), Sums()
         for number in range(count):
             here, there = _rank(number, self.layout), _rank(number + 1, self.layout)
             if number in mine:
-                out = mine[number].model(batch, None if number == 0 else stream)
-                if number == count - 1:
-                    sums = out
+                stage = mine[number]
+                stage.batches, stage.sums = [batch], []
+                out = stage(stream, torch.zeros(1, dtype=torch.int64))
+                if stage.last:
+                    sums = stage.sums[0]
                 elif there == here:
                     stream = out
                 else:
