@@ -1,4 +1,4 @@
-"""python -m phalanx"""
+"""python -m phalanx: what the launcher starts."""
 
 from phalanx.cli import main
 

@@ -55,14 +55,28 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder to continue.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE by default.")] = None,
+    procs: Annotated[
+        int, typer.Option(min=0, help="Processes to start here; 0: as many as the layout names, or one a GPU.")
+    ] = 0,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Times to start again, from the last checkpoint, after a crash.")
+    ] = 0,
 ) -> None:
     """Train a model: phalanx train gpt-tiny data.train=books
 
     A run that was interrupted continues where it stopped, bit for bit, when the same command is given again, or with:
     phalanx train RUN
-    """
-    from phalanx.tasks.run import train as run
 
+    On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
+    torchrun or srun the same command is one process of many. A run may continue on another layout.
+    """
+    from phalanx.parallel import processes
+    from phalanx.tasks.run import train as run
+    from phalanx.tasks.run import wanted
+
+    processes.adopt_slurm()
+    if processes.world() == 1 and (count := procs or wanted(recipe, overrides or [], out)) > 1:
+        raise typer.Exit(processes.launch(sys.argv[1:], count, restarts))
     stopped_by = run(recipe, overrides or [], out)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)

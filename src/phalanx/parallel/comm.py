@@ -21,6 +21,10 @@ from phalanx.parallel.mesh import Axis
 
 Slot = Callable[[Tensor], Tensor]
 
+# torch 2.13 has new names for what 2.11 has
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 def total(axis: Axis) -> Slot:
     """The sum over an axis, without gradient."""
@@ -59,7 +63,7 @@ def gathered(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
     """The whole of a tensor of which every rank has a part, without gradient."""
     part = x.movedim(dim, 0).contiguous()
     out = part.new_empty(axis.size * part.shape[0], *part.shape[1:])
-    dist.all_gather_into_tensor(out, part, group=axis.group)
+    _all_gather(out, part, group=axis.group)
     return out.movedim(0, dim).contiguous()
 
 
@@ -72,7 +76,7 @@ def _all_reduce(x: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) -> Te
 def _scattered(x: Tensor, axis: Axis, dim: int) -> Tensor:
     whole = x.movedim(dim, 0).contiguous()
     out = whole.new_empty(whole.shape[0] // axis.size, *whole.shape[1:])
-    dist.reduce_scatter_tensor(out, whole, group=axis.group)
+    _reduce_scatter(out, whole, group=axis.group)
     return out.movedim(0, dim).contiguous()
 
 

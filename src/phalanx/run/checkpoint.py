@@ -12,11 +12,12 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -28,6 +29,8 @@ from phalanx.run import storage, tree
 from phalanx.run.folder import RunFolder
 from phalanx.run.planners import LoadPlanner, Place, SavePlanner, place_of
 from phalanx.run.storage import Damaged
+
+T = TypeVar("T")
 
 GIB = 1 << 30
 
@@ -47,11 +50,16 @@ class Checkpointer:
     """The checkpoints of a run.
 
     A state is a nested dict of tensors and plain values; the keys at its top are its parts, "model" among them.
-    Saving is for the process that holds the run's lock; loading changes nothing in the folder.
+    Saving is for the processes of the run whose lock is held; loading changes nothing in the folder. With several
+    processes all of them call the same methods; `group` is theirs and nobody else's, as saving happens beside training.
+    Its first rank decides and names, all write and read what is theirs.
     """
 
-    def __init__(self, folder: RunFolder, keep: int = 2, asynchronous: bool = True) -> None:
+    def __init__(
+        self, folder: RunFolder, keep: int = 2, asynchronous: bool = True, group: dist.ProcessGroup | None = None
+    ) -> None:
         assert keep >= 1
+        self.group = group
         self.path = folder.checkpoints
         self.keep = keep
         self.asynchronous = asynchronous
@@ -67,7 +75,7 @@ class Checkpointer:
     @property
     def latest(self) -> int | None:
         """Step of the newest finished checkpoint."""
-        return max(self._finished(), default=None)
+        return self._leading(lambda: max(self._finished(), default=None))
 
     def save(
         self, step: int, state: tree.Tree, loss: float | None = None, places: Mapping[str, Place] | None = None
@@ -111,20 +119,25 @@ class Checkpointer:
         refuses to read.
         """
         self.wait()
+        path, index, damages = self._leading(lambda: self._choose(state.keys(), step, best))
+        _fill(state, path, index, places or {}, self.group)
+        notes = tuple(f"{damage}; loaded {path.name} instead" for damage in damages)
+        return Restored(index["step"], index["loss"], notes)
+
+    def _choose(self, parts: Collection[str], step: int | None, best: bool) -> tuple[Path, dict[str, Any], list[str]]:
+        """The first of the candidates that is whole, its index, and what was wrong with those before it."""
         finished = self._finished()
         damages: list[str] = []
         for path in self._candidates(finished, step, best):
             try:
                 index = storage.read_index(path)
-                storage.verify(path, index, state.keys())
+                storage.verify(path, index, parts)
             except (Damaged, OSError) as damage:
                 if isinstance(damage, OSError) and damage.errno != errno.EIO:
                     raise  # too many open files, no permission: passed over, a whole checkpoint would soon be pruned
                 damages.append(f"{path} is damaged ({damage})")
                 continue
-            _fill(state, path, index, places or {})
-            notes = tuple(f"{damage}; loaded {path.name} instead" for damage in damages)
-            return Restored(index["step"], index["loss"], notes)
+            return path, index, damages
         raise InputError(f"no whole checkpoint is left: {'; '.join(damages)}; start a new run")
 
     def load_weights(self, model: dict[str, Tensor], step: int | None = None, best: bool = False) -> Restored:
@@ -159,18 +172,15 @@ class Checkpointer:
         path = self.path / f"step-{step:07d}"
         partial = path.with_name(path.name + ".partial")
         try:
-            self._drop_leftovers()
-            partial.mkdir(parents=True)
+            self._leading(lambda: self._begin(partial))
             writer = storage.Writer(partial, {"step": step, "loss": loss, "values": values})
-            state_dict_saver.save(tensors, storage_writer=writer, planner=SavePlanner(places))
-            self._publish(partial, path)
-            self._rank(path, loss)
-            self._prune(step)
+            state_dict_saver.save(tensors, storage_writer=writer, planner=SavePlanner(places), process_group=self.group)
+            self._leading(lambda: self._publish(partial, path, loss))
         except (OSError, CheckpointException) as error:
             cause = _cause(error)
             if not isinstance(cause, OSError):
                 raise cause from error
-            shutil.rmtree(partial, ignore_errors=True)
+            self._leading(lambda: shutil.rmtree(partial, ignore_errors=True))
             size = sum(tensor.nbytes for tensor in tensors.values()) / GIB
             free = shutil.disk_usage(self.path).free / GIB
             raise InputError(
@@ -178,15 +188,32 @@ class Checkpointer:
                 "make room there or lower save.keep; earlier checkpoints are whole"
             ) from error
 
-    def _drop_leftovers(self) -> None:
-        """Remove what a killed process left unfinished."""
+    def _leading(self, action: Callable[[], T]) -> T:
+        """What the first rank gets of an action that it alone takes, or the error it meets: on every rank."""
+        if self.group is None:
+            return action()
+        outcome: list[Any] = [None, None]
+        if self.group.rank() == 0:
+            try:
+                outcome[0] = action()
+            except (InputError, OSError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, group=self.group, group_src=0)
+        if outcome[1]:
+            raise outcome[1]
+        found: T = outcome[0]
+        return found
+
+    def _begin(self, partial: Path) -> None:
+        """Remove what a killed process left unfinished, and make room for a new checkpoint."""
         keep = set(self._finished().values())
         for path in self.path.glob("step-*.*"):
             if path not in keep:
                 shutil.rmtree(path)
+        partial.mkdir(parents=True)
 
-    def _publish(self, partial: Path, path: Path) -> None:
-        """Give a finished checkpoint its name, which an abandoned one of the same step may hold."""
+    def _publish(self, partial: Path, path: Path, loss: float | None) -> None:
+        """Give a finished checkpoint its name, which an abandoned one of the same step may hold; let older ones go."""
         durable.sync(partial)
         old = path.with_name(path.name + ".old")
         if path.exists():
@@ -194,6 +221,8 @@ class Checkpointer:
         durable.rename(partial, path)
         if old.exists():
             shutil.rmtree(old)
+        self._rank(path, loss)
+        self._prune(int(path.name.removeprefix("step-")))
 
     def _rank(self, path: Path, loss: float | None) -> None:
         """Name `path` the best unless an earlier one has a lower loss."""
@@ -219,7 +248,9 @@ class Checkpointer:
                 shutil.rmtree(doomed)
 
 
-def _fill(state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place]) -> None:
+def _fill(
+    state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place], group: dist.ProcessGroup | None
+) -> None:
     """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
     tensors, values = tree.split(state)
     there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
@@ -227,13 +258,23 @@ def _fill(state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[s
         name: f"{storage.NAMES[tensor.dtype]} {[*place_of(places, name, tensor)[0]]}"
         for name, tensor in tensors.items()
     }
+    here = _united(here, group)
     _compare(path, here | dict.fromkeys(values, "a value"), there | dict.fromkeys(index["values"], "a value"))
     reader, planner = storage.Reader(path, index), LoadPlanner(places)
     try:
-        state_dict_loader.load(tensors, storage_reader=reader, planner=planner)
+        state_dict_loader.load(tensors, storage_reader=reader, planner=planner, process_group=group)
     except CheckpointException as error:
         raise _cause(error) from error
     tree.put(state, index["values"])
+
+
+def _united(names: dict[str, str], group: dist.ProcessGroup | None) -> dict[str, str]:
+    """What all ranks have together: the stages of a pipeline have different tensors."""
+    if group is None:
+        return names
+    parts: list[dict[str, str]] = [{}] * group.size()
+    dist.all_gather_object(parts, names, group=group)
+    return {name: what for part in parts for name, what in part.items()}
 
 
 def _compare(path: Path, here: dict[str, str], there: dict[str, str]) -> None:

@@ -2,7 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from phalanx import durable, recipe, registry
 from phalanx.config import Config
@@ -12,49 +16,91 @@ from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.models.build import family
+from phalanx.parallel import processes
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
-from phalanx.train.monitor import Monitor
+from phalanx.train.lay_out import processes_of
+from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.resolve import device_of, expand, resolve
 from phalanx.train.task import Task
 from phalanx.train.trainer import Trainer
+
+FREE = ("phalanx", "layout.", "save.", "log.", "train.device", "train.compile")  # what a run may change on its way
 
 
 def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, quiet: bool = False) -> int:
     """Train by a recipe, a TOML file, or the folder of a run to continue. The number of the signal that ended it, or 0.
 
-    InputError when the folder holds a run of another configuration that has saved something.
+    Every process of the run calls this alike. InputError when the folder holds a run of another configuration that has
+    saved something; its layout, saving and logging may change.
     """
-    if name not in recipe.names() and Path(name).is_dir():
-        if overrides or out:
-            raise InputError(
-                f"{name} is a run folder: it continues as it was configured; leave out {[*overrides, out][0]}"
-            )
-        return _fit(RunFolder.open(name), quiet)
-    mapping = recipe.load_mapping(name, overrides)
+    folder = folder_of(name, out)
+    mapping = recipe.load_mapping(source_of(name, folder), overrides)
     config = expand(mapping)
-    tokenizer = tokenizer_of(config.data)
-    config = resolve(config, tokenizer)
-    folder = RunFolder(out or Path("runs") / Path(name).name.removesuffix(".toml"))
+    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
+    config = resolve(config, tokenizer, processes.world())
+    processes.join(device_of(config.train.device))
+    processes.agree(_flat(config))
+    processes.leading(lambda: _open(folder, config, tokenizer))
+    stopped_by = _fit(folder, config, quiet)
+    processes.leave()
+    return stopped_by
+
+
+def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
+    """Processes to start on this machine for a command: what its layout names, on GPUs all that it can use."""
+    config = expand(recipe.load_mapping(source_of(name, folder_of(name, out)), overrides))
+    least = processes_of(config.layout)
+    if config.layout.dp or device_of(config.train.device).type == "cpu":
+        return least
+    return max(1, torch.cuda.device_count() // least) * least
+
+
+def folder_of(name: str, out: Path | None) -> RunFolder:
+    """The run folder that a command is about."""
+    if name not in recipe.names() and Path(name).is_dir():
+        if out:
+            raise InputError(f"{name} is a run folder: it continues where it is; leave out --out {out}")
+        return RunFolder.open(name)
+    return RunFolder(out or Path("runs") / Path(name).name.removesuffix(".toml"))
+
+
+def source_of(name: str, folder: RunFolder) -> str:
+    """The recipe to read: the run's own configuration where a run folder was named."""
+    return str(folder.config_file) if folder.path == Path(name) else name
+
+
+def _open(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
+    """Make the folder, or see that what it holds is this run."""
     if folder.exists and (folder.saved or folder.config() == config):
         _agree(folder, config)
-    else:
-        _foresee(config, tokenizer)
-        if folder.exists:
-            folder.discard()
-        folder = RunFolder.create(folder.path, config, tokenizer.json())
-        durable.write(folder.path / "data.json", json.dumps(_fingerprints(config), indent=1).encode())
-    return _fit(folder, quiet)
+        with folder.lock():
+            folder.write_config(config)
+        return
+    _foresee(config, tokenizer)
+    if folder.exists:
+        folder.discard()
+    RunFolder.create(folder.path, config, tokenizer.json())
+    durable.write(folder.path / "data.json", json.dumps(_fingerprints(config), indent=1).encode())
 
 
-def _fit(folder: RunFolder, quiet: bool) -> int:
-    with folder.lock():
-        config = folder.config()
-        device_of(config.train.device)
+def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
+    first = processes.rank() == 0
+    with folder.lock() if first else nullcontext():
         _same_data(folder, config)
-        trainer = Trainer(config, _task(config), folder, Monitor(config, folder, quiet))
+        monitor = Monitor(config, folder, quiet, processes.world()) if first else Silent()
+        trainer = Trainer(config, _task(config), folder, monitor)
         trainer.fit()
         return trainer.stopped_by
+
+
+def _flat(config: Config) -> dict[str, str]:
+    """Every key of a configuration, dotted, and what a process has for it."""
+    facts = {"phalanx": version("phalanx")}
+    for section, values in config.model_dump().items():
+        for key, value in values.items() if isinstance(values, dict) else [("", values)]:
+            facts[f"{section}.{key}".rstrip(".")] = str(value)
+    return facts
 
 
 def _foresee(config: Config, tokenizer: Tokenizer) -> None:
@@ -99,15 +145,11 @@ def _task(config: Config) -> Task:
 
 
 def _agree(folder: RunFolder, config: Config) -> None:
-    """InputError unless the folder's run has this configuration."""
-    there, here = (c.model_dump() for c in (folder.config(), config))
-    for section, values in here.items():
-        pairs = values.items() if isinstance(values, dict) else [("", values)]
-        for key, value in pairs:
-            found = there[section][key] if key else there[section]
-            if found != value:
-                dotted = f"{section}.{key}" if key else section
-                raise InputError(
-                    f"{folder.path} holds a run with {dotted}={found}, not {value}; give another --out, "
-                    f"or continue that run with: phalanx train {folder.path}"
-                )
+    """InputError unless the folder's run has this configuration, apart from what may change between two sittings."""
+    there, here = _flat(folder.config()), _flat(config)
+    for key, value in here.items():
+        if there[key] != value and not key.startswith(FREE):
+            raise InputError(
+                f"{folder.path} holds a run with {key}={there[key]}, not {value}; give another --out, "
+                f"or continue that run with: phalanx train {folder.path}"
+            )

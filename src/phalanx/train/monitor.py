@@ -17,11 +17,38 @@ from phalanx.train.peak import peak_flops
 _NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class Silent:
+    """The monitor of every process but the first: tells nothing."""
+
+    @contextmanager
+    def running(self, step: int, tokens: int) -> Iterator[None]:
+        """Around the loop."""
+        yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Time that is not training."""
+        yield
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """An optimizer step ended."""
+
+    def valid(self, step: int, values: Mapping[str, float]) -> None:
+        """An evaluation ended."""
+
+    def note(self, text: str) -> None:
+        """A sentence."""
+
+    def judged(self) -> str:
+        """What the curve says."""
+        return ""
+
+
 class Monitor:
     """Takes a step's own values, adds rates, memory and MFU, and passes them on. Notes may come at any time."""
 
-    def __init__(self, config: Config, folder: RunFolder, quiet: bool = False) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: Config, folder: RunFolder, quiet: bool = False, processes: int = 1) -> None:
+        self.config, self.folder, self.processes = config, folder, processes
         self.device = torch.device(config.train.device)
         self.console = Console(config.train.steps, config.log.print_every, folder.path.name, quiet)
         self.flops = flops_per_token(config.model, config.data.sequence)
@@ -32,7 +59,7 @@ class Monitor:
         """Around the loop, which begins after `step` steps and `tokens` tokens."""
         with ExitStack() as stack:
             self.metrics = stack.enter_context(Metrics(self.folder.path, self.config.log.every, step))
-            self.peak = peak_flops(self.device, _NUMBERS[self.config.precision.dtype])
+            self.peak = self.processes * peak_flops(self.device, _NUMBERS[self.config.precision.dtype])
             self.seen = tokens
             self.rate = Throughput(self.metrics.last.get("seconds", 0.0))
             parameters = family(self.config.model.family).parameters_of(self.config.model)

@@ -16,6 +16,7 @@ from phalanx.data.tokenize import BUNDLED, Tokenizer
 from phalanx.errors import InputError
 from phalanx.models.build import check, flops_per_token, with_preset
 from phalanx.precision import gemm
+from phalanx.train.lay_out import lay_out
 from phalanx.train.schedule import batch_size, check_schedule
 
 # Compiling takes about a minute on a CPU and saves up to a third of every step after: worth it above this much work.
@@ -28,8 +29,8 @@ def expand(mapping: Mapping[str, Any]) -> Config:
     return recipe.validate({**mapping, "model": with_preset(model)})
 
 
-def resolve(config: Config, tokenizer: Tokenizer) -> Config:
-    """The configuration with nothing left to decide. InputError for what cannot run."""
+def resolve(config: Config, tokenizer: Tokenizer, processes: int = 1) -> Config:
+    """The configuration with nothing left to decide for so many processes. InputError for what cannot run."""
     model, data = config.model, config.data
     if model.vocab not in (0, tokenizer.vocab):
         raise InputError(
@@ -45,18 +46,17 @@ def resolve(config: Config, tokenizer: Tokenizer) -> Config:
     check(model)
     check_schedule(config)
     device = device_of(config.train.device)
-    micro_batch = config.layout.micro_batch or config.train.batch
     train = config.train.model_copy(update={"device": device.type, "init": _absolute(config.train.init)})
     resolved = config.model_copy(
         update={
             "model": model,
             "data": _placed(data),
             "train": train,
-            "layout": config.layout.model_copy(update={"micro_batch": min(micro_batch, train.batch)}),
             "precision": config.precision.model_copy(update={"dtype": gemm.resolve(config.precision.dtype, device)}),
         }
     )
-    return resolved.model_copy(update={"train": train.model_copy(update={"compile": _compile(resolved)})})
+    compiled = resolved.model_copy(update={"train": train.model_copy(update={"compile": _compile(resolved)})})
+    return lay_out(compiled, processes)
 
 
 def _placed(data: DataConfig) -> DataConfig:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from phalanx import registry
@@ -30,7 +31,7 @@ from phalanx.train import state
 from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
 from phalanx.train.loader import Loader
-from phalanx.train.monitor import Monitor
+from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.optim import clip
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import batch_size, learning_rate
@@ -40,7 +41,7 @@ from phalanx.train.task import Task
 class Trainer:
     """Trains `task` by a resolved configuration in a run folder, from its newest checkpoint if it has one."""
 
-    def __init__(self, config: Config, task: Task, folder: RunFolder, monitor: Monitor) -> None:
+    def __init__(self, config: Config, task: Task, folder: RunFolder, monitor: Monitor | Silent) -> None:
         self.config, self.task, self.folder, self.monitor = config, task, folder, monitor
         self.device = torch.device(config.train.device)
         self.mesh = make_mesh(config.layout, self.device)
@@ -50,7 +51,8 @@ class Trainer:
         self.loader = Loader(task, config, self.mesh.dp)
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
-        self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous)
+        group = dist.new_group(backend="gloo") if self.mesh.world.size > 1 else None  # saving has talks of its own
+        self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous, group)
         self.progress = Progress()
         self.saved = 0  # step of the newest checkpoint
         self.signal = 0  # the one that told this process to stop
@@ -152,7 +154,7 @@ class Trainer:
             self.monitor.note(ended if done else f"continuing {run} after step {step}")
         elif self.config.train.init:
             weights = state.capture_weights(self.parameters, self.optimizers)
-            other = Checkpointer(RunFolder.open(self.config.train.init))
+            other = Checkpointer(RunFolder.open(self.config.train.init), group=self.checkpointer.group)
             restored = other.load(weights, places=self._places(weights))
             state.start_from(weights)
             self.monitor.note(f"starting from step {restored.step} of {self.config.train.init}")
