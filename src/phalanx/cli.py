@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -233,6 +234,8 @@ def main() -> None:
         line = _said(error)
         if not line or os.environ.get("PHALANX_TRACEBACK"):
             raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(2)  # the first rank says it, and whoever started the others ends them
         print(f"phalanx: {line}", file=sys.stderr)
         sys.exit(2)
 
