@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from phalanx.nn import slots
 
-_LOGITS = 1 << 25  # logits held at once
+_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}  # logits held at once: what a cache likes, what fills a GPU
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -85,8 +85,8 @@ class _Given(torch.autograd.Function):
         return grad.mul_(grads[0]), None, None
 
 
-def _chunks(rows: int, columns: int) -> list[slice]:
-    height = max(1, _LOGITS // columns)
+def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    rows, height = hidden.shape[0], max(1, _LOGITS[hidden.device.type] // weight.shape[0])
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 
@@ -101,7 +101,7 @@ def vocabulary_loss(
     assert inner is not None and weight_ is not None
     total = hidden.new_zeros((), dtype=torch.float32)
     hidden_grad = torch.empty_like(inner)
-    for part in _chunks(hidden.shape[0], weight.shape[0]):
+    for part in _chunks(hidden, weight):
         x = inner[part].detach().requires_grad_()
         logits = gemm(x, weight_, bias_)
         scored = _scored(logits.detach(), labels[part], columns)
@@ -122,7 +122,7 @@ def vocabulary_score(
     """`vocabulary_loss` without gradients, and how many labels >= 0 have the largest logit: float32 [], int64 []."""
     total = hidden.new_zeros((), dtype=torch.float32)
     correct = labels.new_zeros(())
-    for part in _chunks(hidden.shape[0], weight.shape[0]):
+    for part in _chunks(hidden, weight):
         scored = _scored(gemm(hidden[part], weight, bias), labels[part], columns)
         total += scored.loss.sum()
         top = columns.largest(scored.inside.amax(-1) + scored.share)
