@@ -86,7 +86,8 @@ class _Given(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    rows, height = hidden.shape[0], max(1, _LOGITS[hidden.device.type] // weight.shape[0])
+    limit = _LOGITS.get(hidden.device.type, _LOGITS["cuda"])
+    rows, height = hidden.shape[0], max(1, limit // weight.shape[0])
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 
