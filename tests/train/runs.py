@@ -50,10 +50,10 @@ class Corpus(NamedTuple):
         """The tokenizer of a family's set."""
         return load_tokenizer(str(self.file(family)))
 
-    def config(self, family: str, *overrides: str) -> Config:
+    def config(self, family: str, *overrides: str, processes: int = 1) -> Config:
         """A resolved configuration of a tiny run."""
         mapping = recipe.overridden({}, [*self.words(family), *overrides])
-        return resolve(expand(mapping), self.tokenizer(family))
+        return resolve(expand(mapping), self.tokenizer(family), processes)
 
 
 def make_corpus(folder: Path) -> Corpus:

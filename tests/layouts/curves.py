@@ -1,0 +1,63 @@
+"""What a rank of a tiny run does, and what it tells of it."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from phalanx import registry
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.run.folder import RunFolder
+from phalanx.train.trainer import Trainer
+from tests.train.runs import Corpus, Record
+
+# Four heads and four blocks, so that they can be split by four; dropout on; a batch that eight replicas can share.
+TINY = ["model.heads=4", "model.layers=4", "model.dropout=0.1", "train.batch=8", "train.steps=12", "train.eval_every=6",
+        "train.eval_sequences=7"]  # fmt: skip
+
+
+class Curve(NamedTuple):
+    """What the first rank saw: each step's loss and gradient norm, each evaluation's loss."""
+
+    losses: list[float]
+    norms: list[float]
+    valid: list[float]
+
+
+def made(folder: Path, family: str, *words: str, run: Path | None = None) -> tuple[Trainer, Record]:
+    """This rank's trainer. Without a `run` folder nothing is saved."""
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    config = Corpus(folder).config(family, *TINY, *words, processes=processes)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    record: Any = Record()
+    task = registry.TASKS.find(config.task)(config, tokenizer)
+    trainer = Trainer(config, task, RunFolder(run or os.devnull), record)
+    if run is None:
+        vars(trainer).update(_save=lambda: None, _finish=lambda: None)
+    return trainer, record
+
+
+def curve(folder: Path, family: str, *words: str, run: Path | None = None) -> Curve:
+    """Train, and tell."""
+    trainer, record = made(folder, family, *words, run=run)
+    trainer.fit()
+    steps = record.steps.values()
+    losses, norms = [values["loss"] for values in steps], [values["grad_norm"] for values in steps]
+    return Curve(losses, norms, [values["loss"] for values in record.valids.values()])
+
+
+def weights(folder: Path, family: str, *words: str) -> dict[str, Tensor]:
+    """The initial parameters, whole."""
+    parameters = made(folder, family, *words)[0].parameters
+    return {name: parameters.whole(name, p.detach().clone()) for name, p in parameters.items()}
+
+
+def farthest(one: Curve, other: Curve) -> float:
+    """The largest difference of two curves, norms relative to their size."""
+    gaps = [abs(a - b) for a, b in zip(one.losses + one.valid, other.losses + other.valid, strict=True)]
+    gaps += [abs(a - b) / a for a, b in zip(one.norms, other.norms, strict=True)]
+    assert len(one.losses) >= 12 and torch.tensor(gaps).isfinite().all()
+    return max(gaps)
