@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
-from phalanx.data.documents import Place, Reader, Reading
+from phalanx.data.documents import Bookmark, DocumentReader, Reading
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.tokenize import load_tokenizer
 
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = str(arguments.workers)
     reading = Reading("blank-line", "text", 1 << 30, by_paragraph=False)
-    documents = [record.text for record in Reader(arguments.text, reading).records(Place())]
+    documents = [record.text for record in DocumentReader(arguments.text, reading).records(Bookmark())]
     size = sum(len(document.encode()) for document in documents)
     backend = Backend.from_str(load_tokenizer("gpt2").json())
     backend.encode_special_tokens = True

@@ -84,7 +84,7 @@ def hugging_face(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any])
     import transformers
 
     if shape.family == "gpt2":
-        options = transformers.GPT2Config(
+        options: Any = transformers.GPT2Config(
             vocab_size=shape.vocab, n_positions=shape.sequence, n_embd=shape.hidden, n_layer=shape.layers,
             n_head=shape.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         )  # fmt: skip
@@ -142,7 +142,7 @@ def contestant(name: str, shape: Shape, dtype: str, threads: int) -> None:
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - start)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({"seconds": seconds, "loss": float(value), "peak_gib": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "loss": value.item(), "peak_gib": peak}), flush=True)
 
 
 def matrix_product(dtype: str) -> float:
