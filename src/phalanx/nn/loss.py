@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from phalanx.nn import slots
 
-_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}  # logits held at once: what a cache likes, what fills a GPU
+_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}  # logits held at once: what a cache likes, what fills a GPU
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
