@@ -138,9 +138,10 @@ class Layout:
     def _materialise(self, stage: Stage, parts: dict[str, Part]) -> None:
         """Give memory to what is left of a stage, and first weights; note what there is."""
         model, mesh = stage.model, self.mesh
+        root = stage if mesh.pp.size > 1 else model
         if self.sharded:
-            data.fully(stage if mesh.pp.size > 1 else model, mesh, self.config.layout.shard == "zero3")
-        model.to_empty(device=self.device)
+            data.fully(root, mesh, self.config.layout.shard == "zero3")
+        root.to_empty(device=self.device)  # the root's own: it sees to the padding of its shards
         pieces: dict[str, Piece] = {}
         for name, source in list(model.named_parameters()):
             if name in self.locals:  # a V of stages begins and ends here: one word embedding serves both

@@ -65,10 +65,6 @@ def _check_stages(config: Config, layout: LayoutConfig) -> None:
         raise InputError(
             f"layout.schedule={layout.schedule} with layout.chunks={layout.chunks}: only interleaved takes 2 or more"
         )
-    if layout.pp > 1 and layout.shard != "none":
-        raise InputError(
-            f"layout.shard={layout.shard} with layout.pp={layout.pp} is not exact yet; use layout.shard=none"
-        )
     if layout.schedule == "zbv" and config.train.compile == "on":
         raise InputError("layout.schedule=zbv takes no compiled blocks; use train.compile=off, or 1f1b")
     if layout.pp == 1 and layout.schedule != "1f1b":
