@@ -167,6 +167,8 @@ class LayoutConfig(Section):
     """With tp above 1, split the residual stream by positions too: less memory, the same traffic."""
     cp: PositiveInt = 1
     """Context parallelism: processes that share every sequence."""
+    context: Literal["gather", "ring"] = "gather"
+    """With cp above 1: all keys and values on every process, or passed around between them (long sequences)."""
     pp: PositiveInt = 1
     """Pipeline parallelism: processes that share the blocks."""
     schedule: Literal["1f1b", "interleaved", "zbv"] = "1f1b"

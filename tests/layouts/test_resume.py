@@ -5,26 +5,27 @@ from pathlib import Path
 from tests.layouts.conftest import Alone
 from tests.layouts.curves import Curve, curve
 from tests.layouts.pool import Pool
-from tests.layouts.test_curves import MICRO, TOLERANCE
+from tests.layouts.test_curves import LAYOUTS, TOLERANCE
 from tests.train.runs import Corpus
 
-SITTINGS = [  # steps done when it ends, processes, layout
-    (4, 4, ["layout.tp=2", "layout.shard=zero3"]),
-    (8, 2, ["layout.pp=2", MICRO]),
-    (12, 1, []),
-]
+SITTINGS = ["zero3 tp2", "pp2 tp2", "dp2 cp2 tp2", "pp3", "dp2 tp2", "zero3 tp2"]
+STEPS = 3  # of each
+SETTINGS = ["optim.schedule=constant", "train.steps=18"]
 
 
 def sitting(folder: Path, run: Path, stop: int, *words: str) -> Curve:
-    """Go on to step `stop`, saving every four steps."""
-    return curve(folder, "bert", "optim.schedule=constant", "save.every=4", f"train.steps={stop}", *words, run=run)
+    """Go on to step `stop`, and save there."""
+    return curve(folder, "bert", "optim.schedule=constant", f"save.every={STEPS}", f"train.steps={stop}", *words,
+                 run=run)  # fmt: skip
 
 
 def test_a_run_goes_on_in_other_layouts(pool: Pool, alone: Alone, corpus: Corpus, tmp_path: Path) -> None:
-    whole = alone("bert", "optim.schedule=constant")
+    whole = alone("bert", *SETTINGS)
+    layouts = {**LAYOUTS, "pp3": (3, ["layout.pp=3", "layout.micro_batch=2"])}
     losses: list[float] = []
-    for stop, processes, words in SITTINGS:
-        losses += pool.run(processes, sitting, corpus.folder, tmp_path, stop, *words)[0].losses
-        assert (tmp_path / "checkpoints" / f"step-{stop:07d}").is_dir()
-    assert len(losses) == 12
+    for number, name in enumerate(SITTINGS, start=1):
+        processes, words = layouts[name]
+        losses += pool.run(processes, sitting, corpus.folder, tmp_path, number * STEPS, *words)[0].losses
+        assert (tmp_path / "checkpoints" / f"step-{number * STEPS:07d}").is_dir()
+    assert len(losses) == len(whole.losses) == 18
     assert max(abs(a - b) for a, b in zip(losses, whole.losses, strict=True)) < TOLERANCE

@@ -23,6 +23,7 @@ class Context:
     key: Tensor  # int32 [batch]
     mask: Tensor | None  # bool [batch, 1, seq, keys], True where attention is allowed; None: all, or all that is past
     causal: bool
+    documents: Tensor | None = None  # int32 [batch, keys], where attention stays within equal numbers
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:

@@ -46,7 +46,8 @@ class Transformer(nn.Module):
     """Embeddings, blocks by number, final norm in pre-LN models: the residual stream.
 
     A layout that splits the stream puts it together again in `leave`; one that splits the sequence of every batch lets
-    `everywhere` collect what the mask needs of the keys. A pipeline's stage lacks what is not its own.
+    `everywhere` collect what the mask needs of the keys, or does without (`masked`) where attention makes its own. A
+    pipeline's stage lacks what is not its own.
     """
 
     def __init__(self, config: ModelConfig, causal: bool) -> None:
@@ -57,6 +58,7 @@ class Transformer(nn.Module):
         self.norm = Norm(config.hidden, config.norm_eps) if config.norm_first else None
         self.leave: Slot = slots.same
         self.everywhere: Slot = slots.same
+        self.masked = True
 
     def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor:
         """-> float32 [batch, seq, hidden]; `x` is the stream as the stage before left it"""
@@ -78,13 +80,14 @@ class Transformer(nn.Module):
 
     def context(self, batch: Batch) -> Context:
         """Who may attend to whom: within a document, and for a causal model to the past only."""
+        documents = None if batch.document is None else self.everywhere(batch.document)
         mask = None
-        if batch.document is not None:
-            mask = (batch.document[:, :, None] == self.everywhere(batch.document)[:, None, :])[:, None]
-        if self.causal and (batch.document is not None or self.everywhere is not slots.same):
+        if self.masked and batch.document is not None and documents is not None:
+            mask = (batch.document[:, :, None] == documents[:, None, :])[:, None]
+        if self.masked and self.causal and (documents is not None or self.everywhere is not slots.same):
             past = (batch.index[:, :, None] >= self.everywhere(batch.index)[:, None, :])[:, None]
             mask = past if mask is None else mask & past
-        return Context(batch.index, batch.key, mask, self.causal)
+        return Context(batch.index, batch.key, mask, self.causal, documents)
 
 
 def padded_vocab(config: ModelConfig) -> int:

@@ -2,8 +2,10 @@
 
 A causal row attends to all before it, so equal slices would leave the first rank idle: the sequence is cut into twice
 as many chunks as ranks, and a rank takes one from the front and its mirror from the back. Either the keys and values
-of all ranks are gathered (`layout.context=gather`), or they travel around in a ring (`parallel/ring.py`).
+of all ranks are gathered (`layout.context=gather`), or they travel around (`ring`).
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +15,28 @@ from phalanx.nn.batch import Batch
 from phalanx.nn.transformer import Transformer
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
+from phalanx.parallel.ring import Ring
 
 
-def positions(length: int, axis: Axis) -> Tensor:
-    """The positions of a sequence that are this rank's, in order. int64 [length / size]"""
-    chunks = torch.arange(length).chunk(2 * axis.size)
-    return torch.cat([chunks[axis.rank], chunks[2 * axis.size - 1 - axis.rank]])
+def positions(length: int, ranks: int, rank: int) -> Tensor:
+    """The positions of a sequence that are a rank's, in order. int64 [length / ranks]"""
+    chunks = torch.arange(length).chunk(2 * ranks)
+    return torch.cat([chunks[rank], chunks[2 * ranks - 1 - rank]])
 
 
 def slice_batch(batch: Batch, axis: Axis) -> Batch:
     """This rank's positions of every sequence. The question about a pair is asked where position 0 is."""
     if axis.size == 1:
         return batch
-    mine = positions(batch.tokens.shape[1], axis).to(batch.tokens.device)
+    mine = positions(batch.tokens.shape[1], axis.size, axis.rank).to(batch.tokens.device)
     part = batch.columns(mine)
     if part.related is None or axis.rank == 0:
         return part
     return part.with_related(torch.full_like(part.related, -1))
 
 
-def fill(model: nn.Module, axis: Axis) -> None:
-    """Let every attention see all keys, in their natural order."""
+def fill(model: nn.Module, axis: Axis, kind: str) -> None:
+    """Let every attention see all keys: gathered in their natural order, or as they come by in a ring."""
     if axis.size == 1:
         return
     gather = comm.conjugate("gather", axis, dim=2)
@@ -44,11 +47,14 @@ def fill(model: nn.Module, axis: Axis) -> None:
     def everywhere(x: Tensor) -> Tensor:
         return _natural(comm.gathered(x, axis, dim=1), 1, axis)
 
+    ring = Ring(axis, partial(positions, ranks=axis.size))
     for module in model.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, Transformer):
+            module.everywhere, module.masked = everywhere, kind == "gather"
+        elif isinstance(module, Attention) and kind == "gather":
             module.keys = keys
-        elif isinstance(module, Transformer):
-            module.everywhere = everywhere
+        elif isinstance(module, Attention):
+            module.attend = ring
 
 
 def _natural(x: Tensor, dim: int, axis: Axis) -> Tensor:

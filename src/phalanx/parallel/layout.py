@@ -48,7 +48,7 @@ class Layout:
                 model = build()
             stages.cut(model, config.model, number, count)
             parts = shard(model, mesh.tp, sequence)
-            context.fill(model, mesh.cp)
+            context.fill(model, mesh.cp, config.layout.context)
             prepare(model)
             stage = Stage(model, number == 0, number == count - 1)
             stages.unsplit(stage)

@@ -5,14 +5,14 @@ without bf16 instructions multiplies bf16 at a seventh of its fp32 speed (measur
 rounded to bf16 and multiplied in fp32, which is what bf16 units with fp32 accumulation compute, and is kept in bf16.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phalanx.nn import attention
-from phalanx.nn.attention import Attention, Context
+from phalanx.nn.attention import Attention, Context, Dropping
 from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Linear
 
@@ -41,8 +41,8 @@ def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
     for module in model.modules():
         if isinstance(module, Linear | VocabularyHead):
             module.gemm = gemm
-        elif isinstance(module, Attention) and emulate and module.attend is attention.fused:
-            module.attend = _wide
+        elif isinstance(module, Attention) and emulate and not isinstance(module.attend, Dropping):
+            module.attend = _Wide(module.attend)
 
 
 class _Cast:
@@ -84,6 +84,11 @@ class _RoundedProduct(torch.autograd.Function):
         return (grad @ weight.to(x.dtype).float()).to(x.dtype), flat.t() @ x.float().flatten(0, -2), bias
 
 
-def _wide(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+class _Wide:
     """Attention of rounded operands in fp32."""
-    return attention.fused(q.float(), k.float(), v.float(), context).to(q.dtype)
+
+    def __init__(self, attend: Callable[..., Tensor]) -> None:
+        self.attend = attend
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        return self.attend(q.float(), k.float(), v.float(), context).to(q.dtype)

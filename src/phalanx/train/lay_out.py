@@ -53,6 +53,12 @@ def _check_sequence(config: Config, layout: LayoutConfig) -> None:
             f"use {near}, or layout.sequence_parallel=false"
         )
 
+    if layout.cp > 1 and layout.context == "ring" and config.model.attention_dropout:
+        raise InputError(
+            f"model.attention_dropout={config.model.attention_dropout:g} needs all keys in one place; "
+            "use layout.context=gather, or 0"
+        )
+
 
 def _check_stages(config: Config, layout: LayoutConfig) -> None:
     count = stages.stages_of(layout)
@@ -65,6 +71,8 @@ def _check_stages(config: Config, layout: LayoutConfig) -> None:
         raise InputError(
             f"layout.schedule={layout.schedule} with layout.chunks={layout.chunks}: only interleaved takes 2 or more"
         )
+    if layout.schedule == "zbv" and layout.shard == "zero3":
+        raise InputError("layout.schedule=zbv needs its weights in both halves of backward; use layout.shard=zero2")
     if layout.schedule == "zbv" and config.train.compile == "on":
         raise InputError("layout.schedule=zbv takes no compiled blocks; use train.compile=off, or 1f1b")
     if layout.pp == 1 and layout.schedule != "1f1b":
