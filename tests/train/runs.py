@@ -24,7 +24,7 @@ from tests.data.sets import write_set
 SIZES = ["model.layers=2", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=32",
          "layout.micro_batch=3", "train.batch=8", "train.steps=6", "train.eval_every=3", "train.eval_sequences=6",
          "train.compile=off", "precision.dtype=fp32", "optim.lr=5e-3", "optim.warmup=2", "save.every=3",
-         "data.split=0.8,0.2,0"]  # fmt: skip
+         "data.split=0.8,0.2,0", "train.device=cpu"]  # fmt: skip
 FAMILIES = {
     "gpt": ["task=clm", "model.family=gpt2"],
     "bert": ["task=mlm", "model.family=bert", "model.segments=2", "model.norm_first=false", "model.gelu=erf"],
