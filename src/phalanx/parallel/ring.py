@@ -7,8 +7,8 @@ a later one's the second half of the queries sees all.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,24 @@ from phalanx.parallel.mesh import Axis
 
 _ALL = slice(None)
 _aten = torch.ops.aten
+
+
+class Meeting(NamedTuple):
+    """Some of a rank's queries and the keys and values that they see, of one rank."""
+
+    rows: slice  # of the queries
+    keys: slice  # of the other rank's
+    k: Tensor  # [batch, heads, those keys, d]
+    v: Tensor
+    mask: Tensor | None  # bool [batch, 1, rows, keys], where documents end inside a sequence
+    causal: bool  # whether only the past is seen
+
+    @property
+    def fused(self) -> bool:
+        """Whether torch has a kernel for it that gives the normalisers too."""
+        k = self.k
+        on_gpu = k.is_cuda and k.dtype != torch.float32 and k.shape[-1] % 8 == 0
+        return self.mask is None and (k.device.type == "cpu" or on_gpu)
 
 
 class Ring:
@@ -34,23 +52,30 @@ class Ring:
         y: Tensor = _Ring.apply(q, torch.stack([k, v]), context, self)  # type: ignore[no-untyped-call]
         return y
 
-    def meeting(self, source: int, seq: int, causal: bool) -> tuple[slice, slice, bool]:
-        """Which queries meet which keys of the rank `source`, and whether only past ones."""
+    def turns(self, kv: Tensor, context: Context) -> Iterator[Meeting]:
+        """All meetings, this rank's own first, while its keys and values [2, batch, heads, seq, d] go around."""
+        for turn in range(self.axis.size):
+            source = (self.axis.rank - turn) % self.axis.size
+            hop = _Hop(kv, self.axis) if turn < self.axis.size - 1 else None
+            rows, keys, causal = self.seen(source, kv.shape[3], context.causal)
+            mask = None if context.documents is None else self._mask(source, context)[:, :, rows, keys]
+            yield Meeting(rows, keys, kv[0][:, :, keys], kv[1][:, :, keys], mask, causal)
+            if hop:
+                kv = hop.wait()
+
+    def seen(self, source: int, seq: int, causal: bool) -> tuple[slice, slice, bool]:
+        """Which queries see which keys of the rank `source`, and whether only past ones."""
         if source == self.axis.rank or not causal:
             return _ALL, _ALL, causal
         return (_ALL, slice(seq // 2), False) if source < self.axis.rank else (slice(seq // 2, None), _ALL, False)
 
-    def mask(self, source: int, context: Context) -> Tensor | None:
-        """Who may attend to whom of the rank `source`, where documents end inside a sequence; the past is another's
-        concern. bool [batch, 1, seq, seq]"""
-        whole = context.documents
-        if whole is None:
-            return None
-        here, there = (self.positions(whole.shape[1], rank=rank) for rank in (self.axis.rank, source))
-        mask = (whole[:, here, None] == whole[:, None, there])[:, None]
-        if context.causal and source == self.axis.rank:
-            mask = mask & torch.ones_like(mask).tril()
-        return mask
+    def _mask(self, source: int, context: Context) -> Tensor:
+        """Who is in whose document: bool [batch, 1, seq, seq of the rank `source`]"""
+        assert context.documents is not None
+        length = context.documents.shape[1]
+        here, there = (context.documents[:, self.positions(length, rank=rank)] for rank in (self.axis.rank, source))
+        mask = (here[:, :, None] == there[:, None, :])[:, None]
+        return mask & torch.ones_like(mask).tril() if context.causal and source == self.axis.rank else mask
 
 
 class _Hop:
@@ -75,19 +100,13 @@ class _Ring(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, kv: Tensor, context: Context, ring: Ring) -> Tensor:
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)  # log of the softmax's sum
-        held, size = kv, ring.axis.size
-        for turn in range(size):
-            source = (ring.axis.rank - turn) % size
-            following = _Hop(held, ring.axis) if turn < size - 1 else None
-            rows, keys, causal = ring.meeting(source, q.shape[2], context.causal)
-            mask = _cut(ring.mask(source, context), rows, keys)
-            part, norm = _attend(q[:, :, rows], held[0][:, :, keys], held[1][:, :, keys], mask, causal)
+        for meeting in ring.turns(kv, context):
+            rows = meeting.rows
+            part, norm = _attend(q[:, :, rows], meeting)
             total = torch.logaddexp(lse[:, :, rows], norm)
             before, now = (lse[:, :, rows] - total).exp(), (norm - total).exp()
             out[:, :, rows] = out[:, :, rows] * before[..., None] + part * now[..., None]
             lse[:, :, rows] = total
-            if following:
-                held = following.wait()
         out = out.to(q.dtype)
         ctx.save_for_backward(q, kv, out, lse)
         ctx.how = context, ring
@@ -95,72 +114,57 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        q, held, out, lse = ctx.saved_tensors
+        q, kv, out, lse = ctx.saved_tensors
         context, ring = ctx.how
-        (grad,), size = grads, ring.axis.size
         dq = torch.zeros_like(q, dtype=torch.float32)
-        dkv = torch.zeros_like(held, dtype=torch.float32)  # of the keys held, as far as they have come
-        coming: _Hop | None = None
-        for turn in range(size):
-            source = (ring.axis.rank - turn) % size
-            following = _Hop(held, ring.axis) if turn < size - 1 else None
-            rows, keys, causal = ring.meeting(source, q.shape[2], context.causal)
-            mask = _cut(ring.mask(source, context), rows, keys)
-            parts = _attend_backward(grad[:, :, rows], q[:, :, rows], held[0][:, :, keys], held[1][:, :, keys],
-                                     out[:, :, rows], lse[:, :, rows], mask, causal)  # fmt: skip
-            if coming:
-                dkv = coming.wait()
+        dkv = torch.zeros_like(kv, dtype=torch.float32)  # what the keys and values now here have gathered so far
+        hop: _Hop | None = None
+        for meeting in ring.turns(kv, context):
+            rows, keys = meeting.rows, meeting.keys
+            grad, q_here, out_here, lse_here = (x[:, :, rows] for x in (grads[0], q, out, lse))
+            parts = _attend_backward(grad, q_here, out_here, lse_here, meeting)
+            dkv = hop.wait() if hop else dkv
             dq[:, :, rows] += parts[0]
             dkv[0][:, :, keys] += parts[1]
             dkv[1][:, :, keys] += parts[2]
-            coming = _Hop(dkv, ring.axis)
-            if following:
-                held = following.wait()
-        assert coming
-        return dq.to(q.dtype), coming.wait().to(q.dtype), None, None
+            hop = _Hop(dkv, ring.axis)
+        assert hop
+        return dq.to(q.dtype), hop.wait().to(kv.dtype), None, None
 
 
-def _cut(mask: Tensor | None, rows: slice, keys: slice) -> Tensor | None:
-    return None if mask is None else mask[:, :, rows, keys]
-
-
-def _fused(q: Tensor, mask: Tensor | None) -> bool:
-    """Whether torch has a kernel that gives the normalisers too."""
-    if mask is not None:
-        return False
-    return q.device.type == "cpu" or (q.is_cuda and q.dtype != torch.float32 and q.shape[-1] % 8 == 0)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
+def _attend(q: Tensor, meeting: Meeting) -> tuple[Tensor, Tensor]:
     """Attention to some of the keys, and the log of its normaliser: -inf where none is allowed."""
-    if _fused(q, mask):
-        kernel = _aten._scaled_dot_product_flash_attention_for_cpu if q.device.type == "cpu" else (
-            _aten._scaled_dot_product_flash_attention)  # fmt: skip
+    _, _, k, v, _, causal = meeting
+    if meeting.fused:
+        kernel = _aten._scaled_dot_product_flash_attention
+        if not q.is_cuda:
+            kernel = _aten._scaled_dot_product_flash_attention_for_cpu
         out, lse, *_ = kernel(q, k, v, 0.0, causal)
         return out, lse
-    scores = _scores(q, k, mask, causal)
+    scores = _scores(q, meeting)
     lse = scores.logsumexp(-1)
     return (scores - lse.clamp_min(torch.finfo(lse.dtype).min)[..., None]).exp().to(v.dtype) @ v, lse
 
 
-def _attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None,
-                     causal: bool) -> tuple[Tensor, ...]:  # fmt: skip
-    """Gradients of q, k and v by the output and the normaliser over the keys of all ranks."""
-    if _fused(q, mask):
-        if q.device.type == "cpu":
-            flash = _aten._scaled_dot_product_flash_attention_for_cpu_backward
-            return tuple(flash(grad, q, k, v, out, lse, 0.0, causal))
+def _attend_backward(grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, meeting: Meeting) -> tuple[Tensor, ...]:
+    """Gradients of queries, keys and values by the output and the normaliser over the keys of all ranks."""
+    _, _, k, v, _, causal = meeting
+    if meeting.fused and not q.is_cuda:
+        flash = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+        return tuple(flash(grad, q, k, v, out, lse, 0.0, causal))
+    if meeting.fused:
         state = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of dropout's generator, unused
         flash = _aten._scaled_dot_product_flash_attention_backward
         return tuple(flash(grad, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, causal, state, state[:0]))
-    weights = (_scores(q, k, mask, causal) - lse[..., None]).exp()
+    weights = (_scores(q, meeting) - lse[..., None]).exp()
     slope = grad.float() @ v.float().mT - (grad * out).float().sum(-1, keepdim=True)
     change = weights * slope / math.sqrt(q.shape[-1])
     return change @ k.float(), change.mT @ q.float(), weights.mT @ grad.float()
 
 
-def _scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    scores = q.float() @ k.float().mT / math.sqrt(q.shape[-1])
-    if mask is not None:
-        return scores.masked_fill(~mask, -math.inf)
-    return scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf) if causal else scores
+def _scores(q: Tensor, meeting: Meeting) -> Tensor:
+    scores = q.float() @ meeting.k.float().mT / math.sqrt(q.shape[-1])
+    if meeting.mask is not None:
+        return scores.masked_fill(~meeting.mask, -math.inf)
+    future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, -math.inf) if meeting.causal else scores
