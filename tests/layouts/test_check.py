@@ -1,0 +1,105 @@
+"""`phalanx check`: both curves side by side, and a verdict that bites."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phalanx import cli
+from phalanx.errors import InputError
+from phalanx.run.comparison import Comparison, Point, largest
+from phalanx.tasks import check
+from tests.train.runs import Corpus
+
+CURVE = [Point(5.0 - 0.1 * step, 1.0 + 0.01 * step) for step in range(12)]
+
+
+def compared(other: list[Point], dtype: str = "fp32") -> Comparison:
+    return Comparison(("one process", "tp=2"), (CURVE, other), dtype)
+
+
+def moved(step: int, loss: float = 0.0, norm: float = 0.0) -> list[Point]:
+    """The curve with one step's loss and norm changed."""
+    point = CURVE[step - 1]
+    return [*CURVE[: step - 1], Point(point.loss + loss, point.norm + norm), *CURVE[step:]]
+
+
+def test_the_command_compares_and_leaves_nothing(corpus: Corpus, tmp_path: Path) -> None:
+    """Its losses are those of a run: another seed has others."""
+    told = {}
+    for seed in "1", "2":
+        words = [*corpus.words("gpt"), "model.dropout=0.1", f"train.seed={seed}", "layout.tp=2"]
+        done = subprocess.run(
+            [sys.executable, "-m", "phalanx", "check", "gpt-tiny", *words, "--steps", "3", "--out", "curves.png"],
+            cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        rows = [line.split() for line in lines if line.split()[0].isdecimal()]
+        assert [row[0] for row in rows] == ["1", "2", "3"]
+        for _, one, other, gap, *norms in rows:
+            assert abs(float(one) - float(other)) < 1e-4 and float(gap) < 1e-4 and len(norms) == 3
+        assert lines[-1] == "the curves agree"
+        told[seed] = [row[1] for row in rows]
+    assert told["1"] != told["2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize(
+    ("other", "dtype", "agree"),
+    [
+        (CURVE, "fp32", True),
+        (moved(12, loss=9e-5), "fp32", True),
+        (moved(12, loss=2e-4), "fp32", False),
+        (moved(1, norm=-3e-4), "fp32", False),
+        (moved(7, loss=5e-3, norm=0.05), "bf16", True),
+        (moved(7, loss=-2e-2), "bf16", False),
+        (moved(7, norm=0.2), "fp16", False),
+        (moved(3, loss=math.nan), "fp8", False),
+        (moved(3, norm=math.inf), "fp8", False),
+    ],
+)
+def test_the_verdict(other: list[Point], dtype: str, agree: bool) -> None:
+    comparison = compared(other, dtype)
+    assert comparison.agree is agree
+    assert list(comparison.lines())[-1].startswith("the curves agree" if agree else "the curves do NOT agree")
+
+
+def test_a_step_that_overflows_on_both_is_no_difference() -> None:
+    overflowed = [Point(CURVE[0].loss, math.inf), *CURVE[1:]]
+    assert Comparison(("", ""), (overflowed, [Point(CURVE[0].loss, math.nan), *CURVE[1:]]), "fp16").agree
+
+
+def test_the_largest_difference_and_its_step() -> None:
+    assert largest([0.1, 0.3, 0.2]) == (0.3, 2)
+    assert largest([0.1, 0.3, math.nan, 0.2]).step == 3
+    (line,) = (line for line in compared(moved(4, loss=0.25)).lines() if line.startswith("largest"))
+    assert "loss 2.5e-01 at step 4" in line and "allows 1e-04" in line
+
+
+@pytest.mark.parametrize(("other", "code"), [(CURVE, 0), (moved(5, loss=0.1), 1)])
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, other: list[Point], code: int) -> None:
+    """As the first of two processes ends."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(check, "check", lambda *_: compared(other))
+    monkeypatch.setattr(sys, "argv", ["phalanx", "check", "gpt-tiny"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+
+
+def test_one_process_is_no_layout(corpus: Corpus) -> None:
+    with pytest.raises(InputError, match="nothing to compare"):
+        check.check("gpt-tiny", corpus.words("gpt"), 3)
+
+
+def test_a_model_too_large_for_one_process(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = corpus.config("gpt", "model.layers=8")
+    count = check.family("gpt2").parameters_of
+    monkeypatch.setattr(check, "_memory", lambda _: 16 * count(config.model) - 1)
+    with pytest.raises(InputError, match=r"fewer blocks: model\.layers=[1-4] would do"):
+        check._possible(config)
