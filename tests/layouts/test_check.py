@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.optim import Optimizer
 
 from phalanx import cli
+from phalanx.config import OptimConfig
 from phalanx.errors import InputError
+from phalanx.parallel.parameters import Parameters
 from phalanx.run.comparison import Comparison, Point, largest
 from phalanx.tasks import check
+from phalanx.train.optim import lamb
 from tests.train.runs import Corpus
 
 CURVE = [Point(5.0 - 0.1 * step, 1.0 + 0.01 * step) for step in range(12)]
@@ -27,25 +31,28 @@ def moved(step: int, loss: float = 0.0, norm: float = 0.0) -> list[Point]:
     return [*CURVE[: step - 1], Point(point.loss + loss, point.norm + norm), *CURVE[step:]]
 
 
-def test_the_command_compares_and_leaves_nothing(corpus: Corpus, tmp_path: Path) -> None:
-    """Its losses are those of a run: another seed has others."""
-    told = {}
-    for seed in "1", "2":
-        words = [*corpus.words("gpt"), "model.dropout=0.1", f"train.seed={seed}", "layout.tp=2"]
-        done = subprocess.run(
-            [sys.executable, "-m", "phalanx", "check", "gpt-tiny", *words, "--steps", "3", "--out", "curves.png"],
-            cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        lines = done.stdout.splitlines()
-        rows = [line.split() for line in lines if line.split()[0].isdecimal()]
-        assert [row[0] for row in rows] == ["1", "2", "3"]
-        for _, one, other, gap, *norms in rows:
-            assert abs(float(one) - float(other)) < 1e-4 and float(gap) < 1e-4 and len(norms) == 3
-        assert lines[-1] == "the curves agree"
-        told[seed] = [row[1] for row in rows]
-    assert told["1"] != told["2"]
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+def careless(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
+    """LAMB that takes the norms of this rank's parts for those of the wholes."""
+    return lamb(Parameters(parameters.locals), optim)
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", f"{__name__}:careless"])
+def test_the_command(corpus: Corpus, tmp_path: Path, optimizer: str) -> None:
+    words = [*corpus.words("gpt"), "model.dropout=0.1", f"optim.name={optimizer}", "layout.tp=2"]
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, root])}
+    done = subprocess.run(
+        [sys.executable, "-m", "phalanx", "check", "gpt-tiny", *words, "--steps", "5", "--out", "curves.png"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    right = optimizer == "lamb"
+    assert done.returncode == (0 if right else 1), done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.split()[0].isdecimal()]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert (max(abs(float(one) - float(other)) for _, one, other, *_ in rows) < 1e-4) is right
+    assert float(rows[0][1]) > float(rows[-1][1]), "it learns"
+    assert done.stdout.splitlines()[-1].startswith("the curves agree" if right else "the curves do NOT agree")
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"], "and leaves nothing else"
 
 
 @pytest.mark.parametrize(
