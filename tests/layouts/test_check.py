@@ -61,7 +61,7 @@ def test_the_command(corpus: Corpus, tmp_path: Path, optimizer: str) -> None:
         (CURVE, "fp32", True),
         (moved(12, loss=9e-5), "fp32", True),
         (moved(12, loss=2e-4), "fp32", False),
-        (moved(1, norm=-3e-4), "fp32", False),
+        (moved(1, norm=-3e-3), "fp32", False),
         (moved(7, loss=5e-3, norm=0.05), "bf16", True),
         (moved(7, loss=-2e-2), "bf16", False),
         (moved(7, norm=0.2), "fp16", False),
@@ -84,7 +84,7 @@ def test_the_largest_difference_and_its_step() -> None:
     assert largest([0.1, 0.3, 0.2]) == (0.3, 2)
     assert largest([0.1, 0.3, math.nan, 0.2]).step == 3
     (line,) = (line for line in compared(moved(4, loss=0.25)).lines() if line.startswith("largest"))
-    assert "loss 2.5e-01 at step 4" in line and "allows 1e-04" in line
+    assert "loss 2.5e-01 at step 4" in line and "fp32 allows 1e-04 and 1e-03" in line
 
 
 @pytest.mark.parametrize(("other", "code"), [(CURVE, 0), (moved(5, loss=0.1), 1)])
