@@ -83,6 +83,37 @@ def train(
         raise typer.Exit(128 + stopped_by)
 
 
+@app.command(cls=WithKeys)
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 12,
+    procs: Annotated[int, typer.Option(min=0, help="Processes to start here, as for phalanx train.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A PNG of both curves and their difference.")] = None,
+) -> None:
+    """See that a layout gives the curve of one process: phalanx check gpt-tiny data.train=books layout.tp=2
+
+    The first steps of the run are done on both, and nothing is saved. Exit code 0 where the curves agree, 1 where they
+    do not. Under torchrun or srun it runs on all their processes, as phalanx train does.
+    """
+    from phalanx.parallel import processes
+    from phalanx.tasks.check import check as compare
+    from phalanx.tasks.run import wanted
+
+    processes.adopt_slurm()
+    if processes.world() == 1 and (count := procs or wanted(recipe, overrides or [], None)) > 1:
+        raise typer.Exit(processes.launch(sys.argv[1:], count))
+    compared = compare(recipe, overrides or [], steps)
+    if compared is None:
+        return
+    print(*compared.lines(), sep="\n", flush=True)
+    if out:
+        from phalanx.report.comparison import draw
+
+        draw(compared, out)
+    raise typer.Exit(0 if compared.agree else 1)
+
+
 @app.command()
 def prepare(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs: text, .jsonl, .parquet; .gz .zst .xz.")],

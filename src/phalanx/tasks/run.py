@@ -35,16 +35,21 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     saved something; its layout, saving and logging may change.
     """
     folder = folder_of(name, out)
-    mapping = recipe.load_mapping(source_of(name, folder), overrides)
-    config = expand(mapping)
-    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
-    config = resolve(config, tokenizer, processes.world())
-    processes.join(device_of(config.train.device))
-    processes.agree(_flat(config))
+    config, tokenizer = joined(name, overrides, folder)
     processes.leading(lambda: _open(folder, config, tokenizer))
     stopped_by = _fit(folder, config, quiet)
     processes.leave()
     return stopped_by
+
+
+def joined(name: str, overrides: Sequence[str], folder: RunFolder) -> tuple[Config, Tokenizer]:
+    """The resolved configuration, when all processes have met and agree on it, and the tokenizer of its data."""
+    config = expand(recipe.load_mapping(source_of(name, folder), overrides))
+    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
+    config = resolve(config, tokenizer, processes.world())
+    processes.join(device_of(config.train.device))
+    processes.agree(_flat(config))
+    return config, tokenizer
 
 
 def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
@@ -77,7 +82,7 @@ def _open(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
         with folder.lock():
             folder.write_config(config)
         return
-    _foresee(config, tokenizer)
+    foresee(config, tokenizer)
     if folder.exists:
         folder.discard()
     RunFolder.create(folder.path, config, tokenizer.json())
@@ -89,7 +94,7 @@ def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
     with folder.lock() if first else nullcontext():
         _same_data(folder, config)
         monitor = Monitor(config, folder, quiet, processes.world()) if first else Silent()
-        trainer = Trainer(config, _task(config), folder, monitor)
+        trainer = Trainer(config, task_of(config), folder, monitor)
         trainer.fit()
         return trainer.stopped_by
 
@@ -103,8 +108,8 @@ def _flat(config: Config) -> dict[str, str]:
     return facts
 
 
-def _foresee(config: Config, tokenizer: Tokenizer) -> None:
-    """Find what is wrong with a run before there is a folder of it."""
+def foresee(config: Config, tokenizer: Tokenizer) -> None:
+    """Find what is wrong with a run before it begins."""
     registry.OPTIMIZERS.find(config.optim.name)
     if init := config.train.init:
         other = load_tokenizer(str(RunFolder.open(init).tokenizer))
@@ -112,7 +117,7 @@ def _foresee(config: Config, tokenizer: Tokenizer) -> None:
             raise InputError(
                 f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
             )
-    task = _task(config)
+    task = task_of(config)
     _ = task.train, task.valid  # opens the sets
     losses, known = task.losses, family(config.model.family).LOSSES
     if not set(losses) <= set(known):
@@ -140,7 +145,8 @@ def _same_data(folder: RunFolder, config: Config) -> None:
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 
-def _task(config: Config) -> Task:
+def task_of(config: Config) -> Task:
+    """The task of a configuration, its sets not yet open."""
     return registry.TASKS.find(config.task)(config, tokenizer_of(config.data))
 
 

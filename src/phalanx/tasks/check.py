@@ -1,0 +1,114 @@
+"""The promise put to the test where it is to be kept: the first steps of a run on a layout, and on one process.
+
+All processes of the layout train first and part. Then the first of them trains alone, on the same global batches in the
+same micro-batches, while the others are gone: nobody waits in a collective for as long as that takes.
+"""
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from rich.progress import Progress as Bar
+
+from phalanx.config import Config, LayoutConfig
+from phalanx.errors import InputError
+from phalanx.models.build import family
+from phalanx.parallel import processes
+from phalanx.run.comparison import Comparison, Point
+from phalanx.run.folder import RunFolder
+from phalanx.tasks.run import folder_of, foresee, joined, task_of
+from phalanx.train.lay_out import lay_out
+from phalanx.train.monitor import Silent
+from phalanx.train.trainer import Trainer
+
+ALONE = "one process"
+
+
+def check(name: str, overrides: Sequence[str], steps: int) -> Comparison | None:
+    """Compare the first `steps` of a recipe on the layout and on one process; None on every rank but the first.
+
+    Every process of the layout calls this alike. Nothing is saved. InputError for what cannot run, and for a model that
+    one process cannot hold.
+    """
+    config, tokenizer = joined(name, overrides, folder_of(name, None))
+    processes.leading(lambda: _possible(config))
+    processes.leading(lambda: foresee(config, tokenizer))
+    steps, title = min(steps, config.train.steps), _title(config.layout)
+    with Bar(transient=True, disable=processes.rank() > 0 or not sys.stdout.isatty()) as bar:
+        first, second = (bar.add_task(name, total=steps) for name in (title, ALONE))
+        split = _curve(config, steps, lambda: bar.advance(first))
+        processes.leave()
+        if processes.rank():
+            return None
+        torch.set_num_threads(torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        alone = LayoutConfig(micro_batch=config.layout.micro_batch, recompute=config.layout.recompute)
+        config = lay_out(config.model_copy(update={"layout": alone}), 1)
+        whole = _curve(config, steps, lambda: bar.advance(second))
+    return Comparison((ALONE, title), (whole, split), config.precision.dtype)
+
+
+class _Rehearsal(Trainer):
+    """Trains a few steps and saves nothing."""
+
+    def rehearse(self, steps: int) -> None:
+        """From the weights that the run begins with."""
+        self._start()
+        try:
+            for step in range(steps):
+                self._step(step)
+        finally:
+            self.loader.close()
+
+    def _save(self) -> None:
+        """Nothing is to be kept."""
+
+
+class _Points(Silent):
+    """Keeps what each step tells."""
+
+    def __init__(self, advance: Callable[[], None]) -> None:
+        self.points: list[Point] = []
+        self.advance = advance
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """An optimizer step ended."""
+        self.points.append(Point(values["loss"], values["grad_norm"]))
+        self.advance()
+
+
+def _curve(config: Config, steps: int, advance: Callable[[], None]) -> list[Point]:
+    points = _Points(advance)
+    _Rehearsal(config, task_of(config), RunFolder(os.devnull), points).rehearse(steps)
+    gc.collect()  # a trainer is a ring of references; the next one needs its memory
+    torch.cuda.empty_cache()
+    return points.points
+
+
+def _possible(config: Config) -> None:
+    """InputError where one process surely lacks the memory: weights, gradients and two moments are 16 bytes each."""
+    if processes.world() == 1:
+        raise InputError("one process has nothing to compare; name a layout, as layout.tp=2, or --procs 2")
+    model, have = config.model, _memory(torch.device(config.train.device))
+    count = family(model.family).parameters_of
+    need = [16 * count(model.model_copy(update={"layers": n + 1})) for n in range(model.layers)]
+    if need[-1] > have:
+        fits = sum(size < have / 2 for size in need)
+        advice = f"model.layers={fits} would do" if fits else "take a smaller model.preset"
+        raise InputError(
+            f"weights, gradients and moments of this model are {need[-1] / 2**30:,.0f} GiB, and one process has "
+            f"{have / 2**30:,.0f}; check the layout on a model of the same shape with fewer blocks: {advice}"
+        )
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _title(layout: LayoutConfig) -> str:
+    sizes = [f"{axis}={size}" for axis in ("tp", "cp", "pp", "dp") if (size := getattr(layout, axis)) > 1]
+    return " ".join(sizes + [layout.shard] * (layout.shard != "none"))

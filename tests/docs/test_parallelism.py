@@ -1,0 +1,74 @@
+"""docs/parallelism.md: its layouts are possible, its pictures are there, and one step can be read in 1,500 lines."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import phalanx
+from phalanx import recipe
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.train.lay_out import processes_of
+from phalanx.train.resolve import expand, resolve
+
+PAGE = Path(__file__).parents[2] / "docs" / "parallelism.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+MOST = 1500  # lines to read
+STALE = 10  # lines by which a number of the page may lag behind the file
+
+READING = re.findall(r"^\| `([\w/]+\.py)`(?:: (.+?))? \| (\d+) \|", TEXT, re.MULTILINE)
+
+
+def lines(file: str, names: str) -> int:
+    """Of the definitions `names` of a file, decorators included, or of the whole file."""
+    text = (Path(phalanx.__file__).parent / file).read_text(encoding="utf-8")
+    if not names:
+        return len(text.splitlines())
+    return sum(_span(ast.parse(text), name.split(".")) for name in re.findall(r"`([\w.]+)`", names))
+
+
+def _span(scope: ast.AST, path: list[str]) -> int:
+    for name in path:
+        found = [node for node in ast.iter_child_nodes(scope) if getattr(node, "name", "") == name]
+        assert found, f"{'.'.join(path)} is gone"
+        (scope,) = found
+    assert isinstance(scope, ast.FunctionDef | ast.ClassDef) and scope.end_lineno
+    return scope.end_lineno - min([scope.lineno, *(each.lineno for each in scope.decorator_list)]) + 1
+
+
+def test_one_step_is_short_reading() -> None:
+    assert len(READING) > 20
+    assert sum(lines(file, names) for file, names, _ in READING) <= MOST
+
+
+@pytest.mark.parametrize(("file", "names", "told"), READING, ids=[file for file, _, _ in READING])
+def test_the_numbers_are_right(file: str, names: str, told: str) -> None:
+    assert abs(lines(file, names) - int(told)) <= STALE, f"{file} has {lines(file, names)} lines to read"
+
+
+def test_the_sum_is_right() -> None:
+    (told,) = re.findall(r"\*\*in all\*\* \| \*\*([\d,]+)\*\*", TEXT)
+    assert int(told.replace(",", "")) == sum(int(count) for *_, count in READING)
+
+
+def test_pictures_and_links_are_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", TEXT)
+    assert len(links) == 10
+    assert [link for link in links if not (PAGE.parent / link).exists()] == []
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_layouts_are_possible(command: str) -> None:
+    program, verb, name, *overrides = shlex.split(command, comments=True)
+    assert (program, verb) in {("phalanx", "train"), ("phalanx", "check")}
+    config = expand(recipe.load_mapping(name, [*overrides, "train.device=cpu"]))
+    count = processes_of(config.layout)
+    assert count > 1
+    assert processes_of(resolve(config, load_tokenizer("gpt2"), count).layout) == count
