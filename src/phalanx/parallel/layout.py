@@ -5,6 +5,7 @@ what is left, by global coordinates: nobody ever holds the whole.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -35,25 +36,29 @@ class Piped(nn.Module):
 
 
 class Layout:
-    """`build` makes the model on the current device; `prepare` does to it what the run wants (precision, compile)."""
+    """`build` makes the model on the current device; `prepare` does to it what the run wants (precision, compile);
+    within `memory` its weights come to be: a trace gives them none."""
 
-    def __init__(self, config: Config, mesh: Mesh, build: Callable[[], nn.Module],
-                 prepare: Callable[[nn.Module], None]) -> None:  # fmt: skip
+    def __init__(self, config: Config, mesh: Mesh, build: Callable[[], nn.Module], prepare: Callable[[nn.Module], None],
+                 memory: AbstractContextManager[object] | None = None) -> None:  # fmt: skip
         self.config, self.mesh, self.device = config, mesh, torch.device(config.train.device)
         self.stages: list[Stage] = []
         self.locals: dict[str, Local] = {}
         count, sequence = stages.stages_of(config.layout), config.layout.sequence_parallel
+        parts: list[dict[str, Part]] = []
         for number in stages.numbers(config.layout, mesh.pp.rank):
             with torch.device("meta"):
                 model = build()
             stages.cut(model, config.model, number, count)
-            parts = shard(model, mesh.tp, sequence)
+            parts.append(shard(model, mesh.tp, sequence))
             context.fill(model, mesh.cp, config.layout.context)
             prepare(model)
             stage = Stage(model, number == 0, number == count - 1)
             stages.unsplit(stage)
-            self._materialise(stage, parts)
             self.stages.append(stage)
+        with memory or nullcontext():
+            for stage, parts_here in zip(self.stages, parts, strict=True):
+                self._materialise(stage, parts_here)
         self.parameters = Parameters(self.locals, mesh.within)
         self.buckets = None if self.sharded else data.Buckets(self.parameters.values(), mesh.data)
         self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
