@@ -44,6 +44,7 @@ class Hosts:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             self._folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
+            _sweep()
             undo.callback(self._remove)
             _ip("netns", "add", self._space("switch"))
             _ip("-n", self._space("switch"), "link", "add", "switch", "type", "bridge")
@@ -69,11 +70,7 @@ class Hosts:
 
     def kill(self, host: str) -> None:
         """As when the power fails: every process of the host is gone."""
-        while processes := _ip("netns", "pids", self._space(host)).split():
-            for number in processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(number), signal.SIGKILL)
-            self._reap()
+        _kill(self._space(host))
 
     def cut(self, host: str) -> None:
         """Pull the host's cable: nothing comes or goes, and nobody is told."""
@@ -95,21 +92,40 @@ class Hosts:
             _ip("-n", space, "link", "set", device, "up")
 
     def _space(self, name: str) -> str:
-        """The namespace's name, which is this process's own."""
+        """The namespace's name, which says whose it is."""
         return f"phalanx-{os.getpid()}-{name}"
 
     def _remove(self) -> None:
-        there = {line.split()[0] for line in _ip("netns", "list").splitlines()}
-        for name in ("switch", *self.names):
-            if self._space(name) in there:
-                self.kill(name)
-                _ip("netns", "del", self._space(name))
+        for space in _spaces():
+            if space in map(self._space, ("switch", *self.names)):
+                _delete(space)
         for process in self.started:
             process.wait()
 
-    def _reap(self) -> None:
-        for process in self.started:
-            process.poll()
+
+def _spaces() -> list[str]:
+    """The namespaces of this and other such processes."""
+    names = [line.split()[0] for line in _ip("netns", "list").splitlines()]
+    return [name for name in names if name.startswith("phalanx-")]
+
+
+def _sweep() -> None:
+    """Remove what processes left that were killed themselves."""
+    for space in _spaces():
+        if not Path("/proc", space.split("-")[1]).exists():
+            _delete(space)
+
+
+def _delete(space: str) -> None:
+    _kill(space)
+    _ip("netns", "del", space)
+
+
+def _kill(space: str) -> None:
+    while processes := _ip("netns", "pids", space).split():
+        for number in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGKILL)
 
 
 def _ip(*words: str) -> str:

@@ -17,10 +17,9 @@ import socket
 import struct
 import time
 
-from torch.distributed import DistError, TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 PATIENCE = datetime.timedelta(seconds=30)
-_TRY = datetime.timedelta(seconds=1)
 _SIOCGIFADDR = 0x8915
 
 
@@ -35,12 +34,19 @@ def meet(rank: int, world: int) -> TCPStore:
         kept.set("phalanx", str(store.port))
         return store
     deadline = time.monotonic() + PATIENCE.total_seconds()
-    while True:
-        try:
-            return TCPStore(host, int(kept.get("phalanx")), timeout=_TRY)
-        except DistError:
-            if time.monotonic() > deadline:
-                raise
+    while not _listens(host, port := int(kept.get("phalanx"))):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nobody listens at {host}:{port}")
+        time.sleep(0.1)
+    return TCPStore(host, port, timeout=PATIENCE)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def choose_interface(store: TCPStore, rank: int, world: int) -> None:
