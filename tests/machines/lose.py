@@ -17,7 +17,7 @@ from tests.machines.hosts import NAMES, Hosts, refused
 from tests.train.processes import command, start
 from tests.train.runs import Corpus, make_corpus
 
-STEPS, LOST_AT = 120, 40
+STEPS, LOST_AT = 80, 30
 WORDS = ["train.batch=12", f"train.steps={STEPS}", "train.eval_every=0", "save.every=5", "model.dropout=0.1"]
 AGREEMENT = "last_call_timeout=3,keep_alive_interval=1,read_timeout=10"  # torchrun's own: 30, 5 and 60 seconds
 PATIENCE = 150
@@ -65,6 +65,10 @@ class Machines:
         """The newest step."""
         return self._progress()[1]
 
+    def noticed(self, name: str) -> bool:
+        """Whether this host's process has missed another."""
+        return "lost another process" in (self.logs / f"{name}.txt").read_text()
+
     def ended(self, names: Sequence[str]) -> bool:
         """Whether torchrun has come to its end on these hosts."""
         return all(self.agents[name].poll() is not None for name in names)
@@ -89,9 +93,12 @@ def lose(fault: str, victim: str, corpus: Corpus, folder: Path, tell: Callable[[
         machines.until(lambda: machines.step >= LOST_AT)
         tell(f"{fault} {victim}")
         getattr(hosts, fault)(victim)
-        machines.until(lambda: machines.starts == 2 or machines.ended(left))
-        if machines.starts == 1:
-            tell(f"torchrun ended on {' and '.join(left)}: it met others on {victim}")
+        aware = left if fault == "kill" else hosts.names
+        machines.until(lambda: all(machines.noticed(name) for name in aware))
+        tell(f"{', '.join(aware)} noticed")
+        if victim == hosts.names[0]:  # where torchrun met: it cannot meet there again, and may wait for ever
+            for name in left:
+                hosts.kill(name)
             machines.start(left)
         machines.until(lambda: machines.ended(left))
         assert [machines.agents[name].returncode for name in left] == [0, 0], machines.said()
