@@ -46,6 +46,8 @@ def failing_together() -> Iterator[None]:
 def _ask_for_signs() -> None:
     """Set the kernel's patience for every TCP connection that this process has by now."""
     for entry in Path("/proc/self/fd").glob("*"):
+        if not entry.is_socket():
+            continue
         with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as connection:
             if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
