@@ -97,6 +97,9 @@ def launch_slurm(
     grace: Annotated[
         int, typer.Option(min=1, max=65535, help="Seconds before the time limit at which to save and queue again.")
     ] = 300,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Times to start again, from the last checkpoint, after a crash.")
+    ] = 0,
     partition: Annotated[str, typer.Option(help="The partition.")] = "",
     account: Annotated[str, typer.Option(help="The account to charge.")] = "",
     job_name: Annotated[str, typer.Option(help="The run folder's name by default.")] = "",
@@ -115,7 +118,7 @@ def launch_slurm(
     named = {"partition": partition, "account": account}
     options = (*(f"{key}={value}" for key, value in named.items() if value), *(sbatch or ()))
     processes, gpus = gpus_per_node or procs_per_node, gpus_per_node > 0
-    job = Job(nodes, processes, gpus, cpus_per_proc, time, grace, job_name, options)
+    job = Job(nodes, processes, gpus, cpus_per_proc, time, grace, restarts, job_name, options)
     print(launch(recipe, overrides or [], out, job, dry_run))
 
 

@@ -27,7 +27,12 @@ def options(text: str) -> dict[str, str]:
 
 def run_with(text: str, code: int, state: str, folder: Path) -> tuple[int, str]:
     """The script's exit code and what it told Slurm, when training ends with `code` and the job is then in `state`."""
-    for name, body in ("srun", f"exit {code}"), ("squeue", f"echo {state}"), ("scontrol", f'echo "$@" > {folder}/told'):
+    bodies = {
+        "srun": f"echo >> {folder}/starts; exit {code}",
+        "squeue": f"echo {state}",
+        "scontrol": f'echo "$@" > {folder}/told',
+    }
+    for name, body in bodies.items():
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
     environment = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "1"}
@@ -79,6 +84,13 @@ def test_queues_again_only_what_was_stopped(code, state, told, tmp_path):
     assert run_with(text, code, state, tmp_path) == (code, told)
 
 
+@pytest.mark.parametrize(("code", "starts"), [(1, 3), (139, 3), (0, 1), (2, 1), (143, 1)])
+def test_starts_again_after_a_crash_only(code, starts, tmp_path):
+    text = script("gpt-tiny", [], Path("runs/x"), Job(1, 2, False, restarts=2))
+    assert run_with(text, code, "COMPLETING", tmp_path)[0] == code
+    assert (tmp_path / "starts").read_text().count("\n") == starts
+
+
 @pytest.mark.parametrize("time", ["6", "5:01", "0:05:01", "0-1", "0-0:06", "0-0:05:01", "90:00", "2-00:00:00"])
 def test_understands_slurms_times(time):
     Job(1, 1, False, time=time, grace=300).check()
@@ -112,7 +124,7 @@ def test_says_why_slurm_refused_it(corpus, tmp_path, monkeypatch):
         launch("gpt-tiny", words, tmp_path / "run", job, dry=False)
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
-    with pytest.raises(InputError, match="run/slurm.sh is written, but Slurm refused it: invalid partition"):
+    with pytest.raises(InputError, match="is written, but Slurm refused it: invalid partition"):
         launch("gpt-tiny", words, tmp_path / "run", job, dry=False)
 
 

@@ -1,6 +1,7 @@
 """A real Slurm of two nodes runs the script that `phalanx launch slurm` writes."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,10 +106,14 @@ def test_preempted_or_out_of_time_a_job_saves_queues_again_and_goes_on(cluster, 
     assert curve(run) == undisturbed
 
 
-def test_a_cancelled_job_saves_and_stays_away(cluster, corpus, tmp_path):
+def test_a_crashed_job_starts_again_and_a_cancelled_one_saves_and_stays_away(cluster, corpus, tmp_path):
     run = tmp_path / "run"
-    job = submit(run, corpus)
-    until(lambda: steps(run) > 5, job, run)
+    job = submit(run, corpus, "save.every=5", "--restarts", "1")
+    until(lambda: steps(run) > 10, job, run)
+    os.kill(int((run / "lock").read_text()), signal.SIGKILL)
+    until(lambda: restarts(run) == 1, job, run)
+    seen = steps(run)
+    until(lambda: steps(run) > seen, job, run)
     command("scancel", job)
     until(lambda: state(job) == "CANCELLED", job, run)
     assert "stopped by SIGTERM; saved step" in (run / f"slurm-{job}.log").read_text()
@@ -116,5 +121,5 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, corpus, tmp_path):
 
 
 def test_says_what_slurm_refuses(cluster, corpus, tmp_path):
-    with pytest.raises(AssertionError, match="Slurm refused it: .*invalid partition"):
+    with pytest.raises(AssertionError, match=r"Slurm refused it: .*Invalid partition"):
         submit(tmp_path / "run", corpus, "--partition", "none")

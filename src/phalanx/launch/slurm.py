@@ -40,9 +40,13 @@ trap : TERM
 # Since Slurm 22.05 srun must be told what a task's share of the cores is.
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 
-# A process for each task; when one fails, the others end as well.
-srun --kill-on-bad-exit=1 {command}
-code=$?
+# A process for each task; when one fails, the others end as well. After a crash all start again from the checkpoint, at
+# most {restarts} times; but not when training is done, when the command was wrong, or when it was told to stop.
+for restart in $(seq 0 {restarts}); do
+    srun --kill-on-bad-exit=1 {command}
+    code=$?
+    case $code in 0 | 2 | 143) break ;; esac
+done
 
 # Saved before its end: queue again, and the same command goes on from the checkpoint. But a job that was cancelled, or
 # that Slurm has queued again by itself, is not RUNNING any more.
@@ -56,7 +60,8 @@ exit $code
 @dataclass(frozen=True)
 class Job:
     """What is asked of the cluster: `processes` on each node, one a GPU if `gpus`, with `cpus` cores each; `time` as
-    Slurm writes it; SIGTERM `grace` seconds before its end; `options` are further `key=value` of sbatch.
+    Slurm writes it; SIGTERM `grace` seconds before its end; after a crash to start again, `restarts` times at most;
+    `options` are further `key=value` of sbatch.
     """
 
     nodes: int
@@ -65,6 +70,7 @@ class Job:
     cpus: int = 1
     time: str = ""
     grace: int = 300
+    restarts: int = 0
     name: str = ""
     options: tuple[str, ...] = ()
 
@@ -121,7 +127,11 @@ def script(name: str, overrides: Sequence[str], run: Path, job: Job) -> str:
         words.append(f"--out {shlex.quote(str(run))}")
     command = [f"{shlex.quote(sys.executable)} -m phalanx train {shlex.quote(name)}", *words]
     return _SCRIPT.format(
-        title=title, request="\n".join(map(_line, lines)), grace=job.grace, command=" \\\n    ".join(command)
+        title=title,
+        request="\n".join(map(_line, lines)),
+        grace=job.grace,
+        restarts=job.restarts,
+        command=" \\\n        ".join(command),
     )
 
 
