@@ -44,11 +44,15 @@ def noting(shape: Shape, *words: str) -> Step:
         send(buckets)
         sent.append(begin)
         work: dist.Work = buckets.sent[-1][1]
-        work.get_future().add_done_callback(lambda _: done.setdefault(number, time.perf_counter()))
+
+        def arrived(_: Any) -> None:
+            done[number] = time.perf_counter()
+
+        work.get_future().add_done_callback(arrived)
 
     def noted_backward(*arguments: Any, **named: Any) -> None:
         edges.append(time.perf_counter())
-        backward(*arguments, **named)
+        backward(*arguments, **named)  # type: ignore[no-untyped-call]
         edges.append(time.perf_counter())
 
     data.Buckets._send = noted_send  # type: ignore[assignment,method-assign]

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "train": {"nn", "models", "precision", "parallel", "run", "data"},
     "infer": {"nn", "models", "precision", "run", "data"},
     "tasks": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer"},
+    "launch": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks"},
     "report": {"run"},
     "quickstart": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks", "report"},
 }
