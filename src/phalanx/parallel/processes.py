@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from phalanx.errors import InputError
+from phalanx.parallel import rendezvous
 
 TIMEOUT = datetime.timedelta(minutes=10)
-RENDEZVOUS = datetime.timedelta(seconds=30)
 
 
 def rank() -> int:
@@ -54,10 +54,8 @@ def join(device: torch.device) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        store = TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world(), timeout=RENDEZVOUS,
-            is_master=rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-        )  # fmt: skip
+        store = rendezvous.meet(rank(), world())
+        rendezvous.choose_interface(store, rank(), world())
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=PrefixStore("phalanx", store),
             rank=rank(), world_size=world(), timeout=TIMEOUT,
