@@ -11,7 +11,7 @@ from tests.layouts.test_curves import LAYOUTS, TOLERANCE
 from tests.train.runs import Corpus
 
 # Of losses near 6 after twelve steps, and of gradient norms; 8 binary digits a product in bf16, 11 in fp16, 4 in fp8.
-CLOSE = {"bf16": 2e-2, "fp16": 5e-3, "fp8": 1e-1}
+CLOSE = {"bf16": 5e-3, "fp16": 1e-3, "fp8": 5e-2}
 NAMES = ["tp2", "cp2 ring", "zero2", "pp2", "zero3 tp2"]
 
 

@@ -33,11 +33,14 @@ def world() -> int:
 
 
 def adopt_slurm() -> None:
-    """Under srun with several tasks, say in torchrun's words what Slurm says in its own."""
+    """Under srun with several tasks, say in torchrun's words what Slurm says in its own. Without srun there is no step:
+    a job's script has a SLURM_PROCID too, and speaks of the tasks that it has yet to start.
+    """
     env = os.environ
-    if "RANK" in env or int(env.get("SLURM_NTASKS", "1")) == 1 or "SLURM_PROCID" not in env:
+    tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in env or tasks == "1":
         return
-    env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"] = env["SLURM_PROCID"], env["SLURM_NTASKS"], env["SLURM_LOCALID"]
+    env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"] = env["SLURM_PROCID"], tasks, env["SLURM_LOCALID"]
     if "MASTER_ADDR" not in env:
         names = subprocess.run(
             ["scontrol", "show", "hostnames", env["SLURM_STEP_NODELIST"]], capture_output=True, text=True, check=True

@@ -18,7 +18,7 @@ from phalanx.models.build import family
 from phalanx.parallel import processes
 from phalanx.run.comparison import Comparison, Point
 from phalanx.run.folder import RunFolder
-from phalanx.tasks.run import folder_of, foresee, joined, task_of
+from phalanx.tasks.run import foresee, joined, read, task_of
 from phalanx.train.lay_out import lay_out
 from phalanx.train.monitor import Silent
 from phalanx.train.trainer import Trainer
@@ -32,7 +32,8 @@ def check(name: str, overrides: Sequence[str], steps: int) -> Comparison | None:
     Every process of the layout calls this alike. Nothing is saved. InputError for what cannot run, and for a model that
     one process cannot hold.
     """
-    config, tokenizer = joined(name, overrides, folder_of(name, None))
+    _, asked, tokenizer = read(name, overrides, None)
+    config = joined(asked, tokenizer)
     processes.leading(lambda: _possible(config))
     processes.leading(lambda: foresee(config, tokenizer))
     steps, title = min(steps, config.train.steps), _title(config.layout)

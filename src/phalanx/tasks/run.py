@@ -34,22 +34,28 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     Every process of the run calls this alike. InputError when the folder holds a run of another configuration that has
     saved something; its layout, saving and logging may change.
     """
-    folder = folder_of(name, out)
-    config, tokenizer = joined(name, overrides, folder)
+    folder, asked, tokenizer = read(name, overrides, out)
+    config = joined(asked, tokenizer)
     processes.leading(lambda: _open(folder, config, tokenizer))
     stopped_by = _fit(folder, config, quiet)
     processes.leave()
     return stopped_by
 
 
-def joined(name: str, overrides: Sequence[str], folder: RunFolder) -> tuple[Config, Tokenizer]:
-    """The resolved configuration, when all processes have met and agree on it, and the tokenizer of its data."""
-    config = expand(recipe.load_mapping(source_of(name, folder), overrides))
-    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
-    config = resolve(config, tokenizer, processes.world())
+def joined(asked: Config, tokenizer: Tokenizer) -> Config:
+    """The resolved configuration, when all processes have met and agree on it."""
+    config = resolve(asked, tokenizer, processes.world())
     processes.join(device_of(config.train.device))
     processes.agree(_flat(config))
-    return config, tokenizer
+    return config
+
+
+def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFolder, Config, Tokenizer]:
+    """The folder that a command is about, the configuration as it was asked for, and the tokenizer of the data."""
+    folder = folder_of(name, out)
+    config = expand(recipe.load_mapping(source_of(name, folder), overrides))
+    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
+    return folder, config, tokenizer
 
 
 def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
