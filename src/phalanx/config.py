@@ -191,7 +191,7 @@ class PrecisionConfig(Section):
     """In what numbers it computes. Weights, moments and the residual stream stay fp32."""
 
     dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
-    """Numbers of the matrix products; auto: bf16 where the hardware has it, else fp32; fp8: of the blocks', else bf16."""
+    """Numbers of the matrix products; auto: bf16 where the hardware has it, else fp32; fp8: in blocks, else bf16."""
     loss_scale: Annotated[float, Field(gt=0, le=LARGEST_SCALE)] = 65536.0
     """fp16: first loss scale."""
     scale_window: PositiveInt = 1000

@@ -57,6 +57,12 @@ def test_normals_of_any_key_are_normal() -> None:
         assert abs(x.mean().item()) < 0.01 and abs(x.std().item() - 1) < 0.01
 
 
+def test_normals_of_near_keys_share_no_rows() -> None:
+    """Else one weight could be another with its rows moved; among hundreds of 32-bit keys near ones occur."""
+    weights = [random.normal((256, 8), (0, 0), key, 1.0) for key in (random.key(1, 2), random.key(1, 2) ^ 136)]
+    assert len(torch.cat(weights).unique(dim=0)) == 512
+
+
 @pytest.mark.parametrize(("shape", "offset"), [((3, 7), (0, 0)), ((5, 4), (17, 9)), ((4100, 3), (4000, 20))])
 def test_normals_of_a_slice_are_a_slice_of_the_normals(shape: tuple[int, int], offset: tuple[int, int]) -> None:
     whole = random.normal((8200, 24), (0, 0), 42, 0.02)
