@@ -71,13 +71,15 @@ def train(
     On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
     torchrun or srun the same command is one process of many. A run may continue on another layout.
     """
-    from phalanx.parallel import processes
+    from phalanx.parallel.launch import launch
+    from phalanx.parallel.meeting import world
+    from phalanx.parallel.processes import adopt_slurm
     from phalanx.tasks.run import train as run
     from phalanx.tasks.run import wanted
 
-    processes.adopt_slurm()
-    if processes.world() == 1 and (count := procs or wanted(recipe, overrides or [], out)) > 1:
-        raise typer.Exit(processes.launch(sys.argv[1:], count, restarts))
+    adopt_slurm()
+    if world() == 1 and (count := procs or wanted(recipe, overrides or [], out)) > 1:
+        raise typer.Exit(launch(sys.argv[1:], count, restarts))
     stopped_by = run(recipe, overrides or [], out)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)
@@ -231,13 +233,26 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         sys.exit(141)
     except Exception as error:
-        line = _said(error)
+        line, together = _said(error), os.environ.get("WORLD_SIZE", "1") != "1"
+        code = 2
+        if together and not line:
+            from phalanx.parallel.meeting import lost
+
+            line, code = lost(error), 1
         if not line or os.environ.get("PHALANX_TRACEBACK"):
             raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(2)  # the first rank says it, and whoever started the others ends them
-        print(f"phalanx: {line}", file=sys.stderr)
-        sys.exit(2)
+        if not together or _speaks():
+            print(f"phalanx: {line}", file=sys.stderr)
+        if together:
+            time.sleep(2)  # the others ask too, and whoever started them ends them all when the first ends
+        sys.exit(code)
+
+
+def _speaks() -> bool:
+    """Whether this process is the one of several to tell of an error."""
+    from phalanx.parallel.meeting import speaks
+
+    return speaks()
 
 
 def _said(error: Exception) -> str:

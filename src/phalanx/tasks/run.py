@@ -16,7 +16,8 @@ from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.models.build import family
-from phalanx.parallel import processes
+from phalanx.parallel import meeting, processes
+from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.train.lay_out import processes_of
@@ -34,16 +35,18 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     Every process of the run calls this alike. InputError when the folder holds a run of another configuration that has
     saved something; its layout, saving and logging may change.
     """
+    store = meeting.meet()
     folder = folder_of(name, out)
     mapping = recipe.load_mapping(source_of(name, folder), overrides)
     config = expand(mapping)
     tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
-    config = resolve(config, tokenizer, processes.world())
-    processes.join(device_of(config.train.device))
-    processes.agree(_flat(config))
-    processes.leading(lambda: _open(folder, config, tokenizer))
-    stopped_by = _fit(folder, config, quiet)
-    processes.leave()
+    config = resolve(config, tokenizer, meeting.world())
+    processes.join(device_of(config.train.device), store)
+    with watching(config.layout.timeout):
+        processes.agree(_flat(config))
+        processes.leading(lambda: _open(folder, config, tokenizer))
+        stopped_by = _fit(folder, config, quiet)
+        processes.leave()
     return stopped_by
 
 
@@ -85,10 +88,10 @@ def _open(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
 
 
 def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
-    first = processes.rank() == 0
+    first = meeting.rank() == 0
     with folder.lock() if first else nullcontext():
         _same_data(folder, config)
-        monitor = Monitor(config, folder, quiet, processes.world()) if first else Silent()
+        monitor = Monitor(config, folder, quiet, meeting.world()) if first else Silent()
         trainer = Trainer(config, _task(config), folder, monitor)
         trainer.fit()
         return trainer.stopped_by

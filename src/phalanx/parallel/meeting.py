@@ -1,0 +1,117 @@
+"""How the processes of a run find each other, and which of them tells of an error that several have.
+
+Each knows its number and an address from the environment. Rank 0 keeps a store there, or torchrun's agent does.
+"""
+
+import datetime
+import os
+import socket
+import threading
+import time
+
+from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from phalanx.errors import InputError
+
+PATIENCE = 25.0  # seconds until all must be here: with the start of Python less than the 30 that are promised
+
+
+def rank() -> int:
+    """This process's place among those of the run; 0 where there is one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """Processes of the run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def meet() -> Store | None:
+    """The store of the run's processes once all are here; None where there is one. InputError names who is missing."""
+    if world() == 1:
+        return None
+    deadline = time.monotonic() + PATIENCE
+    store = connect(PATIENCE, host=rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True")
+    if store.add(f"here/{rank()}", 1) > 1:
+        raise InputError(f"two processes say that they are rank {rank()}; give each a RANK of its own")
+    store.add("here", 1)
+    while store.add("here", 0) < world():
+        if store.check(["said"]):
+            raise InputError("another process has ended")  # and has told why
+        if time.monotonic() > deadline:
+            raise InputError(_absent([n for n in range(world()) if not store.check([f"here/{n}"])]))
+        time.sleep(0.2)
+    return store
+
+
+def connect(patience: float, host: bool = False) -> Store:
+    """A connection of its own to the store, which this process keeps if it is its `host`; each start of the processes
+    has its own keys there. InputError when there is none within `patience` seconds.
+    """
+    found: list[TCPStore] = []
+    address = _address()
+    name, _, port = address.rpartition(":")
+    timeout = datetime.timedelta(seconds=patience)
+    if host:
+        try:
+            found = [TCPStore(name, int(port), world(), True, timeout, wait_for_workers=False)]
+        except DistError as error:
+            raise InputError(f"rank 0 cannot listen at {address}: {str(error).split('message: ')[-1]}; "
+                             "set MASTER_PORT to a port that is free") from error  # fmt: skip
+    elif _listening(patience):
+        # in a thread, as it waits without end for the answer of a listener that is no store
+        thread = threading.Thread(
+            target=lambda: found.append(TCPStore(name, int(port), world(), False, timeout)), daemon=True
+        )
+        thread.start()
+        thread.join(patience)
+    if not found:
+        raise InputError(f"rank {rank()} of {world()} finds no store at {address}; rank 0 keeps it: is rank 0 started, "
+                         "and are MASTER_ADDR and MASTER_PORT the same for all?")  # fmt: skip
+    return PrefixStore(f"phalanx/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found[0])
+
+
+def speaks() -> bool:
+    """Whether this process is the one to tell of an error that others may have too: the first to ask. Where there is
+    no store to ask it is the first of each machine, and of all where rank 0 is missing.
+    """
+    if world() == 1:
+        return True
+    try:
+        return connect(2.0).add("said", 1) == 1
+    except (InputError, DistError):
+        alone = rank() == 1 and not _listening(0.5)
+        return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
+
+
+def lost(error: Exception) -> str:
+    """What to tell of an error that comes of another process's end; nothing for others."""
+    said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said)):
+        return f"rank {rank()} lost another process, which ended or cannot be reached: {str(error).splitlines()[0]}"
+    return ""
+
+
+def _absent(missing: list[int]) -> str:
+    names = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:8]))}{' and more' * (len(missing) > 8)}"
+    return f"{names} of {world()} did not come in {PATIENCE:.0f} s; start every process where it reaches {_address()}"
+
+
+def _address() -> str:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise InputError(f"WORLD_SIZE is {world()} but {missing[0]} is not set; torchrun or srun sets them all")
+    return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+
+
+def _listening(patience: float) -> bool:
+    """Whether somebody listens where the store should be, before long. (The store's own attempts fill the screen.)"""
+    name, _, port = _address().rpartition(":")
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((name, int(port)), timeout=patience).close()
+            return True
+        except OSError:
+            time.sleep(0.1)
+    return False
