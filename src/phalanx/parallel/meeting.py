@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
@@ -30,18 +31,27 @@ def meet() -> Store | None:
     """The store of the run's processes once all are here; None where there is one. InputError names who is missing."""
     if world() == 1:
         return None
-    deadline = time.monotonic() + PATIENCE
+    began = time.monotonic()
     store = connect(PATIENCE, host=rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True")
-    if store.add(f"here/{rank()}", 1) > 1:
+    if store.add(f"start/{rank()}", 1) > 1:
         raise InputError(f"two processes say that they are rank {rank()}; give each a RANK of its own")
-    store.add("here", 1)
-    while store.add("here", 0) < world():
-        if store.check(["said"]):
-            raise InputError("another process has ended")  # and has told why
-        if time.monotonic() > deadline:
-            raise InputError(_absent([n for n in range(world()) if not store.check([f"here/{n}"])]))
-        time.sleep(0.2)
+    wait_for_all(store, "start", PATIENCE - (time.monotonic() - began))
     return store
+
+
+def wait_for_all(store: Store, place: str, patience: float) -> None:
+    """Wait until every process is at a place. InputError names who is missing after so many seconds; at once, and for
+    no ears, when a process has told of an error.
+    """
+    deadline = time.monotonic() + patience
+    store.set(f"{place}/{rank()}/there", "")
+    store.add(place, 1)
+    while store.add(place, 0) < world():
+        if store.check(["said"]):
+            raise InputError("another process has told of an error")
+        if time.monotonic() > deadline:
+            raise InputError(_absent([n for n in range(world()) if not store.check([f"{place}/{n}/there"])]))
+        time.sleep(0.1)
 
 
 def connect(patience: float, host: bool = False) -> Store:
@@ -59,16 +69,20 @@ def connect(patience: float, host: bool = False) -> Store:
             raise InputError(f"rank 0 cannot listen at {address}: {str(error).split('message: ')[-1]}; "
                              "set MASTER_PORT to a port that is free") from error  # fmt: skip
     elif _listening(patience):
+
+        def open_store() -> None:
+            with suppress(DistError):
+                found.append(TCPStore(name, int(port), world(), False, timeout))
+
         # in a thread, as it waits without end for the answer of a listener that is no store
-        thread = threading.Thread(
-            target=lambda: found.append(TCPStore(name, int(port), world(), False, timeout)), daemon=True
-        )
+        thread = threading.Thread(target=open_store, daemon=True)
         thread.start()
         thread.join(patience)
     if not found:
         raise InputError(f"rank {rank()} of {world()} finds no store at {address}; rank 0 keeps it: is rank 0 started, "
                          "and are MASTER_ADDR and MASTER_PORT the same for all?")  # fmt: skip
-    return PrefixStore(f"phalanx/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found[0])
+    start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{world()}"
+    return PrefixStore(f"phalanx/{start}", found[0])
 
 
 def speaks() -> bool:
@@ -94,7 +108,7 @@ def lost(error: Exception) -> str:
 
 def _absent(missing: list[int]) -> str:
     names = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:8]))}{' and more' * (len(missing) > 8)}"
-    return f"{names} of {world()} did not come in {PATIENCE:.0f} s; start every process where it reaches {_address()}"
+    return f"{names} of {world()} did not come in time; start every process where it reaches {_address()}"
 
 
 def _address() -> str:

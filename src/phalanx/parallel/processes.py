@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from phalanx.errors import InputError
-from phalanx.parallel.meeting import rank, world
+from phalanx.parallel.meeting import rank, wait_for_all, world
 
 TIMEOUT = datetime.timedelta(minutes=10)  # the watchdog comes before
 
@@ -35,9 +35,10 @@ def adopt_slurm() -> None:
 
 
 def join(device: torch.device, store: Store | None) -> None:
-    """Make the process group of those who met at `store`."""
+    """Make the process group of those who met at `store`. InputError where one of them has met with an error since."""
     if store is None or dist.is_initialized():
         return
+    wait_for_all(store, "ready", TIMEOUT.total_seconds())
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(
