@@ -57,6 +57,11 @@ def stopped(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]
     return _made(lambda: os.kill(os.getpid(), signal.SIGSTOP), parameters, config)
 
 
+def keeper_stopped(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """Rank 0 is stopped, and with it the store."""
+    return _made(lambda: os.kill(os.getpid(), signal.SIGSTOP), parameters, config, ("0",))
+
+
 def locked(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """Rank 1 is in a function of C that does not let go of the interpreter."""
     return _made(lambda: ctypes.PyDLL(None).sleep(1000), parameters, config)

@@ -33,9 +33,13 @@ CASES = {
         ["optim.name=tests.faults.late:locked"],
         ["Timeout (0:00:03)!", "in <lambda>", "hangs at all_reduce of", "rank 1 (process", "does not answer"],
     ),
+    "keeper": (
+        ["optim.name=tests.faults.late:keeper_stopped"],
+        ["rank 1 has not moved for", "the keeper of the store (rank 0", "does not answer", "all_reduce"],
+    ),
     "pipeline": (
         ["optim.name=tests.faults.late:asleep", "layout.pp=2"],
-        ["hangs at a message of another stage: rank 0 waited for 3 s", "rank 1 (process", "sleeping"],
+        ["hangs at a message of another stage, or", ": rank 0 waited for it", "rank 1 (process", "sleeping"],
     ),
 }  # fmt: skip
 
@@ -47,7 +51,8 @@ def test_a_hang_explains_itself(ranks: Ranks, corpus: Corpus, tmp_path: Path, ca
     began = time.monotonic()
     for rank in range(2):
         ranks.start(rank, 2, *command, *words, "--out", tmp_path / "run")
-    codes = [each.end(TIMEOUT + 2 * GRACE) for each in ranks.all[: 1 if case == "locked" else 2]]
+    ended = {"locked": [0], "keeper": [1]}.get(case, [0, 1])
+    codes = [ranks.all[rank].end(TIMEOUT + 2 * GRACE) for rank in ended]
     assert set(codes) == {EXIT_CODE}, ranks.lines()
     assert time.monotonic() - began < TIMEOUT + GRACE
     said = "\n".join(ranks.lines())

@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 
-from phalanx.parallel.hangs import Answer, answer, diagnose, place, told
+from phalanx.parallel.hangs import diagnose, told
 from phalanx.parallel.meeting import connect, rank, world
+from phalanx.parallel.recorder import Answer, answer, place
 
 EXIT_CODE = 75  # EX_TEMPFAIL: started again, it may well run
 STDERR = 2
@@ -42,34 +43,44 @@ def watching(timeout: float) -> Iterator[None]:
 class Watchdog(threading.Thread):
     """Ends the process with EXIT_CODE when another has not come for `timeout` seconds to where it waits.
 
-    Alarms are numbered: who raises one, when nothing has moved here for so long, gets everybody's answer and judges.
+    This thread sees whether the process moves; another talks to the store, which itself may be kept by a process that
+    was stopped. Alarms are numbered: who raises one, when nothing has moved here for so long, gets everybody's answer
+    and judges.
     """
 
     def __init__(self, timeout: float) -> None:
         super().__init__(name="watchdog", daemon=True)
         self.timeout, self.tick = timeout, min(5.0, timeout / 10)
+        self.patience = max(5.0, 3 * self.tick)  # with the answers of others
         self.over = threading.Event()
-        self.store = connect(max(5.0, self.tick))
+        self.store = connect(self.patience)
         self.process = f"process {os.getpid()} on {socket.gethostname()}"
-        self.alarm = 0
-        self.moved, self.place = time.monotonic(), place()
         self.store.set(f"process/{rank()}", self.process)
+        self.alarm = 0
+        self.place: tuple[object, ...] = ()
+        self.moved = time.monotonic()
+        self.heard = time.monotonic()  # the last word from the store
 
     def run(self) -> None:
         """Until `over`."""
-        while not self.over.wait(self.tick):
+        threading.Thread(target=self._talk, name="watchdog's talk", daemon=True).start()
+        while not self.over.is_set():
             faulthandler.dump_traceback_later(self.timeout, file=STDERR)
             if (now := place()) != self.place:
                 self.moved, self.place = time.monotonic(), now
-            try:
-                self._look()
-            except dist.DistError as error:
-                if self._still() > self.timeout and not self.over.is_set():
-                    self._abandoned(error)
+            if self._still() > self.timeout and time.monotonic() - self.heard > self.patience:
+                self._abandoned()
+            self.over.wait(self.tick)
         faulthandler.cancel_dump_traceback_later()
 
     def _still(self) -> float:
         return time.monotonic() - self.moved
+
+    def _talk(self) -> None:
+        with suppress(dist.DistError):
+            while not self.over.wait(self.tick):
+                self._look()
+                self.heard = time.monotonic()
 
     def _look(self) -> None:
         if self.store.check(["verdict"]):
@@ -83,12 +94,12 @@ class Watchdog(threading.Thread):
             self.alarm += 1
             self.moved = time.monotonic()
 
-    def _abandoned(self, error: dist.DistError) -> None:
-        """The store is gone, and whoever keeps it is the one to blame."""
+    def _abandoned(self) -> None:
+        """The store is silent, and whoever keeps it is to blame."""
         if os.environ.get("LOCAL_RANK", "0") == "0" or rank() == 1:
             _tell(
-                f"rank {rank()} has waited for {self._still():.0f} s, and rank 0 or torchrun's agent, which keeps the "
-                f"store, does not answer ({str(error).splitlines()[0]}): it was stopped, or it or its machine is gone\n"
+                f"the run hangs: rank {rank()} has not moved for {self._still():.0f} s, and the keeper of the store "
+                f"(rank 0, or torchrun's agent) does not answer: it was stopped, or it or its machine is gone\n"
                 f"  {told(rank(), answer(self.process, self._still()))}"
             )
         os._exit(EXIT_CODE)
@@ -96,12 +107,13 @@ class Watchdog(threading.Thread):
     def _answers(self) -> dict[int, Answer]:
         """Those that come within a few ticks."""
         answers: dict[int, Answer] = {}
-        deadline = time.monotonic() + max(5.0, 3 * self.tick)
+        deadline = time.monotonic() + self.patience
         while len(answers) < world() and time.monotonic() < deadline:
             for number in range(world()):
                 key = f"answer/{self.alarm}/{number}"
                 if number not in answers and self.store.check([key]):
                     answers[number] = json.loads(self.store.get(key))
+            self.heard = time.monotonic()
             time.sleep(self.tick / 5)
         return answers
 
@@ -110,6 +122,7 @@ class Watchdog(threading.Thread):
         report = diagnose(answers, silent, self.timeout)
         if not report or self.over.is_set():
             return
+        self.store.add("said", 1)  # who loses another from now on need not say so
         _tell(report)
         self.store.set("verdict", "")
         for process in silent.values():
