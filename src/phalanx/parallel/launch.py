@@ -19,6 +19,8 @@ def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from phalanx.parallel.watchdog import EXIT_CODE
+
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said by its process
     threads = max(1, (os.cpu_count() or 1) // processes)
@@ -37,11 +39,15 @@ def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
             number, code = first_failure(failed)
             if code == 2:
                 return code
-            ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            ended = f"rank {number} ended with exit code {code}"
+            if code < 0:
+                ended = f"rank {number} was killed by {signal.Signals(-code).name}"
+            elif code == EXIT_CODE:
+                ended = "the processes hung"
             left = f"starting again from the last checkpoint ({attempt + 1} of {restarts})"
             if attempt == restarts:
                 left = f"no restart is left of {restarts}" if restarts else "--restarts N would start it again"
-            print(f"phalanx: rank {number} {ended}; {left}", file=sys.stderr)
+            print(f"phalanx: {ended}; {left}", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 
