@@ -185,6 +185,8 @@ class LayoutConfig(Section):
     """Sequences of one forward pass on one device; 0 takes the replica's whole batch, or with pp a share of it."""
     recompute: Literal["none", "block", "attention"] = "none"
     """Activations to compute again in backward instead of keeping: none, whole blocks, or attention only."""
+    timeout: Annotated[float, Field(gt=0, lt=600)] = 480.0
+    """Seconds that processes wait for another before the run ends and says who and where; NCCL ends it after 600."""
 
 
 class PrecisionConfig(Section):

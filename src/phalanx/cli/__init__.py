@@ -17,13 +17,25 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         sys.exit(141)
     except Exception as error:
-        line = _said(error)
+        line, together, code = _said(error), os.environ.get("WORLD_SIZE", "1") != "1", 2
+        if together and not line:
+            from phalanx.parallel.meeting import lost
+
+            line, code = lost(error), 1
         if not line or os.environ.get("PHALANX_TRACEBACK"):
             raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(2)  # the first rank says it, and whoever started the others ends them
-        print(f"phalanx: {line}", file=sys.stderr)
-        sys.exit(2)
+        if not together or _speaks():
+            print(f"phalanx: {line}", file=sys.stderr)
+        if together:
+            time.sleep(2)  # the others ask too, and whoever started them ends them all when the first ends
+        sys.exit(code)
+
+
+def _speaks() -> bool:
+    """Whether this process is the one of several to tell of an error."""
+    from phalanx.parallel.meeting import speaks
+
+    return speaks()
 
 
 def _said(error: Exception) -> str:

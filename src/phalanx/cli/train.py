@@ -47,13 +47,13 @@ def train(
     On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
     torchrun or srun the same command is one process of many. A run may continue on another layout.
     """
-    from phalanx.parallel import processes
+    from phalanx.parallel import launch, meeting, processes
     from phalanx.tasks.run import train as run
     from phalanx.tasks.run import wanted
 
     processes.adopt_slurm()
-    if processes.world() == 1 and (count := procs or wanted(recipe, overrides or [], out)) > 1:
-        raise typer.Exit(processes.launch(sys.argv[1:], count, restarts))
+    if meeting.world() == 1 and (count := procs or wanted(recipe, overrides or [], out)) > 1:
+        raise typer.Exit(launch.launch(sys.argv[1:], count, restarts))
     stopped_by = run(recipe, overrides or [], out)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)
@@ -72,13 +72,13 @@ def check(
     The first steps of the run are done on both, and nothing is saved. Exit code 0 where the curves agree, 1 where they
     do not. Under torchrun or srun it runs on all their processes, as phalanx train does.
     """
-    from phalanx.parallel import processes
+    from phalanx.parallel import launch, meeting, processes
     from phalanx.tasks.check import check as compare
     from phalanx.tasks.run import wanted
 
     processes.adopt_slurm()
-    if processes.world() == 1 and (count := procs or wanted(recipe, overrides or [], None)) > 1:
-        raise typer.Exit(processes.launch(sys.argv[1:], count))
+    if meeting.world() == 1 and (count := procs or wanted(recipe, overrides or [], None)) > 1:
+        raise typer.Exit(launch.launch(sys.argv[1:], count))
     compared = compare(recipe, overrides or [], steps)
     if compared is None:
         return

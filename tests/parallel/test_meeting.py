@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import TCPStore
 
-from phalanx.parallel import rendezvous
+from phalanx.errors import InputError
+from phalanx.parallel import meeting
 
 
 def _nobodys_port() -> int:
@@ -21,11 +22,12 @@ def test_what_an_earlier_start_left_is_not_read(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(kept.port))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv(meeting.ADDRESS, "")
     kept.set("phalanx", str(_nobodys_port()))
     for start in range(2):
         with ThreadPoolExecutor() as threads:
-            second = threads.submit(rendezvous.meet, 1, 2)
-            first = rendezvous.meet(0, 2)
+            second = threads.submit(meeting.own, 1, 10.0)
+            first = meeting.own(0, 10.0)
             store = second.result()
         assert not store.check(["rank 0"])
         first.set("rank 0", f"start {start}")
@@ -38,7 +40,7 @@ def test_one_that_nobody_opened_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(kept.port))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    monkeypatch.setattr(rendezvous, "PATIENCE", rendezvous.PATIENCE / 30)
+    monkeypatch.setenv(meeting.ADDRESS, "")
     kept.set("phalanx", str(port := _nobodys_port()))
-    with pytest.raises(RuntimeError, match=str(port)):
-        rendezvous.meet(1, 2)
+    with pytest.raises(InputError, match=f"rank 0 .* did not come in time.*:{port}$"):
+        meeting.own(1, 1.0)
