@@ -22,9 +22,9 @@ def test_what_an_earlier_start_left_is_not_read(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(kept.port))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    monkeypatch.setenv(meeting.ADDRESS, "")
     kept.set("phalanx", str(_nobodys_port()))
     for start in range(2):
+        monkeypatch.setenv(meeting.ADDRESS, "")
         with ThreadPoolExecutor() as threads:
             second = threads.submit(meeting.own, 1, 10.0)
             first = meeting.own(0, 10.0)

@@ -8,6 +8,7 @@ whether the other side is there. It answers for a process that is busy, or stopp
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from phalanx.errors import InputError
+from phalanx.parallel.meeting import lost, speaks
 
 SILENCE = 20  # seconds without a sign of another machine after which it is lost
 
@@ -34,12 +36,13 @@ def failing_together() -> Iterator[None]:
     except (InputError, OSError):
         raise
     except Exception as error:
-        if "gloo/transport" in str(error):
-            reason = str(error).partition("] ")[2].partition(". ")[0]
-            print(f"phalanx: rank {dist.get_rank()} lost another process: {reason}", file=sys.stderr)
-        else:
+        line = lost(error)
+        if not line:
             traceback.print_exc()
+        elif speaks():
+            print(f"phalanx: {line}", file=sys.stderr)
         sys.stderr.flush()
+        time.sleep(2)  # the others hear of it; a watchdog that judged ends the process in its own way
         os._exit(1)
 
 

@@ -39,7 +39,7 @@ def meet() -> Store | None:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and ADDRESS not in os.environ:
         store = own(rank(), PATIENCE)
     else:
-        store = connect(PATIENCE, host=rank() == 0)
+        store = connect(PATIENCE) if rank() else _keep(PATIENCE)
     if store.add(f"start/{rank()}", 1) > 1:
         raise InputError(f"two processes say that they are rank {rank()}; give each a RANK of its own")
     wait_for_all(store, "start", PATIENCE - (time.monotonic() - began))
@@ -49,19 +49,19 @@ def meet() -> Store | None:
 def own(rank: int, patience: float) -> Store:
     """A store of this start's own under torchrun. InputError when rank 0 opens none within `patience` seconds."""
     name, deadline = os.environ["MASTER_ADDR"], time.monotonic() + patience
-    kept = _reach(patience)
+    kept = _reach(_address(), patience)
     if rank == 0:
         store = TCPStore(name, 0, None, True, datetime.timedelta(seconds=patience), wait_for_workers=False)
         kept.set("phalanx", str(store.port))
         os.environ[ADDRESS] = f"{name}:{store.port}"
         return PrefixStore("phalanx", store)
+    address = f"the address {name}"
     while time.monotonic() < deadline:
-        if kept.check(["phalanx"]):
-            os.environ[ADDRESS] = f"{name}:{kept.get('phalanx').decode()}"
-            if _listening(0.5):
-                return connect(patience)
+        if kept.check(["phalanx"]) and _listening(address := f"{name}:{kept.get('phalanx').decode()}", 0.5):
+            os.environ[ADDRESS] = address
+            return connect(patience)
         time.sleep(0.1)
-    raise InputError(f"rank 0 of {world()} did not come in time; start every process where it reaches {_address()}")
+    raise InputError(f"rank 0 of {world()} did not come in time; start every process where it reaches {address}")
 
 
 def wait_for_all(store: Store, place: str, patience: float) -> None:
@@ -79,37 +79,42 @@ def wait_for_all(store: Store, place: str, patience: float) -> None:
         time.sleep(0.1)
 
 
-def connect(patience: float, host: bool = False) -> Store:
-    """A connection of its own to the store, which this process keeps if it is its `host`. InputError when there is none
-    within `patience` seconds.
-    """
-    return PrefixStore("phalanx", _reach(patience, host))
+def connect(patience: float) -> Store:
+    """A connection of its own to the store. InputError when there is none within `patience` seconds."""
+    return PrefixStore("phalanx", _reach(_address(), patience))
 
 
-def _reach(patience: float, host: bool = False) -> TCPStore:
-    found: list[TCPStore] = []
-    address = _address()
-    name, _, port = address.rpartition(":")
+def _keep(patience: float) -> Store:
+    """The store of the others, at the address that all were given."""
+    name, _, port = _address().rpartition(":")
     timeout = datetime.timedelta(seconds=patience)
-    if host:
-        try:
-            found = [TCPStore(name, int(port), world(), True, timeout, wait_for_workers=False)]
-        except DistError as error:
-            raise InputError(f"rank 0 cannot listen at {address}: {str(error).split('message: ')[-1]}; "
-                             "set MASTER_PORT to a port that is free") from error  # fmt: skip
-    elif _listening(patience):
+    try:
+        return PrefixStore("phalanx", TCPStore(name, int(port), world(), True, timeout, wait_for_workers=False))
+    except DistError as error:
+        raise InputError(
+            f"rank 0 cannot listen at {_address()}: {str(error).split('message: ')[-1]}; "
+            "set MASTER_PORT to a port that is free"
+        ) from error
+
+
+def _reach(address: str, patience: float) -> TCPStore:
+    found: list[TCPStore] = []
+    name, _, port = address.rpartition(":")
+    if _listening(address, patience):
 
         def open_store() -> None:
             with suppress(DistError):
-                found.append(TCPStore(name, int(port), world(), False, timeout))
+                found.append(TCPStore(name, int(port), world(), False, datetime.timedelta(seconds=patience)))
 
         # in a thread, as it waits without end for the answer of a listener that is no store
         thread = threading.Thread(target=open_store, daemon=True)
         thread.start()
         thread.join(patience)
     if not found:
-        raise InputError(f"rank {rank()} of {world()} finds no store at {address}; rank 0 keeps it: is rank 0 started, "
-                         "and are MASTER_ADDR and MASTER_PORT the same for all?")  # fmt: skip
+        raise InputError(
+            f"rank {rank()} of {world()} finds no store at {address}; rank 0 keeps it: is rank 0 started, "
+            "and are MASTER_ADDR and MASTER_PORT the same for all?"
+        )
     return found[0]
 
 
@@ -122,13 +127,19 @@ def speaks() -> bool:
     try:
         return connect(2.0).add("said", 1) == 1
     except (InputError, DistError):
-        alone = rank() == 1 and not _listening(0.5)
+        alone = rank() == 1 and not _listening(_address(), 0.5)
         return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
 
 
 def lost(error: Exception) -> str:
     """What to tell of an error that comes of another process's end; nothing for others."""
-    said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+    said = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "remote process exited",
+        "gloo/transport",
+    )
     if isinstance(error, DistError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said)):
         return f"rank {rank()} lost another process, which ended or cannot be reached: {str(error).splitlines()[0]}"
     return ""
@@ -148,9 +159,9 @@ def _address() -> str:
     return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
-def _listening(patience: float) -> bool:
+def _listening(address: str, patience: float) -> bool:
     """Whether somebody listens where the store should be, before long. (The store's own attempts fill the screen.)"""
-    name, _, port = _address().rpartition(":")
+    name, _, port = address.rpartition(":")
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:
