@@ -133,15 +133,12 @@ def speaks() -> bool:
 
 def lost(error: Exception) -> str:
     """What to tell of an error that comes of another process's end; nothing for others."""
-    said = (
-        "Connection closed by peer",
-        "Connection reset by peer",
-        "Broken pipe",
-        "remote process exited",
-        "gloo/transport",
-    )
-    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said)):
-        return f"rank {rank()} lost another process, which ended or cannot be reached: {str(error).splitlines()[0]}"
+    known = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+    reason = next((each for each in known if each in str(error)), "")
+    gone = isinstance(error, RuntimeError) and (reason or "gloo/transport" in str(error))
+    if gone or isinstance(error, DistError):
+        reason = reason or str(error).splitlines()[0]
+        return f"rank {rank()} lost another process, which has ended or cannot be reached ({reason})"
     return ""
 
 
