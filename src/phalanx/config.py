@@ -185,13 +185,15 @@ class LayoutConfig(Section):
     """Sequences of one forward pass on one device; 0 takes the replica's whole batch, or with pp a share of it."""
     recompute: Literal["none", "block", "attention"] = "none"
     """Activations to compute again in backward instead of keeping: none, whole blocks, or attention only."""
+    timeout: Annotated[float, Field(gt=0, lt=600)] = 480.0
+    """Seconds that processes wait for another before the run ends and says who and where; NCCL ends it after 600."""
 
 
 class PrecisionConfig(Section):
     """In what numbers it computes. Weights, moments and the residual stream stay fp32."""
 
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Numbers of the matrix products; auto takes bf16 where the hardware multiplies it, fp32 elsewhere."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
+    """Numbers of the matrix products; auto: bf16 where the hardware has it, else fp32; fp8: in blocks, else bf16."""
     loss_scale: Annotated[float, Field(gt=0, le=LARGEST_SCALE)] = 65536.0
     """fp16: first loss scale."""
     scale_window: PositiveInt = 1000

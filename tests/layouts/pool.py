@@ -1,5 +1,6 @@
 """Processes that stay: a case asks for some of them, they form a group, do it, and part again."""
 
+import gc
 import multiprocessing
 import tempfile
 import traceback
@@ -66,3 +67,4 @@ def _serve(rank: int, end: Connection) -> None:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+            gc.collect()  # a trainer is a ring of references, and gloo's threads live as long as its groups

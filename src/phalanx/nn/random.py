@@ -54,11 +54,11 @@ def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float
     height, width = (*shape, 1)[:2]
     top, left = (*offset, 0)[:2]
     out = torch.empty(height, width)
-    radius_key = torch.tensor([key], dtype=torch.int32)
-    angle_key = radius_key ^ signed(mixing.GOLDEN)  # its sign bit is set, so no row of one is a row of the other
+    radius_key, angle_key = mix(torch.tensor([[key], [key ^ signed(mixing.GOLDEN)]], dtype=torch.int32))
     for start in range(0, height, 4096):  # whole embeddings would need ten times their own size in temporaries
         stop = min(start + 4096, height)
-        row = torch.arange(top + start, top + stop, dtype=torch.int32)
+        # mixed on both sides: of two keys that differ in a few low bits one would give the rows of the other, moved
+        row = mix(torch.arange(top + start, top + stop, dtype=torch.int32))
         radius = _unit(bits(mix(row ^ radius_key), width, left))
         angle = _unit(bits(mix(row ^ angle_key), width, left))
         out[start:stop] = torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)

@@ -97,6 +97,7 @@ class Layout:
         if self.sharded:
             assert isinstance(model, FSDPModule)
             model.set_requires_gradient_sync(last)
+            model.set_reshard_after_backward(last or self.config.layout.shard == "zero3")
         sums: Sums = self.module(batch)
         objective(sums).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in sums.items()}

@@ -14,6 +14,7 @@ from torch import nn
 
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
+from phalanx.nn import slots
 from phalanx.nn.attention import Attention, Dropping
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.heads import VocabularyHead
@@ -60,11 +61,12 @@ def shard(model: nn.Module, tp: Axis, sequence: bool) -> dict[str, Part]:
     stream = {id(m) for stack in model.modules() if isinstance(stack, Transformer) for m in stack.modules()}
     tables = (m for m in model.modules() if isinstance(m, Embedding) and "vocab" in m.axes)
     words = next((table.weight.shape[0] for table in tables), 0)  # none in the middle of a pipeline
+    direct = sequence and not any(isinstance(m, Linear) and id(m) not in stream for m in model.modules())
     for name, module in model.named_modules():
         split = [axis in SPLIT and tp.size > 1 for axis in getattr(module, "axes", ())]
         partial_here = tp.size > 1 and sequence and id(module) in stream
         if tp.size > 1:
-            _fill(module, split, tp, sequence and id(module) in stream, words // tp.size)
+            _fill(module, split, tp, sequence and id(module) in stream, direct, words // tp.size)
         for kind, parameter in list(module.named_parameters(recurse=False)):
             whole = tuple(parameter.shape)
             offset = (0,) * len(whole)
@@ -97,8 +99,10 @@ def _positionwise(module: nn.Module, kind: str, split: list[bool]) -> bool:
     return isinstance(module, Norm) or (isinstance(module, Embedding) and not any(split))
 
 
-def _fill(module: nn.Module, split: list[bool], tp: Axis, sequence: bool, words: int) -> None:
-    """The slots of one module, before its parameters are cut."""
+def _fill(module: nn.Module, split: list[bool], tp: Axis, sequence: bool, direct: bool, words: int) -> None:
+    """The slots of one module, before its parameters are cut. `direct`: the vocabulary's head follows the split stream
+    with nothing between them that is computed alike on every rank.
+    """
     if isinstance(module, Embedding) and any(split):
         module.leave = comm.conjugate("scatter" if sequence else "reduce", tp)
         module.start = words * tp.rank
@@ -108,7 +112,7 @@ def _fill(module: nn.Module, split: list[bool], tp: Axis, sequence: bool, words:
         module.leave = comm.conjugate("scatter" if sequence else "reduce", tp)
     elif isinstance(module, VocabularyHead):
         start = words * tp.rank
-        module.enter = comm.conjugate("copy", tp)
+        module.enter = slots.same if direct else comm.conjugate("copy", tp)
         module.columns = Columns(start, comm.total(tp), comm.largest(tp))
         module.held = max(0, min(words, module.held - start))
     elif isinstance(module, Attention) and isinstance(module.attend, Dropping):
@@ -117,4 +121,4 @@ def _fill(module: nn.Module, split: list[bool], tp: Axis, sequence: bool, words:
     elif sequence and isinstance(module, Dropout | Embeddings):
         module.rows = partial(comm.own, axis=tp)
     elif sequence and isinstance(module, Transformer):
-        module.leave = comm.conjugate("collect", tp)
+        module.leave = comm.conjugate("gather" if direct else "collect", tp)

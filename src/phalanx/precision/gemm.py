@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from phalanx.errors import InputError
 from phalanx.nn.attention import Attention, Context, Dropping
+from phalanx.nn.block import Block
 from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Linear
+from phalanx.precision import fp8
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -25,24 +28,30 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def resolve(dtype: str, device: torch.device) -> str:
-    """`auto` made definite: bf16 where the hardware multiplies it, fp32 elsewhere."""
+    """`auto` made definite: bf16 where the hardware multiplies it, fp32 elsewhere. InputError for what it lacks."""
+    if dtype == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise InputError(f"precision.dtype=fp8 is not in this GPU ({torch.cuda.get_device_name(device)}); use bf16")
     if dtype != "auto":
         return dtype
     return "bf16" if native_bf16(device) else "fp32"
 
 
 def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
-    """Put the functions of `dtype` (fp32, bf16, fp16) into the model's slots."""
+    """Put the functions of `dtype` (fp32, bf16, fp16, fp8) into the model's slots."""
     if dtype == "fp32":
         return
-    number = torch.bfloat16 if dtype == "bf16" else torch.float16
-    emulate = device.type == "cpu" and not (dtype == "bf16" and native_bf16(device))
+    number = torch.float16 if dtype == "fp16" else torch.bfloat16
+    emulate = device.type == "cpu" and not (number == torch.bfloat16 and native_bf16(device))
     gemm = _Rounded(number) if emulate else _Cast(number)
     for module in model.modules():
         if isinstance(module, Linear | VocabularyHead):
             module.gemm = gemm
         elif isinstance(module, Attention) and emulate and not isinstance(module.attend, Dropping):
             module.attend = _Wide(module.attend)
+    if dtype == "fp8":
+        for linear in (m for block in model.modules() if isinstance(block, Block) for m in block.modules()):
+            if isinstance(linear, Linear):
+                linear.gemm = fp8.Scaled(gemm)
 
 
 class _Cast:

@@ -15,10 +15,10 @@ from rich.progress import Progress as Bar
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.models.build import family
-from phalanx.parallel import processes
+from phalanx.parallel import meeting, processes
 from phalanx.run.comparison import Comparison, Point
 from phalanx.run.folder import RunFolder
-from phalanx.tasks.run import folder_of, foresee, joined, task_of
+from phalanx.tasks.run import foresee, joined, read, task_of
 from phalanx.train.lay_out import lay_out
 from phalanx.train.monitor import Silent
 from phalanx.train.trainer import Trainer
@@ -32,15 +32,17 @@ def check(name: str, overrides: Sequence[str], steps: int) -> Comparison | None:
     Every process of the layout calls this alike. Nothing is saved. InputError for what cannot run, and for a model that
     one process cannot hold.
     """
-    config, tokenizer = joined(name, overrides, folder_of(name, None))
-    processes.leading(lambda: _possible(config))
-    processes.leading(lambda: foresee(config, tokenizer))
-    steps, title = min(steps, config.train.steps), _title(config.layout)
-    with Bar(transient=True, disable=processes.rank() > 0 or not sys.stdout.isatty()) as bar:
-        first, second = (bar.add_task(name, total=steps) for name in (title, ALONE))
-        split = _curve(config, steps, lambda: bar.advance(first))
-        processes.leave()
-        if processes.rank():
+    store = meeting.meet()
+    _, asked, tokenizer = read(name, overrides, None)
+    with Bar(transient=True, disable=meeting.rank() > 0 or not sys.stdout.isatty()) as bar:
+        with joined(asked, tokenizer, store) as config:
+            processes.leading(lambda: _possible(config))
+            processes.leading(lambda: foresee(config, tokenizer))
+            steps, title = min(steps, config.train.steps), _title(config.layout)
+            first, second = (bar.add_task(name, total=steps) for name in (title, ALONE))
+            split = _curve(config, steps, lambda: bar.advance(first))
+            processes.leave()
+        if meeting.rank():
             return None
         torch.set_num_threads(torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         alone = LayoutConfig(micro_batch=config.layout.micro_batch, recompute=config.layout.recompute)
@@ -88,7 +90,7 @@ def _curve(config: Config, steps: int, advance: Callable[[], None]) -> list[Poin
 
 def _possible(config: Config) -> None:
     """InputError where one process surely lacks the memory: weights, gradients and two moments are 16 bytes each."""
-    if processes.world() == 1:
+    if meeting.world() == 1:
         raise InputError("one process has nothing to compare; name a layout, as layout.tp=2, or --procs 2")
     model, have = config.model, _memory(torch.device(config.train.device))
     count = family(model.family).parameters_of

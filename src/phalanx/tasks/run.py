@@ -1,12 +1,13 @@
 """From a recipe's name to a finished run: the one place where task, data, folder and trainer meet."""
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from phalanx import durable, recipe, registry
 from phalanx.config import Config
@@ -16,7 +17,8 @@ from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.models.build import family
-from phalanx.parallel import processes
+from phalanx.parallel import meeting, processes
+from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.train.lay_out import processes_of
@@ -34,22 +36,31 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     Every process of the run calls this alike. InputError when the folder holds a run of another configuration that has
     saved something; its layout, saving and logging may change.
     """
-    folder = folder_of(name, out)
-    config, tokenizer = joined(name, overrides, folder)
-    processes.leading(lambda: _open(folder, config, tokenizer))
-    stopped_by = _fit(folder, config, quiet)
-    processes.leave()
+    store = meeting.meet()
+    folder, asked, tokenizer = read(name, overrides, out)
+    with joined(asked, tokenizer, store) as config:
+        processes.leading(lambda: _open(folder, config, tokenizer))
+        stopped_by = _fit(folder, config, quiet)
+        processes.leave()
     return stopped_by
 
 
-def joined(name: str, overrides: Sequence[str], folder: RunFolder) -> tuple[Config, Tokenizer]:
-    """The resolved configuration, when all processes have met and agree on it, and the tokenizer of its data."""
+@contextmanager
+def joined(asked: Config, tokenizer: Tokenizer, store: Store | None) -> Iterator[Config]:
+    """The resolved configuration, when all processes that met at `store` agree on it; watched until the end."""
+    config = resolve(asked, tokenizer, meeting.world())
+    processes.join(device_of(config.train.device), store)
+    with watching(config.layout.timeout):
+        processes.agree(_flat(config))
+        yield config
+
+
+def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFolder, Config, Tokenizer]:
+    """The folder that a command is about, the configuration as it was asked for, and the tokenizer of the data."""
+    folder = folder_of(name, out)
     config = expand(recipe.load_mapping(source_of(name, folder), overrides))
     tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
-    config = resolve(config, tokenizer, processes.world())
-    processes.join(device_of(config.train.device))
-    processes.agree(_flat(config))
-    return config, tokenizer
+    return folder, config, tokenizer
 
 
 def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
@@ -90,10 +101,10 @@ def _open(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
 
 
 def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
-    first = processes.rank() == 0
+    first = meeting.rank() == 0
     with folder.lock() if first else nullcontext():
         _same_data(folder, config)
-        monitor = Monitor(config, folder, quiet, processes.world()) if first else Silent()
+        monitor = Monitor(config, folder, quiet, meeting.world()) if first else Silent()
         trainer = Trainer(config, task_of(config), folder, monitor)
         trainer.fit()
         return trainer.stopped_by

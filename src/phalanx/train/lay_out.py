@@ -32,7 +32,7 @@ def _sized(layout: LayoutConfig, processes: int) -> LayoutConfig:
         sizes = f"layout.tp={layout.tp} × cp={layout.cp} × pp={layout.pp}" + f" × dp={layout.dp}" * bool(layout.dp)
         raise InputError(
             f"{sizes} = {processes_of(layout)} does not fit {processes} process{'es' * (processes > 1)}; start "
-            f"{processes_of(layout)} with --procs, or change a size (layout.dp=0 takes what is left)"
+            f"{processes_of(layout)}, or change a size (layout.dp=0 takes what is left)"
         )
     dp = processes // model
     ways = layout.shard_ways

@@ -14,7 +14,7 @@ from phalanx.train.console import Console
 from phalanx.train.metrics import Metrics, Throughput, memory_gib
 from phalanx.train.peak import peak_flops
 
-_NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NUMBERS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}  # of the peak
 
 
 class Silent:

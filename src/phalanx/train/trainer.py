@@ -21,6 +21,7 @@ from phalanx.models.build import make
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.parallel.layout import Layout
+from phalanx.parallel.lifeline import failing_together
 from phalanx.parallel.mesh import make_mesh
 from phalanx.precision import gemm
 from phalanx.precision.scale import LossScale
@@ -63,7 +64,7 @@ class Trainer:
         train, every, progress = self.config.train, self.config.save.every, self.progress
         self._start()
         try:
-            with self._signals(), self.monitor.running(progress.step, progress.tokens):
+            with self._signals(), failing_together(), self.monitor.running(progress.step, progress.tokens):
                 while progress.step < train.steps and not self.stopped_by and not progress.finished:
                     self._step(progress.step)
                     progress.step += 1

@@ -1,0 +1,52 @@
+"""The verbs. Each imports what it needs when it runs, so that --help answers at once."""
+
+import os
+import sys
+import time
+
+from phalanx.cli import data, train, use  # noqa: F401  their verbs join the program
+from phalanx.cli.app import app
+from phalanx.errors import InputError
+
+
+def main() -> None:
+    """The entry point: user errors are one line and exit code 2; PHALANX_TRACEBACK=1 shows where they came from."""
+    try:
+        app(prog_name="phalanx")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
+        sys.exit(141)
+    except Exception as error:
+        line, together, code = _said(error), os.environ.get("WORLD_SIZE", "1") != "1", 2
+        if together and not line:
+            from phalanx.parallel.meeting import lost
+
+            line, code = lost(error), 1
+        if not line or os.environ.get("PHALANX_TRACEBACK"):
+            raise
+        if not together or _speaks():
+            print(f"phalanx: {line}", file=sys.stderr)
+        if together:
+            time.sleep(2)  # the others ask too, and whoever started them ends them all when the first ends
+        sys.exit(code)
+
+
+def _speaks() -> bool:
+    """Whether this process is the one of several to tell of an error."""
+    from phalanx.parallel.meeting import speaks
+
+    return speaks()
+
+
+def _said(error: Exception) -> str:
+    """What to tell of an error that is the user's to mend or the machine's; nothing for a defect."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input or output'}: {error.strerror or error}"
+    if isinstance(error, UnicodeError):
+        return f"a text is not UTF-8: {error}"
+    no_memory = ("out of memory", "can't allocate memory", "size calculation overflowed")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in no_memory)):
+        return "out of memory; a smaller model (model.preset), data.sequence or layout.micro_batch takes less"
+    return ""

@@ -1,0 +1,22 @@
+"""The program: its groups of verbs and what it is."""
+
+import typer
+
+app = typer.Typer(
+    name="phalanx", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def root() -> None:
+    """Phalanx pretrains, evaluates and serves BERT and GPT, from one CPU to thousands of GPUs.
+
+    Start with: phalanx quickstart
+    """
+
+
+def group(name: str, help_text: str) -> typer.Typer:
+    """A verb with verbs of its own."""
+    made = typer.Typer(no_args_is_help=True, help=help_text, rich_markup_mode=None)
+    app.add_typer(made, name=name)
+    return made

@@ -1,0 +1,127 @@
+"""Verbs that train: on this machine, on a layout beside one process, on a cluster."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from phalanx.cli.app import app, group
+from phalanx.errors import InputError
+
+launch_app = group("launch", "Hand a run to a cluster's queue.")
+
+
+class WithKeys(TyperCommand):
+    """A command whose help ends with every key of the configuration."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Recipes and keys, read only when somebody asks."""
+        from phalanx import recipe
+
+        width = max(map(len, recipe.names()))
+        formatter.write("\nRecipes:\n")
+        for name, description in recipe.names().items():
+            formatter.write(f"  {name:<{width}}  {description}\n")
+        formatter.write(f"\nKeys (section.key=value):\n{recipe.help_text()}\n")
+
+
+@app.command(cls=WithKeys)
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder to continue.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE by default.")] = None,
+    procs: Annotated[
+        int, typer.Option(min=0, help="Processes to start here; 0: as many as the layout names, or one a GPU.")
+    ] = 0,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Times to start again, from the last checkpoint, after a crash.")
+    ] = 0,
+) -> None:
+    """Train a model: phalanx train gpt-tiny data.train=books
+
+    A run that was interrupted continues where it stopped, bit for bit, when the same command is given again, or with:
+    phalanx train RUN
+
+    On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
+    torchrun or srun the same command is one process of many. A run may continue on another layout.
+    """
+    from phalanx.parallel import launch, meeting, processes
+    from phalanx.tasks.run import train as run
+    from phalanx.tasks.run import wanted
+
+    processes.adopt_slurm()
+    if meeting.world() == 1 and (count := procs or wanted(recipe, overrides or [], out)) > 1:
+        raise typer.Exit(launch.launch(sys.argv[1:], count, restarts))
+    stopped_by = run(recipe, overrides or [], out)
+    if stopped_by:
+        raise typer.Exit(128 + stopped_by)
+
+
+@app.command(cls=WithKeys)
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 12,
+    procs: Annotated[int, typer.Option(min=0, help="Processes to start here, as for phalanx train.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A PNG of both curves and their difference.")] = None,
+) -> None:
+    """See that a layout gives the curve of one process: phalanx check gpt-tiny data.train=books layout.tp=2
+
+    The first steps of the run are done on both, and nothing is saved. Exit code 0 where the curves agree, 1 where they
+    do not. Under torchrun or srun it runs on all their processes, as phalanx train does.
+    """
+    from phalanx.parallel import launch, meeting, processes
+    from phalanx.tasks.check import check as compare
+    from phalanx.tasks.run import wanted
+
+    processes.adopt_slurm()
+    if meeting.world() == 1 and (count := procs or wanted(recipe, overrides or [], None)) > 1:
+        raise typer.Exit(launch.launch(sys.argv[1:], count))
+    compared = compare(recipe, overrides or [], steps)
+    if compared is None:
+        return
+    print(*compared.lines(), sep="\n", flush=True)
+    if out:
+        from phalanx.report.comparison import draw
+
+        draw(compared, out)
+    raise typer.Exit(0 if compared.agree else 1)
+
+
+@launch_app.command("slurm")
+def launch_slurm(
+    recipe: Annotated[str, typer.Argument(help="As for phalanx train.")],
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="As for phalanx train.")] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs of a machine, and so its processes.")] = 0,
+    procs_per_node: Annotated[int, typer.Option(min=0, help="Processes of a machine without GPUs.")] = 0,
+    cpus_per_proc: Annotated[int, typer.Option(min=1, help="Cores, and threads, of a process.")] = 4,
+    time: Annotated[str, typer.Option(help="Time limit, as Slurm writes it; the partition's own by default.")] = "",
+    grace: Annotated[
+        int, typer.Option(min=1, max=65535, help="Seconds before the time limit at which to save and queue again.")
+    ] = 300,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Times to start again, from the last checkpoint, after a crash.")
+    ] = 0,
+    partition: Annotated[str, typer.Option(help="The partition.")] = "",
+    account: Annotated[str, typer.Option(help="The account to charge.")] = "",
+    job_name: Annotated[str, typer.Option(help="The run folder's name by default.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE by default.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="key=value of any other option of sbatch; repeat.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script; write and submit nothing.")] = False,
+) -> None:
+    """Train on a Slurm cluster: phalanx launch slurm gpt2-8.3b data.train=x layout.tp=8 --nodes 64 --gpus-per-node 8
+
+    Writes RUN/slurm.sh and submits it. Preempted or out of time, the job saves, queues again and goes on.
+    """
+    from phalanx.launch.slurm import Job, launch
+
+    if (gpus_per_node > 0) == (procs_per_node > 0):
+        raise InputError("say either --gpus-per-node or, for machines without GPUs, --procs-per-node")
+    named = {"partition": partition, "account": account}
+    options = (*(f"{key}={value}" for key, value in named.items() if value), *(sbatch or ()))
+    processes, gpus = gpus_per_node or procs_per_node, gpus_per_node > 0
+    job = Job(nodes, processes, gpus, cpus_per_proc, time, grace, restarts, job_name, options)
+    print(launch(recipe, overrides or [], out, job, dry_run))

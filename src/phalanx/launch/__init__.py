@@ -1,0 +1,1 @@
+"""Runs handed to a cluster's queue."""

@@ -1,0 +1,63 @@
+"""Start the local processes of a run through torchrun's elastic launcher, and start them again after a crash."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+
+def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
+    """Run `phalanx ARGUMENTS` in so many local processes; their exit code. After a crash or a hang, but not after an
+    error of the user's, all start again from the last checkpoint, at most `restarts` times.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from phalanx.parallel.watchdog import EXIT_CODE
+
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said by its process
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        max_restarts=0, monitor_interval=0.2, run_id="phalanx",
+    )  # fmt: skip
+    for attempt in range(restarts + 1):
+        try:
+            elastic_launch(config, sys.executable)("-m", "phalanx", *arguments)
+            return 0
+        except SignalException as stopped:
+            return 128 + stopped.sigval.value
+        except ChildFailedError as failed:
+            number, code = first_failure(failed)
+            if code == 2:
+                return code
+            ended = f"rank {number} ended with exit code {code}"
+            if code < 0:
+                ended = f"rank {number} was killed by {signal.Signals(-code).name}"
+            elif code == EXIT_CODE:
+                ended = "the processes hung"
+            left = f"starting again from the last checkpoint ({attempt + 1} of {restarts})"
+            if attempt == restarts:
+                left = f"no restart is left of {restarts}" if restarts else "--restarts N would start it again"
+            print(f"phalanx: {ended}; {left}", file=sys.stderr)
+    return 128 - code if code < 0 else code
+
+
+def first_failure(failed: "ChildFailedError") -> tuple[int, int]:
+    """The rank that began it, and its exit code, negative for a signal. Its neighbours fail too within the second that
+    the times of failures are told in, but by themselves or by the launcher's SIGTERM: a process that another signal
+    ended comes first.
+    """
+    codes = {number: failure.exitcode for number, failure in failed.failures.items()}
+    first, _ = failed.get_first_failure()
+    killed = [number for number, code in codes.items() if code < 0 and code != -signal.SIGTERM]
+    number = min(killed, default=first)
+    return number, codes[number]

@@ -1,0 +1,143 @@
+"""A run that hangs says why: a thread in every process sees that nothing moves any more, and asks the others.
+
+The thread answers while Python is at work or asleep. A process that does not answer was stopped, is gone, or is in code
+that lets no thread run; the latter's stack is printed by faulthandler, which needs no leave.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch.distributed as dist
+
+from phalanx.parallel.hangs import diagnose, told
+from phalanx.parallel.meeting import connect, rank, world
+from phalanx.parallel.recorder import Answer, answer, place
+
+EXIT_CODE = 75  # EX_TEMPFAIL: started again, it may well run
+STDERR = 2
+
+
+@contextmanager
+def watching(timeout: float) -> Iterator[None]:
+    """Watch over the processes of the group until the block ends."""
+    if not dist.is_initialized():
+        yield
+        return
+    watchdog = Watchdog(timeout)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.over.set()
+        watchdog.join(timeout=5)
+
+
+class Watchdog(threading.Thread):
+    """Ends the process with EXIT_CODE when another has not come for `timeout` seconds to where it waits.
+
+    This thread sees whether the process moves; another talks to the store, which itself may be kept by a process that
+    was stopped. Alarms are numbered: who raises one, when nothing has moved here for so long, gets everybody's answer
+    and judges.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self.timeout, self.tick = timeout, min(5.0, timeout / 10)
+        self.patience = max(5.0, 3 * self.tick)  # with the answers of others
+        self.over = threading.Event()
+        self.store = connect(self.patience)
+        self.process = f"process {os.getpid()} on {socket.gethostname()}"
+        self.store.set(f"process/{rank()}", self.process)
+        self.alarm = 0
+        self.place: tuple[object, ...] = ()
+        self.moved = time.monotonic()
+        self.heard = time.monotonic()  # the last word from the store
+
+    def run(self) -> None:
+        """Until `over`."""
+        threading.Thread(target=self._talk, name="watchdog's talk", daemon=True).start()
+        while not self.over.is_set():
+            faulthandler.dump_traceback_later(self.timeout, file=STDERR)
+            if (now := place()) != self.place:
+                self.moved, self.place = time.monotonic(), now
+            if self._still() > self.timeout and time.monotonic() - self.heard > self.patience:
+                self._abandoned()
+            self.over.wait(self.tick)
+        faulthandler.cancel_dump_traceback_later()
+
+    def _still(self) -> float:
+        return time.monotonic() - self.moved
+
+    def _talk(self) -> None:
+        with suppress(dist.DistError):
+            while not self.over.wait(self.tick):
+                self._look()
+                self.heard = time.monotonic()
+
+    def _look(self) -> None:
+        if self.store.check(["verdict"]):
+            os._exit(EXIT_CODE)
+        raised = f"alarm/{self.alarm}"
+        mine = self._still() > self.timeout and self.store.add(raised, 1) == 1
+        if mine or self.store.check([raised]):
+            self.store.set(f"answer/{self.alarm}/{rank()}", json.dumps(answer(self.process, self._still())))
+            if mine:
+                self._judge(self._answers())
+            self.alarm += 1
+            self.moved = time.monotonic()
+
+    def _abandoned(self) -> None:
+        """The store is silent, and whoever keeps it is to blame."""
+        if os.environ.get("LOCAL_RANK", "0") == "0" or rank() == 1:
+            _tell(
+                f"the run hangs: rank {rank()} has not moved for {self._still():.0f} s, and the keeper of the store "
+                f"(rank 0, or torchrun's agent) does not answer: it was stopped, or it or its machine is gone\n"
+                f"  {told(rank(), answer(self.process, self._still()))}"
+            )
+        os._exit(EXIT_CODE)
+
+    def _answers(self) -> dict[int, Answer]:
+        """Those that come within a few ticks."""
+        answers: dict[int, Answer] = {}
+        deadline = time.monotonic() + self.patience
+        while len(answers) < world() and time.monotonic() < deadline:
+            for number in range(world()):
+                key = f"answer/{self.alarm}/{number}"
+                if number not in answers and self.store.check([key]):
+                    answers[number] = json.loads(self.store.get(key))
+            self.heard = time.monotonic()
+            time.sleep(self.tick / 5)
+        return answers
+
+    def _judge(self, answers: dict[int, Answer]) -> None:
+        silent = {n: self.store.get(f"process/{n}").decode() for n in range(world()) if n not in answers}
+        report = diagnose(answers, silent, self.timeout)
+        if not report or self.over.is_set():
+            return
+        self.store.add("said", 1)  # who loses another from now on need not say so
+        _tell(report)
+        self.store.set("verdict", "")
+        for process in silent.values():
+            _wake(process)
+        time.sleep(3 * self.tick)  # the others end first: the store may be kept here
+        os._exit(EXIT_CODE)
+
+
+def _wake(process: str) -> None:
+    """Let a stopped process of this machine go on, so that it can be ended."""
+    _, number, _, machine = process.split()
+    if machine == socket.gethostname():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(int(number), signal.SIGCONT)
+
+
+def _tell(report: str) -> None:
+    print(f"phalanx: {report}\n  the run ends with exit code {EXIT_CODE}", file=sys.stderr, flush=True)

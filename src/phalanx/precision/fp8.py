@@ -1,0 +1,64 @@
+"""Matrix products in 8 bits: e4m3 for what goes forward, e5m2 for gradients (Micikevicius et al., arXiv 2209.05433).
+
+Every operand is scaled by its own largest magnitude, so that this is the largest number of its format; there is no
+history of scales to save or to agree on. Where a layout splits a tensor, each part has its scale: what is rounded
+differs a little from one layout to another, and the curves are close, not equal.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
+MULTIPLE = 16  # what the kernels ask of every size
+
+
+class Scaled:
+    """Fills `gemm`; products of other sizes than multiples of 16 are left to `wider`."""
+
+    def __init__(self, wider: Callable[..., Tensor]) -> None:
+        self.wider = wider
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [..., inputs], weight [outputs, inputs] -> bfloat16 [..., outputs]"""
+        rows = x.shape[:-1].numel()
+        if rows % MULTIPLE or weight.shape[0] % MULTIPLE or weight.shape[1] % MULTIPLE:
+            return self.wider(x, weight, bias)
+        y: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Product(torch.autograd.Function):
+    """Keeps its input in 8 bits."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        small, scale = quantised(x.flatten(0, -2), FORWARD)
+        ctx.save_for_backward(small, scale, weight)
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        y = _product(small, scale, *quantised(weight, FORWARD), torch.bfloat16).view(*x.shape[:-1], -1)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, x_scale, weight = ctx.saved_tensors
+        flat = grads[0].flatten(0, -2)
+        grad, scale = quantised(flat, BACKWARD)
+        small, weight_scale = quantised(weight, FORWARD)
+        dx = _product(grad, scale, small.t().contiguous(), weight_scale, torch.bfloat16)
+        dw = _product(grad.t().contiguous(), scale, x.t().contiguous(), x_scale, torch.float32)
+        bias = flat.float().sum(0) if ctx.needs_input_grad[2] else None
+        return dx.view(ctx.shape).to(ctx.dtype), dw, bias
+
+
+def quantised(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A tensor in 8 bits, and the float32 scale [] that gives it back."""
+    scale = (x.abs().amax().float() / torch.finfo(dtype).max).clamp_min(torch.finfo(torch.float32).tiny)
+    return (x.float() / scale).to(dtype), scale
+
+
+def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """a bᵀ, both as rows: the kernels want the second one column by column."""
+    return torch._scaled_mm(a, b.t(), a_scale, b_scale, out_dtype=dtype)

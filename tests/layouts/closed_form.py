@@ -1,0 +1,177 @@
+"""What a rank has to say in one training step, from the methods and the sizes of the model alone.
+
+Tensor parallelism (Shoeybi et al., arXiv 1909.08053), sequence parallelism (Korthikanti et al., arXiv 2205.05198), ZeRO
+(Rajbhandari et al., arXiv 1910.02054), context parallelism by gathered keys, pipelines that send the residual stream.
+A message's elements are those of the whole: what an all-gather makes, what a reduce-scatter begins with.
+"""
+
+from collections import Counter
+
+from phalanx.config import Config
+from phalanx.nn.transformer import padded_vocab
+from phalanx.parallel import stages
+from phalanx.parallel.mesh import Mesh
+from tests.layouts.traffic import Message
+
+Messages = Counter[Message]
+
+
+def say(times: int, kind: str, axes: str, *elements: int) -> Messages:
+    """So many messages of each of these sizes; none along an axis of one rank."""
+    return Counter({(kind, axes, size): times for size in elements} if axes and times else {})
+
+
+class Expected:
+    """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary."""
+
+    def __init__(self, config: Config, mesh: Mesh, labelled: list[int]) -> None:
+        self.config, self.layout, self.mesh, self.labelled = config, config.layout, mesh, labelled
+        self.bert, self.hidden = config.task == "mlm", config.model.hidden
+        self.losses = 2 if self.bert else 1
+        self.sequence = mesh.tp.size > 1 and config.layout.sequence_parallel
+        self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
+        self.shards = mesh.shards.size if config.layout.shard != "none" else 1
+        self.positions = config.layout.micro_batch * config.data.sequence // mesh.cp.size  # of a micro-batch
+        self.stages = stages.numbers(config.layout, mesh.pp.rank)
+        self.final = stages.stages_of(config.layout) - 1
+        spread = stages.spread(config.model, self.final + 1)
+        self.blocks = sum(spread[stage] for stage in self.stages)
+        self.first, self.last = 0 in self.stages, self.final in self.stages
+
+    def axes(self, *names: str) -> str:
+        """Those that are longer than one rank."""
+        return " ".join(name for name in names if getattr(self.mesh, name).size > 1)
+
+    def step(self) -> Messages:
+        """All that is said."""
+        said = self.gradients() + self.weights() + self.neighbours() + self.overhead() + self.optimizer()
+        for labelled in self.labelled:
+            said += self.forward(labelled) + self.backward(labelled)
+        return said
+
+    def forward(self, labelled: int) -> Messages:
+        """Of a micro-batch: two conjugate pairs a block, embedding, loss; over cp see `keys`."""
+        stream, sums = self.positions * self.hidden, 2 * self.blocks + self.first
+        if self.sequence:
+            said = say(2 * self.blocks + self.last, "all-gather", self.tp, stream)
+            said += say(sums, "reduce-scatter", self.tp, stream)
+        else:
+            said = say(sums, "all-reduce", self.tp, stream)
+        return said + self.keys(1) + say(self.last, "all-reduce", self.tp, labelled, 2 * labelled)
+
+    def backward(self, labelled: int) -> Messages:
+        """The pairs the other way. Into the head: GPT's follows the stream at once, BERT's takes the masked positions
+        after layers that every rank computes alike."""
+        stream = self.positions * self.hidden
+        said = self.keys(-1)
+        if self.sequence and not self.bert:
+            said += say(self.last, "reduce-scatter", self.tp, stream)
+        else:
+            said += say(self.last, "all-reduce", self.tp, labelled * self.hidden)
+        if not self.sequence:
+            return said + say(2 * self.blocks, "all-reduce", self.tp, stream)
+        said += say(2 * self.blocks, "reduce-scatter", self.tp, stream)
+        said += say(2 * self.blocks + self.first, "all-gather", self.tp, stream)
+        return said + self.recomputed(stream)
+
+    def recomputed(self, stream: int) -> Messages:
+        """What is said again for backward: a block's forward pass, or attention's without what it gives back."""
+        if self.layout.recompute == "attention":
+            return say(self.blocks, "all-gather", self.tp, stream)
+        pairs = 2 * self.blocks * (self.layout.recompute == "block")
+        return say(pairs, "all-gather", self.tp, stream) + say(pairs, "reduce-scatter", self.tp, stream)
+
+    def keys(self, direction: int) -> Messages:
+        """Keys and values of a block are gathered, and their gradients scattered; or both go around a ring, and around
+        again with their gradients, which take one hop more to come home. Once in a stage, of all positions: who is
+        before whom in GPT, BERT's padding.
+        """
+        axes, ranks, mine = self.axes("cp"), self.mesh.cp.size, self.positions * self.hidden // self.mesh.tp.size
+        said: Messages = Counter()
+        if direction > 0 and (self.bert or self.layout.context == "gather"):
+            said += say(len(self.stages), "all-gather", axes, self.positions * ranks)
+        if self.layout.context == "gather":
+            return said + say(2 * self.blocks, "all-gather" if direction > 0 else "reduce-scatter", axes, mine * ranks)
+        hops = ranks - 1 if direction > 0 else 2 * ranks - 1
+        for kind in ("send", "receive"):
+            said += say(hops * self.blocks, kind, axes, 2 * mine)
+        return said
+
+    def gradients(self) -> Messages:
+        """Once a step, however many micro-batches: the sum over replicas, in ZeRO by blocks, in hybrid sharding of a
+        shard over its copies; then what sequence parallelism has of norms and biases."""
+        shards = self.shards
+        said = say(self.sequence, "all-reduce", self.tp, self.positionwise // shards)
+        if shards == 1:
+            return said + say(1, "all-reduce", self.data, self.blocks * self.block + self.rest)
+        for times, size in (self.blocks, self.block), (1, self.rest):
+            said += say(times, "reduce-scatter", self.data, size)
+            said += say(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
+        return said
+
+    def weights(self) -> Messages:
+        """ZeRO-2 gathers them once a step, ZeRO-3 in each micro-batch, those of a block for each direction."""
+        if self.layout.shard == "none":
+            return Counter()
+        passes, blocks = (len(self.labelled), 2) if self.layout.shard == "zero3" else (1, 1)
+        said = say(passes * blocks * self.blocks, "all-gather", self.data, self.block)
+        return said + say(passes, "all-gather", self.data, self.rest)
+
+    def neighbours(self) -> Messages:
+        """Over each boundary between stages of two ranks the stream one way, its gradient the other, in each
+        micro-batch; once a step the gradients of the two copies of the word embedding."""
+        boundaries = sum((stage in self.stages) != (stage + 1 in self.stages) for stage in range(self.final))
+        stream = self.positions * self.hidden // (self.mesh.tp.size if self.sequence else 1)
+        twins = self.first != self.last
+        said: Messages = Counter()
+        for kind in ("send", "receive"):
+            said += say(boundaries * len(self.labelled), kind, self.axes("pp"), stream)
+            said += say(twins, kind, self.axes("pp"), self.words // self.shards)
+        return said
+
+    def overhead(self) -> Messages:
+        """The labels counted; then, together, losses, the gradients' norm, and whether someone was told to stop."""
+        everyone = self.axes("pp", "dp", "cp", "tp")
+        return say(1, "all-reduce", self.data, self.losses) + say(1, "all-reduce", everyone, self.losses + 2)
+
+    def optimizer(self) -> Messages:
+        """LAMB: norms of all matrices, and of their updates. Muon: each whole matrix of a block."""
+        axes = self.tp if self.layout.shard == "none" else self.axes("dp", "cp", "tp")
+        square = self.hidden**2
+        if self.config.optim.name == "lamb":
+            return say(2, "all-reduce", axes, 4 * self.blocks + (6 if self.bert else 2))
+        if self.config.optim.name == "muon":
+            said = say(self.blocks, "all-reduce", axes, 3 * square, square)
+            return said + say(2 * self.blocks, "all-reduce", axes, 4 * square)
+        return Counter()
+
+    @property
+    def words(self) -> int:
+        """Elements of the word embedding on a rank."""
+        return padded_vocab(self.config.model) // self.mesh.tp.size * self.hidden
+
+    @property
+    def block(self) -> int:
+        """Elements of a block's parameters on a rank: its part of matrices and biases, whole norms and two biases."""
+        return (12 * self.hidden**2 + 7 * self.hidden) // self.mesh.tp.size + 6 * self.hidden
+
+    @property
+    def tables(self) -> int:
+        """Of position and segment embeddings, with BERT's norm."""
+        model = self.config.model
+        return (model.positions + (model.segments + 2) * self.bert) * self.hidden
+
+    @property
+    def rest(self) -> int:
+        """Of all that is in no block. The last stage of a pipeline has its own copy of the words."""
+        hidden, rows = self.hidden, self.words // self.hidden
+        bias = max(0, min(rows, self.config.model.vocab - rows * self.mesh.tp.rank))
+        bias += bias % 2 * (self.layout.shard != "none")  # two shards are equally long
+        heads = 2 * hidden**2 + 6 * hidden + 2 + bias if self.bert else 2 * hidden
+        return (self.first or self.last) * self.words + self.first * self.tables + self.last * heads
+
+    @property
+    def positionwise(self) -> int:
+        """Of what is applied to each position of the stream: norms, two biases of a block, tables."""
+        norm = 2 * self.hidden * (not self.bert)
+        return 6 * self.hidden * self.blocks + self.first * self.tables + self.last * norm

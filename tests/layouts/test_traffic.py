@@ -1,0 +1,126 @@
+"""Not one collective more than the method needs: a step's messages, their sizes too, against the closed form."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from phalanx.parallel import data
+from phalanx.train.trainer import Trainer
+from tests.layouts.closed_form import Expected, Messages
+from tests.layouts.curves import made
+from tests.layouts.pool import Pool
+from tests.layouts.traffic import Traffic
+from tests.train.runs import Corpus
+
+ACCUMULATE = "layout.micro_batch=2"
+CASES = {
+    "tp2 whole stream": (2, ["layout.tp=2", "layout.sequence_parallel=false"]),
+    "tp2": (2, ["layout.tp=2"]),
+    "tp2 accumulated": (2, ["layout.tp=2", ACCUMULATE]),
+    "tp2 blocks again": (2, ["layout.tp=2", "layout.recompute=block"]),
+    "tp2 attention again": (2, ["layout.tp=2", "layout.recompute=attention"]),
+    "tp2 muon": (2, ["layout.tp=2", "optim.name=muon"]),
+    "cp2": (2, ["layout.cp=2"]),
+    "cp2 ring": (2, ["layout.cp=2", "layout.context=ring"]),
+    "cp4 ring": (4, ["layout.cp=4", "layout.context=ring"]),
+    "dp2": (2, ["layout.dp=2"]),
+    "dp2 accumulated": (2, ["layout.dp=2", ACCUMULATE]),
+    "zero2": (2, ["layout.shard=zero2"]),
+    "zero2 accumulated": (2, ["layout.shard=zero2", ACCUMULATE]),
+    "zero3": (2, ["layout.shard=zero3"]),
+    "zero3 accumulated": (2, ["layout.shard=zero3", ACCUMULATE]),
+    "hybrid": (4, ["layout.shard=zero3", "layout.shard_ways=2"]),
+    "pp2": (2, ["layout.pp=2", ACCUMULATE]),
+    "interleaved": (2, ["layout.pp=2", "layout.schedule=interleaved", "layout.chunks=2", ACCUMULATE]),
+    "zbv": (2, ["layout.pp=2", "layout.schedule=zbv", ACCUMULATE]),
+    "dp2 tp2": (4, ["layout.tp=2"]),
+    "zero3 tp2 lamb": (4, ["layout.tp=2", "layout.shard=zero3", "optim.name=lamb", "optim.weight_decay=0.1"]),
+    "pp2 zero2": (4, ["layout.pp=2", "layout.shard=zero2", ACCUMULATE]),
+    "dp2 cp2 tp2": (8, ["layout.cp=2", "layout.tp=2"]),
+    "pp2 dp2 tp2": (8, ["layout.pp=2", "layout.tp=2", "layout.micro_batch=1"]),
+}
+
+
+def listen(trainer: Trainer) -> Traffic:
+    """Counts what this rank takes part in."""
+    layout = trainer.config.layout
+    return Traffic({"pp": layout.pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp})
+
+
+def expected(trainer: Trainer, step: int) -> Expected:
+    """The closed form for this rank and the batch of a step."""
+    batches = trainer._micro_batches(trainer.layout.batch(trainer.loader.make(step)))
+    bert = trainer.config.task == "mlm"
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    labelled = [int((each >= 0).sum()) if bert else each.numel() for each in labels]
+    return Expected(trainer.config, trainer.mesh, labelled)
+
+
+def one_step(folder: Path, family: str, *words: str) -> tuple[Messages, Messages]:
+    """What was said in a step, and what had to be. Before it goes one in which pipelines open their connections."""
+    trainer, _ = made(folder, family, "layout.micro_batch=0", *words)
+    trainer._step(0)
+    with listen(trainer) as traffic:
+        trainer._step(1)
+    trainer.loader.close()
+    return traffic.messages, expected(trainer, 1).step()
+
+
+def one_forward(folder: Path, family: str, *words: str) -> tuple[Messages, Messages]:
+    """The same of a forward pass."""
+    trainer, _ = made(folder, family, "layout.micro_batch=0", *words)
+    batch = trainer.layout.batch(trainer.loader.make(0))
+    with listen(trainer) as traffic:
+        trainer.layout.module(batch)
+    closed = expected(trainer, 0)
+    trainer.loader.close()
+    return traffic.messages, closed.forward(closed.labelled[0])
+
+
+def buckets(folder: Path, elements: int) -> tuple[Messages, int]:
+    """What two replicas say with small buckets, and how many gradients they have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "BUCKET", elements)
+        trainer, _ = made(folder, "gpt", ACCUMULATE)
+        with listen(trainer) as traffic:
+            trainer._step(0)
+        trainer.loader.close()
+    return traffic.messages, sum(p.numel() for p in trainer.parameters.values())
+
+
+@pytest.mark.parametrize("family", ["gpt", "bert"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_step(pool: Pool, corpus: Corpus, family: str, name: str) -> None:
+    processes, words = CASES[name]
+    for rank, (said, needed) in enumerate(pool.run(processes, one_step, corpus.folder, family, *words)):
+        assert needed and dict(said) == dict(needed), f"rank {rank}"
+
+
+@pytest.mark.parametrize("family", ["gpt", "bert"])
+@pytest.mark.parametrize("name", ["tp2 whole stream", "tp2", "cp2", "cp2 ring", "dp2"])
+def test_a_forward_pass(pool: Pool, corpus: Corpus, family: str, name: str) -> None:
+    processes, words = CASES[name]
+    for rank, (said, needed) in enumerate(pool.run(processes, one_forward, corpus.folder, family, *words)):
+        assert dict(said) == dict(needed), f"rank {rank}"
+
+
+def test_buckets(pool: Pool, corpus: Corpus) -> None:
+    """Each is full but the last, and together they are the gradients, once for two micro-batches."""
+    one, other = pool.run(2, buckets, corpus.folder, 8192)
+    said, gradients = one
+    assert one == other
+    sizes = [elements for kind, axes, elements in said.elements() if axes == "dp" and elements > 3]
+    assert len(sizes) > 4 and sum(sizes) == gradients
+    assert sum(size < 8192 for size in sizes) <= 1
+    assert {kind for kind, *_ in said} == {"all-reduce"}
+
+
+def test_a_process_alone_says_nothing(pool: Pool, corpus: Corpus) -> None:
+    (said,) = pool.run(1, alone, corpus.folder)
+    assert said == Counter()
+
+
+def alone(folder: Path) -> Messages:
+    """What is said where nobody listens."""
+    return one_step(folder, "gpt")[0]

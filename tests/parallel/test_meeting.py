@@ -1,0 +1,46 @@
+"""The store in which processes meet under torchrun, whose own is kept from start to start."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from torch.distributed import TCPStore
+
+from phalanx.errors import InputError
+from phalanx.parallel import meeting
+
+
+def _nobodys_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_what_an_earlier_start_left_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the port of its store, though a rank may ask before the first has said the new one, nor its keys."""
+    kept = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(kept.port))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    kept.set("phalanx", str(_nobodys_port()))
+    for start in range(2):
+        monkeypatch.setenv(meeting.ADDRESS, "")
+        with ThreadPoolExecutor() as threads:
+            second = threads.submit(meeting.own, 1, 10.0)
+            first = meeting.own(0, 10.0)
+            store = second.result()
+        assert not store.check(["rank 0"])
+        first.set("rank 0", f"start {start}")
+        assert store.get("rank 0") == f"start {start}".encode()
+        del store, first  # as when its processes end
+
+
+def test_one_that_nobody_opened_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(kept.port))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv(meeting.ADDRESS, "")
+    kept.set("phalanx", str(port := _nobodys_port()))
+    with pytest.raises(InputError, match=f"rank 0 .* did not come in time.*:{port}$"):
+        meeting.own(1, 1.0)
