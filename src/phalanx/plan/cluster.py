@@ -1,0 +1,89 @@
+"""A cluster: facts of its GPUs, its nodes and its links, read from a TOML file, and the few constants that are fitted.
+
+Each file says beside every number where it comes from. `[fitted]` holds what benchmarks/fit.py found: it is the same
+for all clusters of a generation of GPUs, but for `host`, which belongs to the machine around them.
+"""
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from phalanx.errors import InputError
+
+
+class Part(BaseModel):
+    """Common rules of every table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class GPU(Part):
+    """One device; FLOP/s, bytes and bytes per second."""
+
+    name: str
+    units: PositiveInt  # that compute a tile of a product each: streaming multiprocessors, or cores
+    memory: PositiveFloat
+    bandwidth: PositiveFloat
+    peak: dict[str, PositiveFloat]  # by precision
+
+
+class Link(Part):
+    """A group of devices that talk. A ring of n moves 2 (n - 1)/n of the bytes that it sums at `bandwidth`."""
+
+    bandwidth: PositiveFloat  # bytes per second: inside a node of one GPU, between nodes of one node
+    latency: PositiveFloat  # seconds of any collective
+    hop: PositiveFloat  # seconds more for each further member; between nodes for each doubling of them
+    by_members: dict[int, PositiveFloat] = {}  # bandwidth of groups of so many, where the wiring is uneven
+
+
+class Fitted(Part):
+    """What benchmarks/fit.py finds."""
+
+    matrix: float = Field(gt=0, le=1)  # of the peak that a long product sustains
+    ramp: float = Field(ge=0)  # columns of k that a tile of a product could have done while it starts and ends
+    stream: float = Field(gt=0, le=1)  # of the memory's bandwidth that a kernel of few operations sustains
+    host: PositiveFloat  # seconds between two launches
+    kernel: PositiveFloat = 3e-6  # seconds that a kernel takes though it had nothing to do
+
+
+class Cluster(Part):
+    """A kind of node and how many of it are joined how."""
+
+    title: str
+    gpu: GPU
+    node: PositiveInt  # GPUs in a node
+    inside: Link
+    between: Link
+    fitted: Fitted
+    hour: float = Field(default=0, ge=0)  # price of a GPU for an hour, dollars; 0: unknown
+
+
+def names() -> list[str]:
+    """Of the clusters that come with Phalanx."""
+    return sorted(f.name.removesuffix(".toml") for f in files("phalanx").joinpath("clusters").iterdir())
+
+
+@cache
+def load(name: str) -> Cluster:
+    """A cluster by its name, or by the path of a TOML file."""
+    if name in names():
+        return parse(files("phalanx").joinpath("clusters", name + ".toml").read_text(), name)
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return parse(path.read_text(), name)
+    raise InputError(f"no cluster {name!r}; use {', '.join(names())}, or the path of a .toml file")
+
+
+def parse(text: str, name: str) -> Cluster:
+    """A cluster from the text of its file."""
+    try:
+        return Cluster.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{name}: not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{name}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,180 @@
+"""The kernels of a training step on one GPU, and how long each takes: a roofline for each kind.
+
+A matrix product is cut into tiles, one for a multiprocessor at a time, so it takes whole waves of tiles, and each tile
+loses a little to its start and end (`ramp`); it is not faster than memory brings its operands. Everything else moves
+bytes. A kernel also takes a moment to start. What is counted: reads and writes of the tensors that the operation cannot
+avoid, in the numbers it computes in.
+"""
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+from phalanx.plan.cluster import Cluster
+from phalanx.plan.work import Work
+
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
+TILES = ((256, 128), (128, 128), (128, 64), (64, 64))
+SIDE = 32  # columns that a tile could have had while it loads: small tiles reuse less of what they load
+SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
+FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """`shape` is (m, n, k) of a product, empty for what only moves bytes; `times` of them follow one another."""
+
+    kind: str
+    bytes: float = 0.0
+    shape: tuple[int, int, int] = (0, 0, 0)
+    batch: int = 1
+    times: int = 1
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.batch * self.times * prod(self.shape)
+
+
+def product(kind: str, m: int, n: int, k: int, width: int, batch: int = 1, times: int = 1) -> Kernel:
+    return Kernel(kind, width * batch * (m * k + k * n + m * n), (m, n, k), batch, times)
+
+
+def gradients(kernel: Kernel) -> list[Kernel]:
+    """Of a product: of its input, and of its other operand."""
+    m, n, k = kernel.shape
+    return [
+        Kernel(kernel.kind, kernel.bytes, shape, kernel.batch, kernel.times) for shape in ((m, k, n), (k, n, m))
+    ]
+
+
+class Block:
+    """The kernels of a block on one GPU for one micro-batch."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.width = work, BYTES[work.precision]
+        self.tokens = work.micro_batch * work.sequence // work.cp
+        self.mine = self.tokens // (work.tp if work.sequence_parallel else 1)  # between the tensor-parallel parts
+        self.heads = work.heads / work.tp
+        self.scores = work.micro_batch * self.heads * (work.sequence // work.cp) * work.sequence
+
+    def move(self, kind: str, elements: float, passes: float, times: int = 1) -> Kernel:
+        """Reads and writes of so many elements, counted together, in `times` kernels."""
+        return Kernel(kind, elements * passes * self.width / times, times=times)
+
+    def products(self) -> list[Kernel]:
+        """Queries, keys and values; the way out of attention; up; down."""
+        h, f, t = self.work.hidden, self.work.ffn, self.work.tp
+        shapes = (3 * h // t, h), (h, h // t), (f // t, h), (h, f // t)
+        return [product("matrix", self.tokens, n, k, self.width) for n, k in shapes]
+
+    def attention(self) -> list[Kernel]:
+        """Forward: scores, their softmax and dropout, what they say of the values."""
+        work, pairs = self.work, max(1, round(self.work.micro_batch * self.heads))
+        mine, whole, wide = work.sequence // work.cp, work.sequence, work.hidden // work.heads
+        if work.attention == "fused":
+            return [Kernel("flash", 4 * self.tokens * work.hidden / work.tp * self.width, (mine, whole, 2 * wide), pairs)]
+        both = [
+            product("attention", mine, whole, wide, self.width, pairs),
+            product("attention", mine, wide, whole, self.width, pairs),
+        ]
+        return [*both, *self.softmax(work.attention, forward=True)]
+
+    def softmax(self, how: str, forward: bool) -> list[Kernel]:
+        """With dropout: read and write, and the mask of a byte. Plain: scaled, masked twice, each a read and a write."""
+        if how == "softmax" and self.work.micro_batch * self.heads % 4:
+            how = "plain"  # Megatron's kernel takes four rows at a time, or nothing
+        if forward:
+            return [self.move("softmax", self.scores, 4.5 + (6 if how == "plain" else 0), 5 if how == "plain" else 2)]
+        return [self.move("softmax", self.scores, 5.5 + (4 if how == "plain" else 0), 4 if how == "plain" else 2)]
+
+    def pointwise(self, forward: bool) -> list[Kernel]:
+        """Two norms, the GELU with its bias, two sums of bias, dropout and residual, heads put in order."""
+        h, f, t = self.work.hidden, self.work.ffn, self.work.tp
+        extra, kernels = (0, 0) if self.work.fused else (4, 5)
+        inner = self.move("gelu", self.tokens * f / t, 2 + extra / 2 if forward else 3 + extra / 2, 1 + extra // 2)
+        order = self.move("order", self.tokens * h / t, 2 if forward else 6, 1 if forward else 3)
+        stream = self.work.stream_bytes / self.width
+        sums = self.move("sum", self.mine * h, 2 * (2.5 + stream + extra) if forward else 2 * (2.5 + extra), 2 + kernels)
+        norms = self.move("norm", self.mine * h, 2 * (1 + stream) if forward else 2 * (2 + 2 * stream), 2 if forward else 4)
+        return [inner, order, sums, norms]
+
+    def forward(self) -> list[Kernel]:
+        return [*self.products(), *self.attention(), *self.pointwise(True)]
+
+    def backward(self) -> list[Kernel]:
+        """And what is computed again for it."""
+        inner = self.attention()
+        if self.work.attention == "fused":
+            back = [Kernel("flash", 2 * k.bytes, (*k.shape[:2], k.shape[2] * 5 // 2), k.batch) for k in inner]
+        else:
+            back = [g for k in inner if k.shape[0] for g in gradients(k)] + self.softmax(self.work.attention, False)
+        matrices = [g for k in self.products() for g in gradients(k)]
+        again = {"none": [], "attention": inner, "block": self.forward()}[self.work.recompute]
+        return [*again, *matrices, *back, *self.pointwise(False)]
+
+
+def embedding(work: Work, forward: bool) -> list[Kernel]:
+    """Rows looked up, positions added, dropout; backward sums into the rows."""
+    size = work.micro_batch * work.sequence // work.cp * work.hidden * BYTES[work.precision]
+    return [Kernel("embedding", size * 7 / 3, times=3)] if forward else [Kernel("embedding", size * 2, times=2)]
+
+
+def head(work: Work, forward: bool) -> list[Kernel]:
+    """The product with the vocabulary and the cross-entropy, which is in fp32: the logits cast, their largest found,
+    exponentiated, summed; backward makes and casts the gradient. BERT's head has a dense layer of its own."""
+    width = BYTES[work.precision]
+    tokens = max(1, round(work.micro_batch * work.sequence // work.cp * work.labelled))
+    rows, h = work.vocab // work.tp, work.hidden
+    logits = product("head", tokens, rows, h, width)
+    matrices = [logits] if forward else gradients(logits)
+    if work.family == "bert":
+        dense = product("head", tokens, h, h, width)
+        matrices += [dense] if forward else gradients(dense)
+    moved = (width + 24) if forward else (width + 12)
+    return [*matrices, Kernel("loss", tokens * rows * moved / 5, times=5)]
+
+
+STATES = {"adamw": 3, "lamb": 3, "muon": 2}  # fp32 numbers of a parameter that are read and written
+
+
+def optimizer(work: Work, parameters: float) -> list[Kernel]:
+    """Of so many parameters on this GPU: gradients unscaled and their norm taken, master weights and moments read and
+    written, weights cast. LAMB reads all again for the norms of the updates."""
+    once = 8 * STATES.get(work.optimizer, 3) + 2 * work.gradient_bytes + (BYTES[work.precision] if work.precision != "fp32" else 0)
+    again = 16 if work.optimizer == "lamb" else 0
+    return [Kernel("optimizer", parameters * (once + again + 2 * work.gradient_bytes) / 8, times=8)]
+
+
+class Timer:
+    """How long kernels take on a cluster's GPU."""
+
+    def __init__(self, cluster: Cluster, precision: str) -> None:
+        self.gpu, self.fitted = cluster.gpu, cluster.fitted
+        self.peak = self.gpu.peak[precision if precision in self.gpu.peak else "fp32"]
+        self.stream = self.gpu.bandwidth * self.fitted.stream
+        self.known: dict[Kernel, float] = {}
+
+    def __call__(self, kernel: Kernel) -> float:
+        """Seconds."""
+        if kernel not in self.known:
+            busy = max(kernel.bytes / self.stream, self._multiply(kernel) if kernel.shape[0] else 0.0)
+            self.known[kernel] = kernel.times * (busy + self.fitted.kernel)
+        return self.known[kernel]
+
+    def total(self, kernels: list[Kernel]) -> float:
+        return sum(map(self, kernels))
+
+    def _multiply(self, kernel: Kernel) -> float:
+        m, n, k = kernel.shape
+        speed = self.peak * self.fitted.matrix / self.gpu.units  # of one unit
+        if kernel.kind == "flash":
+            return kernel.flops / (speed * self.gpu.units * FLASH)
+        best = float("inf")
+        for high, wide in TILES:
+            tiles = kernel.batch * ceil(m / high) * ceil(n / wide)
+            area = (high + SIDE) * (wide + SIDE)
+            for split in SPLITS:
+                waves = ceil(tiles * split / self.gpu.units)
+                best = min(best, waves * 2 * area * (k / split + self.fitted.ramp) / speed)
+                if waves > 1 or k < 512 * split:
+                    break
+        return best
