@@ -133,6 +133,14 @@ def head(work: Work, forward: bool) -> list[Kernel]:
     return [*matrices, Kernel("loss", tokens * rows * moved / 5, times=5)]
 
 
+def gather(work: Work, parameters: float) -> list[Kernel]:
+    """What each micro-batch costs a weight: cast for use if it is kept wider, and its gradient added to the sum."""
+    width = BYTES[work.precision]
+    casts = (work.stream_bytes + width) * (2 if work.stream_bytes > width else 0)
+    adds = (width + 2 * work.gradient_bytes) if work.adds and work.micro_batches > 1 else 0
+    return [Kernel("gradients", parameters * (casts + adds))]
+
+
 STATES = {"adamw": 3, "lamb": 3, "muon": 2}  # fp32 numbers of a parameter that are read and written
 
 

@@ -128,7 +128,8 @@ def plan(schedule: str, pp: int, chunks: int, count: int) -> Play:
     stages = np.array([0, *(stage for _, stage, _ in number)])
     by_wave = np.argsort(wave, kind="stable")[1:]
     cuts = np.flatnonzero(np.diff(np.array(wave)[by_wave])) + 1
-    waves = [(ids, np.array(before)[ids], np.array(other)[ids], np.array(sent)[ids]) for ids in np.split(by_wave, cuts)]
+    columns = [np.split(np.array(column)[by_wave], cuts) for column in (before, other, sent)]
+    waves = list(zip(np.split(by_wave, cuts), *columns, strict=True))
     return Play(kinds, stages, waves, tuple(_most(operations) for operations in lists))
 
 

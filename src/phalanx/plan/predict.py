@@ -14,6 +14,7 @@ from phalanx.plan.links import Group, send
 from phalanx.plan.work import Work
 
 HIDDEN = 0.9  # of a bucket's sum that goes on under backward costs nothing: the rest is the kernels' units and memory it takes
+SOFT = 4
 BUCKETS = 8  # the last one has no backward to hide under
 
 
@@ -41,7 +42,9 @@ class Pass:
     launches: int
 
     def seconds(self, host: float) -> float:
-        return max(sum(self.parts.values()), self.launches * host)
+        """Of the GPU or of launching, whichever is longer; near each other, where now one waits and now the other, a
+        little more than either."""
+        return (sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT)
 
 
 def predict(work: Work, cluster: Cluster) -> Prediction:
@@ -91,6 +94,8 @@ class Step:
             ends += kernels.embedding(self.work, direction == "forward")
         if stage == self.work.stages - 1:
             ends += kernels.head(self.work, direction == "forward")
+        if direction == "backward":
+            ends += kernels.gather(self.work, self.parameters(stage))
         for kernel in ends:
             parts[kernel.kind] += self.timer(kernel)
         return Pass(parts, blocks * one.launches + sum(kernel.times for kernel in ends))

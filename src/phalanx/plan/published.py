@@ -41,9 +41,9 @@ MEGATRON = {"attention": "softmax", "fused": True, "overlap": False, "gradient_b
 
 SYSTEMS = {
     "vtrain": System({"A100": "vtrain"}, MEGATRON | {"gradient_bytes": 2, "recompute": "block", "vocab": 51200}),
-    "sc21": System(A100, MEGATRON | {"micro_batch": 1, "chunks_of": 2}),
-    "seqsel": System(A100, MEGATRON),
-    "meg20": System(V100 | A100, MEGATRON),
+    "sc21": System(A100, MEGATRON | {"gradient_bytes": 2}),
+    "seqsel": System(A100, MEGATRON | {"adds": False}),
+    "meg20": System(V100 | A100, MEGATRON | {"overlap": True, "gradient_bytes": 2}),
     "megv1": System(V100, OLD | {"fused": True}),
     "meg19": System(V100, OLD | {"overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
     "nv2019": System(V100, OLD | {"overlap": True, "gradient_bytes": 4, "micro_batch": 8}),

@@ -43,7 +43,8 @@ class Work:
     labelled: float = 1.0  # the share of positions that meet the vocabulary
     overlap: bool = True  # gradients are summed over replicas while backward goes on
     gradient_bytes: int = 4  # of an element as replicas sum it
-    stream_bytes: int = 2  # of an element of the residual stream
+    adds: bool = True  # a micro-batch's gradients are added to the sum by kernels of their own, not by the products
+    stream_bytes: int = 2  # of an element of the residual stream; of weights, which are cast for use where they are wider
 
     @classmethod
     def of(cls, config: Config) -> "Work":
