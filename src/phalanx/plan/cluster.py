@@ -46,6 +46,7 @@ class Fitted(Part):
     ramp: float = Field(ge=0)  # columns of k that a tile of a product could have done while it starts and ends
     stream: float = Field(gt=0, le=1)  # of the memory's bandwidth that a kernel of few operations sustains
     host: PositiveFloat  # seconds between two launches
+    power: PositiveFloat = 1  # of its clock that the board keeps under load, against others of its generation
     kernel: PositiveFloat = 3e-6  # seconds that a kernel takes though it had nothing to do
 
 

@@ -14,9 +14,13 @@ from phalanx.plan.work import Work
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
 TILES = ((256, 128), (128, 128), (128, 64), (64, 64))
-SIDE = 32  # columns that a tile could have had while it loads: small tiles reuse less of what they load
+BLEND = 0.5
+SIDE = 16  # columns that a tile could have had while it loads: small tiles reuse less of what they load
 SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
 FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
+
+
+GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3)), "eager": ((21, 9), (27, 12))}  # passes, kernels; and back
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,9 @@ class Block:
     def pointwise(self, forward: bool) -> list[Kernel]:
         """Two norms, the GELU with its bias, two sums of bias, dropout and residual, heads put in order."""
         h, f, t = self.work.hidden, self.work.ffn, self.work.tp
-        extra, kernels = (0, 0) if self.work.fused else (4, 5)
-        inner = self.move("gelu", self.tokens * f / t, 2 + extra / 2 if forward else 3 + extra / 2, 1 + extra // 2)
+        extra, kernels = (0, 0) if self.work.pointwise == "fused" else (4, 5)
+        passes, times = GELU[self.work.pointwise][not forward]
+        inner = self.move("gelu", self.tokens * f / t, passes, times)
         order = self.move("order", self.tokens * h / t, 2 if forward else 6, 1 if forward else 3)
         stream = self.work.stream_bytes / self.width
         sums = self.move("sum", self.mine * h, 2 * (2.5 + stream + extra) if forward else 2 * (2.5 + extra), 2 + kernels)
@@ -157,8 +162,10 @@ class Timer:
 
     def __init__(self, cluster: Cluster, precision: str) -> None:
         self.gpu, self.fitted = cluster.gpu, cluster.fitted
-        self.peak = self.gpu.peak[precision if precision in self.gpu.peak else "fp32"]
-        self.stream = self.gpu.bandwidth * self.fitted.stream
+        known = self.gpu.peak
+        self.peak = known[precision if precision in known else "fp32"] * self.fitted.power
+        self.stream = self.gpu.bandwidth * self.fitted.stream * self.fitted.power
+        self.side = SIDE * self.peak / (max(known.values()) * self.fitted.power)
         self.known: dict[Kernel, float] = {}
 
     def __call__(self, kernel: Kernel) -> float:
@@ -179,9 +186,10 @@ class Timer:
         best = float("inf")
         for high, wide in TILES:
             tiles = kernel.batch * ceil(m / high) * ceil(n / wide)
-            area = (high + SIDE) * (wide + SIDE)
+            area = (high + self.side) * (wide + self.side)
             for split in SPLITS:
-                waves = ceil(tiles * split / self.gpu.units)
+                exact = tiles * split / self.gpu.units
+                waves = max(1.0, BLEND * ceil(exact) + (1 - BLEND) * exact)
                 best = min(best, waves * 2 * area * (k / split + self.fitted.ramp) / speed)
                 if waves > 1 or k < 512 * split:
                     break

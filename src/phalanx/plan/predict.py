@@ -14,7 +14,9 @@ from phalanx.plan.links import Group, send
 from phalanx.plan.work import Work
 
 HIDDEN = 0.9  # of a bucket's sum that goes on under backward costs nothing: the rest is the kernels' units and memory it takes
-SOFT = 4
+SOFT = 6
+TPADD = 0.0
+BUCKET = 25e6  # bytes that are summed together (as torch's DistributedDataParallel does by default)
 BUCKETS = 8  # the last one has no backward to hide under
 
 
@@ -44,7 +46,8 @@ class Pass:
     def seconds(self, host: float) -> float:
         """Of the GPU or of launching, whichever is longer; near each other, where now one waits and now the other, a
         little more than either."""
-        return (sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT)
+        wait = self.parts["tp"]*TPADD
+        return ((sum(self.parts.values()) - wait) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT) + wait
 
 
 def predict(work: Work, cluster: Cluster) -> Prediction:
@@ -121,7 +124,8 @@ class Step:
         if self.data.size == 1:
             return 0.0, 0.0
         if work.shard == "none":
-            busy = self.data.all_reduce(parameters * work.gradient_bytes)
+            size = parameters * work.gradient_bytes
+            busy = self.data.all_reduce(size) + size // BUCKET * self.data.latency
         else:
             gathers = {"zero2": 1, "zero3": 2 * work.micro_batches}[work.shard]
             busy = self.data.scatter(parameters * work.gradient_bytes)

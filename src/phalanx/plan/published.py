@@ -36,17 +36,17 @@ class System:
 V100 = {"V100-SXM3-32GB (DGX-2H": "dgx2h-superpod", "V100-SXM3-32GB (DGX-2)": "dgx2", "V100-SXM2-16GB": "dgx-1-16gb"}
 V100 |= {"V100-SXM2-32GB": "dgx-1", "V100": "dgx-1"}
 A100 = {"A100-SXM4-40GB": "dgx-a100", "A100-SXM4-80GB": "selene", "A100": "dgx-a100"}
-OLD = {"attention": "plain", "fused": False, "overlap": False, "gradient_bytes": 2}
-MEGATRON = {"attention": "softmax", "fused": True, "overlap": False, "gradient_bytes": 4}
+OLD = {"attention": "plain", "pointwise": "split", "overlap": False, "gradient_bytes": 2}
+MEGATRON = {"attention": "softmax", "overlap": False, "gradient_bytes": 4}
 
 SYSTEMS = {
     "vtrain": System({"A100": "vtrain"}, MEGATRON | {"gradient_bytes": 2, "recompute": "block", "vocab": 51200}),
     "sc21": System(A100, MEGATRON | {"gradient_bytes": 2}),
     "seqsel": System(A100, MEGATRON | {"adds": False}),
     "meg20": System(V100 | A100, MEGATRON | {"overlap": True, "gradient_bytes": 2}),
-    "megv1": System(V100, OLD | {"fused": True}),
-    "meg19": System(V100, OLD | {"overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
-    "nv2019": System(V100, OLD | {"overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
+    "megv1": System(V100, OLD),
+    "meg19": System(V100, OLD | {"pointwise": "eager", "overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
+    "nv2019": System(V100, OLD | {"pointwise": "eager", "overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
     "dle": System(V100 | A100, OLD | {"optimizer": "lamb", "labelled": 1.0}),
     "mcore": System({"H100": "h100-eos"}, {"micro_batch": 4, "shard": "zero2", "sequence_parallel": True}),
 }
@@ -118,6 +118,4 @@ def batch(row: Row, micro: int, dp: int) -> int:
     """Of a step: from the steps of accumulation, or BERT's recipe, or a micro-batch on each replica."""
     if row["accumulation"]:
         return int(row["accumulation"]) * micro * dp
-    if row["id"].startswith("dle"):
-        return {"128": 65536, "512": 32768}[row["seq"]]
     return micro * dp
