@@ -19,10 +19,11 @@ Operation = tuple[str, int, int]  # F, B (of the input, and of the weights unles
 
 @dataclass(frozen=True)
 class Flow:
-    """Seconds of a step's passes, those of the backward passes of its last micro-batch, who has which stage, and how
-    many activations of a stage's forward each rank holds at most, counted in micro-batches of one stage."""
+    """Seconds of a step's passes, those of a micro-batch's passes on a rank, who has which stage, and how many
+    activations of a stage's forward each rank holds at most, counted in micro-batches of one stage."""
 
     seconds: float
+    last_forward: float
     last_backward: float
     ranks: tuple[int, ...]
     live: tuple[int, ...]
@@ -162,15 +163,15 @@ def simulate(
     """
     where = ranks(schedule, pp, chunks)
     if pp == 1:
-        return Flow(count * (sum(forward) + sum(backward)), sum(backward), where, (1,))
+        return Flow(count * (sum(forward) + sum(backward)), sum(forward), sum(backward), where, (1,))
     most = 3 * pp + count % pp
     played = count if count <= most + pp or (chunks > 1 and count % pp) else most
     seconds = _seconds(schedule, pp, chunks, played, forward, backward, hop)
     if played < count:
         more = _seconds(schedule, pp, chunks, played + pp, forward, backward, hop)
         seconds += (count - played) / pp * (more - seconds)
-    last = max(sum(b for b, r in zip(backward, where, strict=True) if r == rank) for rank in range(pp))
-    return Flow(seconds, last, where, plan(schedule, pp, chunks, played).live)
+    last = [max(sum(t for t, r in zip(times, where, strict=True) if r == rank) for rank in range(pp)) for times in (forward, backward)]
+    return Flow(seconds, *last, where, plan(schedule, pp, chunks, played).live)
 
 
 def _seconds(

@@ -15,7 +15,6 @@ from phalanx.plan.work import Work
 
 HIDDEN = 0.9  # of a bucket's sum that goes on under backward costs nothing: the rest is the kernels' units and memory it takes
 SOFT = 6
-TPADD = 0.0
 BUCKET = 25e6  # bytes that are summed together (as torch's DistributedDataParallel does by default)
 BUCKETS = 8  # the last one has no backward to hide under
 
@@ -46,8 +45,7 @@ class Pass:
     def seconds(self, host: float) -> float:
         """Of the GPU or of launching, whichever is longer; near each other, where now one waits and now the other, a
         little more than either."""
-        wait = self.parts["tp"]*TPADD
-        return ((sum(self.parts.values()) - wait) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT) + wait
+        return (sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT)
 
 
 def predict(work: Work, cluster: Cluster) -> Prediction:
@@ -81,7 +79,7 @@ class Step:
         launches = sum(kernel.times for kernel in list_of)
         if self.work.tp > 1:
             one = 2 * self.tp.scatter(self.stream) if self.work.sequence_parallel else self.tp.all_reduce(self.stream)
-            parts["tp"] += pairs * one
+            parts["tp"] += pairs * one - (HIDDEN * min(pairs * one, parts["matrix"]) if self.work.tp_overlap else 0.0)
             launches += pairs * (2 if self.work.sequence_parallel else 1)
         if self.work.cp > 1:
             parts["cp"] += pairs * self.cp.scatter(self.stream / self.work.tp * self.work.cp)
@@ -118,22 +116,27 @@ class Step:
             held[rank] += self.parameters(stage)  # type: ignore[assignment]
         return max(held.values())
 
-    def replicas(self, backward: float, parameters: float) -> tuple[float, float]:
-        """Seconds that gradients, and weights in ZeRO, need over the replicas; and those that nothing hides."""
+    def replicas(self, forward: float, backward: float, parameters: float) -> float:
+        """Seconds that nothing hides, of those that gradients, and weights in ZeRO, need over the replicas.
+
+        Gradients are summed under the last micro-batch's backward, weights gathered under the first one's forward.
+        """
         work = self.work
         if self.data.size == 1:
-            return 0.0, 0.0
+            return 0.0
+        size = parameters * work.gradient_bytes
+        latency = size // BUCKET * self.data.latency
         if work.shard == "none":
-            size = parameters * work.gradient_bytes
-            busy = self.data.all_reduce(size) + size // BUCKET * self.data.latency
-        else:
-            gathers = {"zero2": 1, "zero3": 2 * work.micro_batches}[work.shard]
-            busy = self.data.scatter(parameters * work.gradient_bytes)
-            busy += gathers * self.data.scatter(parameters * self.width)
-        if not work.overlap:
-            return busy, busy
-        hidden = min(busy * (1 - 1 / BUCKETS), backward) * HIDDEN
-        return busy, busy - hidden
+            return self._exposed(self.data.all_reduce(size) + latency, backward)
+        gathered = self.data.scatter(parameters * self.width) + latency
+        exposed = self._exposed(self.data.scatter(size) + latency, backward) + self._exposed(gathered, forward)
+        if work.shard == "zero3":
+            again = (2 * work.micro_batches - 1) * gathered
+            exposed += self._exposed(again, work.micro_batches * (forward + backward))
+        return exposed
+
+    def _exposed(self, busy: float, under: float) -> float:
+        return busy - HIDDEN * min(busy * (1 - 1 / BUCKETS), under) if self.work.overlap else busy
 
     def prediction(self) -> Prediction:
         work, host = self.work, self.cluster.fitted.host
@@ -150,7 +153,7 @@ class Step:
         parameters = self.rank_parameters()
         ways = (work.shard_ways or self.data.size) if work.shard != "none" else 1
         update = self.timer.total(kernels.optimizer(work, parameters / ways))
-        _, exposed = self.replicas(flow.last_backward, parameters)
+        exposed = self.replicas(flow.last_forward, flow.last_backward, parameters)
         seconds = flow.seconds + exposed + update + self._tied()
         parts: Counter[str] = Counter()
         busiest = max(range(work.pp), key=lambda rank: sum(f + b for f, b, r in zip(forward, backward, flow.ranks, strict=True) if r == rank))

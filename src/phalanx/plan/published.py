@@ -48,7 +48,7 @@ SYSTEMS = {
     "meg19": System(V100, OLD | {"pointwise": "eager", "overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
     "nv2019": System(V100, OLD | {"pointwise": "eager", "overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
     "dle": System(V100 | A100, OLD | {"optimizer": "lamb", "labelled": 1.0}),
-    "mcore": System({"H100": "h100-eos"}, {"micro_batch": 4, "shard": "zero2", "sequence_parallel": True}),
+    "mcore": System({"H100": "h100-eos"}, {"micro_batch": 4, "shard": "zero2", "sequence_parallel": True, "tp_overlap": True}),
 }
 
 

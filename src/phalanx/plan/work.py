@@ -43,6 +43,7 @@ class Work:
     pointwise: Pointwise = "fused"  # bias, dropout and residual in one kernel; each a kernel; and GELU's operations too
     labelled: float = 1.0  # the share of positions that meet the vocabulary
     overlap: bool = True  # gradients are summed over replicas while backward goes on
+    tp_overlap: bool = False  # products are cut so that tensor parallelism's messages go on under them
     gradient_bytes: int = 4  # of an element as replicas sum it
     adds: bool = True  # a micro-batch's gradients are added to the sum by kernels of their own, not by the products
     stream_bytes: int = 2  # of an element of the residual stream; of weights, which are cast for use where they are wider
