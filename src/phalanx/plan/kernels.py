@@ -15,7 +15,7 @@ from phalanx.plan.work import Work
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
 TILES = ((256, 128), (128, 128), (128, 64), (64, 64))
 BLEND = 0.5
-SIDE = 16  # columns that a tile could have had while it loads: small tiles reuse less of what they load
+SIDE = 8  # columns that a tile could have had while it loads: small tiles reuse less of what they load
 SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
 FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
 

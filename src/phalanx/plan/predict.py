@@ -6,6 +6,7 @@ if that is longer. The pipeline is simulated. Gradients are summed after backwar
 
 from collections import Counter
 from dataclasses import dataclass
+from math import log, sqrt
 
 from phalanx.plan import kernels, pipeline
 from phalanx.plan.cluster import Cluster
@@ -16,6 +17,7 @@ from phalanx.plan.work import Work
 HIDDEN = 0.9  # of a bucket's sum that goes on under backward costs nothing: the rest is the kernels' units and memory it takes
 SOFT = 6
 BUCKET = 25e6  # bytes that are summed together (as torch's DistributedDataParallel does by default)
+SPREAD = 0.01  # deviation of a GPU from the mean: a step waits for the slowest of n, some sqrt(2 ln n) deviations late
 BUCKETS = 8  # the last one has no backward to hide under
 
 
@@ -143,7 +145,8 @@ class Step:
         stages = range(work.stages)
         ahead = [self.stage(stage, "forward") for stage in stages]
         back = [self.stage(stage, "backward") for stage in stages]
-        forward, backward = [p.seconds(host) for p in ahead], [p.seconds(host) for p in back]
+        slowest = 1 + SPREAD * sqrt(2 * log(work.gpus))
+        forward, backward = [slowest * p.seconds(host) for p in ahead], [slowest * p.seconds(host) for p in back]
         hop = 0.0
         if work.pp > 1:
             size = self.stream / (work.tp if work.sequence_parallel else 1)

@@ -6,49 +6,78 @@ times are made from the predicted time by the source's own formula.
 """
 
 import csv
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
 from phalanx.plan.cluster import Cluster, load
-from phalanx.plan.links import Group
-from phalanx.plan.predict import Prediction, Step, predict
 from phalanx.plan.work import Work
 
 Row = dict[str, str]
 
-PHASES = ((65536, 7038, 128, 64, 32), (32768, 1563, 512, 8, 4))  # BERT-Large: batch, steps, sequence, micro fp16, fp32
-EPOCH = 68507  # steps (arXiv 1909.08053, table 2)
+UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0, "min": 1 / 60, "h": 1 / 3600, "days": 1 / 86400}  # of a second
+EPOCH = 68507  # steps of GPT-2's epoch (arXiv 1909.08053, table 2)
 
 
 @dataclass(frozen=True)
 class System:
-    """How a source's program worked, as far as it differs from the row."""
+    """How a source's program worked, as far as its rows do not say."""
 
     clusters: dict[str, str]  # by the beginning of the GPU's name
-    settings: dict[str, Any] = field(default_factory=dict)  # of Work
-    why: str = ""  # what the source leaves unsaid, and what is taken for it
+    settings: dict[str, Any] = field(default_factory=dict)  # of Work, where the row is silent
+    why: str = ""  # where that is known from, or that it is assumed
 
 
-V100 = {"V100-SXM3-32GB (DGX-2H": "dgx2h-superpod", "V100-SXM3-32GB (DGX-2)": "dgx2", "V100-SXM2-16GB": "dgx-1-16gb"}
-V100 |= {"V100-SXM2-32GB": "dgx-1", "V100": "dgx-1"}
-A100 = {"A100-SXM4-40GB": "dgx-a100", "A100-SXM4-80GB": "selene", "A100": "dgx-a100"}
+VOLTA = {"V100-SXM3-32GB (DGX-2H": "dgx2h-superpod", "V100-SXM3-32GB (DGX-2)": "dgx2", "V100-SXM2-16GB": "dgx-1-16gb"}
+VOLTA |= {"V100-SXM2-32GB": "dgx-1", "V100": "dgx-1"}
+AMPERE = {"A100-SXM4-40GB": "dgx-a100", "A100-SXM4-80GB": "selene", "A100": "vtrain"}
 OLD = {"attention": "plain", "pointwise": "split", "overlap": False, "gradient_bytes": 2}
-MEGATRON = {"attention": "softmax", "overlap": False, "gradient_bytes": 4}
+MEGATRON = {"attention": "softmax", "overlap": False, "gradient_bytes": 2}
+AUGUST = OLD | {"pointwise": "eager", "gradient_bytes": 4, "micro_batch": 8}
+DLE = OLD | {"optimizer": "lamb"}
 
-SYSTEMS = {
-    "vtrain": System({"A100": "vtrain"}, MEGATRON | {"gradient_bytes": 2, "recompute": "block", "vocab": 51200}),
-    "sc21": System(A100, MEGATRON | {"gradient_bytes": 2}),
-    "seqsel": System(A100, MEGATRON | {"adds": False}),
-    "meg20": System(V100 | A100, MEGATRON | {"overlap": True, "gradient_bytes": 2}),
-    "megv1": System(V100, OLD),
-    "meg19": System(V100, OLD | {"pointwise": "eager", "overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
-    "nv2019": System(V100, OLD | {"pointwise": "eager", "overlap": True, "gradient_bytes": 4, "micro_batch": 8}),
-    "dle": System(V100 | A100, OLD | {"optimizer": "lamb", "labelled": 1.0}),
-    "mcore": System({"H100": "h100-eos"}, {"micro_batch": 4, "shard": "zero2", "sequence_parallel": True, "tp_overlap": True}),
+SYSTEMS = {  # by the beginning of the row's number; the first that fits
+    "vtrain": System(
+        {"A100": "vtrain"},
+        MEGATRON | {"vocab": 51200},
+        "recompute, 1F1B, no buckets: its own configuration files; fp16, vocabulary and gradients in fp16 assumed",
+    ),
+    "nccl": System({"A100": "vtrain", "V100": "dgx-1"}),
+    "sc21": System(AMPERE, MEGATRON, "micro-batch and interleaving from Megatron-LM's examples/sc21/run_table_1.sh"),
+    "seqsel": System(AMPERE, MEGATRON | {"adds": False}, "gradients are added by the products that make them"),
+    "meg20": System(VOLTA | AMPERE, MEGATRON | {"overlap": True}, "torch's DistributedDataParallel, assumed"),
+    "megv1": System(VOLTA, OLD, "kernels of 2019, before Megatron fused them"),
+    "meg19": System(VOLTA, AUGUST | {"overlap": True}, "summed in fp32 under backward: 60 % became 74 % by it"),
+    "nv2019-0006": System(VOLTA, AUGUST, "its own sum of gradients after backward, in fp32"),
+    "nv2019-0005": System(VOLTA, AUGUST | {"overlap": True}, "as meg19"),
+    "nv2019": System(VOLTA, DLE, "DeepLearningExamples' program"),
+    "dle-2022": System(VOLTA | AMPERE, DLE | {"labelled": 20 / 128}, "sequence_output_is_dense in its modeling.py"),
+    "dle": System(VOLTA | AMPERE, DLE, "scores and losses of all positions, gradients in fp16: its scripts of 2019"),
+    "mcore": System(
+        {"H100": "h100-eos"},
+        {"micro_batch": 4, "shard": "zero2", "sequence_parallel": True, "tp_overlap": True, "adds": False},
+        "distributed optimizer and overlaps by its README; a replica's four sequences at once, assumed",
+    ),
+}
+
+UNUSED = {  # by source and what is the matter with it
+    "activation_memory": "memory, not time",
+    "inference_latency": "inference, not training",
+    "lamb": "TPUs, whose kernels are not described here",
+    "10": "fine-tuning on SQuAD with sequences of 384, by the README's table",
+    "binned": "phase 2 of 2022 bins its sequences by length (bin_size_64 in run_pretraining.sh); their mean is not given",
+    "dgx-1": "contradicts the throughput table of the same README by half",
+    "steps": "neither steps nor batch are given",
+}
+
+FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is even; all other rows are held back
+    "dgx2": ("dle-thr-0034", "dle-thr-0035", "dle-thr-0042", "dle-thr-0043", "dle-thr-0100", "dle-thr-0101")
+    + ("dle-thr-0108", "dle-thr-0109", "meg20-0001", "meg20-0019"),
+    "dgx-1": ("dle-thr-0019", "dle-thr-0020", "dle-thr-0025", "dle-thr-0026"),
+    "dgx2h-superpod": ("dle-thr-0054", "dle-thr-0059", "megv1-0001", "megv1-0007"),
+    "h100-eos": ("mcore-h100-0001",),
 }
 
 
@@ -59,8 +88,15 @@ def rows() -> tuple[Row, ...]:
         return tuple(csv.DictReader(file))
 
 
+def source(row: Row) -> str:
+    """The source's short name: the row's number without its count, and of one README in three years which."""
+    name = row["id"].rsplit("-", 1)[0]
+    years = {"6fe463fe": "dle-2019", "f8b3a63f": "dle-2020", "a07d20a1": "dle-2022"}
+    return next((year for commit, year in years.items() if commit in row["source"]), name)
+
+
 def system(row: Row) -> System:
-    return next(s for prefix, s in SYSTEMS.items() if row["id"].startswith(prefix))
+    return next(s for prefix, s in SYSTEMS.items() if row["id"].startswith(prefix) or source(row).startswith(prefix))
 
 
 def cluster(row: Row) -> Cluster:
@@ -68,54 +104,65 @@ def cluster(row: Row) -> Cluster:
     return load(next(name for gpu, name in known.items() if row["gpu"].startswith(gpu)))
 
 
+def unused(row: Row) -> str:
+    """Why a row is not used, or nothing."""
+    if row["id"].startswith("lamb"):
+        return UNUSED["lamb"]
+    if row["metric"] == "time_to_train" and row["unit"] == "days":
+        return UNUSED["steps"]
+    if row["metric"] == "time_to_train" and row["gpu"].startswith("DGX-1"):
+        return UNUSED["dgx-1"]
+    if source(row) == "dle-2019" and row["micro_batch"] == "10":
+        return UNUSED["10"]
+    if source(row) == "dle-2022" and row["seq"] == "512":
+        return UNUSED["binned"]
+    return next((why for metric, why in UNUSED.items() if row["metric"].startswith(metric)), "")
+
+
+def role(row: Row) -> str:
+    """fitted, held back, or not used."""
+    if unused(row):
+        return "not used"
+    even = row["id"].startswith("vtrain") and sha256(row["id"].encode()).digest()[0] % 2 == 0
+    fitted = row["id"].startswith("nccl") or even or any(row["id"] in ids for ids in FITTED.values())
+    return "fitted" if fitted else "held back"
+
+
 def work(row: Row) -> Work:
     """The step that a row measured."""
-    settings = dict(system(row).settings)
-    chunks_of = settings.pop("chunks_of", 1)
 
     def number(key: str, otherwise: int) -> int:
         return int(row[key]) if row[key].isdigit() else otherwise
 
-    pp, dp = number("pp", 1), number("dp", 1)
-    layers = int(row["layers"])
-    chunks = number("chunks", chunks_of) if pp > 1 else 1
-    if row["chunks"] == "interleaved":
-        chunks = next(c for c in (chunks_of, 3, 1) if layers % (pp * c) == 0)
+    settings = dict(system(row).settings)
     micro = number("micro_batch", settings.pop("micro_batch", 1))
-    settings.pop("micro_batch", None)
-    again = {"full": "block", "selective": "attention", "none": "none", "": settings.pop("recompute", "none")}
-    settings.pop("recompute", None)
+    vocab = number("vocab", settings.pop("vocab", 0))
+    tp, pp, dp = number("tp", 1), number("pp", 1), number("dp", 1)
+    sequence_parallel = (settings.pop("sequence_parallel", False) and tp > 1) or row["seq_parallel"] == "yes"
+    chunks = number("chunks", 1) if pp > 1 else 1
     precision = {"fp16-amp": "fp16", "": "fp16"}.get(row["precision"], row["precision"])
-    if precision in ("fp32", "tf32"):
+    wide = precision in ("fp32", "tf32")
+    if wide:
         settings["gradient_bytes"] = 4
-    vocab = number("vocab", settings.pop("vocab", 51200))
-    settings.pop("vocab", None)
-    parallel = settings.pop("sequence_parallel", False) and number("tp", 1) > 1
+    accumulated = number("accumulation", 1) * micro * dp
     return Work(
         family="bert" if "BERT" in row["model"] else "gpt2",
-        layers=layers,
+        layers=int(row["layers"]),
         hidden=int(row["hidden"]),
         heads=int(row["heads"]),
         ffn=int(row["ffn"]),
         vocab=-(-vocab // 128) * 128,
         sequence=int(row["seq"]),
-        batch=number("global_batch", batch(row, micro, dp)),
+        batch=number("global_batch", accumulated),
         micro_batch=micro,
-        tp=number("tp", 1),
-        sequence_parallel=parallel or row["seq_parallel"] == "yes",
+        tp=tp,
+        sequence_parallel=sequence_parallel,
         pp=pp,
         schedule="interleaved" if chunks > 1 else "1f1b",
         chunks=chunks,
         dp=dp,
-        recompute=again[row["recompute"]],
+        recompute={"full": "block", "selective": "attention"}.get(row["recompute"], "none"),
         precision=precision,
-        stream_bytes=4 if precision in ("fp32", "tf32") else 2,
+        stream_bytes=4 if wide else 2,
         **settings,
     )
-
-
-def batch(row: Row, micro: int, dp: int) -> int:
-    """Of a step: from the steps of accumulation, or BERT's recipe, or a micro-batch on each replica."""
-    if row["accumulation"]:
-        return int(row["accumulation"]) * micro * dp
-    return micro * dp

@@ -1,0 +1,163 @@
+"""The published table and what this model says to each of its rows.
+
+A figure that is not a time is made from the predicted time by the formula of its source: TFLOP/s of Megatron's papers
+up to 2021 count 96 B s l h² with recompute, later ones the model's own 72; efficiency is FLOP/s of a GPU against those of the
+source's run on one GPU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import mean, median
+
+from phalanx.plan.links import Group
+from phalanx.plan.predict import Prediction, Step, predict
+from phalanx.plan.published import EPOCH, UNITS, Row, cluster, role, rows, source, system, unused, work
+from phalanx.plan.work import Work
+
+TIMES = ("iteration_time", "throughput", "time_to_train", "time_per_epoch", "layer_", "achieved_model_flops")
+PHASES = ((128, 64, 65536, 7038), (512, 8, 32768, 1563))  # of BERT-Large: sequence, micro-batch, batch, steps
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: `error` is of the prediction, as a share of what was published."""
+
+    id: str
+    source: str
+    metric: str
+    unit: str
+    published: float
+    predicted: float | None
+    role: str  # fitted, held back, or not used
+    why: str  # not used
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.published - 1 if self.predicted is not None else 0.0
+
+    @property
+    def timed(self) -> bool:
+        """A step's time or throughput, rather than a figure made from one that has a row of its own."""
+        return self.metric.startswith(TIMES)
+
+
+@cache
+def table() -> tuple[Line, ...]:
+    """A line for each row."""
+    lines = []
+    for row in rows():
+        why = unused(row)
+        predicted = None if why else expected(row)
+        lines.append(
+            Line(row["id"], source(row), row["metric"], row["unit"], float(row["value"]), predicted, role(row), why)
+        )
+    return tuple(lines)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of some lines, as shares: without sign, and the worst."""
+
+    count: int
+    median: float
+    mean: float
+    worst: float
+
+
+def errors(lines: list[Line]) -> Errors:
+    sizes = [abs(line.error) for line in lines]
+    return Errors(len(sizes), median(sizes), mean(sizes), max(sizes))
+
+
+def expected(row: Row) -> float:
+    """What the model says, in the row's unit."""
+    metric = row["metric"]
+    if metric == "allreduce_time":
+        return Group(cluster(row), int(row["num_gpus"]), 1).all_reduce(float(row["bytes"])) * UNITS[row["unit"]]
+    if metric == "time_to_train":
+        return time_to_train(row) * UNITS[row["unit"]]
+    if metric.startswith("layer_"):
+        return layer(row) * UNITS[row["unit"]]
+    return next(formula for name, formula in FORMULAS.items() if metric.startswith(name))(row, predict(work(row), cluster(row)))
+
+
+def time_to_train(row: Row) -> float:
+    """BERT-Large's two phases, of 65,536 × 7,038 and 32,768 × 1,563 sequences, in seconds."""
+    gpus, seconds = int(row["num_gpus"]), 0.0
+    for sequence, micro, batch, steps in PHASES:
+        micro = micro // 2 if row["precision"] == "fp32" else micro
+        micro = min(micro, round(batch / gpus))
+        count = max(1, round(batch / (gpus * micro)))
+        shape = work({**row, "seq": str(sequence), "micro_batch": str(micro), "dp": str(gpus), "global_batch": ""})
+        shape = replace(shape, batch=gpus * micro * count)
+        seconds += batch * steps * predict(shape, cluster(row)).seconds / shape.batch
+    return seconds
+
+
+def layer(row: Row) -> float:
+    """Seconds of a block's forward, backward, or both."""
+    passes = Step(work(row), cluster(row)).block
+    names = {"layer_forward_time": ("forward",), "layer_backward_time": ("backward",)}
+    return sum(sum(passes[name].parts.values()) for name in names.get(row["metric"], ("forward", "backward")))
+
+
+def hardware(shape: Work) -> float:
+    """FLOPs of a step as the source counts them, with what is computed again."""
+    return shape.flops("block" if shape.recompute == "block" else "none")
+
+
+def rate(shape: Work, prediction: Prediction) -> float:
+    """FLOP/s of a GPU."""
+    return hardware(shape) / prediction.seconds / shape.gpus
+
+
+def _alone(row: Row) -> Row:
+    """The source's run on one GPU of the same generation. The announcement's is in the paper that followed it."""
+    name = {"nv2019": "meg19"}.get(source(row), source(row))
+    return next(r for r in rows() if source(r) == name and r["num_gpus"] == "1" and r["gpu"][:4] == row["gpu"][:4])
+
+
+def _efficiency(row: Row, prediction: Prediction) -> float:
+    one = _alone(row)
+    return 100 * rate(work(row), prediction) / rate(work(one), predict(work(one), cluster(one)))
+
+
+def _speedup(row: Row, prediction: Prediction) -> float:
+    one = _alone(row)
+    return predict(work(one), cluster(one)).seconds / prediction.seconds
+
+
+def _faster(row: Row, prediction: Prediction) -> float:
+    """Throughput gained against full recompute without sequence parallelism, per cent."""
+    slow = predict(replace(work(row), recompute="block", sequence_parallel=False), cluster(row))
+    return 100 * (slow.seconds / prediction.seconds - 1)
+
+
+def _hfu(row: Row, prediction: Prediction) -> float:
+    """arXiv 2205.05198, equation 8: 72 B L s h² (1 + s/3h + v/12hL)."""
+    shape = work(row)
+    scores = 12 * shape.batch * shape.sequence**2 * shape.layers * shape.hidden
+    return 100 * (shape.flops() + scores) / prediction.seconds / shape.gpus / _peak(row, shape)
+
+
+def _peak(row: Row, shape: Work) -> float:
+    return cluster(row).gpu.peak[shape.precision]
+
+
+FORMULAS: dict[str, Callable[[Row, Prediction], float]] = {
+    "iteration_time": lambda row, p: p.seconds * UNITS[row["unit"]],
+    "throughput_increase": _faster,
+    "throughput": lambda row, p: work(row).batch / p.seconds,
+    "achieved_model_flops": lambda row, p: p.tflops,
+    "achieved_flops": lambda row, p: rate(work(row), p) / 1e12,
+    "percent_of_peak": lambda row, p: 100 * rate(work(row), p) / _peak(row, work(row)),
+    "aggregate_flops": lambda row, p: rate(work(row), p) * work(row).gpus / 1e15,
+    "MFU": lambda row, p: 100 * p.flops / p.seconds / work(row).gpus / _peak(row, work(row)),
+    "HFU": _hfu,
+    "weak_scaling": _efficiency,
+    "scaling_efficiency": _efficiency,
+    "strong_scaling": _speedup,
+    "time_per_epoch": lambda row, p: EPOCH * p.seconds * UNITS[row["unit"]],
+    "training_time_300k": lambda row, p: 300_000 * p.seconds * UNITS[row["unit"]],
+}
