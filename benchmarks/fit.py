@@ -30,14 +30,14 @@ def main() -> None:
     keep("fitted", {k: v for k, v in ampere.items() if k != "host"}, ("selene", "dgx-a100", "h100-eos", "h200", "t4"), write)
     keep("fitted", ampere, ("vtrain",), write)
     volta = fit(of(rows, "dgx2"), "fitted", ("matrix", "ramp", "stream"))
-    keep("fitted", volta, ("dgx2", "dgx2h-superpod", "dgx-1", "dgx-1-16gb"), write)
-    for names in ("dgx2h-superpod",), ("dgx-1", "dgx-1-16gb"), ("h100-eos", "h200"):
+    keep("fitted", volta, ("dgx2", "dgx2h-superpod", "dgx2h-2019", "dgx-1", "dgx-1-16gb"), write)
+    for names in ("dgx2h-superpod",), ("dgx2h-2019",), ("dgx-1", "dgx-1-16gb"), ("h100-eos", "h200"):
         keep("fitted", fit(of(rows, names[0]), "fitted", ("power",)), names, write)
     nccl = [r for r in rows if r["id"].startswith("nccl")]
     links = fit([r for r in nccl if r["gpu"] == "A100"], "inside", ("bandwidth", "latency", "hop"))
     keep("inside", links, ("vtrain", "selene", "dgx-a100"), write)
     links = fit([r for r in nccl if r["gpu"] == "V100"], "inside", ("latency", "hop"))
-    keep("inside", links, ("dgx-1", "dgx-1-16gb", "dgx2", "dgx2h-superpod"), write)
+    keep("inside", links, ("dgx-1", "dgx-1-16gb", "dgx2", "dgx2h-superpod", "dgx2h-2019"), write)
     report()
 
 
@@ -52,8 +52,9 @@ def case(row: published.Row) -> Case:
     work = published.work(row)
     if row["metric"] == "throughput":
         seconds = work.batch / value
-    elif row["metric"].startswith("achieved_model"):
-        seconds = work.flops() / work.gpus / value / 1e12
+    elif row["metric"].startswith("achieved"):
+        counted = work.flops() if "model" in row["metric"] else comparison.hardware(work)
+        seconds = counted / work.gpus / value / 1e12
     else:
         seconds = value / published.UNITS[row["unit"]]
     return lambda c: predict(work, c).seconds, where, seconds

@@ -39,7 +39,7 @@ class Line:
     @property
     def timed(self) -> bool:
         """A step's time or throughput, rather than a figure made from one that has a row of its own."""
-        return self.metric.startswith(TIMES)
+        return self.metric.startswith(TIMES) and "increase" not in self.metric
 
 
 @cache

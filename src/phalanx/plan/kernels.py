@@ -20,7 +20,7 @@ SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
 FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
 
 
-GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3)), "eager": ((21, 9), (27, 12))}  # passes, kernels; and back
+GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3))}  # passes, kernels; and back
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,12 @@ class System:
 
 
 VOLTA = {"V100-SXM3-32GB (DGX-2H": "dgx2h-superpod", "V100-SXM3-32GB (DGX-2)": "dgx2", "V100-SXM2-16GB": "dgx-1-16gb"}
+FIRST = {"V100-SXM3-32GB (DGX-2H": "dgx2h-2019"}
 VOLTA |= {"V100-SXM2-32GB": "dgx-1", "V100": "dgx-1"}
 AMPERE = {"A100-SXM4-40GB": "dgx-a100", "A100-SXM4-80GB": "selene", "A100": "vtrain"}
 OLD = {"attention": "plain", "pointwise": "split", "overlap": False, "gradient_bytes": 2}
 MEGATRON = {"attention": "softmax", "overlap": False, "gradient_bytes": 2}
-AUGUST = OLD | {"pointwise": "eager", "gradient_bytes": 4, "micro_batch": 8}
+AUGUST = OLD | {"gradient_bytes": 4, "micro_batch": 8}
 DLE = OLD | {"optimizer": "lamb"}
 
 SYSTEMS = {  # by the beginning of the row's number; the first that fits
@@ -49,9 +50,9 @@ SYSTEMS = {  # by the beginning of the row's number; the first that fits
     "seqsel": System(AMPERE, MEGATRON | {"adds": False}, "gradients are added by the products that make them"),
     "meg20": System(VOLTA | AMPERE, MEGATRON | {"overlap": True}, "torch's DistributedDataParallel, assumed"),
     "megv1": System(VOLTA, OLD, "kernels of 2019, before Megatron fused them"),
-    "meg19": System(VOLTA, AUGUST | {"overlap": True}, "summed in fp32 under backward: 60 % became 74 % by it"),
-    "nv2019-0006": System(VOLTA, AUGUST, "its own sum of gradients after backward, in fp32"),
-    "nv2019-0005": System(VOLTA, AUGUST | {"overlap": True}, "as meg19"),
+    "meg19": System(FIRST, AUGUST | {"overlap": True}, "summed in fp32 under backward: 60 % became 74 % by it"),
+    "nv2019-0006": System(FIRST, AUGUST, "its own sum of gradients after backward, in fp32"),
+    "nv2019-0005": System(FIRST, AUGUST | {"overlap": True}, "as meg19"),
     "nv2019": System(VOLTA, DLE, "DeepLearningExamples' program"),
     "dle-2022": System(VOLTA | AMPERE, DLE | {"labelled": 20 / 128}, "sequence_output_is_dense in its modeling.py"),
     "dle": System(VOLTA | AMPERE, DLE, "scores and losses of all positions, gradients in fp16: its scripts of 2019"),
@@ -77,6 +78,7 @@ FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is
     + ("dle-thr-0108", "dle-thr-0109", "meg20-0001", "meg20-0019"),
     "dgx-1": ("dle-thr-0019", "dle-thr-0020", "dle-thr-0025", "dle-thr-0026"),
     "dgx2h-superpod": ("dle-thr-0054", "dle-thr-0059", "megv1-0001", "megv1-0007"),
+    "dgx2h-2019": ("meg19-0009",),
     "h100-eos": ("mcore-h100-0001",),
 }
 

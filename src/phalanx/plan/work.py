@@ -10,7 +10,7 @@ from typing import Literal
 from phalanx.config import Config
 
 Attention = Literal["fused", "softmax", "plain"]
-Pointwise = Literal["fused", "split", "eager"]
+Pointwise = Literal["fused", "split"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Work:
     optimizer: str = "adamw"
     blocks: tuple[int, ...] = ()  # empty: as even as can be
     attention: Attention = "fused"  # one kernel; a softmax kernel between two products; each operation a kernel
-    pointwise: Pointwise = "fused"  # bias, dropout and residual in one kernel; each a kernel; and GELU's operations too
+    pointwise: Pointwise = "fused"  # bias, dropout and residual sum, or bias and GELU, in one kernel, or each a kernel
     labelled: float = 1.0  # the share of positions that meet the vocabulary
     overlap: bool = True  # gradients are summed over replicas while backward goes on
     tp_overlap: bool = False  # products are cut so that tensor parallelism's messages go on under them
@@ -80,7 +80,7 @@ class Work:
             optimizer=config.optim.name,
             blocks=tuple(stages.spread(model, stages.stages_of(layout))),
             attention="plain" if plain else "fused",
-            pointwise="eager" if config.train.compile == "off" else "fused",
+            pointwise="split" if config.train.compile == "off" else "fused",
             labelled=config.data.mask_fraction if config.task == "mlm" else 1.0,
             stream_bytes=4,
         )
