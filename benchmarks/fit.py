@@ -27,7 +27,12 @@ def main() -> None:
     write = "--write" in sys.argv
     rows = [row for row in published.rows() if published.role(row) == "fitted"]
     ampere = fit([r for r in rows if r["id"].startswith("vtrain")], "fitted", ("matrix", "ramp", "stream", "host"))
-    keep("fitted", {k: v for k, v in ampere.items() if k != "host"}, ("selene", "dgx-a100", "h100-eos", "h200", "t4"), write)
+    keep(
+        "fitted",
+        {k: v for k, v in ampere.items() if k != "host"},
+        ("selene", "dgx-a100", "h100-eos", "h200", "t4"),
+        write,
+    )
     keep("fitted", ampere, ("vtrain",), write)
     volta = fit(of(rows, "dgx2"), "fitted", ("matrix", "ramp", "stream"))
     keep("fitted", volta, ("dgx2", "dgx2h-superpod", "dgx2h-2019", "dgx-1", "dgx-1-16gb"), write)
@@ -71,7 +76,7 @@ def fit(rows: list[published.Row], part: str, names: tuple[str, ...]) -> Constan
             size += min(CEILING, abs(log(seconds(where.model_copy(update={part: changed})) / value))) ** 2
         return (size / len(cases)) ** 0.5
 
-    best = {name: float(getattr(getattr(cases[0][1], part), name)) for name in names}
+    best = {name: float(getattr(getattr(cases[0][1], part), name)) or 1.0 for name in names}
     least, step = miss(best), 0.3
     while step > 0.01:
         tries = [best | {name: best[name] * by} for name in names for by in (1 + step, 1 / (1 + step))]
@@ -91,7 +96,9 @@ def keep(part: str, constants: Constants, names: tuple[str, ...], write: bool) -
         path = CLUSTERS / f"{name}.toml"
         head, mark, tail = path.read_text().partition(f"[{part}]")
         for key, value in constants.items():
-            tail = re.sub(rf"(?m)^{key} = [^\s#]+", f"{key} = {value:.3g}", tail, count=1)
+            tail = re.sub(
+                rf"(?m)^{key} = [^\s#]+", f"{key} = {value if value > 1 or key != 'ramp' else 0:.3g}", tail, count=1
+            )
         if write:
             path.write_text(head + mark + tail)
     load.cache_clear()
@@ -102,7 +109,9 @@ def report() -> None:
     print(f"{'source':12} {'role':10} {'rows':>4} {'median':>7} {'mean':>7} {'worst':>7}")
     everything = sorted({(line.source, line.role) for line in lines if line.role != "not used" and line.timed})
     for source, role in [*everything, ("", "fitted"), ("", "held back"), ("", "")]:
-        some = [x for x in lines if x.timed and x.role != "not used" and source in ("", x.source) and role in ("", x.role)]
+        some = [
+            x for x in lines if x.timed and x.role != "not used" and source in ("", x.source) and role in ("", x.role)
+        ]
         e = comparison.errors(some)
         print(f"{source or 'all':12} {role or 'both':10} {e.count:4} {e.median:7.1%} {e.mean:7.1%} {e.worst:7.1%}")
 

@@ -79,7 +79,9 @@ def expected(row: Row) -> float:
         return time_to_train(row) * UNITS[row["unit"]]
     if metric.startswith("layer_"):
         return layer(row) * UNITS[row["unit"]]
-    return next(formula for name, formula in FORMULAS.items() if metric.startswith(name))(row, predict(work(row), cluster(row)))
+    return next(formula for name, formula in FORMULAS.items() if metric.startswith(name))(
+        row, predict(work(row), cluster(row))
+    )
 
 
 def time_to_train(row: Row) -> float:

@@ -1,7 +1,7 @@
 """The kernels of a training step on one GPU, and how long each takes: a roofline for each kind.
 
-A matrix product is cut into tiles, one for a multiprocessor at a time, so it takes whole waves of tiles, and each tile
-loses a little to its start and end (`ramp`); it is not faster than memory brings its operands. Everything else moves
+A matrix product is cut into whole tiles, one for a multiprocessor at a time; fewer tiles than multiprocessors leave some
+idle, and each tile loses a little to its start and end (`ramp`). It is not faster than memory brings its operands. Everything else moves
 bytes. A kernel also takes a moment to start. What is counted: reads and writes of the tensors that the operation cannot
 avoid, in the numbers it computes in.
 """
@@ -14,7 +14,6 @@ from phalanx.plan.work import Work
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
 TILES = ((256, 128), (128, 128), (128, 64), (64, 64))
-BLEND = 0.5
 SIDE = 8  # columns that a tile could have had while it loads: small tiles reuse less of what they load
 SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
 FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
@@ -45,9 +44,7 @@ def product(kind: str, m: int, n: int, k: int, width: int, batch: int = 1, times
 def gradients(kernel: Kernel) -> list[Kernel]:
     """Of a product: of its input, and of its other operand."""
     m, n, k = kernel.shape
-    return [
-        Kernel(kernel.kind, kernel.bytes, shape, kernel.batch, kernel.times) for shape in ((m, k, n), (k, n, m))
-    ]
+    return [Kernel(kernel.kind, kernel.bytes, shape, kernel.batch, kernel.times) for shape in ((m, k, n), (k, n, m))]
 
 
 class Block:
@@ -75,7 +72,9 @@ class Block:
         work, pairs = self.work, max(1, round(self.work.micro_batch * self.heads))
         mine, whole, wide = work.sequence // work.cp, work.sequence, work.hidden // work.heads
         if work.attention == "fused":
-            return [Kernel("flash", 4 * self.tokens * work.hidden / work.tp * self.width, (mine, whole, 2 * wide), pairs)]
+            return [
+                Kernel("flash", 4 * self.tokens * work.hidden / work.tp * self.width, (mine, whole, 2 * wide), pairs)
+            ]
         both = [
             product("attention", mine, whole, wide, self.width, pairs),
             product("attention", mine, wide, whole, self.width, pairs),
@@ -98,8 +97,12 @@ class Block:
         inner = self.move("gelu", self.tokens * f / t, passes, times)
         order = self.move("order", self.tokens * h / t, 2 if forward else 6, 1 if forward else 3)
         stream = self.work.stream_bytes / self.width
-        sums = self.move("sum", self.mine * h, 2 * (2.5 + stream + extra) if forward else 2 * (2.5 + extra), 2 + kernels)
-        norms = self.move("norm", self.mine * h, 2 * (1 + stream) if forward else 2 * (2 + 2 * stream), 2 if forward else 4)
+        sums = self.move(
+            "sum", self.mine * h, 2 * (2.5 + stream + extra) if forward else 2 * (2.5 + extra), 2 + kernels
+        )
+        norms = self.move(
+            "norm", self.mine * h, 2 * (1 + stream) if forward else 2 * (2 + 2 * stream), 2 if forward else 4
+        )
         return [inner, order, sums, norms]
 
     def forward(self) -> list[Kernel]:
@@ -152,7 +155,11 @@ STATES = {"adamw": 3, "lamb": 3, "muon": 2}  # fp32 numbers of a parameter that 
 def optimizer(work: Work, parameters: float) -> list[Kernel]:
     """Of so many parameters on this GPU: gradients unscaled and their norm taken, master weights and moments read and
     written, weights cast. LAMB reads all again for the norms of the updates."""
-    once = 8 * STATES.get(work.optimizer, 3) + 2 * work.gradient_bytes + (BYTES[work.precision] if work.precision != "fp32" else 0)
+    once = (
+        8 * STATES.get(work.optimizer, 3)
+        + 2 * work.gradient_bytes
+        + (BYTES[work.precision] if work.precision != "fp32" else 0)
+    )
     again = 16 if work.optimizer == "lamb" else 0
     return [Kernel("optimizer", parameters * (once + again + 2 * work.gradient_bytes) / 8, times=8)]
 
@@ -163,7 +170,8 @@ class Timer:
     def __init__(self, cluster: Cluster, precision: str) -> None:
         self.gpu, self.fitted = cluster.gpu, cluster.fitted
         known = self.gpu.peak
-        self.peak = known[precision if precision in known else "fp32"] * self.fitted.power
+        self.precision = precision if precision in known else "fp32"
+        self.peak = known[self.precision] * self.fitted.power
         self.stream = self.gpu.bandwidth * self.fitted.stream * self.fitted.power
         self.side = SIDE * self.peak / (max(known.values()) * self.fitted.power)
         self.known: dict[Kernel, float] = {}
@@ -188,8 +196,7 @@ class Timer:
             tiles = kernel.batch * ceil(m / high) * ceil(n / wide)
             area = (high + self.side) * (wide + self.side)
             for split in SPLITS:
-                exact = tiles * split / self.gpu.units
-                waves = max(1.0, BLEND * ceil(exact) + (1 - BLEND) * exact)
+                waves = max(1.0, tiles * split / self.gpu.units)
                 best = min(best, waves * 2 * area * (k / split + self.fitted.ramp) / speed)
                 if waves > 1 or k < 512 * split:
                     break

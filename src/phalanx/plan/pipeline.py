@@ -23,8 +23,8 @@ class Flow:
     activations of a stage's forward each rank holds at most, counted in micro-batches of one stage."""
 
     seconds: float
-    last_forward: float
-    last_backward: float
+    forward: float
+    backward: float
     ranks: tuple[int, ...]
     live: tuple[int, ...]
 
@@ -170,7 +170,10 @@ def simulate(
     if played < count:
         more = _seconds(schedule, pp, chunks, played + pp, forward, backward, hop)
         seconds += (count - played) / pp * (more - seconds)
-    last = [max(sum(t for t, r in zip(times, where, strict=True) if r == rank) for rank in range(pp)) for times in (forward, backward)]
+    last = [
+        max(sum(t for t, r in zip(times, where, strict=True) if r == rank) for rank in range(pp))
+        for times in (forward, backward)
+    ]
     return Flow(seconds, *last, where, plan(schedule, pp, chunks, played).live)
 
 

@@ -4,7 +4,8 @@ A stage's forward and backward are sums of kernels and of collectives that wait 
 if that is longer. The pipeline is simulated. Gradients are summed after backward, or under it as far as it lasts.
 """
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, sqrt
 
@@ -14,16 +15,18 @@ from phalanx.plan.kernels import Kernel, Timer
 from phalanx.plan.links import Group, send
 from phalanx.plan.work import Work
 
-HIDDEN = 0.9  # of a bucket's sum that goes on under backward costs nothing: the rest is the kernels' units and memory it takes
-SOFT = 6
-BUCKET = 25e6  # bytes that are summed together (as torch's DistributedDataParallel does by default)
-SPREAD = 0.01  # deviation of a GPU from the mean: a step waits for the slowest of n, some sqrt(2 ln n) deviations late
-BUCKETS = 8  # the last one has no backward to hide under
+# Set by hand, for all machines; what belongs to one is in its cluster file.
+HIDDEN = 0.9  # of what goes on under compute costs nothing; the rest is units and memory that it takes from the kernels
+BUCKET = 25e6  # bytes that are summed together, as torch's DistributedDataParallel does
+LAST = 1 / 8  # of the gradients have no backward left to hide under
+SOFT = 5  # how sharply the longer of computing and launching rules
+SPREAD = 0.01  # deviation between GPUs: a step waits for the slowest of n, about sqrt(2 ln n) deviations late
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one step: seconds in all and by part, on the GPU that has most to do."""
+    """Of one step: seconds in all and by part, on the GPU that has most to do. The parts: kinds of kernels, what is not
+    hidden of talking along an axis, the pipeline's bubble, and waiting, for launches and for slower GPUs."""
 
     seconds: float
     parts: dict[str, float]
@@ -39,9 +42,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Pass:
-    """A stage's forward or backward of a micro-batch: seconds by part."""
+    """A block's or stage's forward or backward of a micro-batch: seconds by part."""
 
-    parts: Counter[str]
+    parts: Mapping[str, float]
     launches: int
 
     def seconds(self, host: float) -> float:
@@ -52,8 +55,7 @@ class Pass:
 
 def predict(work: Work, cluster: Cluster) -> Prediction:
     """A step of `work`."""
-    step = Step(work, cluster)
-    return step.prediction()
+    return Step(work, cluster).prediction()
 
 
 class Step:
@@ -75,7 +77,7 @@ class Step:
 
     def _pass(self, list_of: list[Kernel], pairs: int) -> Pass:
         """Kernels of a block, and `pairs` of collectives over tp; keys and values over cp."""
-        parts: Counter[str] = Counter()
+        parts: defaultdict[str, float] = defaultdict(float)
         for kernel in list_of:
             parts[kernel.kind] += self.timer(kernel)
         launches = sum(kernel.times for kernel in list_of)
@@ -91,7 +93,7 @@ class Step:
     def stage(self, stage: int, direction: str) -> Pass:
         """All of a stage for one micro-batch."""
         blocks, one = self.work.spread[stage], self.block[direction]
-        parts = Counter({kind: blocks * seconds for kind, seconds in one.parts.items()})
+        parts = defaultdict(float, {kind: blocks * seconds for kind, seconds in one.parts.items()})
         ends: list[Kernel] = []
         if stage == 0:
             ends += kernels.embedding(self.work, direction == "forward")
@@ -113,10 +115,10 @@ class Step:
         """On the GPU that has most."""
         work = self.work
         where = pipeline.ranks(work.schedule, work.pp, work.chunks)
-        held: Counter[int] = Counter()
+        held = [0.0] * work.pp
         for stage, rank in enumerate(where):
-            held[rank] += self.parameters(stage)  # type: ignore[assignment]
-        return max(held.values())
+            held[rank] += self.parameters(stage)
+        return max(held)
 
     def replicas(self, forward: float, backward: float, parameters: float) -> float:
         """Seconds that nothing hides, of those that gradients, and weights in ZeRO, need over the replicas.
@@ -138,39 +140,38 @@ class Step:
         return exposed
 
     def _exposed(self, busy: float, under: float) -> float:
-        return busy - HIDDEN * min(busy * (1 - 1 / BUCKETS), under) if self.work.overlap else busy
+        return busy - HIDDEN * min(busy * (1 - LAST), under) if self.work.overlap else busy
 
     def prediction(self) -> Prediction:
-        work, host = self.work, self.cluster.fitted.host
-        stages = range(work.stages)
-        ahead = [self.stage(stage, "forward") for stage in stages]
-        back = [self.stage(stage, "backward") for stage in stages]
+        work, host, count = self.work, self.cluster.fitted.host, self.work.micro_batches
+        passes = [(self.stage(stage, "forward"), self.stage(stage, "backward")) for stage in range(work.stages)]
         slowest = 1 + SPREAD * sqrt(2 * log(work.gpus))
-        forward, backward = [slowest * p.seconds(host) for p in ahead], [slowest * p.seconds(host) for p in back]
+        forward, backward = (tuple(slowest * p.seconds(host) for p in one) for one in zip(*passes, strict=True))
         hop = 0.0
         if work.pp > 1:
             size = self.stream / (work.tp if work.sequence_parallel else 1)
             hop = send(self.cluster, size, work.tp * work.cp * work.dp)
-        count = work.micro_batches
-        flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, tuple(forward), tuple(backward), hop)
+        flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, forward, backward, hop)
         parameters = self.rank_parameters()
         ways = (work.shard_ways or self.data.size) if work.shard != "none" else 1
         update = self.timer.total(kernels.optimizer(work, parameters / ways))
-        exposed = self.replicas(flow.last_forward, flow.last_backward, parameters)
-        seconds = flow.seconds + exposed + update + self._tied()
-        parts: Counter[str] = Counter()
-        busiest = max(range(work.pp), key=lambda rank: sum(f + b for f, b, r in zip(forward, backward, flow.ranks, strict=True) if r == rank))
+        exposed, tied = self.replicas(flow.forward, flow.backward, parameters), self._tied()
+        seconds = flow.seconds + exposed + update + tied
+
+        parts = defaultdict(float, dp=exposed, optimizer=update, tied=tied)
+        busy = [0.0] * work.pp
         for stage, rank in enumerate(flow.ranks):
-            if rank == busiest:
-                for p, total in (ahead[stage], forward[stage]), (back[stage], backward[stage]):
-                    for kind, value in p.parts.items():
+            busy[rank] += count * (forward[stage] + backward[stage])
+        for stage, rank in enumerate(flow.ranks):
+            if rank == busy.index(max(busy)):
+                for one in passes[stage]:
+                    for kind, value in one.parts.items():
                         parts[kind] += count * value
-                    parts["host"] += count * (total - sum(p.parts.values()))
-        parts["bubble"] = max(0.0, flow.seconds - count * sum(f + b for f, b, r in zip(forward, backward, flow.ranks, strict=True) if r == busiest))
-        parts["dp"], parts["optimizer"], parts["tied"] = exposed, update, self._tied()
-        flops = work.flops()
-        rate = flops / seconds / work.gpus
-        return Prediction(seconds, {k: v for k, v in parts.items() if v > 0}, flops, rate / 1e12, rate / self.timer.peak)
+        parts["bubble"] = flow.seconds - max(busy)
+        parts["waiting"] = seconds - sum(parts.values())
+        rate = work.flops() / seconds / work.gpus
+        kept = {kind: value for kind, value in parts.items() if value > 1e-9 * seconds}
+        return Prediction(seconds, kept, work.flops(), rate / 1e12, rate / self.cluster.gpu.peak[self.timer.precision])
 
     def _tied(self) -> float:
         """The word embedding's gradients of the first and the last stage are summed."""

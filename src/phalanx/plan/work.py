@@ -46,7 +46,9 @@ class Work:
     tp_overlap: bool = False  # products are cut so that tensor parallelism's messages go on under them
     gradient_bytes: int = 4  # of an element as replicas sum it
     adds: bool = True  # a micro-batch's gradients are added to the sum by kernels of their own, not by the products
-    stream_bytes: int = 2  # of an element of the residual stream; of weights, which are cast for use where they are wider
+    stream_bytes: int = (
+        2  # of an element of the residual stream; of weights, which are cast for use where they are wider
+    )
 
     @classmethod
     def of(cls, config: Config) -> "Work":
