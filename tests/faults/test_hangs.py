@@ -35,7 +35,7 @@ CASES = {
     ),
     "keeper": (
         ["optim.name=tests.faults.late:keeper_stopped"],
-        ["rank 1 has not moved for", "the keeper of the store (rank 0", "does not answer", "all_reduce"],
+        ["rank 1 has not moved for", "and rank 0, which keeps the store, does not answer", "all_reduce"],
     ),
     "pipeline": (
         ["optim.name=tests.faults.late:asleep", "layout.pp=2"],

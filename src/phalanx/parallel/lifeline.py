@@ -17,7 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from phalanx.errors import InputError
-from phalanx.parallel.meeting import lost, speaks
+from phalanx.parallel.meeting import lost, said
 
 SILENCE = 20  # seconds without a sign of another machine after which it is lost
 
@@ -36,13 +36,13 @@ def failing_together() -> Iterator[None]:
     except (InputError, OSError):
         raise
     except Exception as error:
-        line = lost(error)
-        if not line:
+        if not (reason := lost(error)):
             traceback.print_exc()
-        elif speaks():
-            print(f"phalanx: {line}", file=sys.stderr)
+        elif said():
+            time.sleep(10)  # who has told why ends all, with its own exit code
+        elif os.environ.get("LOCAL_RANK", "0") == "0":  # one of each machine
+            print(f"phalanx: {reason}", file=sys.stderr)
         sys.stderr.flush()
-        time.sleep(2)  # the others hear of it; a watchdog that judged ends the process in its own way
         os._exit(1)
 
 

@@ -131,15 +131,22 @@ def speaks() -> bool:
         return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
 
 
+def said() -> bool:
+    """Whether a process has told of an error."""
+    try:
+        return connect(1.0).check(["said"])
+    except (InputError, DistError):
+        return False
+
+
 def lost(error: Exception) -> str:
     """What to tell of an error that comes of another process's end; nothing for others."""
-    known = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
-    reason = next((each for each in known if each in str(error)), "")
-    gone = isinstance(error, RuntimeError) and (reason or "gloo/transport" in str(error))
-    if gone or isinstance(error, DistError):
-        reason = reason or str(error).splitlines()[0]
-        return f"rank {rank()} lost another process, which has ended or cannot be reached ({reason})"
-    return ""
+    text = str(error)
+    if "gloo/transport" in text:
+        text = text.partition("] ")[2].partition(". ")[0]
+    elif not isinstance(error, DistError):
+        return ""
+    return f"rank {rank()} lost another process: {text.splitlines()[0]}"
 
 
 def _absent(missing: list[int]) -> str:

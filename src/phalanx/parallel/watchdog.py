@@ -98,8 +98,8 @@ class Watchdog(threading.Thread):
         """The store is silent, and whoever keeps it is to blame."""
         if os.environ.get("LOCAL_RANK", "0") == "0" or rank() == 1:
             _tell(
-                f"the run hangs: rank {rank()} has not moved for {self._still():.0f} s, and the keeper of the store "
-                f"(rank 0, or torchrun's agent) does not answer: it was stopped, or it or its machine is gone\n"
+                f"the run hangs: rank {rank()} has not moved for {self._still():.0f} s, and rank 0, which keeps the "
+                "store, does not answer: it was stopped, or it or its machine is gone\n"
                 f"  {told(rank(), answer(self.process, self._still()))}"
             )
         os._exit(EXIT_CODE)
