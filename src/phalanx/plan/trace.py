@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from phalanx import registry
 from phalanx.config import Config
@@ -26,6 +29,7 @@ from phalanx.parallel.mesh import Mesh, make_mesh
 from phalanx.plan.ledger import Ledger, Talk
 from phalanx.precision import gemm
 
+_aten = torch.ops.aten
 DEVICE = torch.device("cpu")
 
 
@@ -47,7 +51,7 @@ def trace(config: Config, processes: int, rank: int) -> Trace:
         mesh = make_mesh(config.layout, DEVICE)
         layout = Layout(config, mesh, partial(make, config.model), partial(_prepare, config), fake)
         ledger = Ledger(_axes(mesh))
-        with fake, ledger:
+        with fake, ledger, _Answers(_masked(config)):
             optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
             ledger.label("parameters", layout.parameters.values())
             ledger.label("optimizer", (t for o in optimizers for state in o.state.values() for t in state.values()))
@@ -61,6 +65,30 @@ def trace(config: Config, processes: int, rank: int) -> Trace:
     timeline = ledger.timeline()
     peak = max(timeline, key=lambda held: sum(held.values()))
     return Trace(sum(p.numel() for p in layout.parameters.values()), peak, timeline, ledger.flops, dict(ledger.talks))
+
+
+class _Answers(TorchDispatchMode):
+    """Answers what only the values of tensors could tell: how many positions a mask picks, and of any number that it
+    is 1 (stages of a pipeline ask each other whether they know their shapes).
+    """
+
+    def __init__(self, picked: int) -> None:
+        super().__init__()
+        self.picked = picked
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _aten._local_scalar_dense.default:
+            return 1
+        if func is _aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
+            mask: Tensor = args[1][0]
+            found = mask.new_empty(self.picked, dtype=torch.int64)
+            args = (args[0], [found] * mask.ndim, *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _masked(config: Config) -> int:
+    """Positions of a micro-batch that BERT is asked about, on average."""
+    return round(config.data.mask_fraction * config.layout.micro_batch * config.data.sequence / config.layout.cp)
 
 
 @contextmanager
