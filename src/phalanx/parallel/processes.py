@@ -8,7 +8,6 @@ import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -50,20 +49,6 @@ def join(device: torch.device, store: Store | None) -> None:
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=PrefixStore("group", store),
         rank=rank(), world_size=world(), timeout=TIMEOUT,
     )  # fmt: skip
-
-
-def leading(action: Callable[[], None]) -> None:
-    """Let rank 0 do something before all go on; its error, if it is the user's, is everybody's."""
-    outcome: list[Exception | None] = [None]
-    if rank() == 0:
-        try:
-            action()
-        except (InputError, OSError) as error:
-            outcome[0] = error
-    if dist.is_initialized():
-        dist.broadcast_object_list(outcome)
-    if outcome[0]:
-        raise outcome[0]
 
 
 def leave() -> None:
