@@ -41,7 +41,14 @@ def sharing(action: Callable[[int, int], None], group: dist.ProcessGroup | None)
         action(group.rank(), group.size())
     except (InputError, OSError) as error:
         failure = error
-    failures: list[Any] = [None] * group.size()
-    dist.all_gather_object(failures, failure, group=group)
-    if met := [each for each in failures if each]:
+    if met := [each for each in gathered(failure, group) if each]:
         raise met[0]
+
+
+def gathered(value: T, group: dist.ProcessGroup | None) -> list[T]:
+    """The value of each rank of the group, on every rank."""
+    if group is None:
+        return [value]
+    values: list[Any] = [None] * group.size()
+    dist.all_gather_object(values, value, group=group)
+    return values

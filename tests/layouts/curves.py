@@ -51,9 +51,13 @@ def curve(folder: Path, family: str, *words: str, run: Path | None = None) -> Cu
     return Curve(losses, norms, [values["loss"] for values in record.valids.values()])
 
 
-def weights(folder: Path, family: str, *words: str) -> dict[str, NDArray[np.float32]]:
-    """The initial parameters, whole."""
-    parameters = made(folder, family, *words)[0].parameters
+def weights(folder: Path, steps: int, family: str, *words: str) -> dict[str, NDArray[np.float32]]:
+    """The parameters after so many steps, whole."""
+    trainer, _ = made(folder, family, *words)
+    parameters = trainer.parameters
+    for step in range(steps):
+        trainer._step(step)
+    trainer.loader.close()
     return {name: parameters.whole(name, p.detach().clone()).numpy() for name, p in parameters.items()}
 
 

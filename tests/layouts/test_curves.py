@@ -1,5 +1,6 @@
 """The promise: one curve, whatever the layout, dropout on."""
 
+import numpy as np
 import pytest
 
 from tests.layouts.conftest import Alone
@@ -29,6 +30,7 @@ LAYOUTS = {
     "interleaved": (2, [DEEPER, "layout.pp=2", "layout.schedule=interleaved", "layout.chunks=2", ACCUMULATE]),
     "zbv": (2, [DEEPER, "layout.pp=2", "layout.schedule=zbv", ACCUMULATE]),
     "dp2 tp2": (4, ["layout.tp=2", ACCUMULATE]),
+    "pp2 dp2 zbv": (4, [DEEPER, "layout.pp=2", "layout.schedule=zbv", ACCUMULATE]),
     "zero3 tp2": (4, ["layout.tp=2", "layout.shard=zero3"]),
     "zero3 cp2 ring": (4, ["layout.cp=2", RING, "layout.shard=zero3", ACCUMULATE]),
     "cp2 tp2": (4, ["layout.cp=2", "layout.tp=2"]),
@@ -63,6 +65,7 @@ def test_one_curve(pool: Pool, alone: Alone, corpus: Corpus, family: str, name: 
     [
         ("zero2", ["optim.name=muon"]),
         ("cp2", ["model.attention_dropout=0.1"]),
+        ("tp2", ["model.attention_dropout=0.1"]),
         ("dp2 tp2", ["data.stop_at_documents=true"]),
         ("cp2 tp2 ring", ["data.stop_at_documents=true"]),
         ("dp2", ["train.rampup=4,4,16"]),
@@ -79,12 +82,22 @@ def test_one_curve_with(pool: Pool, alone: Alone, corpus: Corpus, name: str, set
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_first_weights_are_bit_equal(pool: Pool, corpus: Corpus, family: str, name: str) -> None:
     processes, words = LAYOUTS[name]
-    (expected,) = pool.run(1, weights, corpus.folder, family, *_of_model(words))
-    found = {}
-    for part in pool.run(processes, weights, corpus.folder, family, *words):
-        found |= part
-    assert found.keys() == expected.keys()
-    assert all((found[key] == expected[key]).all() for key in expected)
+    (expected,) = pool.run(1, weights, corpus.folder, 0, family, *_of_model(words))
+    seen = set()
+    for found in pool.run(processes, weights, corpus.folder, 0, family, *words):
+        assert all((found[name] == expected[name]).all() for name in found)
+        seen |= found.keys()
+    assert seen == expected.keys()
+
+
+@pytest.mark.parametrize("name", ["dp2", "tp2", "pp2", "zero2", "cp2"])
+def test_weights_move_alike(pool: Pool, corpus: Corpus, name: str) -> None:
+    """Those too that no loss depends on: without pairs, BERT's pooler only decays."""
+    processes, words = LAYOUTS[name]
+    settings = ["data.pairs=none", "optim.weight_decay=0.1", "optim.lr=1e-2"]
+    (expected,) = pool.run(1, weights, corpus.folder, 4, "bert", *settings)
+    for found in pool.run(processes, weights, corpus.folder, 4, "bert", *settings, *words):
+        assert all(np.abs(found[key] - expected[key]).max() < 2e-4 for key in found)
 
 
 def _of_model(words: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from phalanx.errors import InputError
 from phalanx.parallel import interfaces
 from phalanx.parallel.meeting import rank, wait_for_all, world
+from phalanx.together import gathered
 
 TIMEOUT = datetime.timedelta(minutes=10)  # the watchdog comes before
 
@@ -63,8 +64,7 @@ def agree(facts: dict[str, str]) -> None:
     if not dist.is_initialized():
         return
     facts = {"torch": torch.__version__, "python": platform.python_version(), **facts}
-    everyone: list[dict[str, str]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(everyone, facts)
+    everyone = gathered(facts, dist.group.WORLD)
     for key in sorted({key for each in everyone for key in each}):
         values = [each.get(key, "absent") for each in everyone]
         others = [number for number, value in enumerate(values) if value != values[0]]
