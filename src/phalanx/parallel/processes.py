@@ -19,6 +19,7 @@ from phalanx.parallel.meeting import rank, wait_for_all, world
 from phalanx.together import gathered
 
 TIMEOUT = datetime.timedelta(minutes=10)  # the watchdog comes before
+READING = 120.0  # seconds in which all have read their recipe and tokenizer
 
 
 def adopt_slurm() -> None:
@@ -42,7 +43,7 @@ def join(device: torch.device, store: Store | None) -> None:
     """Make the process group of those who met at `store`. InputError where one of them has met with an error since."""
     if store is None or dist.is_initialized():
         return
-    wait_for_all(store, "ready", TIMEOUT.total_seconds())
+    wait_for_all(store, "ready", READING)
     interfaces.choose(store, rank(), world())
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -22,7 +22,7 @@ def lay_out(config: Config, processes: int) -> Config:
     if layout.pp > 1:
         for each in rows:
             _check_micro_batches(each, micro_batch, layout)
-    sharding = layout.shard if layout.dp * layout.cp > 1 else "none"
+    sharding = layout.shard if (layout.shard_ways or layout.dp * layout.cp) > 1 else "none"
     definite = layout.model_copy(update={"micro_batch": micro_batch, "shard": sharding})
     return config.model_copy(update={"layout": definite})
 
