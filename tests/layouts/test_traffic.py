@@ -32,8 +32,8 @@ CASES = {
     "zero3 accumulated": (2, ["layout.shard=zero3", ACCUMULATE]),
     "hybrid": (4, ["layout.shard=zero3", "layout.shard_ways=2"]),
     "pp2": (2, ["layout.pp=2", ACCUMULATE]),
-    "interleaved": (2, ["layout.pp=2", "layout.schedule=interleaved", "layout.chunks=2", ACCUMULATE]),
-    "zbv": (2, ["layout.pp=2", "layout.schedule=zbv", ACCUMULATE]),
+    "interleaved": (2, ["model.layers=4", "layout.pp=2", "layout.schedule=interleaved", "layout.chunks=2", ACCUMULATE]),
+    "zbv": (2, ["model.layers=4", "layout.pp=2", "layout.schedule=zbv", ACCUMULATE]),
     "dp2 tp2": (4, ["layout.tp=2"]),
     "zero3 tp2 lamb": (4, ["layout.tp=2", "layout.shard=zero3", "optim.name=lamb", "optim.weight_decay=0.1"]),
     "pp2 zero2": (4, ["layout.pp=2", "layout.shard=zero2", ACCUMULATE]),
@@ -82,7 +82,7 @@ def buckets(folder: Path, elements: int) -> tuple[Messages, int]:
     """What two replicas say with small buckets, and how many gradients they have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "BUCKET", elements)
-        trainer, _ = made(folder, "gpt", ACCUMULATE)
+        trainer, _ = made(folder, "gpt", "model.layers=4", ACCUMULATE)
         with listen(trainer) as traffic:
             trainer._step(0)
         trainer.loader.close()
