@@ -1,6 +1,6 @@
 """What a step does, written down as it happens: memory, matrix products, collectives.
 
-A dispatch mode sees every operation that reaches a kernel, in backward too, whether the tensors are real or fake. Memory
+A dispatch mode sees every operation that reaches a kernel, in backward too, the tensors being real or fake. Memory
 is that of storages, from the operation that makes one until the last tensor lets go of it; its kind is known only
 afterwards, by when it came and went.
 """
