@@ -46,9 +46,8 @@ def keep(rows: Tensor, columns: int, drop: float) -> Tensor:
 
     A word serves two columns: its upper half one, its lower half, shifted up, one in the mask's other half.
     """
-    words = bits(rows, (columns + 1) // 2)
-    halves = torch.cat([words, words << 16], -1)[..., :columns]
-    return halves >= (round(drop * 2**16) << 16) - 2**31
+    words, least = bits(rows, (columns + 1) // 2), (round(drop * 2**16) << 16) - 2**31
+    return torch.cat([words >= least, (words << 16) >= least], -1)[..., :columns]
 
 
 def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float) -> Tensor:
