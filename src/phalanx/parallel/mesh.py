@@ -55,7 +55,7 @@ def data_size(layout: LayoutConfig, processes: int) -> int:
 
 def make_mesh(layout: LayoutConfig, device: torch.device) -> Mesh:
     """The mesh of the running process group, or of this process alone. Sizes were checked by `resolve`."""
-    if not dist.is_initialized():
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return Mesh()
     dp = data_size(layout, dist.get_world_size())
     ways = (layout.shard_ways or dp * layout.cp) // layout.cp  # of dp; cp is always among the shards
