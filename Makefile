@@ -12,7 +12,7 @@ test: $(VENV)/.test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.phalanx: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -16,7 +16,6 @@ from phalanx.train.resolve import expand, resolve
 PAGE = Path(__file__).parents[2] / "docs" / "parallelism.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 MOST = 1500  # lines to read
-STALE = 10  # lines by which a number of the page may lag behind the file
 
 READING = re.findall(r"^\| `([\w/]+\.py)`(?:: (.+?))? \| (\d+) \|", TEXT, re.MULTILINE)
 
@@ -45,7 +44,7 @@ def test_one_step_is_short_reading() -> None:
 
 @pytest.mark.parametrize(("file", "names", "told"), READING, ids=[file for file, _, _ in READING])
 def test_the_numbers_are_right(file: str, names: str, told: str) -> None:
-    assert abs(lines(file, names) - int(told)) <= STALE, f"{file} has {lines(file, names)} lines to read"
+    assert lines(file, names) == int(told)
 
 
 def test_the_sum_is_right() -> None:

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from numpy.typing import NDArray
 
 from phalanx import registry
 from phalanx.data.tokenize import load_tokenizer
@@ -14,8 +15,9 @@ from phalanx.run.folder import RunFolder
 from phalanx.train.trainer import Trainer
 from tests.train.runs import Corpus, Record
 
-# Four heads and four blocks, so that they can be split by four; dropout on; a batch that eight replicas can share.
-TINY = ["model.heads=4", "model.layers=4", "model.dropout=0.1", "train.batch=8", "train.steps=12", "train.eval_every=6",
+# Four heads, for four tensor-parallel ranks; two blocks, unless a case wants more; dropout on; a batch for eight
+# replicas.
+TINY = ["model.heads=4", "model.layers=2", "model.dropout=0.1", "train.batch=8", "train.steps=12", "train.eval_every=6",
         "train.eval_sequences=7"]  # fmt: skip
 
 
@@ -49,10 +51,14 @@ def curve(folder: Path, family: str, *words: str, run: Path | None = None) -> Cu
     return Curve(losses, norms, [values["loss"] for values in record.valids.values()])
 
 
-def weights(folder: Path, family: str, *words: str) -> dict[str, Tensor]:
-    """The initial parameters, whole."""
-    parameters = made(folder, family, *words)[0].parameters
-    return {name: parameters.whole(name, p.detach().clone()) for name, p in parameters.items()}
+def weights(folder: Path, steps: int, family: str, *words: str) -> dict[str, NDArray[np.float32]]:
+    """The parameters after so many steps, whole."""
+    trainer, _ = made(folder, family, *words)
+    parameters = trainer.parameters
+    for step in range(steps):
+        trainer._step(step)
+    trainer.loader.close()
+    return {name: parameters.whole(name, p.detach().clone()).numpy() for name, p in parameters.items()}
 
 
 def farthest(one: Curve, other: Curve) -> float:

@@ -10,17 +10,16 @@ from tests.train.runs import Corpus
 
 SITTINGS = ["zero3 tp2", "pp2 tp2", "dp2 cp2 tp2", "pp3", "dp2 tp2", "zero3 tp2"]
 STEPS = 3  # of each
-SETTINGS = ["optim.schedule=constant", "train.steps=18"]
+SETTINGS = ["model.layers=3", "optim.schedule=constant"]
 
 
 def sitting(folder: Path, run: Path, stop: int, *words: str) -> Curve:
     """Go on to step `stop`, and save there."""
-    return curve(folder, "bert", "optim.schedule=constant", f"save.every={STEPS}", f"train.steps={stop}", *words,
-                 run=run)  # fmt: skip
+    return curve(folder, "bert", *SETTINGS, f"save.every={STEPS}", f"train.steps={stop}", *words, run=run)
 
 
 def test_a_run_goes_on_in_other_layouts(pool: Pool, alone: Alone, corpus: Corpus, tmp_path: Path) -> None:
-    whole = alone("bert", *SETTINGS)
+    whole = alone("bert", *SETTINGS, "train.steps=18")
     layouts = {**LAYOUTS, "pp3": (3, ["layout.pp=3", "layout.micro_batch=2"])}
     losses: list[float] = []
     for number, name in enumerate(SITTINGS, start=1):

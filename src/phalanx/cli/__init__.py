@@ -1,5 +1,6 @@
 """The verbs. Each imports what it needs when it runs, so that --help answers at once."""
 
+import errno
 import os
 import sys
 import time
@@ -7,6 +8,9 @@ import time
 from phalanx.cli import data, train, use  # noqa: F401  their verbs join the program
 from phalanx.cli.app import app
 from phalanx.errors import InputError
+
+# errors of a network's file system that may be gone when a launcher starts the run again, which it does for code 1
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 def main() -> None:
@@ -17,7 +21,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         sys.exit(141)
     except Exception as error:
-        line, together, code = _said(error), os.environ.get("WORLD_SIZE", "1") != "1", 2
+        line, together = _said(error), os.environ.get("WORLD_SIZE", "1") != "1"
+        code = 1 if isinstance(error, OSError) and error.errno in PASSING else 2
         if together and not line:
             from phalanx.parallel.meeting import lost
 

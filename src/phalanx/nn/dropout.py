@@ -12,19 +12,21 @@ from phalanx.nn import random, slots
 from phalanx.nn.linear import Slot
 
 
+def _dropped(x: Tensor, rows: Tensor, drop: float) -> Tensor:
+    return x * random.keep(rows, x.shape[-1], drop).to(x.dtype).mul_(1 / (1 - drop))
+
+
 class _Drop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, drop: float) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.drop = drop
-        return torch.where(random.keep(rows, x.shape[-1], drop), x * (1 / (1 - drop)), 0)
+        return _dropped(x, rows, drop)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
-        (grad,) = grads
-        kept = random.keep(rows, grad.shape[-1], ctx.drop)
-        return torch.where(kept, grad * (1 / (1 - ctx.drop)), 0), None, None
+        return _dropped(grads[0], rows, ctx.drop), None, None
 
 
 class Dropout(nn.Module):

@@ -42,8 +42,12 @@ def bits(rows: Tensor, columns: int, first: int = 0) -> Tensor:
 
 
 def keep(rows: Tensor, columns: int, drop: float) -> Tensor:
-    """Dropout's mask: True with probability 1 - drop, exact to 2**-32. [..., columns]"""
-    return bits(rows, columns) >= round(drop * 2**32) - 2**31
+    """Dropout's mask: True with probability 1 - drop, to the nearest 2**-16. [..., columns]
+
+    A word serves two columns: its upper half one, its lower half, shifted up, one in the mask's other half.
+    """
+    words, least = bits(rows, (columns + 1) // 2), (round(drop * 2**16) << 16) - 2**31
+    return torch.cat([words >= least, (words << 16) >= least], -1)[..., :columns]
 
 
 def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float) -> Tensor:

@@ -22,8 +22,8 @@ from phalanx.parallel.mesh import Axis
 Slot = Callable[[Tensor], Tensor]
 
 # torch 2.13 has new names for what 2.11 has
-_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 def total(axis: Axis) -> Slot:

@@ -54,6 +54,8 @@ class Buckets:
         bucket = self.buckets[len(self.sent)]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         flat = torch.cat([grad.flatten() for grad in grads])
+        for parameter in bucket:
+            parameter.grad = None  # held once, not twice
         work = dist.all_reduce(flat, group=self.axis.group, async_op=True)
         assert work is not None
         self.sent.append((flat, work))

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
-def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
+SAVING = 600  # seconds that processes have to save, once told to stop
+
+
+def launch(arguments: Sequence[str], processes: int, restarts: int | None = None) -> int:
     """Run `phalanx ARGUMENTS` in so many local processes; their exit code. After a crash or a hang, but not after an
-    error of the user's, all start again from the last checkpoint, at most `restarts` times.
+    error of the user's, all start again from the last checkpoint, at most `restarts` times; None: they have none.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -29,7 +32,8 @@ def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
         min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
         max_restarts=0, monitor_interval=0.2, run_id="phalanx",
     )  # fmt: skip
-    for attempt in range(restarts + 1):
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
+    for attempt in range((restarts or 0) + 1):
         try:
             elastic_launch(config, sys.executable)("-m", "phalanx", *arguments)
             return 0
@@ -37,17 +41,20 @@ def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
             return 128 + stopped.sigval.value
         except ChildFailedError as failed:
             number, code = first_failure(failed)
-            if code == 2:
+            if code == 2 or (code == 1 and restarts is None):
                 return code
             ended = f"rank {number} ended with exit code {code}"
             if code < 0:
                 ended = f"rank {number} was killed by {signal.Signals(-code).name}"
             elif code == EXIT_CODE:
                 ended = "the processes hung"
-            left = f"starting again from the last checkpoint ({attempt + 1} of {restarts})"
-            if attempt == restarts:
-                left = f"no restart is left of {restarts}" if restarts else "--restarts N would start it again"
-            print(f"phalanx: {ended}; {left}", file=sys.stderr)
+            if restarts is None:
+                left = ""
+            elif attempt == restarts:
+                left = f"; no restart is left of {restarts}" if restarts else "; --restarts N would start it again"
+            else:
+                left = f"; starting again from the last checkpoint ({attempt + 1} of {restarts})"
+            print(f"phalanx: {ended}{left}", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 

@@ -70,12 +70,14 @@ class Layout:
         return self.mesh.fsdp is not None
 
     def batch(self, batch: Batch) -> Batch:
-        """This rank's part of its replica's sequences, on its device."""
-        return context.slice_batch(batch.to(self.device), self.mesh.cp)
+        """This rank's part of its replica's sequences."""
+        return context.slice_batch(batch, self.mesh.cp)
 
     def counts(self, losses: Sequence[str], counts: dict[str, Tensor]) -> dict[str, int]:
-        """How many positions each of the `losses` is over, from this rank's own `counts`."""
-        none = torch.zeros((), dtype=torch.int64, device=self.device)
+        """How many positions each of the `losses` is over, from this rank's own `counts`. Both are on the CPU, so that
+        nobody waits for the device.
+        """
+        none = torch.zeros((), dtype=torch.int64)
         values = torch.stack([counts.get(name, none) for name in losses])
         if self.mesh.data.size > 1:
             dist.all_reduce(values, group=self.mesh.data.group)
@@ -111,6 +113,8 @@ class Layout:
             if local.source is not local.tensor:
                 grad = local.source.grad
                 local.tensor.grad = grad.to_local() if isinstance(grad, DTensor) else grad
+            if local.tensor.grad is None:  # unused: between replicas zeros are summed, so zeros everywhere
+                local.tensor.grad = torch.zeros_like(local.tensor)
         if self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
             words = (local.tensor for name, local in self.locals.items() if name.endswith(stages.WORDS))
             stages.tie(next(words, None), self.mesh.pp)

@@ -55,26 +55,32 @@ def data_size(layout: LayoutConfig, processes: int) -> int:
 
 def make_mesh(layout: LayoutConfig, device: torch.device) -> Mesh:
     """The mesh of the running process group, or of this process alone. Sizes were checked by `resolve`."""
-    if not dist.is_initialized():
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return Mesh()
     dp = data_size(layout, dist.get_world_size())
     ways = (layout.shard_ways or dp * layout.cp) // layout.cp  # of dp; cp is always among the shards
-    sizes = (layout.pp, dp // ways, ways, layout.cp, layout.tp)
-    grid = init_device_mesh(device.type, sizes, mesh_dim_names=("pp", "copies", "split", "cp", "tp"))
-    flat = {
-        "within": grid["split", "cp", "tp"]._flatten("within") if layout.shard != "none" else grid["tp"],
-        "dp": grid["copies", "split"]._flatten("dp"),
-        "data": grid["copies", "split", "cp"]._flatten("data"),
-        "shards": grid["split", "cp"]._flatten("shards"),
-    }
+    sizes = {"pp": layout.pp, "copies": dp // ways, "split": ways, "cp": layout.cp, "tp": layout.tp}
+    long = {name: size for name, size in sizes.items() if size > 1}  # a group of one has nobody to talk to
+    grid = init_device_mesh(device.type, tuple(long.values()), mesh_dim_names=tuple(long))
+
+    def along(name: str, *dims: str) -> DeviceMesh | None:
+        """One dim of the grid, or several as one."""
+        held = tuple(dim for dim in dims if dim in long)
+        return grid[held]._flatten(name) if len(held) > 1 else grid[held[0]] if held else None
+
+    shards = along("shards", "split", "cp")
+    meshes = {
+        "pp": along("pp", "pp"), "cp": along("cp", "cp"), "tp": along("tp", "tp"), "shards": shards,
+        "dp": along("dp", "copies", "split"), "data": along("data", "copies", "split", "cp"),
+        "within": along("within", *(("split", "cp") if layout.shard != "none" else ()), "tp"),
+    }  # fmt: skip
     fsdp = None
     if layout.shard != "none":
-        fsdp = flat["shards"] if ways == dp else grid["copies", "shards"]
-    axes = {name: _axis(mesh) for name, mesh in flat.items()}
-    axes |= {name: _axis(grid[name]) for name in ("pp", "cp", "tp")}
+        assert shards is not None and shards.mesh_dim_names is not None
+        fsdp = grid["copies", shards.mesh_dim_names[0]] if "copies" in long else shards
     world = Axis(dist.get_world_size(), dist.get_rank(), dist.group.WORLD)
-    return Mesh(**axes, world=world, fsdp=fsdp)
+    return Mesh(**{name: _axis(mesh) for name, mesh in meshes.items()}, world=world, fsdp=fsdp)
 
 
-def _axis(mesh: DeviceMesh) -> Axis:
-    return Axis(mesh.size(), mesh.get_local_rank(), mesh.get_group())
+def _axis(mesh: DeviceMesh | None) -> Axis:
+    return Axis(mesh.size(), mesh.get_local_rank(), mesh.get_group()) if mesh else ALONE

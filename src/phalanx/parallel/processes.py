@@ -8,7 +8,6 @@ import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -17,8 +16,10 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from phalanx.errors import InputError
 from phalanx.parallel import interfaces
 from phalanx.parallel.meeting import rank, wait_for_all, world
+from phalanx.together import gathered
 
 TIMEOUT = datetime.timedelta(minutes=10)  # the watchdog comes before
+READING = 120.0  # seconds in which all have read their recipe and tokenizer
 
 
 def adopt_slurm() -> None:
@@ -42,7 +43,7 @@ def join(device: torch.device, store: Store | None) -> None:
     """Make the process group of those who met at `store`. InputError where one of them has met with an error since."""
     if store is None or dist.is_initialized():
         return
-    wait_for_all(store, "ready", TIMEOUT.total_seconds())
+    wait_for_all(store, "ready", READING)
     interfaces.choose(store, rank(), world())
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -50,20 +51,6 @@ def join(device: torch.device, store: Store | None) -> None:
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=PrefixStore("group", store),
         rank=rank(), world_size=world(), timeout=TIMEOUT,
     )  # fmt: skip
-
-
-def leading(action: Callable[[], None]) -> None:
-    """Let rank 0 do something before all go on; its error, if it is the user's, is everybody's."""
-    outcome: list[Exception | None] = [None]
-    if rank() == 0:
-        try:
-            action()
-        except (InputError, OSError) as error:
-            outcome[0] = error
-    if dist.is_initialized():
-        dist.broadcast_object_list(outcome)
-    if outcome[0]:
-        raise outcome[0]
 
 
 def leave() -> None:
@@ -78,8 +65,7 @@ def agree(facts: dict[str, str]) -> None:
     if not dist.is_initialized():
         return
     facts = {"torch": torch.__version__, "python": platform.python_version(), **facts}
-    everyone: list[dict[str, str]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(everyone, facts)
+    everyone = gathered(facts, dist.group.WORLD)
     for key in sorted({key for each in everyone for key in each}):
         values = [each.get(key, "absent") for each in everyone]
         others = [number for number, value in enumerate(values) if value != values[0]]

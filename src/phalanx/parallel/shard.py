@@ -40,19 +40,25 @@ class Part:
 
 def check(model: ModelConfig, tp: int) -> None:
     """InputError for a model that tp ranks cannot share, with the numbers that would do."""
-    rows = padded_vocab(model)
-    for key, size in (("heads", model.heads), ("ffn", model.ffn or 4 * model.hidden), ("vocab", rows)):
+    if why := _why_not(model, tp):
+        fits = ", ".join(str(n) for n in range(1, model.heads + 1) if not _why_not(model, n))
+        raise InputError(f"{why}; use one of {fits}")
+
+
+def _why_not(model: ModelConfig, tp: int) -> str:
+    """Why so many ranks cannot share a model; nothing if they can."""
+    rows, ffn = padded_vocab(model), model.ffn or 4 * model.hidden
+    for key, size in (("heads", model.heads), ("ffn", ffn)):
         if size % tp:
-            fits = ", ".join(
-                str(n) for n in range(1, 65) if not (model.heads % n or (rows % n) or (4 * model.hidden) % n)
-            )
-            what = f"the vocabulary padded to {size}" if key == "vocab" else f"model.{key}={size}"
-            raise InputError(f"layout.tp={tp} does not divide {what}; use one of {fits}, or another model.pad_vocab_to")
+            return f"layout.tp={tp} does not divide model.{key}={size}"
+    if rows % tp:
+        return f"layout.tp={tp} does not divide the vocabulary padded to {rows}; set another model.pad_vocab_to"
     if tp > 1 and model.vocab <= rows - rows // tp:
-        raise InputError(
-            f"layout.tp={tp} leaves a rank without words: model.vocab={model.vocab} is padded to {rows}; "
-            f"lower model.pad_vocab_to or layout.tp"
+        return (
+            f"layout.tp={tp} leaves a rank without words: model.vocab={model.vocab} is padded to {rows}; lower "
+            "model.pad_vocab_to"
         )
+    return ""
 
 
 def shard(model: nn.Module, tp: Axis, sequence: bool) -> dict[str, Part]:

@@ -2,10 +2,10 @@
 
 Stage 0 has the embeddings, the last one the final norm, the heads and a copy of the word embedding, which the head
 multiplies by. Between stages the residual stream travels; everything else of a micro-batch (coordinates, labels) every
-rank has already, so a micro-batch is passed by its number.
+rank has already. Each schedule lets a stage see the micro-batches in their order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -88,18 +88,18 @@ def cut(model: nn.Module, config: ModelConfig, stage: int, stages: int) -> None:
 
 
 class Stage(nn.Module):
-    """A stage as the schedules want it: the stream and the number of a micro-batch in, the stream or the loss out."""
+    """A stage as the schedules want it: the stream of the next micro-batch in, the stream or the loss out."""
 
     def __init__(self, model: nn.Module, first: bool, last: bool) -> None:
         super().__init__()
         self.model, self.first, self.last = model, first, last
-        self.batches: Sequence[Batch] = ()
+        self.coming: Iterator[Batch] = iter(())
         self.objective: Objective = lambda sums: next(iter(sums.values()))
         self.sums: list[Sums] = []
 
-    def forward(self, x: Tensor, number: Tensor) -> Tensor:
-        """x: the stream [rows, seq, hidden], anything in the first stage; number int64 [1]"""
-        batch = self.batches[int(number)]
+    def forward(self, x: Tensor) -> Tensor:
+        """x: the stream [rows, seq, hidden], anything in the first stage"""
+        batch = next(self.coming)
         out = self.model(batch) if self.first else self.model(batch, x)
         if not self.last:
             y: Tensor = out
@@ -120,14 +120,14 @@ class Pipeline:
     def run(self, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
         """Gradients of the objective of every micro-batch; each one's sums on the last stage."""
         for stage in self.stages:
-            stage.batches, stage.objective, stage.sums = batches, objective, []
+            stage.coming, stage.objective, stage.sums = iter(batches), objective, []
         if len(batches) not in self.schedules:
             self.schedules[len(batches)] = self._make(len(batches))
-        micro = torch.arange(len(batches), device=self.device)
-        args = (micro,) if any(stage.first for stage in self.stages) else ()
+        nothing = torch.zeros(len(batches), device=self.device)  # a schedule wants something to split
+        args = (nothing,) if any(stage.first for stage in self.stages) else ()
         last = any(stage.last for stage in self.stages)
         self.schedules[len(batches)].step(
-            *args, target=micro if last else None, losses=[] if last else None, return_outputs=False, number=micro
+            *args, target=nothing if last else None, losses=[] if last else None, return_outputs=False
         )
         return [sums for stage in self.stages for sums in stage.sums]
 
@@ -140,8 +140,8 @@ class Pipeline:
             here, there = _rank(number, self.layout), _rank(number + 1, self.layout)
             if number in mine:
                 stage = mine[number]
-                stage.batches, stage.sums = [batch], []
-                out = stage(stream, torch.zeros(1, dtype=torch.int64))
+                stage.coming, stage.sums = iter([batch]), []
+                out = stage(stream)
                 if stage.last:
                     sums = stage.sums[0]
                 elif there == here:
@@ -154,13 +154,13 @@ class Pipeline:
 
     def _make(self, micro_batches: int) -> Any:
         count = stages_of(self.layout)
-        number = torch.zeros(1, dtype=torch.int64, device=self.device)
+        nothing = torch.zeros(1, device=self.device)
         stream = torch.empty(self.stream, device=self.device, requires_grad=True)
         wrapped: list[Any] = []
         for index, stage in zip(numbers(self.layout, self.axis.rank), self.stages, strict=True):
             wrapped.append(PipelineStage(
                 stage, index, count, self.device, group=self.axis.group,
-                input_args=number if stage.first else stream,
+                input_args=nothing if stage.first else stream,
                 output_args=torch.zeros((), device=self.device, requires_grad=True) if stage.last else stream,
             ))  # fmt: skip
         options: dict[str, Any] = {"loss_fn": lambda output, _: output, "scale_grads": False}

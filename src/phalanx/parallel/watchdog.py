@@ -1,7 +1,7 @@
 """A run that hangs says why: a thread in every process sees that nothing moves any more, and asks the others.
 
 The thread answers while Python is at work or asleep. A process that does not answer was stopped, is gone, or is in code
-that lets no thread run; the latter's stack is printed by faulthandler, which needs no leave.
+that lets no thread run; the stack of the latter is printed by faulthandler, which needs no interpreter.
 """
 
 import faulthandler
@@ -23,6 +23,7 @@ from phalanx.parallel.recorder import Answer, answer, place
 
 EXIT_CODE = 75  # EX_TEMPFAIL: started again, it may well run
 STDERR = 2
+LEAVE = 30  # seconds in which the main thread itself should hear that another process has died, and why
 
 
 @contextmanager
@@ -55,6 +56,7 @@ class Watchdog(threading.Thread):
         self.over = threading.Event()
         self.store = connect(self.patience)
         self.process = f"process {os.getpid()} on {socket.gethostname()}"
+        self.store.set(f"pid/{rank()}", json.dumps([os.getpid(), socket.gethostname()]))
         self.store.set(f"process/{rank()}", self.process)
         self.alarm = 0
         self.place: tuple[object, ...] = ()
@@ -77,10 +79,13 @@ class Watchdog(threading.Thread):
         return time.monotonic() - self.moved
 
     def _talk(self) -> None:
-        with suppress(dist.DistError):
+        try:
             while not self.over.wait(self.tick):
                 self._look()
                 self.heard = time.monotonic()
+        except dist.DistError:  # rank 0 has died
+            if not self.over.wait(LEAVE):
+                self._abandoned()
 
     def _look(self) -> None:
         if self.store.check(["verdict"]):
@@ -125,18 +130,17 @@ class Watchdog(threading.Thread):
         self.store.add("said", 1)  # who loses another from now on need not say so
         _tell(report)
         self.store.set("verdict", "")
-        for process in silent.values():
-            _wake(process)
+        for number in silent:
+            _wake(*json.loads(self.store.get(f"pid/{number}")))
         time.sleep(3 * self.tick)  # the others end first: the store may be kept here
         os._exit(EXIT_CODE)
 
 
-def _wake(process: str) -> None:
+def _wake(process: int, machine: str) -> None:
     """Let a stopped process of this machine go on, so that it can be ended."""
-    _, number, _, machine = process.split()
     if machine == socket.gethostname():
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(int(number), signal.SIGCONT)
+            os.kill(process, signal.SIGCONT)
 
 
 def _tell(report: str) -> None:

@@ -12,9 +12,10 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,8 +30,7 @@ from phalanx.run import storage, tree
 from phalanx.run.folder import RunFolder
 from phalanx.run.planners import LoadPlanner, Place, SavePlanner, place_of
 from phalanx.run.storage import Damaged
-
-T = TypeVar("T")
+from phalanx.together import leading, sharing
 
 GIB = 1 << 30
 
@@ -75,7 +75,7 @@ class Checkpointer:
     @property
     def latest(self) -> int | None:
         """Step of the newest finished checkpoint."""
-        return self._leading(lambda: max(self._finished(), default=None))
+        return leading(lambda: max(self._finished(), default=None), self.group)
 
     def save(
         self, step: int, state: tree.Tree, loss: float | None = None, places: Mapping[str, Place] | None = None
@@ -119,19 +119,18 @@ class Checkpointer:
         refuses to read.
         """
         self.wait()
-        path, index, damages = self._leading(lambda: self._choose(state.keys(), step, best))
-        _fill(state, path, index, places or {}, self.group)
+        path, index, damages = self._choose(state.keys(), step, best)
+        self._fill(state, path, index, places or {})
         notes = tuple(f"{damage}; loaded {path.name} instead" for damage in damages)
         return Restored(index["step"], index["loss"], notes)
 
     def _choose(self, parts: Collection[str], step: int | None, best: bool) -> tuple[Path, dict[str, Any], list[str]]:
         """The first of the candidates that is whole, its index, and what was wrong with those before it."""
-        finished = self._finished()
         damages: list[str] = []
-        for path in self._candidates(finished, step, best):
+        for path in leading(lambda: [*self._candidates(self._finished(), step, best)], self.group):
             try:
-                index = storage.read_index(path)
-                storage.verify(path, index, parts)
+                index = leading(partial(storage.read_index, path), self.group)
+                sharing(partial(storage.verify, path, index, parts), self.group)
             except (Damaged, OSError) as damage:
                 if isinstance(damage, OSError) and damage.errno != errno.EIO:
                     raise  # too many open files, no permission: passed over, a whole checkpoint would soon be pruned
@@ -170,17 +169,17 @@ class Checkpointer:
     def _write(self, step: int, loss: float | None, tensors: dict[str, Tensor], values: tree.Tree,
                places: Mapping[str, Place]) -> None:  # fmt: skip
         path = self.path / f"step-{step:07d}"
-        partial = path.with_name(path.name + ".partial")
+        unfinished = path.with_name(path.name + ".partial")
         try:
-            self._leading(lambda: self._begin(partial))
-            writer = storage.Writer(partial, {"step": step, "loss": loss, "values": values})
+            leading(lambda: self._begin(unfinished), self.group)
+            writer = storage.Writer(unfinished, {"step": step, "loss": loss, "values": values})
             state_dict_saver.save(tensors, storage_writer=writer, planner=SavePlanner(places), process_group=self.group)
-            self._leading(lambda: self._publish(partial, path, loss))
+            leading(lambda: self._publish(unfinished, path, loss), self.group)
         except (OSError, CheckpointException) as error:
             cause = _cause(error)
             if not isinstance(cause, OSError):
                 raise cause from error
-            self._leading(lambda: shutil.rmtree(partial, ignore_errors=True))
+            leading(lambda: shutil.rmtree(unfinished, ignore_errors=True), self.group)
             size = sum(tensor.nbytes for tensor in tensors.values()) / GIB
             free = shutil.disk_usage(self.path).free / GIB
             raise InputError(
@@ -188,21 +187,33 @@ class Checkpointer:
                 "make room there or lower save.keep; earlier checkpoints are whole"
             ) from error
 
-    def _leading(self, action: Callable[[], T]) -> T:
-        """What the first rank gets of an action that it alone takes, or the error it meets: on every rank."""
-        if self.group is None:
-            return action()
-        outcome: list[Any] = [None, None]
-        if self.group.rank() == 0:
-            try:
-                outcome[0] = action()
-            except (InputError, OSError) as error:
-                outcome[1] = error
-        dist.broadcast_object_list(outcome, group=self.group, group_src=0)
-        if outcome[1]:
-            raise outcome[1]
-        found: T = outcome[0]
-        return found
+    def _fill(self, state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place]) -> None:
+        """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
+        tensors, values = tree.split(state)
+        parts = {storage.part_of(name) for name in [*tensors, *values]}
+        there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
+        there = {
+            name: what
+            for name, what in (there | dict.fromkeys(index["values"], "a value")).items()
+            if storage.part_of(name) in parts
+        }
+        here = {name: f"{storage.NAMES[t.dtype]} {[*place_of(places, name, t)[0]]}" for name, t in tensors.items()}
+        here |= dict.fromkeys(values, "a value")
+        sharing(lambda *_: _compare(path, here, {name: there.get(name, "absent") for name in here}), self.group)
+        _compare(path, dict.fromkeys(self._lacking(there, here), "absent"), there)
+        reader, planner = storage.Reader(path, index), LoadPlanner(places)
+        try:
+            state_dict_loader.load(tensors, storage_reader=reader, planner=planner, process_group=self.group)
+        except CheckpointException as error:
+            raise _cause(error) from error
+        tree.put(state, index["values"])
+
+    def _lacking(self, there: Collection[str], here: Collection[str]) -> list[str]:
+        """Which names are on no rank: the stages of a pipeline have different tensors."""
+        found = torch.tensor([name in here for name in there], dtype=torch.uint8)
+        if self.group is not None:
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        return [name for name, held in zip(there, found.tolist(), strict=True) if not held]
 
     def _begin(self, partial: Path) -> None:
         """Remove what a killed process left unfinished, and make room for a new checkpoint."""
@@ -248,43 +259,11 @@ class Checkpointer:
                 shutil.rmtree(doomed)
 
 
-def _fill(
-    state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place], group: dist.ProcessGroup | None
-) -> None:
-    """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
-    tensors, values = tree.split(state)
-    there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
-    here = {
-        name: f"{storage.NAMES[tensor.dtype]} {[*place_of(places, name, tensor)[0]]}"
-        for name, tensor in tensors.items()
-    }
-    here = _united(here, group)
-    _compare(path, here | dict.fromkeys(values, "a value"), there | dict.fromkeys(index["values"], "a value"))
-    reader, planner = storage.Reader(path, index), LoadPlanner(places)
-    try:
-        state_dict_loader.load(tensors, storage_reader=reader, planner=planner, process_group=group)
-    except CheckpointException as error:
-        raise _cause(error) from error
-    tree.put(state, index["values"])
-
-
-def _united(names: dict[str, str], group: dist.ProcessGroup | None) -> dict[str, str]:
-    """What all ranks have together: the stages of a pipeline have different tensors."""
-    if group is None:
-        return names
-    parts: list[dict[str, str]] = [{}] * group.size()
-    dist.all_gather_object(parts, names, group=group)
-    return {name: what for part in parts for name, what in part.items()}
-
-
-def _compare(path: Path, here: dict[str, str], there: dict[str, str]) -> None:
-    parts = {storage.part_of(name) for name in here}
-    there = {name: what for name, what in there.items() if storage.part_of(name) in parts}
-    for name in [*here, *there]:
-        if here.get(name) != there.get(name):
+def _compare(path: Path, here: Mapping[str, str], there: Mapping[str, str]) -> None:
+    for name, what in here.items():
+        if what != there[name]:
             raise InputError(
-                f"{path}: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here; "
-                "load it with the configuration that made it"
+                f"{path}: {name} is {there[name]} there and {what} here; load it with the configuration that made it"
             )
 
 

@@ -58,7 +58,7 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class Damaged(Exception):
+class Damaged(InputError):
     """A checkpoint is incomplete or not what was written. The message says which file and how."""
 
 
@@ -125,11 +125,11 @@ def read_index(directory: Path) -> dict[str, Any]:
     return content
 
 
-def verify(directory: Path, index: dict[str, Any], parts: Collection[str]) -> None:
-    """Raise Damaged unless every file of the given parts is there, of the written size and content."""
-    for name, written in index["files"].items():
-        if name.partition(".")[0] not in parts:
-            continue
+def verify(directory: Path, index: dict[str, Any], parts: Collection[str], rank: int = 0, ranks: int = 1) -> None:
+    """Raise Damaged unless every file of the given parts is there, of the written size and content. Of several `ranks`
+    each looks at its share of the files."""
+    files = [(name, written) for name, written in index["files"].items() if name.partition(".")[0] in parts]
+    for name, written in files[rank::ranks]:
         path = directory / name
         if not path.is_file():
             raise Damaged(f"{name} is missing")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from rich.progress import Progress as Bar
 
 from phalanx.config import Config, LayoutConfig
@@ -19,6 +20,7 @@ from phalanx.parallel import meeting, processes
 from phalanx.run.comparison import Comparison, Point
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import foresee, joined, read, task_of
+from phalanx.together import leading
 from phalanx.train.lay_out import lay_out
 from phalanx.train.monitor import Silent
 from phalanx.train.trainer import Trainer
@@ -36,8 +38,8 @@ def check(name: str, overrides: Sequence[str], steps: int) -> Comparison | None:
     _, asked, tokenizer = read(name, overrides, None)
     with Bar(transient=True, disable=meeting.rank() > 0 or not sys.stdout.isatty()) as bar:
         with joined(asked, tokenizer, store) as config:
-            processes.leading(lambda: _possible(config))
-            processes.leading(lambda: foresee(config, tokenizer))
+            leading(lambda: _possible(config), dist.group.WORLD)
+            leading(lambda: foresee(config, tokenizer), dist.group.WORLD)
             steps, title = min(steps, config.train.steps), _title(config.layout)
             first, second = (bar.add_task(name, total=steps) for name in (title, ALONE))
             split = _curve(config, steps, lambda: bar.advance(first))

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from phalanx import durable, recipe, registry
@@ -21,6 +22,7 @@ from phalanx.parallel import meeting, processes
 from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
+from phalanx.together import leading
 from phalanx.train.lay_out import processes_of
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.resolve import device_of, expand, resolve
@@ -39,7 +41,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     store = meeting.meet()
     folder, asked, tokenizer = read(name, overrides, out)
     with joined(asked, tokenizer, store) as config:
-        processes.leading(lambda: _open(folder, config, tokenizer))
+        leading(lambda: _open(folder, config, tokenizer), dist.group.WORLD)
         stopped_by = _fit(folder, config, quiet)
         processes.leave()
     return stopped_by

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+
+from phalanx.together import gathered
 
 
 class Guard:
@@ -38,10 +41,13 @@ class Guard:
 
     def diagnose(self, model: nn.Module, forward: Callable[[], Any]) -> str:
         """What went wrong and where, in a line. `forward` runs the model on the data of the failed step; the gradients
-        are still those of that step."""
-        where = (
-            _bad_parameter(model) or _bad_output(model, forward) or _bad_gradient(model) or "nowhere on a second look"
-        )
+        are still those of that step. All ranks of a run call this alike, and get the same answer: what is nearest to
+        the cause on any of them.
+        """
+        origin, passed_on = _bad_output(model, forward)
+        found = [_bad_parameter(model), origin, passed_on, _bad_gradient(model), "nowhere on a second look"]
+        mine = next((order, where) for order, where in enumerate(found) if where)
+        _, where = min(gathered(mine, dist.group.WORLD), key=lambda suspect: suspect[0])
         return (
             f"{self.bad} steps in a row had a NaN or infinite loss or gradient; not finite first: {where}. The weights "
             "are as before those steps, and saved. Look at that batch of data, or start a new run from them by "
@@ -72,14 +78,17 @@ def _bad_gradient(model: nn.Module) -> str:
     return ""
 
 
-def _bad_output(model: nn.Module, forward: Callable[[], Any]) -> str:
-    """The first module, in order of execution and innermost first, whose output is not finite."""
-    found: list[str] = []
+def _bad_output(model: nn.Module, forward: Callable[[], Any]) -> tuple[str, str]:
+    """The first module, in order of execution and innermost first, whose output is not finite: one whose input was,
+    or one whose input was not either.
+    """
+    found: list[tuple[str, str]] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
             if not found and not _finite(output):
-                found.append(name if _finite(inputs) else f"{name}, whose input was not finite either")
+                where = f"the output of {name}"
+                found.append((where, "") if _finite(inputs) else ("", f"{where}, whose input was not finite either"))
 
         return hook
 
@@ -90,7 +99,7 @@ def _bad_output(model: nn.Module, forward: Callable[[], Any]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return f"the output of {found[0]}" if found else ""
+    return found[0] if found else ("", "")
 
 
 def _finite(tree: Any) -> bool:

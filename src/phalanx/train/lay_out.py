@@ -3,6 +3,7 @@
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.parallel import shard, stages
+from phalanx.train.schedule import batch_sizes
 
 
 def processes_of(layout: LayoutConfig) -> int:
@@ -17,10 +18,11 @@ def lay_out(config: Config, processes: int) -> Config:
     _check_sequence(config, layout)
     _check_stages(config, layout)
     rows = _rows(config, layout)
-    micro_batch = min(layout.micro_batch or _share(rows, layout), rows)
+    micro_batch = min(layout.micro_batch or _share(rows[0], layout), rows[-1])
     if layout.pp > 1:
-        _check_micro_batches(rows, micro_batch, layout)
-    sharding = layout.shard if layout.dp * layout.cp > 1 else "none"
+        for each in rows:
+            _check_micro_batches(each, micro_batch, layout)
+    sharding = layout.shard if (layout.shard_ways or layout.dp * layout.cp) > 1 else "none"
     definite = layout.model_copy(update={"micro_batch": micro_batch, "shard": sharding})
     return config.model_copy(update={"layout": definite})
 
@@ -79,16 +81,14 @@ def _check_stages(config: Config, layout: LayoutConfig) -> None:
         raise InputError(f"layout.schedule={layout.schedule} is for pipelines; set layout.pp above 1")
 
 
-def _rows(config: Config, layout: LayoutConfig) -> int:
-    """Sequences of one replica."""
-    for key, size in (
-        ("batch", config.train.batch),
-        ("rampup", config.train.rampup[0]),
-        ("rampup", config.train.rampup[1]),
-    ):
+def _rows(config: Config, layout: LayoutConfig) -> list[int]:
+    """Sequences of one replica in a step: all numbers that occur, rising."""
+    sizes = batch_sizes(config.train)
+    for size in sizes:
         if size % layout.dp:
+            key = "batch" if size == config.train.batch else "rampup"
             raise InputError(f"train.{key}: {size} sequences do not divide among layout.dp={layout.dp} replicas")
-    return config.train.batch // layout.dp
+    return [size // layout.dp for size in sizes]
 
 
 def _share(rows: int, layout: LayoutConfig) -> int:
@@ -104,6 +104,6 @@ def _check_micro_batches(rows: int, size: int, layout: LayoutConfig) -> None:
     if rows % size or count < layout.pp or (layout.schedule == "interleaved" and count % layout.pp):
         raise InputError(
             f"a replica's {rows} sequences make {rows / size:g} micro-batches of layout.micro_batch={size}; a pipeline "
-            f"of {layout.pp} takes a whole number, at least {layout.pp}, interleaved a multiple: change train.batch "
-            "or layout.micro_batch"
+            f"of {layout.pp} takes a whole number, at least {layout.pp}, interleaved a multiple: change train.batch, "
+            "train.rampup or layout.micro_batch"
         )

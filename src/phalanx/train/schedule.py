@@ -39,6 +39,12 @@ def batch_size(step: int, train: TrainConfig) -> int:
     return train.batch if not train.rampup[0] else _ramp(step, train)[0]
 
 
+def batch_sizes(train: TrainConfig) -> list[int]:
+    """Every batch size of a run, rising."""
+    first, increment, _ = train.rampup
+    return [*range(first, train.batch, increment), train.batch] if first and increment else [train.batch]
+
+
 def samples_before(step: int, train: TrainConfig) -> int:
     """Sequences seen before the 0-based `step`: the position in the data."""
     return step * train.batch if not train.rampup[0] else _ramp(step, train)[1]

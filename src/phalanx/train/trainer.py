@@ -52,7 +52,7 @@ class Trainer:
         self.loader = Loader(task, config, self.mesh.dp)
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
-        group = dist.new_group(backend="gloo") if self.mesh.world.size > 1 else None  # saving has talks of its own
+        group = dist.new_group(backend="gloo", group_desc="saving") if self.mesh.world.size > 1 else None
         self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous, group)
         self.progress = Progress()
         self.saved = 0  # step of the newest checkpoint
@@ -80,7 +80,8 @@ class Trainer:
         """Forward and backward over the micro-batches, then the optimizer if the gradient is fit to use."""
         train = self.config.train
         batch = self.layout.batch(self.loader.batch(step))
-        batches, counts = self._micro_batches(batch), self.layout.counts(self.task.losses, self.task.counts(batch))
+        counts = self.layout.counts(self.task.losses, self.task.counts(batch))
+        batches = self._micro_batches(batch.to(self.device))
         sums = self.layout.backward(batches, lambda parts: self._objective(parts, counts))
         totals = self.layout.totals(sums, list(counts), self.parameters.square(), self._stop_here())
         norm = clip(self.parameters, totals[-2], self.config.optim.clip, self.scale.value)
@@ -183,7 +184,7 @@ class Trainer:
 
     def _stop_here(self) -> Tensor:
         """1 if this process was told to stop: the ranks add them up, so that all stop at one step."""
-        return torch.tensor(float(self.signal > 0), device=self.device)
+        return torch.full((), float(self.signal > 0), device=self.device)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

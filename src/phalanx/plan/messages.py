@@ -2,23 +2,35 @@
 
 Tensor parallelism (Shoeybi et al., arXiv 1909.08053), sequence parallelism (Korthikanti et al., arXiv 2205.05198), ZeRO
 (Rajbhandari et al., arXiv 1910.02054), context parallelism by gathered keys, pipelines that send the residual stream.
-A message's elements are those of the whole: what an all-gather makes, what a reduce-scatter begins with.
+A message's bytes are those of the whole: what an all-gather makes, what a reduce-scatter begins with.
 """
 
 from collections import Counter
+from typing import NamedTuple
 
 from phalanx.config import Config
 from phalanx.nn.transformer import padded_vocab
 from phalanx.parallel import stages
 from phalanx.parallel.mesh import Mesh
-from tests.layouts.traffic import Message
+
+
+class Message(NamedTuple):
+    """A collective, or one side of a message between two ranks."""
+
+    kind: str  # all-reduce, all-gather, reduce-scatter, send, receive
+    axes: str  # along which its ranks differ, as "dp tp"
+    bytes: int  # of the whole
+
 
 Messages = Counter[Message]
 
+WIDE = 4  # bytes of a number of the residual stream, of weights, gradients, losses
+NARROW = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of what products give
 
-def say(times: int, kind: str, axes: str, *elements: int) -> Messages:
-    """So many messages of each of these sizes; none along an axis of one rank."""
-    return Counter({(kind, axes, size): times for size in elements} if axes and times else {})
+
+def say(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Messages:
+    """So many messages of each of these numbers of elements; none along an axis of one rank."""
+    return Counter({Message(kind, axes, size * width): times for size in sizes} if axes and times else {})
 
 
 class Expected:
@@ -28,6 +40,7 @@ class Expected:
         self.config, self.layout, self.mesh, self.labelled = config, config.layout, mesh, labelled
         self.bert, self.hidden = config.task == "mlm", config.model.hidden
         self.losses = 2 if self.bert else 1
+        self.narrow = NARROW[config.precision.dtype]
         self.sequence = mesh.tp.size > 1 and config.layout.sequence_parallel
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
         self.shards = mesh.shards.size if config.layout.shard != "none" else 1
@@ -51,12 +64,11 @@ class Expected:
 
     def forward(self, labelled: int) -> Messages:
         """Of a micro-batch: two conjugate pairs a block, embedding, loss; over cp see `keys`."""
-        stream, sums = self.positions * self.hidden, 2 * self.blocks + self.first
+        stream, pairs = self.positions * self.hidden, 2 * self.blocks
+        out = "reduce-scatter" if self.sequence else "all-reduce"
+        said = say(pairs, out, self.tp, stream, width=self.narrow) + say(self.first, out, self.tp, stream)
         if self.sequence:
-            said = say(2 * self.blocks + self.last, "all-gather", self.tp, stream)
-            said += say(sums, "reduce-scatter", self.tp, stream)
-        else:
-            said = say(sums, "all-reduce", self.tp, stream)
+            said += say(pairs + self.last, "all-gather", self.tp, stream)
         return said + self.keys(1) + say(self.last, "all-reduce", self.tp, labelled, 2 * labelled)
 
     def backward(self, labelled: int) -> Messages:
@@ -70,8 +82,8 @@ class Expected:
             said += say(self.last, "all-reduce", self.tp, labelled * self.hidden)
         if not self.sequence:
             return said + say(2 * self.blocks, "all-reduce", self.tp, stream)
-        said += say(2 * self.blocks, "reduce-scatter", self.tp, stream)
-        said += say(2 * self.blocks + self.first, "all-gather", self.tp, stream)
+        said += say(2 * self.blocks, "reduce-scatter", self.tp, stream) + say(self.first, "all-gather", self.tp, stream)
+        said += say(2 * self.blocks, "all-gather", self.tp, stream, width=self.narrow)
         return said + self.recomputed(stream)
 
     def recomputed(self, stream: int) -> Messages:
@@ -79,7 +91,8 @@ class Expected:
         if self.layout.recompute == "attention":
             return say(self.blocks, "all-gather", self.tp, stream)
         pairs = 2 * self.blocks * (self.layout.recompute == "block")
-        return say(pairs, "all-gather", self.tp, stream) + say(pairs, "reduce-scatter", self.tp, stream)
+        said = say(pairs, "all-gather", self.tp, stream)
+        return said + say(pairs, "reduce-scatter", self.tp, stream, width=self.narrow)
 
     def keys(self, direction: int) -> Messages:
         """Keys and values of a block are gathered, and their gradients scattered; or both go around a ring, and around
@@ -89,12 +102,13 @@ class Expected:
         axes, ranks, mine = self.axes("cp"), self.mesh.cp.size, self.positions * self.hidden // self.mesh.tp.size
         said: Messages = Counter()
         if direction > 0 and (self.bert or self.layout.context == "gather"):
-            said += say(len(self.stages), "all-gather", axes, self.positions * ranks)
+            said += say(len(self.stages), "all-gather", axes, self.positions * ranks, width=4 if self.bert else 8)
         if self.layout.context == "gather":
-            return said + say(2 * self.blocks, "all-gather" if direction > 0 else "reduce-scatter", axes, mine * ranks)
+            kind = "all-gather" if direction > 0 else "reduce-scatter"
+            return said + say(2 * self.blocks, kind, axes, mine * ranks, width=self.narrow)
         hops = ranks - 1 if direction > 0 else 2 * ranks - 1
         for kind in ("send", "receive"):
-            said += say(hops * self.blocks, kind, axes, 2 * mine)
+            said += say(hops * self.blocks, kind, axes, 2 * mine, width=self.narrow)
         return said
 
     def gradients(self) -> Messages:
@@ -132,7 +146,7 @@ class Expected:
     def overhead(self) -> Messages:
         """The labels counted; then, together, losses, the gradients' norm, and whether someone was told to stop."""
         everyone = self.axes("pp", "dp", "cp", "tp")
-        return say(1, "all-reduce", self.data, self.losses) + say(1, "all-reduce", everyone, self.losses + 2)
+        return say(1, "all-reduce", self.data, self.losses, width=8) + say(1, "all-reduce", everyone, self.losses + 2)
 
     def optimizer(self) -> Messages:
         """LAMB: norms of all matrices, and of their updates. Muon: each whole matrix of a block."""
