@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from phalanx.nn import slots
 
 # Logits held at once, and rows of them: what a cache likes, what fills a GPU.
-_LIMITS = {"cpu": (1 << 24, 512), "cuda": (1 << 26, 1 << 20)}
+LIMITS = {"cpu": (1 << 24, 512), "cuda": (1 << 26, 1 << 20)}
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -87,7 +87,7 @@ class _Given(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    logits, most = _LIMITS.get(hidden.device.type, _LIMITS["cuda"])
+    logits, most = LIMITS.get(hidden.device.type, LIMITS["cuda"])
     rows, height = hidden.shape[0], max(1, min(most, logits // weight.shape[0]))
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 

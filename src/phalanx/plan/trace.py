@@ -5,6 +5,7 @@ no memory: what a rank of thousands would hold, multiply and send is written dow
 traced uncompiled; compiled ones hold less.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -68,10 +70,13 @@ def trace(config: Config, processes: int, rank: int = 0) -> Trace:
         with fake, _Answers(_masked(config)):
             _step(config, layout, optimizers, ledger)
             with ledger, ledger.resizing(), traffic:
+                ledger.label(
+                    "temporary", (o for o in gc.get_objects() if type(o) is FakeTensor and o.fake_mode is fake)
+                )
                 ledger.label("parameters", layout.parameters.values())
                 for optimizer in optimizers:
                     ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
-                for parameter in layout.parameters.values():
+                for parameter in [*layout.parameters.values(), *_gathered(layout)]:
                     parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))
                 _step(config, layout, optimizers, ledger)
     count = sum(p.numel() for p in layout.parameters.values())
@@ -94,6 +99,13 @@ def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer
     for optimizer in optimizers:
         optimizer.step()
     parameters.zero_grad()
+
+
+def _gathered(layout: Layout) -> Iterator[Tensor]:
+    """The whole parameters that `fully_shard` puts together for use."""
+    for module in (m for stage in layout.stages for m in stage.modules()):
+        if isinstance(module, FSDPModule) and (group := module._get_fsdp_state()._fsdp_param_group):
+            yield from (parameter.unsharded_param for parameter in group.fsdp_params)
 
 
 def _objective(counts: dict[str, int], parts: dict[str, Tensor]) -> Tensor:
