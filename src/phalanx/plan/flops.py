@@ -19,6 +19,8 @@ def _block(rank: Portion) -> float:
     model, layout, hidden = rank.model, rank.layout, rank.hidden
     ffn = model.ffn or 4 * hidden
     scores = 4 * rank.positions * rank.config.data.sequence * hidden / layout.tp
+    if layout.context == "ring" and not rank.bert:
+        scores *= (layout.cp + 1) / (2 * layout.cp)  # of other ranks' keys each query block sees half
     attention = 8 * rank.positions * hidden**2 / layout.tp + scores
     whole = attention + 4 * rank.positions * hidden * ffn / layout.tp
     kernel = 0 if model.attention_dropout else scores / 2
