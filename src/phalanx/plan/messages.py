@@ -9,6 +9,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from phalanx.config import Config
+from phalanx.parallel.data import BUCKET
 from phalanx.parallel.mesh import Mesh
 from phalanx.plan.portion import Portion
 
@@ -106,11 +107,20 @@ class Expected(Portion):
         shards = self.shards
         said = say(self.sequence, "all-reduce", self.tp, self.positionwise // shards)
         if shards == 1:
-            return said + say(1, "all-reduce", self.data, self.blocks * self.block + self.rest)
+            return sum((say(1, "all-reduce", self.data, size) for size in self.buckets()), start=said)
         for times, size in (self.blocks, self.block), (1, self.rest):
             said += say(times, "reduce-scatter", self.data, size)
             said += say(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
         return said
+
+    def buckets(self) -> list[int]:
+        """Elements of the pieces in which replicated gradients are summed, the last parameters' first."""
+        sizes = [0]
+        for rows, width in reversed(self.shapes):
+            if sizes[-1] >= BUCKET:
+                sizes.append(0)
+            sizes[-1] += rows * width
+        return sizes
 
     def weights(self) -> Messages:
         """ZeRO-2 gathers them once a step, ZeRO-3 in each micro-batch, those of a block for each direction."""
@@ -151,5 +161,6 @@ class Expected(Portion):
     @property
     def positionwise(self) -> int:
         """Of what is applied to each position of the stream: norms, two biases of a block, tables."""
-        norm = 2 * self.hidden * (not self.bert)
-        return 6 * self.hidden * self.blocks + self.first * self.tables + self.last * norm
+        norm = 2 * self.hidden * self.model.norm_first
+        tables = sum(rows * width for rows, width in self.tables)
+        return 6 * self.hidden * self.blocks + self.first * tables + self.last * norm
