@@ -36,8 +36,9 @@ def main() -> None:
     keep("fitted", ampere, ("vtrain",), write)
     volta = fit(of(rows, "dgx2"), "fitted", ("matrix", "ramp", "stream"))
     keep("fitted", volta, ("dgx2", "dgx2h-superpod", "dgx2h-2019", "dgx-1", "dgx-1-16gb"), write)
-    for names in ("dgx2h-superpod",), ("dgx2h-2019",), ("dgx-1", "dgx-1-16gb"), ("h100-eos", "h200"):
+    for names in ("dgx2h-superpod", "dgx2h-2019"), ("dgx-1", "dgx-1-16gb"), ("h100-eos", "h200"):
         keep("fitted", fit(of(rows, names[0]), "fitted", ("power",)), names, write)
+    keep("fitted", fit(of(rows, "dgx2h-2019"), "fitted", ("stream", "pause")), ("dgx2h-2019",), write)
     nccl = [r for r in rows if r["id"].startswith("nccl")]
     links = fit([r for r in nccl if r["gpu"] == "A100"], "inside", ("bandwidth", "latency", "hop"))
     keep("inside", links, ("vtrain", "selene", "dgx-a100"), write)
@@ -57,6 +58,8 @@ def case(row: published.Row) -> Case:
     work = published.work(row)
     if row["metric"] == "throughput":
         seconds = work.batch / value
+    elif row["metric"] == "strong_scaling_speedup":
+        seconds = case(comparison.alone(row, "achieved"))[2] / value
     elif row["metric"].startswith("achieved"):
         counted = work.flops() if "model" in row["metric"] else comparison.hardware(work)
         seconds = counted / work.gpus / value / 1e12

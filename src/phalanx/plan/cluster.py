@@ -48,6 +48,7 @@ class Fitted(Part):
     host: PositiveFloat  # seconds between two launches
     power: PositiveFloat = 1  # of its clock that the board keeps under load, against others of its generation
     kernel: PositiveFloat = 3e-6  # seconds that a kernel takes though it had nothing to do
+    pause: float = Field(default=0, ge=0)  # seconds that the device stands still at each pass through a block
 
 
 class Cluster(Part):

@@ -12,11 +12,10 @@ from statistics import mean, median
 
 from phalanx.plan.links import Group
 from phalanx.plan.predict import Prediction, Step, predict
-from phalanx.plan.published import EPOCH, UNITS, Row, cluster, role, rows, source, system, unused, work
+from phalanx.plan.published import EPOCH, PHASES, UNITS, Row, cluster, role, rows, source, system, unused, work
 from phalanx.plan.work import Work
 
 TIMES = ("iteration_time", "throughput", "time_to_train", "time_per_epoch", "layer_", "achieved_model_flops")
-PHASES = ((128, 64, 65536, 7038), (512, 8, 32768, 1563))  # of BERT-Large: sequence, micro-batch, batch, steps
 
 
 @dataclass(frozen=True)
@@ -114,19 +113,20 @@ def rate(shape: Work, prediction: Prediction) -> float:
     return hardware(shape) / prediction.seconds / shape.gpus
 
 
-def _alone(row: Row) -> Row:
+def alone(row: Row, metric: str = "") -> Row:
     """The source's run on one GPU of the same generation. The announcement's is in the paper that followed it."""
     name = {"nv2019": "meg19"}.get(source(row), source(row))
-    return next(r for r in rows() if source(r) == name and r["num_gpus"] == "1" and r["gpu"][:4] == row["gpu"][:4])
+    runs = [r for r in rows() if source(r) == name and r["num_gpus"] == "1" and r["gpu"][:4] == row["gpu"][:4]]
+    return next(r for r in runs if r["metric"].startswith(metric))
 
 
 def _efficiency(row: Row, prediction: Prediction) -> float:
-    one = _alone(row)
+    one = alone(row)
     return 100 * rate(work(row), prediction) / rate(work(one), predict(work(one), cluster(one)))
 
 
 def _speedup(row: Row, prediction: Prediction) -> float:
-    one = _alone(row)
+    one = alone(row)
     return predict(work(one), cluster(one)).seconds / prediction.seconds
 
 

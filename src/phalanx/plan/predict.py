@@ -71,15 +71,17 @@ class Step:
         block = kernels.Block(work)
         self.stream = block.tokens * work.hidden * self.width  # bytes of a micro-batch's residual stream as it is sent
         self.block = {
-            "forward": self._pass(block.forward(), pairs=2),
-            "backward": self._pass(block.backward(), pairs=2 + 2 * (work.recompute == "block")),
+            "forward": self._pass(block.forward(), 1),
+            "backward": self._pass(block.backward(), 1 + (work.recompute == "block")),
         }
 
-    def _pass(self, list_of: list[Kernel], pairs: int) -> Pass:
-        """Kernels of a block, and `pairs` of collectives over tp; keys and values over cp."""
+    def _pass(self, list_of: list[Kernel], passes: int) -> Pass:
+        """Kernels of a block, and for each pass through it two collectives over tp, and keys and values over cp."""
+        pairs = 2 * passes
         parts: defaultdict[str, float] = defaultdict(float)
         for kernel in list_of:
             parts[kernel.kind] += self.timer(kernel)
+        parts["pause"] = passes * self.cluster.fitted.pause
         launches = sum(kernel.times for kernel in list_of)
         if self.work.tp > 1:
             one = 2 * self.tp.scatter(self.stream) if self.work.sequence_parallel else self.tp.all_reduce(self.stream)

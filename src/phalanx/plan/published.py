@@ -19,6 +19,7 @@ Row = dict[str, str]
 
 UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0, "min": 1 / 60, "h": 1 / 3600, "days": 1 / 86400}  # of a second
 EPOCH = 68507  # steps of GPT-2's epoch (arXiv 1909.08053, table 2)
+PHASES = ((128, 64, 65536, 7038), (512, 8, 32768, 1563))  # of BERT-Large: sequence, micro-batch, batch, steps
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class System:
     clusters: dict[str, str]  # by the beginning of the GPU's name
     settings: dict[str, Any] = field(default_factory=dict)  # of Work, where the row is silent
     why: str = ""  # where that is known from, or that it is assumed
+    recipe: bool = False  # steps are of the recipe's batches, of as many micro-batches as that takes
 
 
 VOLTA = {"V100-SXM3-32GB (DGX-2H": "dgx2h-superpod", "V100-SXM3-32GB (DGX-2)": "dgx2", "V100-SXM2-16GB": "dgx-1-16gb"}
@@ -54,6 +56,9 @@ SYSTEMS = {  # by the beginning of the row's number; the first that fits
     "nv2019-0006": System(FIRST, AUGUST, "its own sum of gradients after backward, in fp32"),
     "nv2019-0005": System(FIRST, AUGUST | {"overlap": True}, "as meg19"),
     "nv2019": System(VOLTA, DLE, "DeepLearningExamples' program"),
+    "dle-2019h": System(
+        VOLTA, DLE, "the recipe's sequences by this throughput are its times to train within 6 %", recipe=True
+    ),
     "dle-2022": System(VOLTA | AMPERE, DLE | {"labelled": 20 / 128}, "sequence_output_is_dense in its modeling.py"),
     "dle": System(VOLTA | AMPERE, DLE, "scores and losses of all positions, gradients in fp16: its scripts of 2019"),
     "mcore": System(
@@ -78,7 +83,7 @@ FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is
     + ("dle-thr-0108", "dle-thr-0109", "meg20-0001", "meg20-0019"),
     "dgx-1": ("dle-thr-0019", "dle-thr-0020", "dle-thr-0025", "dle-thr-0026"),
     "dgx2h-superpod": ("dle-thr-0054", "dle-thr-0059", "megv1-0001", "megv1-0007"),
-    "dgx2h-2019": ("meg19-0009",),
+    "dgx2h-2019": ("meg19-0009", "meg19-0017"),
     "h100-eos": ("mcore-h100-0001",),
 }
 
@@ -94,7 +99,8 @@ def source(row: Row) -> str:
     """The source's short name: the row's number without its count, and of one README in three years which."""
     name = row["id"].rsplit("-", 1)[0]
     years = {"6fe463fe": "dle-2019", "f8b3a63f": "dle-2020", "a07d20a1": "dle-2022"}
-    return next((year for commit, year in years.items() if commit in row["source"]), name)
+    year = next((year for commit, year in years.items() if commit in row["source"]), name)
+    return year + "h" * (year == "dle-2019" and "DGX-2H" in row["gpu"])
 
 
 def system(row: Row) -> System:
@@ -146,7 +152,8 @@ def work(row: Row) -> Work:
     wide = precision in ("fp32", "tf32")
     if wide:
         settings["gradient_bytes"] = 4
-    accumulated = number("accumulation", 1) * micro * dp
+    recipe = next(batch for length, _, batch, _ in PHASES if length == int(row["seq"])) if system(row).recipe else 0
+    accumulated = recipe or number("accumulation", 1) * micro * dp
     return Work(
         family="bert" if "BERT" in row["model"] else "gpt2",
         layers=int(row["layers"]),
