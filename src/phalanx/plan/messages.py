@@ -9,6 +9,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from phalanx.config import Config
+from phalanx.nn import loss
 from phalanx.parallel.data import BUCKET
 from phalanx.parallel.mesh import Mesh
 from phalanx.plan.portion import Portion
@@ -33,11 +34,12 @@ def say(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Mes
 
 
 class Expected(Portion):
-    """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary."""
+    """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary. The device says in how
+    large pieces."""
 
-    def __init__(self, config: Config, mesh: Mesh, labelled: list[int]) -> None:
+    def __init__(self, config: Config, mesh: Mesh, labelled: list[int], device: str = "cpu") -> None:
         super().__init__(config, mesh.pp.rank, mesh.tp.rank)
-        self.mesh, self.labelled = mesh, labelled
+        self.mesh, self.labelled, self.limits = mesh, labelled, loss.LIMITS[device]
         self.losses = 2 if self.bert else 1
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
 
@@ -59,7 +61,15 @@ class Expected(Portion):
         said = say(pairs, out, self.tp, stream, width=self.narrow) + say(self.first, out, self.tp, stream)
         if self.sequence:
             said += say(pairs + self.last, "all-gather", self.tp, stream)
-        return said + self.keys(1) + say(self.last, "all-reduce", self.tp, labelled, 2 * labelled)
+        for rows in self.pieces(labelled):
+            said += say(self.last, "all-reduce", self.tp, rows, 2 * rows)
+        return said + self.keys(1)
+
+    def pieces(self, labelled: int) -> list[int]:
+        """Rows of the logits that are there at once: see `vocabulary_loss`."""
+        logits, most = self.limits
+        height = min(most, logits // (self.words // self.hidden))
+        return [min(height, labelled - start) for start in range(0, labelled, height)]
 
     def backward(self, labelled: int) -> Messages:
         """The pairs the other way. Into the head: GPT's follows the stream at once, BERT's takes the masked positions
@@ -96,9 +106,9 @@ class Expected(Portion):
         if self.layout.context == "gather":
             kind = "all-gather" if direction > 0 else "reduce-scatter"
             return said + say(2 * self.blocks, kind, axes, mine * ranks, width=self.narrow)
-        hops = ranks - 1 if direction > 0 else 2 * ranks - 1
         for kind in ("send", "receive"):
-            said += say(hops * self.blocks, kind, axes, 2 * mine, width=self.narrow)
+            said += say((ranks - 1) * self.blocks, kind, axes, 2 * mine, width=self.narrow)
+            said += say(ranks * self.blocks * (direction < 0), kind, axes, 2 * mine)
         return said
 
     def gradients(self) -> Messages:
