@@ -38,6 +38,9 @@ class _Rank(Portion):
         self.stream = self.positions * self.hidden  # elements of a micro-batch, whole over tp
         self.mine = self.stream // (self.layout.tp if self.sequence else 1)
         self.pieces = loss.LIMITS[device]
+        self.casts = self.narrow if self.narrow < WIDE else 0  # bytes of a weight as products take it
+        pairs = self.positions * config.data.sequence * self.model.heads / self.layout.tp
+        self.pairs = pairs * (self.model.attention_dropout > 0)  # of queries and keys, where their scores are stored
         self.operations = self._operations(pp)
 
     def _operations(self, pp: int) -> list[pipeline.Operation]:
@@ -63,23 +66,21 @@ class _Rank(Portion):
         width, recompute, tp = self.narrow, self.layout.recompute, self.layout.tp
         if recompute == "block":
             return WIDE * self.mine
-        ffn = self.model.ffn or 4 * self.hidden
-        casts = width if width < WIDE else 0  # weights as products take them
-        kept = 2 * WIDE * self.mine  # what the norms begin with, or what the sub-layers do
-        kept += width * self.stream + 2 * width * self.stream * ffn / self.hidden / tp  # into and out of up, into down
-        kept += 2 * casts * self.hidden * ffn / tp
+        kept = 2 * WIDE * self.mine + self.mlp()  # what the norms begin with, or what the sub-layers do
         if recompute == "attention":
             return kept + WIDE * self.mine
-        kept += width * self.stream + casts * 4 * self.hidden**2 / tp
-        return kept + self.attended()
+        return kept + width * self.stream + self.casts * 4 * self.hidden**2 / tp + self.attended()
+
+    def mlp(self) -> float:
+        """Bytes of what goes into and out of up and into down, and of their weights as products take them."""
+        ffn, tp = self.model.ffn or 4 * self.hidden, self.layout.tp
+        return self.narrow * self.stream * (1 + 2 * ffn / self.hidden / tp) + 2 * self.casts * self.hidden * ffn / tp
 
     def attended(self) -> float:
         """Bytes of what attention keeps: queries, keys, values and what it gives."""
         layout, part = self.layout, self.narrow * self.stream / self.layout.tp
         kept = 4 * part
-        if self.model.attention_dropout:
-            pairs = self.positions * self.config.data.sequence * self.model.heads / layout.tp
-            kept += (WIDE + 1 + self.narrow) * pairs
+        kept += (WIDE + 1 + self.narrow) * self.pairs
         if layout.cp > 1:
             kept += 2 * part * (layout.cp if layout.context == "gather" else 1)
         return kept
@@ -92,8 +93,9 @@ class _Rank(Portion):
             again = self._replaced("none").kept()
         elif self.layout.recompute == "attention":
             again = self.attended()
-        moving = 2 * self.narrow * self.stream * ffn / self.hidden / self.layout.tp + 2 * WIDE * self.mine
-        return again + moving
+        moving = 2 * self.narrow * self.stream * ffn / self.hidden / self.layout.tp
+        scores = (3 * WIDE - self.narrow) * self.pairs - self.mlp()  # while the written-out formula goes forward
+        return again + max(moving, scores) + 2 * WIDE * self.mine
 
     def _replaced(self, recompute: str) -> "_Rank":
         layout = self.layout.model_copy(update={"recompute": recompute})
@@ -157,7 +159,8 @@ class _Rank(Portion):
     def backward(self) -> Memory:
         """The last block of the fullest stage is in backward."""
         weights, moments = self.states()
-        held = self.words * WIDE * self.last  # the head's gradient waits for the embedding's
+        waits = self.last and (self.first or self.micro_batches == 1)  # the head's gradient, for the embedding's
+        held = self.words * WIDE * waits
         return Memory(
             weights + self.gathered(),
             self.gradients(1) + held,
@@ -167,9 +170,10 @@ class _Rank(Portion):
         )
 
     def end(self) -> Memory:
-        """All gradients are there; those of the words twice, or thrice, until they are one."""
+        """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the first
+        block, and when a pipeline's two copies are added."""
         weights, moments = self.states()
-        words = self.words * WIDE * (self.first + self.last)
-        moving = words + WIDE * self.mine + self.received()
-        left = max(0.0, self.activations() - self.stage())
-        return Memory(weights + self.gathered(), self.gradients(self.blocks), moments, left, moving)
+        words, left = self.words * WIDE, max(0.0, self.activations() - self.stage())
+        moving = max(words * (self.first + self.last) + left, 2 * words * (self.first != self.last))
+        moving += WIDE * self.mine + self.received()
+        return Memory(weights + self.gathered(), self.gradients(self.blocks), moments, left, moving - left)
