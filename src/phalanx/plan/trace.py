@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.models.build import family, make
-from phalanx.nn import random
+from phalanx.nn import loss, random
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
@@ -59,9 +59,10 @@ class Trace:
         return dict(zip(KINDS, most.tolist(), strict=True))
 
 
-def trace(config: Config, processes: int, rank: int = 0) -> Trace:
+def trace(config: Config, processes: int, rank: int = 0, device: str = "cuda") -> Trace:
     """The second step of `rank` of so many processes; `config` is laid out for them (`lay_out`). A first step, with
-    blocks that do nothing, comes before it, so that moments are there and pipelines have met.
+    blocks that do nothing, comes before it, so that moments are there and pipelines have met. The device says in how
+    large pieces the logits come.
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -70,21 +71,29 @@ def trace(config: Config, processes: int, rank: int = 0) -> Trace:
         layout = Layout(config, mesh, partial(make, config.model), partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
-        with fake, _Answers(_masked(config)), mock.patch.multiple(random, rows=_rows, keep=_keep):
+        limits = mock.patch.dict(loss.LIMITS, cpu=loss.LIMITS[device])
+        with fake, _Answers(labelled(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
             with mock.patch.object(Block, "forward", _pass_by):
                 _step(config, layout, optimizers, ledger)
             with ledger, ledger.resizing(), traffic:
-                ledger.label(
-                    "temporary", (o for o in gc.get_objects() if type(o) is FakeTensor and o.fake_mode is fake)
-                )
-                ledger.label("parameters", layout.parameters.values())
-                for optimizer in optimizers:
-                    ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
-                for parameter in [*layout.parameters.values(), *_gathered(layout)]:
-                    parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))
+                take_stock(ledger, layout, optimizers, fake)
                 _step(config, layout, optimizers, ledger)
     count = sum(p.numel() for p in layout.parameters.values())
     return Trace(rank, count, ledger.timeline(), ledger.flops, traffic.messages)
+
+
+def take_stock(
+    ledger: Ledger, layout: Layout, optimizers: list[torch.optim.Optimizer], fake: FakeTensorMode | None = None
+) -> None:
+    """Write down what is there before a step, fake tensors or real ones, and say of what kind it and gradients are."""
+    kind, there = (FakeTensor, fake) if fake else (Tensor, None)
+    alive = [o for o in gc.get_objects() if type(o) is kind and getattr(o, "fake_mode", None) is there]
+    ledger.label("temporary", alive)
+    ledger.label("parameters", layout.parameters.values())
+    for optimizer in optimizers:
+        ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
+    for parameter in [*layout.parameters.values(), *_gathered(layout)]:
+        parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))
 
 
 def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: Ledger) -> None:
@@ -165,9 +174,10 @@ class _Answers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _masked(config: Config) -> int:
-    """Positions of a micro-batch that BERT is asked about, on average."""
-    return round(config.data.mask_fraction * config.layout.micro_batch * config.data.sequence / config.layout.cp)
+def labelled(config: Config) -> int:
+    """Positions of a micro-batch that meet the vocabulary: all, or those that BERT is asked about, on average."""
+    positions = config.layout.micro_batch * config.data.sequence // config.layout.cp
+    return round(config.data.mask_fraction * positions) if config.task == "mlm" else positions
 
 
 @contextmanager
