@@ -6,6 +6,8 @@ masks. Three moments compete: the loss, with all activations and a piece of the 
 gradients; and the first block's backward of a rank that has no loss. Blocks are not compiled.
 """
 
+from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from phalanx.config import Config
@@ -32,6 +34,17 @@ def memory(config: Config, pp: int = 0, device: str = "cuda") -> Memory:
     return max((rank.loss(), rank.backward(), rank.end()) if rank.last else (rank.backward(), rank.end()), key=sum)
 
 
+@cache
+def _alive(schedule: str, pp: int, chunks: int, count: int, rank: int) -> set[tuple[int, int]]:
+    """How many passes of a stage have been forward, and how many of these backward but for their weights, over a step."""
+    if pp == 1:
+        return {(1, 0)}
+    operations = pipeline.order(schedule, pp, chunks, count, rank)
+    apart = any(kind == "W" for kind, _, _ in operations)
+    changes = {"F": (1, 0), "B": (0, 1) if apart else (-1, 0), "W": (-1, -1)}
+    return set(accumulate((changes[kind] for kind, _, _ in operations), lambda held, by: (held[0] + by[0], held[1] + by[1])))
+
+
 class _Rank(Portion):
     def __init__(self, config: Config, pp: int, device: str) -> None:
         super().__init__(config, pp)
@@ -41,25 +54,13 @@ class _Rank(Portion):
         self.casts = self.narrow if self.narrow < WIDE else 0  # bytes of a weight as products take it
         pairs = self.positions * config.data.sequence * self.model.heads / self.layout.tp
         self.pairs = pairs * (self.model.attention_dropout > 0)  # of queries and keys, where their scores are stored
-        self.operations = self._operations(pp)
-
-    def _operations(self, pp: int) -> list[pipeline.Operation]:
-        """What the rank does in a step, or in its beginning."""
-        layout = self.layout
-        if layout.pp == 1:
-            return [("F", 0, 0), ("B", 0, 0)]
-        count = min(self.micro_batches, 4 * layout.pp)
-        return pipeline.order(layout.schedule, layout.pp, len(self.stages), count, pp)
+        count = min(self.micro_batches, 4 * self.layout.pp)
+        self.alive = _alive(self.layout.schedule, self.layout.pp, len(self.stages), count, pp)
 
     def fullest(self, kept: float, moving: float) -> float:
         """The most bytes that micro-batches hold which have been forward: `kept` until backward, and where the weights'
         gradients are made later, `moving` as well until then."""
-        apart = any(kind == "W" for kind, _, _ in self.operations)
-        held = most = 0.0
-        for kind, _, _ in self.operations:
-            held += {"F": kept, "B": moving if apart else -kept, "W": -kept - moving}[kind]
-            most = max(most, held)
-        return most
+        return max(forward * kept + backward * moving for forward, backward in self.alive)
 
     def kept(self) -> float:
         """Bytes that a block keeps for backward of a micro-batch."""

@@ -154,6 +154,7 @@ def _most(operations: list[Operation]) -> int:
     return most
 
 
+@lru_cache(4096)
 def simulate(
     schedule: str, pp: int, chunks: int, count: int, forward: tuple[float, ...], backward: tuple[float, ...], hop: float
 ) -> Flow:
