@@ -1,0 +1,73 @@
+"""Verbs that know before the cluster does: which layout, how fast, how much memory, what is said."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from phalanx.cli.app import app
+from phalanx.errors import InputError
+
+
+class _Layouts(TyperGroup):
+    """`phalanx plan MODEL` is `phalanx plan layouts MODEL`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """With the verb that is meant where none is named."""
+        named = args and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named or not args else ["layouts", *args])
+
+
+plan_app = typer.Typer(
+    cls=_Layouts,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Which layout is fastest: phalanx plan gpt2-8.3b --cluster h100-eos --gpus 512",
+)
+app.add_typer(plan_app, name="plan")
+
+
+@plan_app.command()
+def layouts(
+    model: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="section.key=value words over the recipe; layout.* words are kept, not searched."),
+    ] = None,
+    cluster: Annotated[str, typer.Option(help="A cluster's name, or its .toml file.")] = "h100-eos",
+    gpus: Annotated[int, typer.Option(min=1, help="How many of its GPUs.")] = 8,
+    batch: Annotated[int, typer.Option(min=0, help="Sequences of a step: train.batch.")] = 0,
+    precision: Annotated[str, typer.Option(help="precision.dtype: bf16, fp16, fp8 or fp32.")] = "",
+    tokens: Annotated[str, typer.Option(help="Tokens to train on, as 300B; the recipe's steps by default.")] = "",
+    price: Annotated[float, typer.Option(min=0, help="Dollars of a GPU for an hour; the cluster's by default.")] = 0,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Rows.")] = 10,
+    why: Annotated[str, typer.Option(help='Why a layout is not the best: --why "tp8 pp2", as the table names them.')] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Rank all layouts of a model on a cluster's GPUs by predicted step time.
+
+    Every tensor, sequence, context, pipeline and data parallel size, schedule, sharding, micro-batch and recompute that
+    divides and fits, with the memory of the fullest GPU by kind and the command that runs it. In a name, tp4 pp2×6 dp64
+    mb4 zero2 block: 4-way tensor parallel with sequence parallel ("wide" says without), 2 pipeline ranks with 6 stages
+    each, 64 replicas, micro-batches of 4, sharded as ZeRO-2, blocks computed again.
+    """
+    from phalanx.plan import cluster as clusters
+    from phalanx.plan import proposal
+    from phalanx.units import parse_count
+
+    words = [*(overrides or ())]
+    words += [f"train.batch={batch}"] * (batch > 0) + [f"precision.dtype={precision}"] * bool(precision)
+    where = clusters.load(cluster)
+    asked = proposal.Question(model, tuple(words), cluster, where, gpus, price=price or where.hour)
+    config = asked.config()
+    asked = proposal.Question(
+        model, tuple(words), cluster, where, gpus, parse_count(tokens, "--tokens") if tokens else
+        float(config.train.steps * config.train.batch * config.data.sequence), price or where.hour,
+    )  # fmt: skip
+    if why:
+        print(*proposal.why(asked, why), sep="\n")
+        return
+    found = proposal.answer(asked, top)
+    print(json.dumps(proposal.document(asked, found), indent=1) if as_json else "\n".join(proposal.table(asked, found)))
