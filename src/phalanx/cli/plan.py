@@ -1,6 +1,7 @@
 """Verbs that know before the cluster does: which layout, how fast, how much memory, what is said."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,3 +72,50 @@ def layouts(
         return
     found = proposal.answer(asked, top)
     print(json.dumps(proposal.document(asked, found), indent=1) if as_json else "\n".join(proposal.table(asked, found)))
+
+
+@app.command()
+def trace(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
+    ranks: Annotated[int, typer.Option(min=0, help="Processes to pretend; 0: as many as the layout names.")] = 0,
+    rank: Annotated[int, typer.Option(min=0, help="Which of them to trace.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A PNG of the memory over the step, by kind.")] = None,
+    export: Annotated[Path | None, typer.Option(help="A Chrome trace of the step, for ui.perfetto.dev.")] = None,
+    cluster: Annotated[str, typer.Option(help="Whose GPUs and links --export takes its durations from.")] = "h100-eos",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Dry-run one step of one rank of thousands: phalanx trace gpt2-8.3b layout.tp=8 --ranks 512 --out memory.png
+
+    The real model is built and laid out by the real code, on tensors without memory in a process group that only
+    pretends, and takes a step: peak memory by kind, FLOPs, every collective with its group, and parameters, beside
+    what the planner's closed forms say.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from phalanx.plan import cluster as clusters
+    from phalanx.plan.account import Account
+    from phalanx.plan.dry import rehearse
+    from phalanx.plan.export import Clock, write
+    from phalanx.plan.trace import passes
+    from phalanx.plan.trace import trace as traced_step
+
+    where, config = clusters.load(cluster), rehearse(recipe, overrides or (), ranks)
+    processes = ranks or config.layout.tp * config.layout.cp * config.layout.pp * config.layout.dp
+    if rank >= processes:
+        raise InputError(f"--rank {rank} of {processes} ranks; use 0 to {processes - 1}")
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+        job = bar.add_task("tracing", total=passes(config, processes, rank))
+        done = traced_step(config, processes, rank, record=export is not None, progress=lambda: bar.advance(job))
+    account = Account(config, done)
+    print(json.dumps(account.document(), indent=1) if as_json else "\n".join(account.lines()))
+    if out:
+        from phalanx.plan.ledger import KINDS
+        from phalanx.report.memory import draw
+
+        draw(done.timeline, KINDS, f"{Path(recipe).name}, {processes} ranks, rank {rank}: memory of a step", out)
+    if export:
+        seconds = write(done, Clock(where, config.layout, config.precision.dtype), export)
+        print(f"{export}: a step of {seconds:.4g} s on {where.title}, uncompiled", file=sys.stderr)

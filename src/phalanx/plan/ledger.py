@@ -54,7 +54,7 @@ class Ledger(TorchDispatchMode):
         if backward != self.backward:
             self.stretch, self.backward = self.stretch + 1, backward
         out = func(*args, **kwargs)
-        self.flops += _flops(func, args, kwargs, out)
+        self.flops += flops_of(func, args, kwargs, out)
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._meet(leaf)
@@ -117,7 +117,8 @@ class Ledger(TorchDispatchMode):
         return "activations" if outlived and not life.backward else "temporary"
 
 
-def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Of an operation: 2mkn for a product; 0 for what is not made of products."""
     packet = func._overloadpacket
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out))

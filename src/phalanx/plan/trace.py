@@ -7,8 +7,8 @@ traced uncompiled; compiled ones hold less. Masks are there but not drawn, as th
 
 import gc
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +35,8 @@ from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
 from phalanx.plan.ledger import KINDS, Ledger
 from phalanx.plan.messages import Message
+from phalanx.plan.portion import Portion
+from phalanx.plan.recorder import Operation, Recorder
 from phalanx.plan.traffic import Traffic
 from phalanx.precision import gemm
 from phalanx.train.optim import clip
@@ -51,6 +53,7 @@ class Trace:
     timeline: NDArray[np.int64]  # bytes after every operation, by kind: [operations, kinds]
     flops: int
     messages: Counter[Message]
+    operations: list[Operation]  # in their order, where they were asked for
 
     @property
     def peak(self) -> dict[str, int]:
@@ -59,10 +62,17 @@ class Trace:
         return dict(zip(KINDS, most.tolist(), strict=True))
 
 
-def trace(config: Config, processes: int, rank: int = 0, device: str = "cuda") -> Trace:
+def trace(
+    config: Config,
+    processes: int,
+    rank: int = 0,
+    device: str = "cuda",
+    record: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> Trace:
     """The second step of `rank` of so many processes; `config` is laid out for them (`lay_out`). A first step, with
     blocks that do nothing, comes before it, so that moments are there and pipelines have met. The device says in how
-    large pieces the logits come.
+    large pieces the logits come; `record` asks for all operations; `progress` is called at each block's forward.
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -75,11 +85,22 @@ def trace(config: Config, processes: int, rank: int = 0, device: str = "cuda") -
         with fake, _Answers(labelled(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
             with mock.patch.object(Block, "forward", _pass_by):
                 _step(config, layout, optimizers, ledger)
-            with ledger, ledger.resizing(), traffic:
+            for block in (m for m in _modules(layout) if isinstance(m, Block)):
+                block.register_forward_pre_hook(lambda *_: progress())
+            recorder = Recorder(traffic, ledger)
+            with recorder if record else nullcontext(), ledger, ledger.resizing(), traffic:
                 take_stock(ledger, layout, optimizers, fake)
                 _step(config, layout, optimizers, ledger)
     count = sum(p.numel() for p in layout.parameters.values())
-    return Trace(rank, count, ledger.timeline(), ledger.flops, traffic.messages)
+    return Trace(rank, count, ledger.timeline(), ledger.flops, traffic.messages, recorder.operations)
+
+
+def passes(config: Config, processes: int, rank: int) -> int:
+    """How many times blocks of a rank go forward in a step."""
+    layout = config.layout
+    pp = rank // (processes // layout.pp)
+    again = 2 if layout.recompute == "block" else 1
+    return again * config.train.batch // (layout.dp * layout.micro_batch) * Portion(config, pp).blocks
 
 
 def take_stock(
@@ -114,9 +135,13 @@ def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer
     parameters.zero_grad()
 
 
+def _modules(layout: Layout) -> Iterator[nn.Module]:
+    return (module for stage in layout.stages for module in stage.modules())
+
+
 def _gathered(layout: Layout) -> Iterator[Tensor]:
     """The whole parameters that `fully_shard` puts together for use."""
-    for module in (m for stage in layout.stages for m in stage.modules()):
+    for module in _modules(layout):
         if isinstance(module, FSDPModule) and (group := module._get_fsdp_state()._fsdp_param_group):
             yield from (parameter.unsharded_param for parameter in group.fsdp_params)
 
