@@ -41,8 +41,8 @@ def canvas(rows: int = 1, columns: int = 1, size: tuple[float, float] = SIZE) ->
     made.png = file.getvalue()
 
 
-def dress(axes: "Axes", title: str, legend: bool) -> None:
-    """Title, quiet grid and no frame; the legend above the panel."""
+def dress(axes: "Axes", title: str, legend: bool, columns: int = 3) -> None:
+    """Title, quiet grid and no frame; the legend above the panel, so many labels in a row."""
     axes.set_title(title, loc="left", fontweight="bold", fontsize=12.5, pad=26 if legend else 10)
     axes.grid(True, color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -51,4 +51,5 @@ def dress(axes: "Axes", title: str, legend: bool) -> None:
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(which="both", length=0)
     if legend:
-        axes.legend(frameon=False, fontsize=10, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.2)
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
+        axes.legend(frameon=False, fontsize=10, ncols=columns, **place)

@@ -30,7 +30,8 @@ def draw(timeline: NDArray[np.int64], kinds: Sequence[str], title: str, out: Pat
                       textcoords="offset points")  # fmt: skip
         axes.set_ylim(0, 1.12 * total.max() / unit)
         axes.set_xlim(0, len(timeline) - 1)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel("operations of the step")
         axes.set_ylabel(name)
-        dress(axes, title, legend=True)
+        dress(axes, title, legend=True, columns=len(kinds))
     durable.write(out, drawn.png)
