@@ -74,6 +74,44 @@ def layouts(
     print(json.dumps(proposal.document(asked, found), indent=1) if as_json else "\n".join(proposal.table(asked, found)))
 
 
+@plan_app.command("table")
+def published_table(
+    source: Annotated[str, typer.Option(help="Only this source's rows, as nv2019 or sc21-t1.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """What others have published, beside what this planner predicts, and the error of every row.
+
+    A few constants of each generation of GPUs are fitted on the rows that say so; all others are held back.
+    """
+    from dataclasses import asdict
+
+    from phalanx.plan import comparison
+
+    if as_json:
+        lines = [line for line in comparison.table() if source in ("", line.source)]
+        print(json.dumps([asdict(line) | {"error": line.error} for line in lines], indent=1))
+        return
+    print(*comparison.text(source), sep="\n")
+
+
+@plan_app.command()
+def curve(
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("scaling.png"),
+    measured: Annotated[
+        Path | None, typer.Option(help="Measurements to draw over it: what phalanx scale --json wrote.")
+    ] = None,
+) -> None:
+    """Draw the scaling of GPT-2 1.2B to 8.3B and BERT-Large's time to train, predicted and published."""
+    from phalanx.plan import curve as points
+    from phalanx.report.scaling import draw
+
+    found = points.curves(measured)
+    print(*points.text(found), sep="\n")
+    weak = {"tensor parallel": found.tensor, "with 64 replicas": found.both}
+    draw(weak, points.BASELINE, found.times, found.published_times, found.measured, out)
+    print(f"\n{out}")
+
+
 @app.command()
 def trace(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],

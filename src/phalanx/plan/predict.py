@@ -20,7 +20,7 @@ from phalanx.plan.work import Work
 HIDDEN = 0.9  # of what goes on under compute costs nothing; the rest is units and memory that it takes from the kernels
 BUCKET = 25e6  # bytes that are summed together, as torch's DistributedDataParallel does
 LAST = 1 / 8  # of the gradients have no backward left to hide under
-SOFT = 30  # how sharply the longer of computing and launching rules
+SOFT = 5  # how sharply the longer of computing and launching rules
 SPREAD = 0.01  # deviation between GPUs: a step waits for the slowest of n, about sqrt(2 ln n) deviations late
 
 
