@@ -95,9 +95,10 @@ def draw(results: list[Result], path: Path) -> None:
             panel.bar_label(bars, [f"{efficiency(r, results):.0%}" for r in mine], fontsize=8)
         panel.set_xticks(range(3), [f"{n} process{'es' * (n > 1)}" for n in GROWING])
         panel.set_title(title)
-        panel.legend(frameon=False, loc="lower left")
+        panel.legend(frameon=False, loc="upper right", ncols=2)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("model GFLOP/s a process")
+    panels[0].set_ylim(0, 1.2e-9 * max(r.flops_per_process for r in results))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

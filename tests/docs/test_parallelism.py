@@ -70,4 +70,4 @@ def test_the_layouts_are_possible(command: str) -> None:
     config = expand(recipe.load_mapping(name, [*overrides, "train.device=cpu"]))
     count = processes_of(config.layout)
     assert count > 1
-    assert processes_of(resolve(config, load_tokenizer("gpt2"), count).layout) == count
+    assert processes_of(resolve(config, load_tokenizer("gpt2").vocab, count).layout) == count

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from tests.train.processes import start
 
-PATIENCE = 120  # seconds that a case may take
+PATIENCE = 300  # seconds that a case may take
 
 
 class Pool:

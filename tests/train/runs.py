@@ -53,7 +53,7 @@ class Corpus(NamedTuple):
     def config(self, family: str, *overrides: str, processes: int = 1) -> Config:
         """A resolved configuration of a tiny run."""
         mapping = recipe.overridden({}, [*self.words(family), *overrides])
-        return resolve(expand(mapping), self.tokenizer(family), processes)
+        return resolve(expand(mapping), self.tokenizer(family).vocab, processes)
 
 
 def make_corpus(folder: Path) -> Corpus:

@@ -25,7 +25,7 @@ def test_what_was_automatic_is_definite(corpus: Corpus, monkeypatch: pytest.Monk
     assert config.layout.micro_batch == config.train.batch == 8
     assert (config.model.vocab, config.model.ffn) == (corpus.tokenizer("gpt").vocab, 128)
     assert corpus.config("gpt", "layout.micro_batch=99").layout.micro_batch == 8
-    assert resolve(config, corpus.tokenizer("gpt")) == config, "once is enough"
+    assert resolve(config, corpus.tokenizer("gpt").vocab) == config, "once is enough"
 
 
 def test_a_preset_lies_under_explicit_keys() -> None:

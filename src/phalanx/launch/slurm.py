@@ -97,7 +97,7 @@ def launch(name: str, overrides: Sequence[str], out: Path | None, job: Job, dry:
     job.check()
     folder, config, tokenizer = read(name, overrides, out)
     here = config.train.model_copy(update={"device": "cpu"})  # it will run elsewhere
-    resolve(config.model_copy(update={"train": here}), tokenizer, job.nodes * job.processes)
+    resolve(config.model_copy(update={"train": here}), tokenizer.vocab, job.nodes * job.processes)
     text = script(name, overrides, folder.path, job)
     if dry:
         return text

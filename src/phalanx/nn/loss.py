@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from phalanx.nn import slots
 
-_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 26}  # logits held at once: what a cache likes, what fills a GPU
+# Logits held at once, and rows of them: what a cache likes, what fills a GPU.
+LIMITS = {"cpu": (1 << 24, 512), "cuda": (1 << 26, 1 << 20)}
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -86,8 +87,8 @@ class _Given(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    limit = _LOGITS.get(hidden.device.type, _LOGITS["cuda"])
-    rows, height = hidden.shape[0], max(1, limit // weight.shape[0])
+    logits, most = LIMITS.get(hidden.device.type, LIMITS["cuda"])
+    rows, height = hidden.shape[0], max(1, min(most, logits // weight.shape[0]))
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 

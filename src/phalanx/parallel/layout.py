@@ -37,7 +37,7 @@ class Piped(nn.Module):
 
 class Layout:
     """`build` makes the model on the current device; `prepare` does to it what the run wants (precision, compile);
-    within `memory` its weights come to be: a trace gives them none."""
+    within `memory`, which a trace has none of, its weights come to be, and nobody writes them."""
 
     def __init__(self, config: Config, mesh: Mesh, build: Callable[[], nn.Module], prepare: Callable[[nn.Module], None],
                  memory: AbstractContextManager[object] | None = None) -> None:  # fmt: skip
@@ -58,7 +58,7 @@ class Layout:
             self.stages.append(stage)
         with memory or nullcontext():
             for stage, parts_here in zip(self.stages, parts, strict=True):
-                self._materialise(stage, parts_here)
+                self._materialise(stage, parts_here, write=memory is None)
         self.parameters = Parameters(self.locals, mesh.within)
         self.buckets = None if self.sharded else data.Buckets(self.parameters.values(), mesh.data)
         self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
@@ -145,7 +145,7 @@ class Layout:
             self.stages, layout, self.mesh.pp, (layout.micro_batch, width, self.config.model.hidden), self.device
         )
 
-    def _materialise(self, stage: Stage, parts: dict[str, Part]) -> None:
+    def _materialise(self, stage: Stage, parts: dict[str, Part], write: bool) -> None:
         """Give memory to what is left of a stage, and first weights; note what there is."""
         model, mesh = stage.model, self.mesh
         root = stage if mesh.pp.size > 1 else model
@@ -170,4 +170,5 @@ class Layout:
             twin = stage.last and not stage.first and name.endswith(stages.WORDS)
             pieces[name] = Piece(tensor.data, offset)
             self.locals[name] = Local(tensor, source, part.shape, offset, part.partial, twin, alike, copies)
-        initialise(model, self.config.train.seed, pieces)
+        if write:
+            initialise(model, self.config.train.seed, pieces)

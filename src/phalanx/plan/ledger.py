@@ -83,12 +83,16 @@ class Ledger(TorchDispatchMode):
 
         def alloc(tensor: Tensor) -> None:
             before[0](tensor)
-            self._meet(tensor)
+            forget(tensor)
+            self.label("parameters", [tensor])
 
         def free(tensor: Tensor) -> None:
+            forget(tensor)
+            before[1](tensor)
+
+        def forget(tensor: Tensor) -> None:
             if (number := self.numbers.pop(tensor.untyped_storage(), None)) is not None:
                 self._left(number)
-            before[1](tensor)
 
         _fsdp_param.alloc_storage, _fsdp_param.free_storage = alloc, free
         try:

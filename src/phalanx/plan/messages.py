@@ -9,9 +9,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from phalanx.config import Config
-from phalanx.nn.transformer import padded_vocab
-from phalanx.parallel import stages
+from phalanx.parallel.data import BUCKET
 from phalanx.parallel.mesh import Mesh
+from phalanx.plan.portion import Portion
 
 
 class Message(NamedTuple):
@@ -25,7 +25,6 @@ class Message(NamedTuple):
 Messages = Counter[Message]
 
 WIDE = 4  # bytes of a number of the residual stream, of weights, gradients, losses
-NARROW = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of what products give
 
 
 def say(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Messages:
@@ -33,23 +32,14 @@ def say(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Mes
     return Counter({Message(kind, axes, size * width): times for size in sizes} if axes and times else {})
 
 
-class Expected:
+class Expected(Portion):
     """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary."""
 
     def __init__(self, config: Config, mesh: Mesh, labelled: list[int]) -> None:
-        self.config, self.layout, self.mesh, self.labelled = config, config.layout, mesh, labelled
-        self.bert, self.hidden = config.task == "mlm", config.model.hidden
+        super().__init__(config, mesh.pp.rank, mesh.tp.rank)
+        self.mesh, self.labelled = mesh, labelled
         self.losses = 2 if self.bert else 1
-        self.narrow = NARROW[config.precision.dtype]
-        self.sequence = mesh.tp.size > 1 and config.layout.sequence_parallel
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
-        self.shards = mesh.shards.size if config.layout.shard != "none" else 1
-        self.positions = config.layout.micro_batch * config.data.sequence // mesh.cp.size  # of a micro-batch
-        self.stages = stages.numbers(config.layout, mesh.pp.rank)
-        self.final = stages.stages_of(config.layout) - 1
-        spread = stages.spread(config.model, self.final + 1)
-        self.blocks = sum(spread[stage] for stage in self.stages)
-        self.first, self.last = 0 in self.stages, self.final in self.stages
 
     def axes(self, *names: str) -> str:
         """Those that are longer than one rank."""
@@ -117,11 +107,20 @@ class Expected:
         shards = self.shards
         said = say(self.sequence, "all-reduce", self.tp, self.positionwise // shards)
         if shards == 1:
-            return said + say(1, "all-reduce", self.data, self.blocks * self.block + self.rest)
+            return sum((say(1, "all-reduce", self.data, size) for size in self.buckets()), start=said)
         for times, size in (self.blocks, self.block), (1, self.rest):
             said += say(times, "reduce-scatter", self.data, size)
             said += say(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
         return said
+
+    def buckets(self) -> list[int]:
+        """Elements of the pieces in which replicated gradients are summed, the last parameters' first."""
+        sizes = [0]
+        for rows, width in reversed(self.shapes):
+            if sizes[-1] >= BUCKET:
+                sizes.append(0)
+            sizes[-1] += rows * width
+        return sizes
 
     def weights(self) -> Messages:
         """ZeRO-2 gathers them once a step, ZeRO-3 in each micro-batch, those of a block for each direction."""
@@ -160,32 +159,8 @@ class Expected:
         return Counter()
 
     @property
-    def words(self) -> int:
-        """Elements of the word embedding on a rank."""
-        return padded_vocab(self.config.model) // self.mesh.tp.size * self.hidden
-
-    @property
-    def block(self) -> int:
-        """Elements of a block's parameters on a rank: its part of matrices and biases, whole norms and two biases."""
-        return (12 * self.hidden**2 + 7 * self.hidden) // self.mesh.tp.size + 6 * self.hidden
-
-    @property
-    def tables(self) -> int:
-        """Of position and segment embeddings, with BERT's norm."""
-        model = self.config.model
-        return (model.positions + (model.segments + 2) * self.bert) * self.hidden
-
-    @property
-    def rest(self) -> int:
-        """Of all that is in no block. The last stage of a pipeline has its own copy of the words."""
-        hidden, rows = self.hidden, self.words // self.hidden
-        bias = max(0, min(rows, self.config.model.vocab - rows * self.mesh.tp.rank))
-        bias += bias % 2 * (self.layout.shard != "none")  # two shards are equally long
-        heads = 2 * hidden**2 + 6 * hidden + 2 + bias if self.bert else 2 * hidden
-        return (self.first or self.last) * self.words + self.first * self.tables + self.last * heads
-
-    @property
     def positionwise(self) -> int:
         """Of what is applied to each position of the stream: norms, two biases of a block, tables."""
-        norm = 2 * self.hidden * (not self.bert)
-        return 6 * self.hidden * self.blocks + self.first * self.tables + self.last * norm
+        norm = 2 * self.hidden * self.model.norm_first
+        tables = sum(rows * width for rows, width in self.tables)
+        return 6 * self.hidden * self.blocks + self.first * tables + self.last * norm

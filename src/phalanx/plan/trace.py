@@ -2,28 +2,33 @@
 
 The model is built and laid out by the code that trains it, in a process group that only pretends, on tensors that have
 no memory: what a rank of thousands would hold, multiply and send is written down in seconds, on any machine. Blocks are
-traced uncompiled; compiled ones hold less.
+traced uncompiled; compiled ones hold less. Masks are there but not drawn, as the hash would take longer than all else.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.models.build import family, make
+from phalanx.nn import random
+from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.parallel.layout import Layout
@@ -55,8 +60,8 @@ class Trace:
 
 
 def trace(config: Config, processes: int, rank: int = 0) -> Trace:
-    """The second step of `rank` of so many processes; `config` is laid out for them (`lay_out`). A first step comes
-    before it, so that moments are there and pipelines have met.
+    """The second step of `rank` of so many processes; `config` is laid out for them (`lay_out`). A first step, with
+    blocks that do nothing, comes before it, so that moments are there and pipelines have met.
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -65,13 +70,17 @@ def trace(config: Config, processes: int, rank: int = 0) -> Trace:
         layout = Layout(config, mesh, partial(make, config.model), partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
-        with fake, _Answers(_masked(config)):
-            _step(config, layout, optimizers, ledger)
+        with fake, _Answers(_masked(config)), mock.patch.multiple(random, rows=_rows, keep=_keep):
+            with mock.patch.object(Block, "forward", _pass_by):
+                _step(config, layout, optimizers, ledger)
             with ledger, ledger.resizing(), traffic:
+                ledger.label(
+                    "temporary", (o for o in gc.get_objects() if type(o) is FakeTensor and o.fake_mode is fake)
+                )
                 ledger.label("parameters", layout.parameters.values())
                 for optimizer in optimizers:
                     ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
-                for parameter in layout.parameters.values():
+                for parameter in [*layout.parameters.values(), *_gathered(layout)]:
                     parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))
                 _step(config, layout, optimizers, ledger)
     count = sum(p.numel() for p in layout.parameters.values())
@@ -94,6 +103,25 @@ def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer
     for optimizer in optimizers:
         optimizer.step()
     parameters.zero_grad()
+
+
+def _gathered(layout: Layout) -> Iterator[Tensor]:
+    """The whole parameters that `fully_shard` puts together for use."""
+    for module in (m for stage in layout.stages for m in stage.modules()):
+        if isinstance(module, FSDPModule) and (group := module._get_fsdp_state()._fsdp_param_group):
+            yield from (parameter.unsharded_param for parameter in group.fsdp_params)
+
+
+def _rows(index: Tensor, key: Tensor, site: Tensor) -> Tensor:
+    return index.to(torch.int32)
+
+
+def _keep(rows: Tensor, columns: int, drop: float) -> Tensor:
+    return rows.new_empty((*rows.shape, columns), dtype=torch.bool)
+
+
+def _pass_by(block: Block, x: Tensor, context: Context) -> Tensor:
+    return x.clone()
 
 
 def _objective(counts: dict[str, int], parts: dict[str, Tensor]) -> Tensor:

@@ -50,7 +50,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
 @contextmanager
 def joined(asked: Config, tokenizer: Tokenizer, store: Store | None) -> Iterator[Config]:
     """The resolved configuration, when all processes that met at `store` agree on it; watched until the end."""
-    config = resolve(asked, tokenizer, meeting.world())
+    config = resolve(asked, tokenizer.vocab, meeting.world())
     processes.join(device_of(config.train.device), store)
     with watching(config.layout.timeout):
         processes.agree(_flat(config))

@@ -12,7 +12,7 @@ import torch
 
 from phalanx import recipe
 from phalanx.config import Config, DataConfig
-from phalanx.data.tokenize import BUNDLED, Tokenizer
+from phalanx.data.tokenize import BUNDLED
 from phalanx.errors import InputError
 from phalanx.models.build import check, flops_per_token, with_preset
 from phalanx.precision import gemm
@@ -29,20 +29,21 @@ def expand(mapping: Mapping[str, Any]) -> Config:
     return recipe.validate({**mapping, "model": with_preset(model)})
 
 
-def resolve(config: Config, tokenizer: Tokenizer, processes: int = 1) -> Config:
-    """The configuration with nothing left to decide for so many processes. InputError for what cannot run."""
+def resolve(config: Config, vocab: int, processes: int = 1) -> Config:
+    """The configuration with nothing left to decide, for a tokenizer of `vocab` tokens and so many processes.
+
+    InputError for what cannot run.
+    """
     model, data = config.model, config.data
-    if model.vocab not in (0, tokenizer.vocab):
-        raise InputError(
-            f"model.vocab={model.vocab} but the data's tokenizer has {tokenizer.vocab} tokens; leave model.vocab=0"
-        )
+    if model.vocab not in (0, vocab):
+        raise InputError(f"model.vocab={model.vocab} but the data's tokenizer has {vocab} tokens; leave model.vocab=0")
     if data.sequence > model.positions:
         raise InputError(
             f"data.sequence={data.sequence} is longer than model.positions={model.positions}; lower it or raise those"
         )
     if model.segments == 1 and config.task == "mlm" and data.pairs != "none":
         raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
-    model = model.model_copy(update={"vocab": tokenizer.vocab, "ffn": model.ffn or 4 * model.hidden})
+    model = model.model_copy(update={"vocab": vocab, "ffn": model.ffn or 4 * model.hidden})
     check(model)
     check_schedule(config)
     device = device_of(config.train.device)

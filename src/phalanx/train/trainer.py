@@ -31,6 +31,7 @@ from phalanx.run.planners import Place
 from phalanx.train import state
 from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
+from phalanx.train.heap import keep_freed
 from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.optim import clip
@@ -45,6 +46,8 @@ class Trainer:
     def __init__(self, config: Config, task: Task, folder: RunFolder, monitor: Monitor | Silent) -> None:
         self.config, self.task, self.folder, self.monitor = config, task, folder, monitor
         self.device = torch.device(config.train.device)
+        if self.device.type == "cpu":
+            keep_freed()
         self.mesh = make_mesh(config.layout, self.device)
         self.layout = Layout(config, self.mesh, partial(make, config.model), self._prepare)
         self.model, self.parameters = self.layout.module, self.layout.parameters
