@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.crew import Crew
+from phalanx.measure.crew import Crew
 from benchmarks.trained import Shape, phalanx
 
 SHAPE = Shape(6, 384, 6, 4)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from math import inf, log, sqrt
 
-from phalanx.plan import kernels, pipeline
+from phalanx.plan import kernels, measured, pipeline
 from phalanx.plan.cluster import Cluster
-from phalanx.plan.kernels import Kernel, Timer
+from phalanx.plan.kernels import Kernel
 from phalanx.plan.links import Group, send
 from phalanx.plan.work import Work
 
@@ -64,7 +64,8 @@ class Step:
 
     def __init__(self, work: Work, cluster: Cluster) -> None:
         self.work, self.cluster = work, cluster
-        self.timer = Timer(cluster, work.precision)
+        self.timer = measured.timer(cluster, work)
+        self.hidden = cluster.measured.hidden if cluster.measured else HIDDEN
         self.tp = Group(cluster, work.tp, 1)
         self.cp = Group(cluster, work.cp, work.tp)
         self.data = Group(cluster, work.dp * work.cp, work.tp)
@@ -89,7 +90,7 @@ class Step:
         launches = sum(kernel.times for kernel in list_of)
         if self.work.tp > 1:
             one = 2 * self.tp.scatter(self.stream) if self.work.sequence_parallel else self.tp.all_reduce(self.stream)
-            parts["tp"] += pairs * one - (HIDDEN * min(pairs * one, parts["matrix"]) if self.work.tp_overlap else 0.0)
+            parts["tp"] += pairs * one - (self.hidden * min(pairs * one, parts["matrix"]) if self.work.tp_overlap else 0.0)
             launches += pairs * (2 if self.work.sequence_parallel else 1)
         if self.work.cp > 1:
             parts["cp"] += pairs * self.cp.scatter(self.stream / self.work.tp * self.work.cp)
@@ -160,7 +161,7 @@ class Step:
         return self.timer.total(kernels.optimizer(self.work, parameters / ways))
 
     def _exposed(self, busy: float, under: float) -> float:
-        return busy - HIDDEN * min(busy * (1 - LAST), under) if self.work.overlap else busy
+        return busy - self.hidden * min(busy * (1 - LAST), under) if self.work.overlap else busy
 
     def prediction(self) -> Prediction:
         work, host, count = self.work, self.cluster.fitted.host, self.work.micro_batches
