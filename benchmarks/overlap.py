@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phalanx.measure.crew import Crew, Step
 from benchmarks.trained import Shape, phalanx
+from phalanx.measure.crew import Crew, Step
 
 SHAPE = Shape(12, 512, 8, 8)  # 42 million parameters: ten buckets
 

@@ -12,7 +12,6 @@ import argparse
 import os
 import statistics
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from phalanx import recipe
@@ -97,10 +96,12 @@ def main() -> None:
     for case in cases:
         told, seconds = predict(Work.of(case.config()), cluster), statistics.median(times[case])
         errors.append(told.seconds / seconds - 1)
-        print(f"| {case.family} | {case.hidden} | {case.layout} | {case.processes} | {seconds:.3f} | {told.seconds:.3f} "
-              f"| {errors[-1]:+.0%} |")  # fmt: skip
+        named = f"| {case.family} | {case.hidden} | {case.layout} | {case.processes} "
+        print(f"{named}| {seconds:.3f} | {told.seconds:.3f} | {errors[-1]:+.0%} |")
         print(case.layout, {kind: f"{value:.3f}" for kind, value in told.parts.items()}, file=sys.stderr)
-    print(f"\nmean error {statistics.mean(map(abs, errors)):.1%}, of {len(errors)}; largest {max(map(abs, errors)):.1%}")
+    print(
+        f"\nmean error {statistics.mean(map(abs, errors)):.1%}, of {len(errors)}; largest {max(map(abs, errors)):.1%}"
+    )
 
 
 if __name__ == "__main__":

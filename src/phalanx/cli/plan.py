@@ -44,7 +44,9 @@ def layouts(
     tokens: Annotated[str, typer.Option(help="Tokens to train on, as 300B; the recipe's steps by default.")] = "",
     price: Annotated[float, typer.Option(min=0, help="Dollars of a GPU for an hour; the cluster's by default.")] = 0,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Rows.")] = 10,
-    why: Annotated[str, typer.Option(help='Why a layout is not the best: --why "tp8 pp2", as the table names them.')] = "",
+    why: Annotated[
+        str, typer.Option(help='Why a layout is not the best: --why "tp8 pp2", as the table names them.')
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Rank all layouts of a model on a cluster's GPUs by predicted step time.

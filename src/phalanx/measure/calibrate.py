@@ -90,7 +90,9 @@ class Calibration:
     def products(self) -> dict[str, dict[int, float]]:
         """FLOP/s by precision and side."""
         return {
-            dtype: {side: 6 * side**3 / self.median("products", f"{dtype} {side}") for side in probes.SIDES[self.device]}
+            dtype: {
+                side: 6 * side**3 / self.median("products", f"{dtype} {side}") for side in probes.SIDES[self.device]
+            }
             for dtype in self.dtypes
         }
 
@@ -126,7 +128,7 @@ class Calibration:
             return {"bandwidth": 1e9, "latency": 1e-4, "hop": 1e-5}
         fits = {count: self._line(count, "sum", 2 * (count - 1) / count) for count in self.counts[1:]}
         latencies = [latency for latency, _ in fits.values()]
-        hop, latency = np.polyfit(list(fits), latencies, 1) if len(fits) > 1 else (0.0, latencies[0])
+        hop = np.polyfit(list(fits), latencies, 1)[0] if len(fits) > 1 else 0.0
         hop = max(float(hop), 1e-7)
         shares = [self._line(n, "scatter", 2 * (n - 1) / n)[1] / bandwidth for n, (_, bandwidth) in fits.items()]
         return {
@@ -136,6 +138,11 @@ class Calibration:
             "by_members": {count: bandwidth for count, (_, bandwidth) in fits.items()},
             "scatter": statistics.mean(shares),
         }
+
+    def sums(self) -> dict[int, list[tuple[int, float]]]:
+        """Bytes and seconds of an all-reduce, by size of the group."""
+        sizes = probes.SIZES[self.device]
+        return {n: [(size, self.median(f"links {n}", f"sum {size}")) for size in sizes] for n in self.counts[1:]}
 
     def _line(self, count: int, name: str, passes: float) -> tuple[float, float]:
         """Latency and bandwidth of the line through a group's times by size, each weighed by its own length."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 from phalanx.errors import InputError
 
@@ -79,9 +79,8 @@ class Crew:
             end.send(question)
         answers: dict[int, Any] = {}
         while len(answers) < len(self.ends):
-            for end in wait([end for rank, end in enumerate(self.ends) if rank not in answers]):
-                assert isinstance(end, Connection)
-                rank = self.ends.index(end)
+            for ready in wait([end for rank, end in enumerate(self.ends) if rank not in answers]):
+                rank = self.ends.index(cast("Connection", ready))
                 answers[rank] = self._answer(rank)
         return [answers[rank] for rank in range(len(self.ends))]
 
@@ -140,6 +139,6 @@ def _timed(step: Step, number: int, size: int) -> tuple[float, Any]:
         dist.barrier()
     begin = time.perf_counter()
     value = step(number)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
     return time.perf_counter() - begin, value

@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 from phalanx.config import Config, LayoutConfig
 from phalanx.measure.crew import Step
 from phalanx.measure.rehearsal import rehearse
-from phalanx.parallel import comm
 from phalanx.nn.linear import Slot
+from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis, make_mesh
 
 Probe = Callable[[], Any]
@@ -46,7 +46,8 @@ KIND_OF = {f"aten::{name}": kind for kind, names in KINDS.items() for name in na
 
 def products(device: str, dtypes: tuple[str, ...]) -> Step:
     """Products of square layers and their gradients by "dtype side", a copy in memory, a kernel with nothing to do."""
-    on, probes = torch.device(device), {}
+    on = torch.device(device)
+    probes: dict[str, tuple[Probe, float]] = {}
     for name in dtypes:
         for side in SIDES[device]:
             probes[f"{name} {side}"] = _layer(side, DTYPES[name], on), 6 * side**3

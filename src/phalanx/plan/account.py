@@ -28,7 +28,8 @@ def said(config: Config, rank: int, device: str) -> Messages:
     data = layout.dp * layout.cp
     shards = (layout.shard_ways or data) if layout.shard != "none" else 1
     axes = {axis: Axis(getattr(layout, axis), place) for axis, place in at.items()}
-    mesh = Mesh(**axes, data=Axis(data), shards=Axis(shards), world=Axis(data * layout.tp * layout.pp, rank))
+    world = Axis(data * layout.tp * layout.pp, rank)
+    mesh = Mesh(axes["pp"], axes["dp"], axes["cp"], axes["tp"], Axis(data), Axis(shards), world)
     count = config.train.batch // (layout.dp * layout.micro_batch)
     return Expected(config, mesh, [labelled(config)] * count, device).step()
 

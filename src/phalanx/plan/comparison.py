@@ -1,8 +1,8 @@
 """The published table and what this model says to each of its rows.
 
 A figure that is not a time is made from the predicted time by the formula of its source: TFLOP/s of Megatron's papers
-up to 2021 count 96 B s l h² with recompute, later ones the model's own 72; efficiency is FLOP/s of a GPU against those of the
-source's run on one GPU.
+up to 2021 count 96 B s l h² with recompute, later ones the model's own 72; efficiency is FLOP/s of a GPU against those
+of the source's run on one GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from statistics import mean, median
 from phalanx.errors import InputError
 from phalanx.plan.links import Group
 from phalanx.plan.predict import Prediction, Step, predict
-from phalanx.plan.published import EPOCH, UNITS, Row, cluster, role, rows, source, system, unused, work
+from phalanx.plan.published import EPOCH, UNITS, Row, cluster, role, rows, source, unused, work
 from phalanx.plan.work import Work
 
 TIMES = ("iteration_time", "throughput", "time_to_train", "time_per_epoch", "layer_", "achieved_model_flops")
@@ -196,9 +196,7 @@ def text(source: str = "") -> list[str]:
     said: list[str] = []
     for name in dict.fromkeys(line.source for line in lines):
         said += ["", f"{name}: {SOURCES[name]}" if name in SOURCES else name]
-        said.append(
-            f"  {'model':<22}{'GPUs':>5} {'layout':<18}{'figure':<25}{'published':>11}{'predicted':>11}{'error':>8}  role"
-        )
+        said.append(f"  {'model':<22}{'GPUs':>5} {'layout':<18}{'figure':<25}  published  predicted   error  role")
         for line in (line for line in lines if line.source == name):
             row = by_id[line.id]
             predicted, error = "", ""
@@ -222,7 +220,9 @@ def summary(lines: Sequence[Line]) -> list[str]:
         some = [line for line in timed if name in ("", line.source) and part in ("", line.role)]
         if some:
             e = errors(some)
-            said.append(f"{name or 'all':<34}{part or 'both':<11}{e.count:>5}{e.median:>9.1%}{e.mean:>8.1%}{e.worst:>8.1%}")
+            said.append(
+                f"{name or 'all':<34}{part or 'both':<11}{e.count:>5}{e.median:>9.1%}{e.mean:>8.1%}{e.worst:>8.1%}"
+            )
     return said
 
 
@@ -233,4 +233,4 @@ def _layout(row: Row) -> str:
 
 def _figure(line: Line) -> str:
     name = line.metric.replace("_", " ").replace("achieved ", "").replace("weak scaling ", "").replace("model ", "m. ")
-    return f"{name[:24 - len(line.unit)]} {line.unit}"[:24]
+    return f"{name[: 24 - len(line.unit)]} {line.unit}"[:24]

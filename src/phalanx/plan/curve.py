@@ -6,7 +6,8 @@ from pathlib import Path
 
 from phalanx.errors import InputError
 from phalanx.plan import comparison
-from phalanx.plan.published import UNITS, Row, cluster, rows, work
+from phalanx.plan.predict import predict
+from phalanx.plan.published import UNITS, Row, cluster, rows, source, unused, work
 
 BASELINE = 39e12  # FLOP/s of the paper's single GPU, which its efficiencies are shares of
 TENSOR, BOTH = "weak_scaling_efficiency_model_parallel", "weak_scaling_efficiency_model_data_parallel"
@@ -45,7 +46,7 @@ class Curves:
 
 def curves(measured: Path | None = None) -> Curves:
     """All of it; `measured` is what `phalanx scale --json` wrote."""
-    bert = [row for row in rows() if row["metric"] == "time_to_train" and not comparison.unused(row)]
+    bert = [row for row in rows() if row["metric"] == "time_to_train" and not unused(row)]
     bert = [row for row in bert if row["precision"].startswith("fp16")]
     template = next(row for row in bert if row["num_gpus"] == "1024")
     times = []
@@ -60,12 +61,12 @@ def _weak(metric: str) -> list[Point]:
     """A point for each number of GPUs: of several runs the paper's first, that of its table 1."""
     found: dict[int, Row] = {}
     for row in rows():
-        if row["metric"] == metric and comparison.source(row) == "meg19":
+        if row["metric"] == metric and source(row) == "meg19":
             found.setdefault(int(row["num_gpus"]), row)
     points = []
     for gpus, row in sorted(found.items()):
         shape = work(row)
-        flops = gpus * comparison.rate(shape, comparison.predict(shape, cluster(row)))
+        flops = gpus * comparison.rate(shape, predict(shape, cluster(row)))
         points.append(Point(gpus, row["model"], flops, comparison.expected(row) / 100, float(row["value"]) / 100))
     return points
 

@@ -1,4 +1,4 @@
-"""A traced step as a Chrome trace, for ui.perfetto.dev or chrome://tracing, with the time that each operation would take.
+"""A traced step as a Chrome trace, for ui.perfetto.dev, with the time that each operation would take.
 
 An operation takes what the roofline of the cluster's GPU says; a message, what its links say. Messages along dp go on
 beside the compute, each after the one before; all others are waited for. What a rank of a pipeline waits for its
@@ -35,7 +35,9 @@ class Clock:
         batch, *shape = operation.shape
         if operation.flops and not batch:
             return self.timer(Kernel("flash", operation.bytes, (1, 1, operation.flops // 2)))
-        return self.timer(Kernel("matrix" if batch else "other", operation.bytes, (shape[0], shape[1], shape[2]), batch))
+        return self.timer(
+            Kernel("matrix" if batch else "other", operation.bytes, (shape[0], shape[1], shape[2]), batch)
+        )
 
     def message(self, message: Message) -> float:
         """Of a collective, or of one side of a message between two ranks."""

@@ -36,13 +36,15 @@ def memory(config: Config, pp: int = 0, device: str = "cuda") -> Memory:
 
 @cache
 def _alive(schedule: str, pp: int, chunks: int, count: int, rank: int) -> set[tuple[int, int]]:
-    """How many passes of a stage have been forward, and how many of these backward but for their weights, over a step."""
+    """How many passes of a stage have been forward, and how many of these backward but for weights, over a step."""
     if pp == 1:
         return {(1, 0)}
     operations = pipeline.order(schedule, pp, chunks, count, rank)
     apart = any(kind == "W" for kind, _, _ in operations)
     changes = {"F": (1, 0), "B": (0, 1) if apart else (-1, 0), "W": (-1, -1)}
-    return set(accumulate((changes[kind] for kind, _, _ in operations), lambda held, by: (held[0] + by[0], held[1] + by[1])))
+    return set(
+        accumulate((changes[kind] for kind, _, _ in operations), lambda held, by: (held[0] + by[0], held[1] + by[1]))
+    )
 
 
 class _Rank(Portion):
@@ -171,8 +173,8 @@ class _Rank(Portion):
         )
 
     def end(self) -> Memory:
-        """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the first
-        block, and when a pipeline's two copies are added."""
+        """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the
+        first block, and when a pipeline's two copies are added."""
         weights, moments = self.states()
         words, left = self.words * WIDE, max(0.0, self.activations() - self.stage())
         moving = max(words * (self.first + self.last) + left, 2 * words * (self.first != self.last))

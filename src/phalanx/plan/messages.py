@@ -66,7 +66,7 @@ class Expected(Portion):
         return said + self.keys(1) + self.order()
 
     def order(self) -> Messages:
-        """Once in a stage, of the positions of all context-parallel ranks: who is before whom in GPT, BERT's padding."""
+        """Once in a stage, of the positions of all ranks of cp: who is before whom in GPT, BERT's padding."""
         if self.layout.context == "ring" and not self.bert:
             return Counter()
         positions = self.positions * self.mesh.cp.size

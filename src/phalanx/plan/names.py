@@ -27,13 +27,15 @@ def short(layout: LayoutConfig) -> str:
     if layout.chunks > 1:
         words[-1] += f"×{layout.chunks}"
     words += [f"dp{layout.dp}", f"mb{layout.micro_batch}"]
-    skipped = {"interleaved", "1f1b", "replicated"} | ({"wide"} if layout.tp == 1 else {"ring"} if layout.cp == 1 else set())
+    skipped = {"interleaved", "1f1b", "replicated"} | (
+        {"wide"} if layout.tp == 1 else {"ring"} if layout.cp == 1 else set()
+    )
     words += [word for word, (key, value) in _WORDS.items() if getattr(layout, key) == value and word not in skipped]
     return " ".join(words)
 
 
 def pins(text: str) -> dict[str, Any]:
-    """Keys of the layout section that a text names, as `short` writes them or as tp=4; InputError for any other word."""
+    """Keys of the layout section that a text names, as `short` writes them or as tp=4; InputError for other words."""
     found: dict[str, Any] = {}
     for word in re.sub(r"([a-z]+\d+)[×x](\d+)", r"\1 ×\2", text.replace(",", " ")).split():
         number = re.fullmatch(r"([a-z]+|×)=?(\d+)", word)

@@ -1,4 +1,4 @@
-"""What a rank of a layout holds of a model: its stages, its part of their parameters, its positions of a micro-batch."""
+"""What a rank of a layout holds of a model: its stages, its part of their parameters, its part of a micro-batch."""
 
 from functools import cached_property
 

@@ -5,7 +5,7 @@ if that is longer. The pipeline is simulated. Gradients are summed after backwar
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from math import inf, log, sqrt
@@ -51,7 +51,7 @@ class Pass:
     def seconds(self, host: float) -> float:
         """Of the GPU or of launching, whichever is longer; near each other, where now one waits and now the other, a
         little more than either."""
-        return (sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT)
+        return float((sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT))
 
 
 def predict(work: Work, cluster: Cluster) -> Prediction:
@@ -71,30 +71,35 @@ class Step:
         self.data = Group(cluster, work.dp * work.cp, work.tp)
         self.width = kernels.BYTES[work.precision]
         tokens = work.micro_batch * work.sequence // work.cp
-        self.stream = tokens * work.hidden * self.width  # bytes of a micro-batch's residual stream as it is sent
+        self.wide = tokens * work.hidden * work.stream_bytes  # bytes of a micro-batch's residual stream
+        self.narrow = tokens * work.hidden * self.width  # bytes of as many elements that a product gave
 
     @cached_property
     def block(self) -> dict[str, Pass]:
         """A block's forward and backward of a micro-batch."""
-        block, again = kernels.Block(self.work), self.work.recompute == "block"
+        block, again = kernels.Block(self.work), 2 * (self.work.recompute == "block")
         return {
-            "forward": self._pass(block.forward(), pairs=2),
-            "backward": self._pass(block.backward(), pairs=2 + 2 * again),
+            "forward": self._pass(block.forward(), pairs=[self.narrow] * 2),
+            "backward": self._pass(block.backward(), pairs=[self.wide] * 2 + [self.narrow] * again),
         }
 
-    def _pass(self, list_of: list[Kernel], pairs: int) -> Pass:
-        """Kernels of a block, and `pairs` of collectives over tp; keys and values over cp."""
+    def _pass(self, list_of: list[Kernel], pairs: Sequence[float]) -> Pass:
+        """Kernels of a block, and pairs of collectives over tp, of so many bytes where they are one all-reduce; keys
+        and values over cp."""
         parts: defaultdict[str, float] = defaultdict(float)
         for kernel in list_of:
             parts[kernel.kind] += self.timer(kernel)
         launches = sum(kernel.times for kernel in list_of)
         if self.work.tp > 1:
-            one = 2 * self.tp.scatter(self.stream) if self.work.sequence_parallel else self.tp.all_reduce(self.stream)
-            parts["tp"] += pairs * one - (self.hidden * min(pairs * one, parts["matrix"]) if self.work.tp_overlap else 0.0)
-            launches += pairs * (2 if self.work.sequence_parallel else 1)
+            if self.work.sequence_parallel:
+                busy = len(pairs) * (self.tp.scatter(self.wide) + self.tp.scatter(self.narrow))
+            else:
+                busy = sum(map(self.tp.all_reduce, pairs))
+            parts["tp"] += busy - (self.hidden * min(busy, parts["matrix"]) if self.work.tp_overlap else 0.0)
+            launches += len(pairs) * (2 if self.work.sequence_parallel else 1)
         if self.work.cp > 1:
-            parts["cp"] += pairs * self.cp.scatter(self.stream / self.work.tp * self.work.cp)
-            launches += pairs
+            parts["cp"] += len(pairs) * self.cp.scatter(self.narrow / self.work.tp * self.work.cp)
+            launches += len(pairs)
         return Pass(parts, launches)
 
     def stages(self, direction: str) -> list[Pass]:
@@ -142,7 +147,7 @@ class Step:
         latency = size // BUCKET * self.data.latency
         if work.shard == "none":
             return self._exposed(self.data.all_reduce(size) + latency, backward)
-        gathered = self.data.scatter(parameters * self.width) + latency
+        gathered = self.data.scatter(parameters * work.stream_bytes) + latency
         exposed = self._exposed(self.data.scatter(size) + latency, backward) + self._exposed(gathered, forward)
         if work.shard == "zero3":
             again = (2 * work.micro_batches - 1) * gathered
@@ -170,7 +175,7 @@ class Step:
         forward, backward = (tuple(slowest * p.seconds(host) for p in one) for one in passes)
         hop = 0.0
         if work.pp > 1:
-            size = self.stream / (work.tp if work.sequence_parallel else 1)
+            size = self.wide / (work.tp if work.sequence_parallel else 1)
             hop = send(self.cluster, size, work.tp * work.cp * work.dp)
         flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, forward, backward, hop)
         parameters = self.rank_parameters()

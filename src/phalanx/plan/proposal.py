@@ -1,8 +1,7 @@
 """What the planner tells people: the table of layouts, why one lost, and where nothing fits what would."""
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from phalanx import recipe
@@ -14,7 +13,7 @@ from phalanx.plan.names import pins, short
 from phalanx.plan.search import ROOM, Found, Planned, search
 from phalanx.plan.work import Work
 from phalanx.train.resolve import expand
-from phalanx.units import count, duration
+from phalanx.units import count
 
 GIB = 2**30
 DAY = 86400
@@ -65,13 +64,14 @@ class Question:
         if not expand(recipe.load_mapping(self.name, self.overrides)).data.train:
             words.append("data.train=PREFIX")
         for key, value in layout.model_dump().items():
-            if value != getattr(asked, key) or f"layout.{key}={value}" in self.overrides:
-                if key != "dp":
-                    words.append(f"layout.{key}={str(value).lower() if isinstance(value, bool) else value}")
+            if key != "dp" and (value != getattr(asked, key) or key in self.pins()):
+                words.append(f"layout.{key}={str(value).lower() if isinstance(value, bool) else value}")
         line = shlex.join([self.name, *words])
         if self.gpus <= self.cluster.node:
             return f"phalanx train {line}"
-        return f"phalanx launch slurm {line} --nodes {self.gpus // self.cluster.node} --gpus-per-node {self.cluster.node}"
+        return (
+            f"phalanx launch slurm {line} --nodes {self.gpus // self.cluster.node} --gpus-per-node {self.cluster.node}"
+        )
 
 
 def answer(question: Question, most: int) -> Found:
@@ -224,7 +224,9 @@ def why(question: Question, text: str) -> list[str]:
     for key in order:
         values = one.parts.get(key, 0.0), two.parts.get(key, 0.0)
         lines.append(f"{key:<14}  {values[0]:>{width}.4f}  {values[1]:>{width}.4f}  {parts[key]:>+10.4f}")
-    lines.append(f"{'all':<14}  {one.seconds:>{width}.4f}  {two.seconds:>{width}.4f}  {two.seconds - one.seconds:>+10.4f}")
+    lines.append(
+        f"{'all':<14}  {one.seconds:>{width}.4f}  {two.seconds:>{width}.4f}  {two.seconds - one.seconds:>+10.4f}"
+    )
     sizes = sum(best.memory) / GIB, sum(lost.memory) / GIB
     lines.append(f"{'GiB of a GPU':<14}  {sizes[0]:>{width}.1f}  {sizes[1]:>{width}.1f}  {sizes[1] - sizes[0]:>+10.1f}")
     slower = two.seconds / one.seconds - 1

@@ -29,11 +29,11 @@ class Operation(NamedTuple):
     message: Message | None
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context in which `operations` grows."""
 
     def __init__(self, traffic: Traffic, ledger: Ledger) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.traffic, self.ledger = traffic, ledger
         self.operations: list[Operation] = []
 

@@ -132,13 +132,14 @@ class _Search:
         """Seconds of a step's gradients, of which replicas hide most, and of the optimizer."""
         dp = self.gpus // (tp * pp * cp)
         rows = self.config.train.batch // dp
-        layout = LayoutConfig(tp=tp, pp=pp, cp=cp, dp=dp, shard=shard, micro_batch=rows // count)
+        sizes = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "shard": shard, "micro_batch": rows // count}
+        layout = LayoutConfig().model_copy(update=sizes)
         step = Step(self.work(self._with(layout)), self.cluster)
         return step.least(self.config.model.layers // pp)
 
     def _block(self, tp: int, sequence_parallel: bool, cp: int, micro_batch: int, recompute: str) -> float:
-        sizes = {"tp": tp, "sequence_parallel": sequence_parallel, "cp": cp, "micro_batch": micro_batch}
-        layout = LayoutConfig(**sizes, dp=1, recompute=recompute)
+        sizes = {"tp": tp, "sequence_parallel": sequence_parallel, "cp": cp, "dp": 1, "micro_batch": micro_batch}
+        layout = LayoutConfig().model_copy(update={**sizes, "recompute": recompute})
         step = Step(self.work(self._with(layout)), self.cluster)
         return sum(each.seconds(self.cluster.fitted.host) for each in step.block.values())
 

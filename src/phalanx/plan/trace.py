@@ -114,7 +114,7 @@ def take_stock(
     for optimizer in optimizers:
         ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
     for parameter in [*layout.parameters.values(), *_gathered(layout)]:
-        parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))
+        parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))  # type: ignore[no-untyped-call]
 
 
 def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: Ledger) -> None:
@@ -180,13 +180,13 @@ def _batch(config: Config) -> Batch:
     return Batch(tokens, tokens.clone(), key, tokens.clone())
 
 
-class _Answers(TorchDispatchMode):
+class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers what only the values of tensors could tell: how many positions a mask picks, and of any number that it
     is 1 (the stages of a pipeline ask each other whether they know their shapes).
     """
 
     def __init__(self, picked: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.picked = picked
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

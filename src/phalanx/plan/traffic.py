@@ -22,11 +22,11 @@ _KINDS = {
 }
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context in which `messages` counts what this rank of a layout takes part in."""
 
     def __init__(self, layout: LayoutConfig) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sizes = {"pp": layout.pp, "dp": layout.dp, "cp": layout.cp, "tp": layout.tp}  # the slowest first
         self.messages: Counter[Message] = Counter()
 

@@ -51,5 +51,5 @@ def dress(axes: "Axes", title: str, legend: bool, columns: int = 3) -> None:
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(which="both", length=0)
     if legend:
-        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
         axes.legend(frameon=False, fontsize=10, ncols=columns, **place)

@@ -1,6 +1,6 @@
 """Scaling as pictures: compute performance, efficiency and time to train over the number of GPUs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,22 +14,29 @@ if TYPE_CHECKING:
 class Point(Protocol):
     """Some GPUs: FLOP/s of all, share of as many times one, and that share as published."""
 
-    gpus: int
-    name: str
-    flops: float
-    efficiency: float
-    published: float | None
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def efficiency(self) -> float: ...
+    @property
+    def published(self) -> float | None: ...
 
 
 class Time(Protocol):
     """Seconds of two phases on some GPUs."""
 
-    gpus: int
-    phases: tuple[float, float]
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def phases(self) -> tuple[float, float]: ...
 
 
 def draw(
-    weak: dict[str, Sequence[Point]],
+    weak: Mapping[str, Sequence[Point]],
     baseline: float,
     times: Sequence[Time],
     published: Sequence[tuple[int, float]],
@@ -44,7 +51,7 @@ def draw(
     durable.write(out, drawn.png)
 
 
-def _performance(axes: "Axes", weak: dict[str, Sequence[Point]], baseline: float, measured: Sequence[Point]) -> None:
+def _performance(axes: "Axes", weak: Mapping[str, Sequence[Point]], baseline: float, measured: Sequence[Point]) -> None:
     every = [point for points in weak.values() for point in points]
     one = min(every, key=lambda point: point.gpus)
     ends = (one.gpus, max(point.gpus for point in every))
@@ -55,7 +62,9 @@ def _performance(axes: "Axes", weak: dict[str, Sequence[Point]], baseline: float
         at = [p.gpus * (p.published or 0) * baseline / 1e15 for p in known]
         axes.plot([p.gpus for p in known], at, "o", color=color, markeredgecolor="white", markersize=7)
     if measured:
-        axes.plot([p.gpus for p in measured], [p.flops / 1e15 for p in measured], "D", color=COLORS[2], label="measured")
+        axes.plot(
+            [p.gpus for p in measured], [p.flops / 1e15 for p in measured], "D", color=COLORS[2], label="measured"
+        )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -65,7 +74,7 @@ def _performance(axes: "Axes", weak: dict[str, Sequence[Point]], baseline: float
     dress(axes, "Compute performance", legend=True)
 
 
-def _efficiency(axes: "Axes", weak: dict[str, Sequence[Point]], measured: Sequence[Point]) -> None:
+def _efficiency(axes: "Axes", weak: Mapping[str, Sequence[Point]], measured: Sequence[Point]) -> None:
     place, ticks, places = 0.0, [], []
     for color, (name, points) in zip(COLORS, weak.items(), strict=False):
         at = [place + number for number in range(len(points))]
@@ -107,3 +116,28 @@ def _time(axes: "Axes", times: Sequence[Time], published: Sequence[tuple[int, fl
     axes.set_xlabel("V100 GPUs")
     axes.set_ylabel("hours")
     dress(axes, "Time to train BERT-Large", legend=True, columns=4)
+
+
+def draw_measured(points: Sequence[Point], title: str, out: Path) -> None:
+    """Write a PNG of what was measured on 1, 2, 4 … processes."""
+    with canvas(columns=2, size=(6.0, 4.0)) as drawn:
+        left, right = drawn.axes
+        gpus, one = [point.gpus for point in points], points[0]
+        left.plot(gpus, [one.flops * n / one.gpus / 1e9 for n in gpus], ":", color=INK, linewidth=1, label="linear")
+        left.plot(gpus, [p.flops / 1e9 for p in points], "o-", color=COLORS[0], label="measured", linewidth=1.8)
+        left.set_xticks(gpus, [str(n) for n in gpus])
+        left.set_ylim(0)
+        left.set_xlabel("processes")
+        left.set_ylabel("model GFLOP/s of all")
+        dress(left, f"Compute performance: {title}", legend=True)
+        places = range(len(points))
+        right.bar(places, [100 * p.efficiency for p in points], 0.7, color=COLORS[0])
+        for place, point in zip(places, points, strict=True):
+            right.text(place, 2, f"{100 * point.efficiency:.0f}", ha="center", color="white", fontsize=10)
+        right.set_xticks(places, [str(n) for n in gpus])
+        right.set_ylim(0, 115)
+        right.set_xlabel("processes")
+        right.set_ylabel("% of as many times one")
+        dress(right, "Scaling efficiency", legend=False)
+        right.grid(False, axis="x")
+    durable.write(out, drawn.png)

@@ -51,7 +51,7 @@ def _measure(device: torch.device, dtype: torch.dtype) -> float:
 def name_of(device: torch.device) -> str:
     """What its maker calls it."""
     if device.type == "cuda":
-        return torch.cuda.get_devicename_of(device)
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
