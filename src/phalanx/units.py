@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection, Sequence
 
 from phalanx.errors import InputError
 
@@ -34,3 +35,14 @@ def parse_count(text: str, where: str) -> float:
     if not found or not float(found[1]):
         raise InputError(f"{where} {text!r} is no number; write one like 300B or 2.5e9")
     return float(found[1]) * scales[found[2]]
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int], space: str = " ") -> list[str]:
+    """Lines of a table whose columns are as wide as their widest cell; those of `left` begin at the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        space.join(
+            cell.ljust(w) if n in left else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

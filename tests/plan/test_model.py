@@ -1,6 +1,7 @@
 """Kernels, links and cluster files: what they must add up to, whatever their constants."""
 
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 
@@ -13,6 +14,7 @@ from phalanx.plan.work import Work
 
 GPT = Work("gpt2", 24, 1024, 16, 4096, 50304, 1024, batch=64, micro_batch=4, dp=8)
 H100 = cluster.load("h100-eos")
+TEXT = files("phalanx").joinpath("clusters/h100-eos.toml").read_text()
 
 
 def multiplied(work: Work) -> float:
@@ -86,7 +88,11 @@ def test_clusters_of_the_plan_are_there() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("node = [", "not TOML"), ("node = 8", "field required"), ('title = "x"\nnode = 0', "greater than 0")],
+    [
+        ("node = [", "not TOML"),
+        ("node = 8", "field required"),
+        (TEXT.replace("node = 8", "node = 0"), "greater than 0"),
+    ],
 )
 def test_a_wrong_file_is_refused_in_one_line(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as error:

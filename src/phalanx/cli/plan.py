@@ -57,7 +57,7 @@ def layouts(
     each, 64 replicas, micro-batches of 4, sharded as ZeRO-2, blocks computed again.
     """
     from phalanx.plan import cluster as clusters
-    from phalanx.plan import proposal
+    from phalanx.plan import proposal, render
     from phalanx.units import parse_count
 
     words = [*(overrides or ())]
@@ -70,10 +70,10 @@ def layouts(
         float(config.train.steps * config.train.batch * config.data.sequence), price or where.hour,
     )  # fmt: skip
     if why:
-        print(*proposal.why(asked, why), sep="\n")
+        print(*render.why(asked, why), sep="\n")
         return
     found = proposal.answer(asked, top)
-    print(json.dumps(proposal.document(asked, found), indent=1) if as_json else "\n".join(proposal.table(asked, found)))
+    print(json.dumps(render.document(asked, found), indent=1) if as_json else "\n".join(render.table(asked, found)))
 
 
 @plan_app.command("table")

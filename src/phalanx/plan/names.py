@@ -15,7 +15,7 @@ _WORDS: dict[str, tuple[str, Any]] = {
     "replicated": ("shard", "none"),
     "zero2": ("shard", "zero2"),
     "zero3": ("shard", "zero3"),
-    "attention": ("recompute", "attention"),
+    "attn": ("recompute", "attention"),
     "block": ("recompute", "block"),
 }
 _NUMBERS = {"tp": "tp", "cp": "cp", "pp": "pp", "×": "chunks", "x": "chunks", "dp": "dp", "mb": "micro_batch"}

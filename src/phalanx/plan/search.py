@@ -64,7 +64,7 @@ class _Search:
         found.layouts = len(candidates)
         best: list[tuple[float, int, Planned]] = []  # a heap, the slowest on top
         for least, number, layout in candidates:
-            if len(best) == most and least > -best[0][0]:
+            if len(best) == most and (not best or least > -best[0][0]):
                 break
             found.worked_out += 1
             planned = self.work_out(layout, found)
