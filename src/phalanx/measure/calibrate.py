@@ -31,6 +31,7 @@ FAMILIES = {
     "gpt2": ("model.family=gpt2", "task=clm"),
     "bert": ("model.family=bert", "task=mlm", "model.segments=2", "model.gelu=erf", "model.norm_first=false"),
 }
+LEAST = 1e-7  # seconds of a latency that is none
 MOVED = ("gelu", "norm", "loss", "embedding", "optimizer")
 STREAM = ("sum", "order")  # told apart by the plan, not by the profiler
 
@@ -127,13 +128,11 @@ class Calibration:
         if len(self.counts) == 1:
             return {"bandwidth": 1e9, "latency": 1e-4, "hop": 1e-5}
         fits = {count: self._line(count, "sum", 2 * (count - 1) / count) for count in self.counts[1:]}
-        latencies = [latency for latency, _ in fits.values()]
-        hop = np.polyfit(list(fits), latencies, 1)[0] if len(fits) > 1 else 0.0
-        hop = max(float(hop), 1e-7)
+        latency, hop = _growing({count: latency for count, (latency, _) in fits.items()})
         shares = [self._line(n, "scatter", 2 * (n - 1) / n)[1] / bandwidth for n, (_, bandwidth) in fits.items()]
         return {
             "bandwidth": fits[self.counts[-1]][1],
-            "latency": max(1e-7, statistics.mean(latencies) - hop * statistics.mean(fits)),
+            "latency": latency,
             "hop": hop,
             "by_members": {count: bandwidth for count, (_, bandwidth) in fits.items()},
             "scatter": statistics.mean(shares),
@@ -150,7 +149,7 @@ class Calibration:
         seconds = np.array([self.median(f"links {count}", f"{name} {int(size)}") for size in sizes])
         columns = np.stack([1 / seconds, passes * sizes / seconds], 1)
         (latency, per_byte), *_ = np.linalg.lstsq(columns, np.ones(len(sizes)), rcond=None)
-        return max(1e-7, float(latency)), 1 / max(1e-13, float(per_byte))
+        return max(LEAST, float(latency)), 1 / max(1e-13, float(per_byte))
 
     def cluster(self) -> Cluster:
         """All that the plan wants to know of this machine."""
@@ -179,6 +178,18 @@ class Calibration:
             {"title": title, "node": self.here, "gpu": gpu, "inside": link, "between": between, "fitted": fitted,
              "measured": measured}
         )  # fmt: skip
+
+
+def _growing(latencies: dict[int, float]) -> tuple[float, float]:
+    """Latency of no members and for each more, both positive, of the line nearest to those of groups."""
+    counts, seconds = np.array(list(latencies), dtype=float), np.array(list(latencies.values()))
+    if len(counts) > 1:
+        hop, start = np.polyfit(counts, seconds, 1)
+        if hop > 0 and start > 0:
+            return float(start), float(hop)
+        if hop > 0:
+            return LEAST, float(counts @ seconds / (counts @ counts))
+    return max(LEAST, float(seconds.mean())), LEAST
 
 
 def _config(device: str, family: str) -> Config:

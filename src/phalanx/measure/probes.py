@@ -4,9 +4,11 @@ Each of the functions that build gives a step which runs all its probes and retu
 several all run the same probe at the same time.
 """
 
+import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -115,7 +117,7 @@ def training(config: Config) -> Step:
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
 
     def profiled(number: int) -> dict[str, float]:
-        with profile(activities=activities) as record:
+        with _silence(), profile(activities=activities) as record:
             step(number)
         seconds: defaultdict[str, float] = defaultdict(float)
         for event in record.key_averages():
@@ -124,6 +126,19 @@ def training(config: Config) -> Step:
         return dict(seconds)
 
     return profiled
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The profiler's library tells standard error when it starts and stops."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def timed(probe: Probe, times: int, device: torch.device, axis: Axis | None = None) -> float:
