@@ -77,7 +77,7 @@ def fit(rows: list[published.Row], part: str, names: tuple[str, ...]) -> Constan
         for seconds, where, value in cases:
             changed = getattr(where, part).model_copy(update=constants)
             size += min(CEILING, abs(log(seconds(where.model_copy(update={part: changed})) / value))) ** 2
-        return (size / len(cases)) ** 0.5
+        return float((size / len(cases)) ** 0.5)
 
     best = {name: float(getattr(getattr(cases[0][1], part), name)) or 1.0 for name in names}
     least, step = miss(best), 0.3

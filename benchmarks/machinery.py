@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.crew import Crew
 from benchmarks.trained import Shape, phalanx
+from phalanx.measure.crew import Crew
 
 SHAPE = Shape(6, 384, 6, 4)
 

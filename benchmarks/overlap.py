@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.crew import Crew, Step
 from benchmarks.trained import Shape, phalanx
+from phalanx.measure.crew import Crew, Step
 
 SHAPE = Shape(12, 512, 8, 8)  # 42 million parameters: ten buckets
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("docs/images/overlap.png"))
     words = parser.parse_args()
     crew = Crew(4, noting, SHAPE, "layout.dp=4")
-    steps: list[Notes] = [crew.turn().value for _ in range(words.rounds + 2)][2:]
+    steps: list[Notes] = [crew.turn().values[0] for _ in range(words.rounds + 2)][2:]
     crew.close()
     steps.sort(key=hidden)
     middle = steps[len(steps) // 2]

@@ -15,8 +15,8 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.crew import Crew
 from benchmarks.trained import Shape, ddp, parallelize, phalanx
+from phalanx.measure.crew import Crew
 
 GROWING = {1: Shape(6, 384, 6, 4), 2: Shape(7, 512, 8, 4), 4: Shape(6, 768, 12, 4)}  # of 14, 26 and 49 million
 PEERS = {"tp": ("parallelize_module", parallelize), "dp": ("DDP", ddp)}

@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "tasks": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer"},
     "launch": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks"},
     "report": {"run"},
+    "plan": {"nn", "models", "precision", "parallel", "run", "train"},
+    "measure": {"nn", "models", "precision", "parallel", "run", "data", "train", "plan"},
     "quickstart": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks", "report"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -12,7 +12,8 @@ import pytest
 
 from phalanx.errors import InputError
 from phalanx.report import Curve, Mark, Panel, Section, curve_png, open_runs, page, panels, report
-from phalanx.report.curves import SIZE, smooth
+from phalanx.report.canvas import SIZE
+from phalanx.report.curves import smooth
 from phalanx.report.html import code, paragraph, quote, table
 from phalanx.report.runs import differences, summary, verdict
 from phalanx.run.records import FILE

@@ -1,6 +1,10 @@
 """How numbers are written for people: in the console, in reports, and alike in both."""
 
 import math
+import re
+from collections.abc import Collection, Sequence
+
+from phalanx.errors import InputError
 
 
 def count(number: float) -> str:
@@ -22,3 +26,23 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days}d {hour:02}:{minute:02}:{second:02}"
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def parse_count(text: str, where: str) -> float:
+    """The number that `count` would have written: 300B, 8.3b, 950; InputError names `where` it stood."""
+    scales = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", text.replace(",", "").strip().upper().replace("E", "e"))
+    if not found or not float(found[1]):
+        raise InputError(f"{where} {text!r} is no number; write one like 300B or 2.5e9")
+    return float(found[1]) * scales[found[2]]
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int], space: str = " ") -> list[str]:
+    """Lines of a table whose columns are as wide as their widest cell; those of `left` begin at the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        space.join(
+            cell.ljust(w) if n in left else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

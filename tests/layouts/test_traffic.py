@@ -53,7 +53,7 @@ def expected(trainer: Trainer, step: int) -> Expected:
     bert = trainer.config.task == "mlm"
     labels = [batch.labels for batch in batches if batch.labels is not None]
     labelled = [int((each >= 0).sum()) if bert else each.numel() for each in labels]
-    return Expected(trainer.config, trainer.mesh, labelled)
+    return Expected(trainer.config, trainer.mesh, labelled, "cpu")
 
 
 def one_step(folder: Path, family: str, *words: str) -> tuple[Messages, Messages]:

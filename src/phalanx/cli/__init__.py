@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from phalanx.cli import data, train, use  # noqa: F401  their verbs join the program
+from phalanx.cli import data, measure, plan, train, use  # noqa: F401  their verbs join the program
 from phalanx.cli.app import app
 from phalanx.errors import InputError
 

@@ -6,17 +6,12 @@ rank has already. Each schedule lets a stage see the micro-batches in their orde
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import (
-    Schedule1F1B,
-    ScheduleInterleaved1F1B,
-    ScheduleZBVZeroBubble,
-)
 
 from phalanx.config import LayoutConfig, ModelConfig
 from phalanx.nn import slots
@@ -36,14 +31,19 @@ def spread(config: ModelConfig, stages: int) -> list[int]:
     In units of a block, which multiplies 12 hidden² a token: the head costs what it multiplies, vocab × hidden; the
     embedding what it moves, some 36 bytes a token and hidden unit there and back, at 50 operations in a byte's time.
     """
+    return list(_spread(config.layers, config.hidden, config.vocab, stages))
+
+
+@cache
+def _spread(layers: int, hidden: int, vocab: int, stages: int) -> tuple[int, ...]:
     cost = [0.0] * stages
-    cost[0] += 36 * 50 / (6 * 12 * config.hidden)
-    cost[-1] += config.vocab / (12 * config.hidden)
+    cost[0] += 36 * 50 / (6 * 12 * hidden)
+    cost[-1] += vocab / (12 * hidden)
     blocks = [1] * stages
-    for _ in range(config.layers - stages):
+    for _ in range(layers - stages):
         least = min(range(stages), key=lambda stage: cost[stage] + blocks[stage])
         blocks[least] += 1
-    return blocks
+    return tuple(blocks)
 
 
 def numbers(layout: LayoutConfig, rank: int) -> list[int]:
@@ -153,22 +153,24 @@ class Pipeline:
         return sums
 
     def _make(self, micro_batches: int) -> Any:
+        from torch.distributed import pipelining  # takes 1.5 s, and only pipelines need it
+
         count = stages_of(self.layout)
         nothing = torch.zeros(1, device=self.device)
         stream = torch.empty(self.stream, device=self.device, requires_grad=True)
         wrapped: list[Any] = []
         for index, stage in zip(numbers(self.layout, self.axis.rank), self.stages, strict=True):
-            wrapped.append(PipelineStage(
+            wrapped.append(pipelining.PipelineStage(
                 stage, index, count, self.device, group=self.axis.group,
                 input_args=nothing if stage.first else stream,
                 output_args=torch.zeros((), device=self.device, requires_grad=True) if stage.last else stream,
             ))  # fmt: skip
         options: dict[str, Any] = {"loss_fn": lambda output, _: output, "scale_grads": False}
         if self.layout.schedule == "zbv":
-            return ScheduleZBVZeroBubble(wrapped, micro_batches, **options)
+            return pipelining.ScheduleZBVZeroBubble(wrapped, micro_batches, **options)
         if self.layout.chunks > 1:
-            return ScheduleInterleaved1F1B(wrapped, micro_batches, **options)
-        return Schedule1F1B(wrapped[0], micro_batches, **options)
+            return pipelining.ScheduleInterleaved1F1B(wrapped, micro_batches, **options)
+        return pipelining.Schedule1F1B(wrapped[0], micro_batches, **options)
 
 
 def tie(parameter: nn.Parameter | None, axis: Axis) -> None:

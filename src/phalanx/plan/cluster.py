@@ -37,6 +37,7 @@ class Link(Part):
     latency: PositiveFloat  # seconds of any collective
     hop: PositiveFloat  # seconds more for each further member; between nodes for each doubling of them
     by_members: dict[int, PositiveFloat] = {}  # bandwidth of groups of so many, where the wiring is uneven
+    scatter: PositiveFloat = 1  # of this bandwidth, what all-gather and reduce-scatter have
 
 
 class Fitted(Part):
@@ -51,6 +52,30 @@ class Fitted(Part):
     pause: float = Field(default=0, ge=0)  # seconds that the device stands still at each pass through a block
 
 
+class Slowdown(Part):
+    """How many times longer kernels take beside busy neighbours."""
+
+    products: float = Field(ge=1)
+    others: float = Field(ge=1)
+
+
+class Kernels(Part):
+    """Of one model family, as its steps run."""
+
+    attention: PositiveFloat  # FLOP/s of attention in one kernel
+    moved: dict[str, PositiveFloat]  # by kind of kernel, bytes a second, of the bytes that plan/kernels.py counts
+
+
+class Measured(Part):
+    """What `phalanx calibrate` finds of kernels, in place of the roofline: a processor's are often bound by neither
+    products nor memory."""
+
+    products: dict[str, dict[int, PositiveFloat]]  # FLOP/s by precision, and by side of a cube of as many operations
+    families: dict[str, Kernels]
+    busy: dict[int, Slowdown] = {}  # by devices of a node that compute
+    hidden: float = Field(ge=0, le=1)  # of a collective under compute, what costs nothing
+
+
 class Cluster(Part):
     """A kind of node and how many of it are joined how."""
 
@@ -60,6 +85,7 @@ class Cluster(Part):
     inside: Link
     between: Link
     fitted: Fitted
+    measured: Measured | None = None
     hour: float = Field(default=0, ge=0)  # price of a GPU for an hour, dollars; 0: unknown
 
 

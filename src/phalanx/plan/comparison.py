@@ -1,18 +1,19 @@
 """The published table and what this model says to each of its rows.
 
 A figure that is not a time is made from the predicted time by the formula of its source: TFLOP/s of Megatron's papers
-up to 2021 count 96 B s l h² with recompute, later ones the model's own 72; efficiency is FLOP/s of a GPU against those of the
-source's run on one GPU.
+up to 2021 count 96 B s l h² with recompute, later ones the model's own 72; efficiency is FLOP/s of a GPU against those
+of the source's run on one GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import mean, median
 
+from phalanx.errors import InputError
 from phalanx.plan.links import Group
 from phalanx.plan.predict import Prediction, Step, predict
-from phalanx.plan.published import EPOCH, PHASES, UNITS, Row, cluster, role, rows, source, system, unused, work
+from phalanx.plan.published import EPOCH, PHASES, UNITS, Row, cluster, role, rows, source, unused, work
 from phalanx.plan.work import Work
 
 TIMES = ("iteration_time", "throughput", "time_to_train", "time_per_epoch", "layer_", "achieved_model_flops")
@@ -64,7 +65,8 @@ class Errors:
     worst: float
 
 
-def errors(lines: list[Line]) -> Errors:
+def errors(lines: Sequence[Line]) -> Errors:
+    """Of lines that have a prediction."""
     sizes = [abs(line.error) for line in lines]
     return Errors(len(sizes), median(sizes), mean(sizes), max(sizes))
 
@@ -75,7 +77,7 @@ def expected(row: Row) -> float:
     if metric == "allreduce_time":
         return Group(cluster(row), int(row["num_gpus"]), 1).all_reduce(float(row["bytes"])) * UNITS[row["unit"]]
     if metric == "time_to_train":
-        return time_to_train(row) * UNITS[row["unit"]]
+        return sum(phases(row)) * UNITS[row["unit"]]
     if metric.startswith("layer_"):
         return layer(row) * UNITS[row["unit"]]
     return next(formula for name, formula in FORMULAS.items() if metric.startswith(name))(
@@ -83,16 +85,16 @@ def expected(row: Row) -> float:
     )
 
 
-def time_to_train(row: Row) -> float:
-    """BERT-Large's two phases, of 65,536 × 7,038 and 32,768 × 1,563 sequences, in seconds."""
-    gpus, seconds = int(row["num_gpus"]), 0.0
+def phases(row: Row) -> list[float]:
+    """Seconds of BERT-Large's two phases, of 65,536 × 7,038 and 32,768 × 1,563 sequences."""
+    gpus, seconds = int(row["num_gpus"]), []
     for sequence, micro, batch, steps in PHASES:
         micro = micro // 2 if row["precision"] == "fp32" else micro
         micro = min(micro, round(batch / gpus))
         count = max(1, round(batch / (gpus * micro)))
         shape = work({**row, "seq": str(sequence), "micro_batch": str(micro), "dp": str(gpus), "global_batch": ""})
         shape = replace(shape, batch=gpus * micro * count)
-        seconds += batch * steps * predict(shape, cluster(row)).seconds / shape.batch
+        seconds.append(batch * steps * predict(shape, cluster(row)).seconds / shape.batch)
     return seconds
 
 
@@ -163,3 +165,72 @@ FORMULAS: dict[str, Callable[[Row, Prediction], float]] = {
     "time_per_epoch": lambda row, p: EPOCH * p.seconds * UNITS[row["unit"]],
     "training_time_300k": lambda row, p: 300_000 * p.seconds * UNITS[row["unit"]],
 }
+
+
+SOURCES = {  # what the short names stand for
+    "nv2019": "NVIDIA's announcement of 13 August 2019",
+    "meg19": "Megatron-LM, arXiv 1909.08053",
+    "meg19d": "made from figures of arXiv 1909.08053",
+    "megv1": "Megatron-LM's page of its first version",
+    "meg20": "Megatron-LM's README of September 2020",
+    "sc21-t1": "arXiv 2104.04473, table 1",
+    "seqsel-t4": "arXiv 2205.05198, table 4",
+    "seqsel-t5": "arXiv 2205.05198, table 5",
+    "dle-2019": "DeepLearningExamples, BERT's README of 2019",
+    "dle-2020": "DeepLearningExamples, BERT's README of 2020",
+    "dle-2022": "DeepLearningExamples, BERT's README of 2022",
+    "mcore-h100": "Megatron-Core's README, H100",
+    "vtrain-s": "vTrain, one node, measured",
+    "vtrain-m": "vTrain, several nodes, measured",
+    "nccl-ar": "NCCL's all-reduce, measured",
+}
+
+
+def text(source: str = "") -> list[str]:
+    """All rows, or a source's, by source, in lines of 120 columns, and a summary; InputError for an unknown source."""
+    lines = [line for line in table() if source in ("", line.source)]
+    if not lines:
+        known = sorted({line.source for line in table()})
+        raise InputError(f"no published rows of {source!r}; use one of {', '.join(known)}")
+    by_id = {row["id"]: row for row in rows()}
+    said: list[str] = []
+    for name in dict.fromkeys(line.source for line in lines):
+        said += ["", f"{name}: {SOURCES[name]}" if name in SOURCES else name]
+        said.append(f"  {'model':<22}{'GPUs':>5} {'layout':<18}{'figure':<25}  published  predicted   error  role")
+        for line in (line for line in lines if line.source == name):
+            row = by_id[line.id]
+            predicted, error = "", ""
+            if line.predicted is not None:
+                predicted, error = f"{line.predicted:,.5g}", f"{line.error:+.1%}"
+            said.append(
+                f"  {row['model'][:21]:<22}{row['num_gpus']:>5} {_layout(row):<18}{_figure(line):<25}"
+                f"{line.published:>11,.5g}{predicted:>11}{error:>8}  {line.role}"
+            )
+        for why in dict.fromkeys(line.why for line in lines if line.source == name and line.why):
+            said.append(f"  not used: {why}")
+    return [*said[1:], "", *summary(lines)]
+
+
+def summary(lines: Sequence[Line]) -> list[str]:
+    """Errors by source and role, of times and throughputs; figures made from them are not counted twice."""
+    timed = [line for line in lines if line.timed and not line.why]
+    said = [f"{'errors of times and throughputs':<34}{'role':<11}{'rows':>5}{'median':>9}{'mean':>8}{'worst':>8}"]
+    groups = dict.fromkeys((line.source, line.role) for line in timed)
+    for name, part in [*groups, ("", "fitted"), ("", "held back"), ("", "")]:
+        some = [line for line in timed if name in ("", line.source) and part in ("", line.role)]
+        if some:
+            e = errors(some)
+            said.append(
+                f"{name or 'all':<34}{part or 'both':<11}{e.count:>5}{e.median:>9.1%}{e.mean:>8.1%}{e.worst:>8.1%}"
+            )
+    return said
+
+
+def _layout(row: Row) -> str:
+    parts = [f"{axis}{row[axis]}" for axis in ("tp", "pp", "dp") if row[axis] not in ("", "1")]
+    return " ".join(parts + [f"mb{row['micro_batch']}"] * bool(row["micro_batch"]))
+
+
+def _figure(line: Line) -> str:
+    name = line.metric.replace("_", " ").replace("achieved ", "").replace("weak scaling ", "").replace("model ", "m. ")
+    return f"{name[: 24 - len(line.unit)]} {line.unit}"[:24]

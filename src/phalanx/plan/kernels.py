@@ -1,9 +1,9 @@
 """The kernels of a training step on one GPU, and how long each takes: a roofline for each kind.
 
-A matrix product is cut into whole tiles, one for a multiprocessor at a time; fewer tiles than multiprocessors leave some
-idle, and each tile loses a little to its start and end (`ramp`). It is not faster than memory brings its operands. Everything else moves
-bytes. A kernel also takes a moment to start. What is counted: reads and writes of the tensors that the operation cannot
-avoid, in the numbers it computes in.
+A matrix product is cut into whole tiles, one for a multiprocessor at a time; fewer tiles than multiprocessors leave
+some idle, and each tile loses a little to its start and end (`ramp`). It is not faster than memory brings its operands.
+Everything else moves bytes. A kernel also takes a moment to start. What is counted: reads and writes of the tensors
+that the operation cannot avoid, in the numbers it computes in.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,8 @@ TILES = ((256, 128), (128, 128), (128, 64), (64, 64))
 SIDE = 8  # columns that a tile could have had while it loads: small tiles reuse less of what they load
 SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
 FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
-
-
-GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3))}  # passes, kernels; and back
+GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3))}  # passes and kernels, forward and backward
+STATES = {"adamw": 3, "lamb": 3, "muon": 2}  # fp32 numbers of a parameter that an optimizer reads and writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,12 @@ class Kernel:
 
     @property
     def flops(self) -> float:
+        """Of all `times`."""
         return 2.0 * self.batch * self.times * prod(self.shape)
 
 
 def product(kind: str, m: int, n: int, k: int, width: int, batch: int = 1, times: int = 1) -> Kernel:
+    """Of [m, k] with [k, n], in numbers of `width` bytes."""
     return Kernel(kind, width * batch * (m * k + k * n + m * n), (m, n, k), batch, times)
 
 
@@ -82,7 +83,7 @@ class Block:
         return [*both, *self.softmax(work.attention, forward=True)]
 
     def softmax(self, how: str, forward: bool) -> list[Kernel]:
-        """With dropout: read and write, and the mask of a byte. Plain: scaled, masked twice, each a read and a write."""
+        """With dropout: read and write, and the mask of a byte. Plain: scaled, masked twice, each both."""
         if how == "softmax" and self.work.micro_batch * self.heads % 4:
             how = "plain"  # Megatron's kernel takes four rows at a time, or nothing
         if forward:
@@ -94,25 +95,23 @@ class Block:
         h, f, t = self.work.hidden, self.work.ffn, self.work.tp
         extra, kernels = (0, 0) if self.work.pointwise == "fused" else (4, 5)
         passes, times = GELU[self.work.pointwise][not forward]
+        stream = self.work.stream_bytes / self.width
+        summed, normed = (2.5 + stream, 1 + stream) if forward else (2.5, 2 + 2 * stream)
         inner = self.move("gelu", self.tokens * f / t, passes, times)
         order = self.move("order", self.tokens * h / t, 2 if forward else 6, 1 if forward else 3)
-        stream = self.work.stream_bytes / self.width
-        sums = self.move(
-            "sum", self.mine * h, 2 * (2.5 + stream + extra) if forward else 2 * (2.5 + extra), 2 + kernels
-        )
-        norms = self.move(
-            "norm", self.mine * h, 2 * (1 + stream) if forward else 2 * (2 + 2 * stream), 2 if forward else 4
-        )
-        return [inner, order, sums, norms]
+        sums = self.move("sum", self.mine * h, 2 * (summed + extra), 2 + kernels)
+        return [inner, order, sums, self.move("norm", self.mine * h, 2 * normed, 2 if forward else 4)]
 
     def forward(self) -> list[Kernel]:
+        """Of a micro-batch."""
         return [*self.products(), *self.attention(), *self.pointwise(True)]
 
     def backward(self) -> list[Kernel]:
         """And what is computed again for it."""
         inner = self.attention()
         if self.work.attention == "fused":
-            back = [Kernel("flash", 2 * k.bytes, (*k.shape[:2], k.shape[2] * 5 // 2), k.batch) for k in inner]
+            one = inner[0]
+            back = [Kernel("flash", 2 * one.bytes, (*one.shape[:2], one.shape[2] * 5 // 2), one.batch)]
         else:
             back = [g for k in inner if k.shape[0] for g in gradients(k)] + self.softmax(self.work.attention, False)
         matrices = [g for k in self.products() for g in gradients(k)]
@@ -149,17 +148,11 @@ def gather(work: Work, parameters: float) -> list[Kernel]:
     return [Kernel("gradients", parameters * (casts + adds))]
 
 
-STATES = {"adamw": 3, "lamb": 3, "muon": 2}  # fp32 numbers of a parameter that are read and written
-
-
 def optimizer(work: Work, parameters: float) -> list[Kernel]:
     """Of so many parameters on this GPU: gradients unscaled and their norm taken, master weights and moments read and
     written, weights cast. LAMB reads all again for the norms of the updates."""
-    once = (
-        8 * STATES.get(work.optimizer, 3)
-        + 2 * work.gradient_bytes
-        + (BYTES[work.precision] if work.precision != "fp32" else 0)
-    )
+    cast = BYTES[work.precision] if work.precision != "fp32" else 0
+    once = 8 * STATES.get(work.optimizer, 3) + 2 * work.gradient_bytes + cast
     again = 16 if work.optimizer == "lamb" else 0
     return [Kernel("optimizer", parameters * (once + again + 2 * work.gradient_bytes) / 8, times=8)]
 
@@ -184,6 +177,7 @@ class Timer:
         return self.known[kernel]
 
     def total(self, kernels: list[Kernel]) -> float:
+        """Seconds of all, one after the other."""
         return sum(map(self, kernels))
 
     def _multiply(self, kernel: Kernel) -> float:

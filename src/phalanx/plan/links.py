@@ -17,6 +17,7 @@ class Group:
         self.near = max(1, min(size, cluster.node // stride))  # members in a node
         self.nodes = ceil(size / self.near)
         inside, between = cluster.inside, cluster.between
+        self.share = inside.scatter if self.near > 1 else between.scatter
         self.latency = inside.latency + inside.hop * self.near if self.near > 1 else 0.0
         self.bandwidth = inside.by_members.get(self.near, inside.bandwidth) if self.near > 1 else float("inf")
         if self.nodes > 1:
@@ -34,7 +35,7 @@ class Group:
         """Seconds of an all-gather of `size` bytes in all, or of a reduce-scatter of as many."""
         if self.size == 1:
             return 0.0
-        return self.latency / 2 + (self.size - 1) / self.size * size / self.bandwidth
+        return self.latency / 2 + (self.size - 1) / self.size * size / (self.bandwidth * self.share)
 
 
 def send(cluster: Cluster, size: float, stride: int) -> float:

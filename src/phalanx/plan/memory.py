@@ -6,6 +6,8 @@ masks. Three moments compete: the loss, with all activations and a piece of the 
 gradients; and the first block's backward of a rank that has no loss. Blocks are not compiled.
 """
 
+from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from phalanx.config import Config
@@ -32,54 +34,56 @@ def memory(config: Config, pp: int = 0, device: str = "cuda") -> Memory:
     return max((rank.loss(), rank.backward(), rank.end()) if rank.last else (rank.backward(), rank.end()), key=sum)
 
 
+@cache
+def _alive(schedule: str, pp: int, chunks: int, count: int, rank: int) -> set[tuple[int, int]]:
+    """How many passes of a stage have been forward, and how many of these backward but for weights, over a step."""
+    if pp == 1:
+        return {(1, 0)}
+    operations = pipeline.order(schedule, pp, chunks, count, rank)
+    apart = any(kind == "W" for kind, _, _ in operations)
+    changes = {"F": (1, 0), "B": (0, 1) if apart else (-1, 0), "W": (-1, -1)}
+    return set(
+        accumulate((changes[kind] for kind, _, _ in operations), lambda held, by: (held[0] + by[0], held[1] + by[1]))
+    )
+
+
 class _Rank(Portion):
     def __init__(self, config: Config, pp: int, device: str) -> None:
         super().__init__(config, pp)
         self.stream = self.positions * self.hidden  # elements of a micro-batch, whole over tp
         self.mine = self.stream // (self.layout.tp if self.sequence else 1)
         self.pieces = loss.LIMITS[device]
-        self.operations = self._operations(pp)
-
-    def _operations(self, pp: int) -> list[pipeline.Operation]:
-        """What the rank does in a step, or in its beginning."""
-        layout = self.layout
-        if layout.pp == 1:
-            return [("F", 0, 0), ("B", 0, 0)]
-        count = min(self.micro_batches, 4 * layout.pp)
-        return pipeline.order(layout.schedule, layout.pp, len(self.stages), count, pp)
+        self.casts = self.narrow if self.narrow < WIDE else 0  # bytes of a weight as products take it
+        pairs = self.positions * config.data.sequence * self.model.heads / self.layout.tp
+        self.pairs = pairs * (self.model.attention_dropout > 0)  # of queries and keys, where their scores are stored
+        count = min(self.micro_batches, 4 * self.layout.pp)
+        self.alive = _alive(self.layout.schedule, self.layout.pp, len(self.stages), count, pp)
 
     def fullest(self, kept: float, moving: float) -> float:
         """The most bytes that micro-batches hold which have been forward: `kept` until backward, and where the weights'
         gradients are made later, `moving` as well until then."""
-        apart = any(kind == "W" for kind, _, _ in self.operations)
-        held = most = 0.0
-        for kind, _, _ in self.operations:
-            held += {"F": kept, "B": moving if apart else -kept, "W": -kept - moving}[kind]
-            most = max(most, held)
-        return most
+        return max(forward * kept + backward * moving for forward, backward in self.alive)
 
     def kept(self) -> float:
         """Bytes that a block keeps for backward of a micro-batch."""
         width, recompute, tp = self.narrow, self.layout.recompute, self.layout.tp
         if recompute == "block":
             return WIDE * self.mine
-        ffn = self.model.ffn or 4 * self.hidden
-        casts = width if width < WIDE else 0  # weights as products take them
-        kept = 2 * WIDE * self.mine  # what the norms begin with, or what the sub-layers do
-        kept += width * self.stream + 2 * width * self.stream * ffn / self.hidden / tp  # into and out of up, into down
-        kept += 2 * casts * self.hidden * ffn / tp
+        kept = 2 * WIDE * self.mine + self.mlp()  # what the norms begin with, or what the sub-layers do
         if recompute == "attention":
             return kept + WIDE * self.mine
-        kept += width * self.stream + casts * 4 * self.hidden**2 / tp
-        return kept + self.attended()
+        return kept + width * self.stream + self.casts * 4 * self.hidden**2 / tp + self.attended()
+
+    def mlp(self) -> float:
+        """Bytes of what goes into and out of up and into down, and of their weights as products take them."""
+        ffn, tp = self.model.ffn or 4 * self.hidden, self.layout.tp
+        return self.narrow * self.stream * (1 + 2 * ffn / self.hidden / tp) + 2 * self.casts * self.hidden * ffn / tp
 
     def attended(self) -> float:
         """Bytes of what attention keeps: queries, keys, values and what it gives."""
         layout, part = self.layout, self.narrow * self.stream / self.layout.tp
         kept = 4 * part
-        if self.model.attention_dropout:
-            pairs = self.positions * self.config.data.sequence * self.model.heads / layout.tp
-            kept += (WIDE + 1 + self.narrow) * pairs
+        kept += (WIDE + 1 + self.narrow) * self.pairs
         if layout.cp > 1:
             kept += 2 * part * (layout.cp if layout.context == "gather" else 1)
         return kept
@@ -92,8 +96,9 @@ class _Rank(Portion):
             again = self._replaced("none").kept()
         elif self.layout.recompute == "attention":
             again = self.attended()
-        moving = 2 * self.narrow * self.stream * ffn / self.hidden / self.layout.tp + 2 * WIDE * self.mine
-        return again + moving
+        moving = 2 * self.narrow * self.stream * ffn / self.hidden / self.layout.tp
+        scores = (3 * WIDE - self.narrow) * self.pairs - self.mlp()  # while the written-out formula goes forward
+        return again + max(moving, scores) + 2 * WIDE * self.mine
 
     def _replaced(self, recompute: str) -> "_Rank":
         layout = self.layout.model_copy(update={"recompute": recompute})
@@ -157,7 +162,8 @@ class _Rank(Portion):
     def backward(self) -> Memory:
         """The last block of the fullest stage is in backward."""
         weights, moments = self.states()
-        held = self.words * WIDE * self.last  # the head's gradient waits for the embedding's
+        waits = self.last and (self.first or self.micro_batches == 1)  # the head's gradient, for the embedding's
+        held = self.words * WIDE * waits
         return Memory(
             weights + self.gathered(),
             self.gradients(1) + held,
@@ -167,9 +173,10 @@ class _Rank(Portion):
         )
 
     def end(self) -> Memory:
-        """All gradients are there; those of the words twice, or thrice, until they are one."""
+        """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the
+        first block, and when a pipeline's two copies are added."""
         weights, moments = self.states()
-        words = self.words * WIDE * (self.first + self.last)
-        moving = words + WIDE * self.mine + self.received()
-        left = max(0.0, self.activations() - self.stage())
-        return Memory(weights + self.gathered(), self.gradients(self.blocks), moments, left, moving)
+        words, left = self.words * WIDE, max(0.0, self.activations() - self.stage())
+        moving = max(words * (self.first + self.last) + left, 2 * words * (self.first != self.last))
+        moving += WIDE * self.mine + self.received()
+        return Memory(weights + self.gathered(), self.gradients(self.blocks), moments, left, moving - left)

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from phalanx.config import Config
+from phalanx.nn import loss
 from phalanx.parallel.data import BUCKET
 from phalanx.parallel.mesh import Mesh
 from phalanx.plan.portion import Portion
@@ -33,11 +34,12 @@ def say(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Mes
 
 
 class Expected(Portion):
-    """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary."""
+    """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary. The device says in how
+    large pieces."""
 
-    def __init__(self, config: Config, mesh: Mesh, labelled: list[int]) -> None:
+    def __init__(self, config: Config, mesh: Mesh, labelled: list[int], device: str = "cuda") -> None:
         super().__init__(config, mesh.pp.rank, mesh.tp.rank)
-        self.mesh, self.labelled = mesh, labelled
+        self.mesh, self.labelled, self.limits = mesh, labelled, loss.LIMITS[device]
         self.losses = 2 if self.bert else 1
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
 
@@ -59,7 +61,22 @@ class Expected(Portion):
         said = say(pairs, out, self.tp, stream, width=self.narrow) + say(self.first, out, self.tp, stream)
         if self.sequence:
             said += say(pairs + self.last, "all-gather", self.tp, stream)
-        return said + self.keys(1) + say(self.last, "all-reduce", self.tp, labelled, 2 * labelled)
+        for rows in self.pieces(labelled):
+            said += say(self.last, "all-reduce", self.tp, rows, 2 * rows)
+        return said + self.keys(1) + self.order()
+
+    def order(self) -> Messages:
+        """Once in a stage, of the positions of all ranks of cp: who is before whom in GPT, BERT's padding."""
+        if self.layout.context == "ring" and not self.bert:
+            return Counter()
+        positions = self.positions * self.mesh.cp.size
+        return say(len(self.stages), "all-gather", self.axes("cp"), positions, width=4 if self.bert else 8)
+
+    def pieces(self, labelled: int) -> list[int]:
+        """Rows of the logits that are there at once: see `vocabulary_loss`."""
+        logits, most = self.limits
+        height = min(most, logits // (self.words // self.hidden))
+        return [min(height, labelled - start) for start in range(0, labelled, height)]
 
     def backward(self, labelled: int) -> Messages:
         """The pairs the other way. Into the head: GPT's follows the stream at once, BERT's takes the masked positions
@@ -70,35 +87,31 @@ class Expected(Portion):
             said += say(self.last, "reduce-scatter", self.tp, stream)
         else:
             said += say(self.last, "all-reduce", self.tp, labelled * self.hidden)
+        said += self.recomputed(stream)
         if not self.sequence:
             return said + say(2 * self.blocks, "all-reduce", self.tp, stream)
         said += say(2 * self.blocks, "reduce-scatter", self.tp, stream) + say(self.first, "all-gather", self.tp, stream)
-        said += say(2 * self.blocks, "all-gather", self.tp, stream, width=self.narrow)
-        return said + self.recomputed(stream)
+        return said + say(2 * self.blocks, "all-gather", self.tp, stream, width=self.narrow)
 
     def recomputed(self, stream: int) -> Messages:
         """What is said again for backward: a block's forward pass, or attention's without what it gives back."""
-        if self.layout.recompute == "attention":
-            return say(self.blocks, "all-gather", self.tp, stream)
+        if self.layout.recompute == "none":
+            return Counter()
         pairs = 2 * self.blocks * (self.layout.recompute == "block")
-        said = say(pairs, "all-gather", self.tp, stream)
-        return said + say(pairs, "reduce-scatter", self.tp, stream, width=self.narrow)
+        said = say(pairs, "reduce-scatter" if self.sequence else "all-reduce", self.tp, stream, width=self.narrow)
+        return said + say((pairs or self.blocks) * self.sequence, "all-gather", self.tp, stream) + self.keys(1)
 
     def keys(self, direction: int) -> Messages:
         """Keys and values of a block are gathered, and their gradients scattered; or both go around a ring, and around
-        again with their gradients, which take one hop more to come home. Once in a stage, of all positions: who is
-        before whom in GPT, BERT's padding.
-        """
+        again with their gradients, which take one hop more to come home."""
         axes, ranks, mine = self.axes("cp"), self.mesh.cp.size, self.positions * self.hidden // self.mesh.tp.size
-        said: Messages = Counter()
-        if direction > 0 and (self.bert or self.layout.context == "gather"):
-            said += say(len(self.stages), "all-gather", axes, self.positions * ranks, width=4 if self.bert else 8)
         if self.layout.context == "gather":
             kind = "all-gather" if direction > 0 else "reduce-scatter"
-            return said + say(2 * self.blocks, kind, axes, mine * ranks, width=self.narrow)
-        hops = ranks - 1 if direction > 0 else 2 * ranks - 1
+            return say(2 * self.blocks, kind, axes, mine * ranks, width=self.narrow)
+        said: Messages = Counter()
         for kind in ("send", "receive"):
-            said += say(hops * self.blocks, kind, axes, 2 * mine, width=self.narrow)
+            said += say((ranks - 1) * self.blocks, kind, axes, 2 * mine, width=self.narrow)
+            said += say(ranks * self.blocks * (direction < 0), kind, axes, 2 * mine)
         return said
 
     def gradients(self) -> Messages:

@@ -2,9 +2,9 @@
 
 1F1B and interleaved 1F1B of Narayanan et al. (arXiv 2104.04473), the zero-bubble V of Qi et al. (arXiv 2401.10241), in
 the order in which torch.distributed.pipelining runs them. An operation starts when its rank is free and what it needs
-has come from another rank. Which operations can be played together depends on the schedule alone, so that is found once;
-then a step is a few numpy operations a wave. In the steady state every pp micro-batches take as long as the pp before,
-so of long steps the middle is not played.
+has come from another rank. Which operations can be played together depends on the schedule alone, so that is found
+once; then a step is a few numpy operations a wave. In the steady state every pp micro-batches take as long as the pp
+before, so of long steps the middle is not played.
 """
 
 from collections.abc import Iterator
@@ -98,7 +98,7 @@ class Play:
 
 @lru_cache(maxsize=256)
 def plan(schedule: str, pp: int, chunks: int, count: int) -> Play:
-    """Waves of operations, each after all that it waits for: numbers, the rank's previous, the other's, whether sent."""
+    """Waves of operations, after all that they wait for: numbers, the rank's previous, the other's, whether sent."""
     where, last = ranks(schedule, pp, chunks), pp * chunks - 1
     lists = [order(schedule, pp, chunks, count, rank) for rank in range(pp)]
     number: dict[Operation, int] = {}
@@ -154,6 +154,7 @@ def _most(operations: list[Operation]) -> int:
     return most
 
 
+@lru_cache(4096)
 def simulate(
     schedule: str, pp: int, chunks: int, count: int, forward: tuple[float, ...], backward: tuple[float, ...], hop: float
 ) -> Flow:
@@ -170,11 +171,11 @@ def simulate(
     if played < count:
         more = _seconds(schedule, pp, chunks, played + pp, forward, backward, hop)
         seconds += (count - played) / pp * (more - seconds)
-    last = [
+    there, back = (
         max(sum(t for t, r in zip(times, where, strict=True) if r == rank) for rank in range(pp))
         for times in (forward, backward)
-    ]
-    return Flow(seconds, *last, where, plan(schedule, pp, chunks, played).live)
+    )
+    return Flow(seconds, there, back, where, plan(schedule, pp, chunks, played).live)
 
 
 def _seconds(

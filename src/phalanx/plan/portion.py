@@ -1,4 +1,6 @@
-"""What a rank of a layout holds of a model: its stages, its part of their parameters, its positions of a micro-batch."""
+"""What a rank of a layout holds of a model: its stages, its part of their parameters, its part of a micro-batch."""
+
+from functools import cached_property
 
 from phalanx.config import Config
 from phalanx.nn.transformer import padded_vocab
@@ -32,7 +34,7 @@ class Portion:
         """Whether parameters are split over replicas."""
         return self.layout.shard != "none"
 
-    @property
+    @cached_property
     def words(self) -> int:
         """Of the word embedding."""
         return padded_vocab(self.model) // self.layout.tp * self.hidden
@@ -78,12 +80,12 @@ class Portion:
             shapes += self.tables * (stage == 0) + self.block_shapes * blocks + self.heads * (stage == self.final)
         return shapes
 
-    @property
+    @cached_property
     def block(self) -> int:
         """Of a block's parameters, with what makes shards equally long."""
         return self.padded(self.block_shapes)
 
-    @property
+    @cached_property
     def rest(self) -> int:
         """Of all that is in no block, with what makes shards equally long."""
         return self.padded(self.rest_shapes)
@@ -92,7 +94,7 @@ class Portion:
         """Elements, where every shard has as many rows."""
         return sum(-(-rows // self.shards) * self.shards * width for rows, width in shapes)
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Of all, before replicas share them."""
         return self.blocks * self.block + self.rest

@@ -5,13 +5,14 @@ if that is longer. The pipeline is simulated. Gradients are summed after backwar
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from functools import cache, cached_property, partial
+from math import inf, log, sqrt
 
-from phalanx.plan import kernels, pipeline
+from phalanx.plan import kernels, measured, pipeline
 from phalanx.plan.cluster import Cluster
-from phalanx.plan.kernels import Kernel, Timer
+from phalanx.plan.kernels import Kernel
 from phalanx.plan.links import Group, send
 from phalanx.plan.work import Work
 
@@ -50,7 +51,7 @@ class Pass:
     def seconds(self, host: float) -> float:
         """Of the GPU or of launching, whichever is longer; near each other, where now one waits and now the other, a
         little more than either."""
-        return (sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT)
+        return float((sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT))
 
 
 def predict(work: Work, cluster: Cluster) -> Prediction:
@@ -63,63 +64,76 @@ class Step:
 
     def __init__(self, work: Work, cluster: Cluster) -> None:
         self.work, self.cluster = work, cluster
-        self.timer = Timer(cluster, work.precision)
+        self.timer = measured.timer(cluster, work)
+        self.hidden = cluster.measured.hidden if cluster.measured else HIDDEN
         self.tp = Group(cluster, work.tp, 1)
         self.cp = Group(cluster, work.cp, work.tp)
         self.data = Group(cluster, work.dp * work.cp, work.tp)
         self.width = kernels.BYTES[work.precision]
-        block = kernels.Block(work)
-        self.stream = block.tokens * work.hidden * self.width  # bytes of a micro-batch's residual stream as it is sent
-        self.block = {
-            "forward": self._pass(block.forward(), 1),
-            "backward": self._pass(block.backward(), 1 + (work.recompute == "block")),
+        tokens = work.micro_batch * work.sequence // work.cp
+        self.wide = tokens * work.hidden * work.stream_bytes  # bytes of a micro-batch's residual stream
+        self.narrow = tokens * work.hidden * self.width  # bytes of as many elements that a product gave
+
+    @cached_property
+    def block(self) -> dict[str, Pass]:
+        """A block's forward and backward of a micro-batch."""
+        block, again = kernels.Block(self.work), 2 * (self.work.recompute == "block")
+        return {
+            "forward": self._pass(block.forward(), pairs=[self.narrow] * 2),
+            "backward": self._pass(block.backward(), pairs=[self.wide] * 2 + [self.narrow] * again),
         }
 
-    def _pass(self, list_of: list[Kernel], passes: int) -> Pass:
-        """Kernels of a block, and for each pass through it two collectives over tp, and keys and values over cp."""
-        pairs = 2 * passes
+    def _pass(self, list_of: list[Kernel], pairs: Sequence[float]) -> Pass:
+        """Kernels of a block, and pairs of collectives over tp, of so many bytes where they are one all-reduce, two for
+        each pass through the block; keys and values over cp."""
         parts: defaultdict[str, float] = defaultdict(float)
         for kernel in list_of:
             parts[kernel.kind] += self.timer(kernel)
-        parts["pause"] = passes * self.cluster.fitted.pause
+        parts["pause"] = len(pairs) // 2 * self.cluster.fitted.pause
         launches = sum(kernel.times for kernel in list_of)
         if self.work.tp > 1:
-            one = 2 * self.tp.scatter(self.stream) if self.work.sequence_parallel else self.tp.all_reduce(self.stream)
-            parts["tp"] += pairs * one - (HIDDEN * min(pairs * one, parts["matrix"]) if self.work.tp_overlap else 0.0)
-            launches += pairs * (2 if self.work.sequence_parallel else 1)
+            if self.work.sequence_parallel:
+                busy = len(pairs) * (self.tp.scatter(self.wide) + self.tp.scatter(self.narrow))
+            else:
+                busy = sum(map(self.tp.all_reduce, pairs))
+            parts["tp"] += busy - (self.hidden * min(busy, parts["matrix"]) if self.work.tp_overlap else 0.0)
+            launches += len(pairs) * (2 if self.work.sequence_parallel else 1)
         if self.work.cp > 1:
-            parts["cp"] += pairs * self.cp.scatter(self.stream / self.work.tp * self.work.cp)
-            launches += pairs
+            parts["cp"] += len(pairs) * self.cp.scatter(self.narrow / self.work.tp * self.work.cp)
+            launches += len(pairs)
         return Pass(parts, launches)
 
-    def stage(self, stage: int, direction: str) -> Pass:
-        """All of a stage for one micro-batch."""
-        blocks, one = self.work.spread[stage], self.block[direction]
+    def stages(self, direction: str) -> list[Pass]:
+        """All of each stage for one micro-batch."""
+        last, one = self.work.stages - 1, cache(partial(self._stage, direction))
+        return [one(blocks, stage == 0, stage == last) for stage, blocks in enumerate(self.work.spread)]
+
+    def _stage(self, direction: str, blocks: int, first: bool, last: bool) -> Pass:
+        one = self.block[direction]
         parts = defaultdict(float, {kind: blocks * seconds for kind, seconds in one.parts.items()})
         ends: list[Kernel] = []
-        if stage == 0:
+        if first:
             ends += kernels.embedding(self.work, direction == "forward")
-        if stage == self.work.stages - 1:
+        if last:
             ends += kernels.head(self.work, direction == "forward")
         if direction == "backward":
-            ends += kernels.gather(self.work, self.parameters(stage))
+            ends += kernels.gather(self.work, self.parameters(blocks, first, last))
         for kernel in ends:
             parts[kernel.kind] += self.timer(kernel)
         return Pass(parts, blocks * one.launches + sum(kernel.times for kernel in ends))
 
-    def parameters(self, stage: int) -> float:
-        """On a GPU of the stage."""
-        work = self.work
-        ends = work.vocab * work.hidden * ((stage == 0) + (stage == work.stages - 1 and work.stages > 1))
-        return (work.spread[stage] * work.block_parameters + ends) / work.tp
+    def parameters(self, blocks: int, first: bool, last: bool) -> float:
+        """On a GPU of a stage."""
+        ends = self.work.vocab * self.work.hidden * (first or last)
+        return (blocks * self.work.block_parameters + ends) / self.work.tp
 
     def rank_parameters(self) -> float:
         """On the GPU that has most."""
         work = self.work
         where = pipeline.ranks(work.schedule, work.pp, work.chunks)
         held = [0.0] * work.pp
-        for stage, rank in enumerate(where):
-            held[rank] += self.parameters(stage)
+        for stage, (rank, blocks) in enumerate(zip(where, work.spread, strict=True)):
+            held[rank] += self.parameters(blocks, stage == 0, stage == work.stages - 1)
         return max(held)
 
     def replicas(self, forward: float, backward: float, parameters: float) -> float:
@@ -134,29 +148,39 @@ class Step:
         latency = size // BUCKET * self.data.latency
         if work.shard == "none":
             return self._exposed(self.data.all_reduce(size) + latency, backward)
-        gathered = self.data.scatter(parameters * self.width) + latency
+        gathered = self.data.scatter(parameters * work.stream_bytes) + latency
         exposed = self._exposed(self.data.scatter(size) + latency, backward) + self._exposed(gathered, forward)
         if work.shard == "zero3":
             again = (2 * work.micro_batches - 1) * gathered
             exposed += self._exposed(again, work.micro_batches * (forward + backward))
         return exposed
 
+    def least(self, blocks: int) -> float:
+        """Seconds that the weights of so many blocks cost at the least in a step."""
+        parameters = blocks * self.work.block_parameters / self.work.tp
+        adds = self.work.micro_batches * self.timer.total(kernels.gather(self.work, parameters))
+        return adds + self.replicas(inf, inf, parameters) + self.update(parameters)
+
+    def update(self, parameters: float) -> float:
+        """Seconds of the optimizer, of so many parameters before replicas share them."""
+        ways = (self.work.shard_ways or self.data.size) if self.work.shard != "none" else 1
+        return self.timer.total(kernels.optimizer(self.work, parameters / ways))
+
     def _exposed(self, busy: float, under: float) -> float:
-        return busy - HIDDEN * min(busy * (1 - LAST), under) if self.work.overlap else busy
+        return busy - self.hidden * min(busy * (1 - LAST), under) if self.work.overlap else busy
 
     def prediction(self) -> Prediction:
         work, host, count = self.work, self.cluster.fitted.host, self.work.micro_batches
-        passes = [(self.stage(stage, "forward"), self.stage(stage, "backward")) for stage in range(work.stages)]
+        passes = self.stages("forward"), self.stages("backward")
         slowest = 1 + SPREAD * sqrt(2 * log(work.gpus))
-        forward, backward = (tuple(slowest * p.seconds(host) for p in one) for one in zip(*passes, strict=True))
+        forward, backward = (tuple(slowest * p.seconds(host) for p in one) for one in passes)
         hop = 0.0
         if work.pp > 1:
-            size = self.stream / (work.tp if work.sequence_parallel else 1)
+            size = self.wide / (work.tp if work.sequence_parallel else 1)
             hop = send(self.cluster, size, work.tp * work.cp * work.dp)
         flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, forward, backward, hop)
         parameters = self.rank_parameters()
-        ways = (work.shard_ways or self.data.size) if work.shard != "none" else 1
-        update = self.timer.total(kernels.optimizer(work, parameters / ways))
+        update = self.update(parameters)
         exposed, tied = self.replicas(flow.forward, flow.backward, parameters), self._tied()
         seconds = flow.seconds + exposed + update + tied
 
@@ -166,8 +190,8 @@ class Step:
             busy[rank] += count * (forward[stage] + backward[stage])
         for stage, rank in enumerate(flow.ranks):
             if rank == busy.index(max(busy)):
-                for one in passes[stage]:
-                    for kind, value in one.parts.items():
+                for one in passes:
+                    for kind, value in one[stage].parts.items():
                         parts[kind] += count * value
         parts["bubble"] = flow.seconds - max(busy)
         parts["waiting"] = seconds - sum(parts.values())

@@ -73,14 +73,16 @@ UNUSED = {  # by source and what is the matter with it
     "inference_latency": "inference, not training",
     "lamb": "TPUs, whose kernels are not described here",
     "10": "fine-tuning on SQuAD with sequences of 384, by the README's table",
-    "binned": "phase 2 of 2022 bins its sequences by length (bin_size_64 in run_pretraining.sh); their mean is not given",
+    "binned": "phase 2 of 2022 bins its sequences by length (bin_size_64 in run_pretraining.sh), not told",
     "dgx-1": "contradicts the throughput table of the same README by half",
     "steps": "neither steps nor batch are given",
 }
 
 FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is even; all other rows are held back
-    "dgx2": ("dle-thr-0034", "dle-thr-0035", "dle-thr-0042", "dle-thr-0043", "dle-thr-0100", "dle-thr-0101")
-    + ("dle-thr-0108", "dle-thr-0109", "meg20-0001", "meg20-0019"),
+    "dgx2": (
+        *("dle-thr-0034", "dle-thr-0035", "dle-thr-0042", "dle-thr-0043", "dle-thr-0100", "dle-thr-0101"),
+        *("dle-thr-0108", "dle-thr-0109", "meg20-0001", "meg20-0019"),
+    ),
     "dgx-1": ("dle-thr-0019", "dle-thr-0020", "dle-thr-0025", "dle-thr-0026"),
     "dgx2h-superpod": ("dle-thr-0054", "dle-thr-0059", "megv1-0001", "megv1-0007"),
     "dgx2h-2019": ("meg19-0009", "meg19-0017"),
@@ -91,8 +93,8 @@ FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is
 @cache
 def rows() -> tuple[Row, ...]:
     """All of them."""
-    with files("phalanx").joinpath("assets/published.csv").open(newline="") as file:
-        return tuple(csv.DictReader(file))
+    text = files("phalanx").joinpath("assets/published.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text.splitlines()))
 
 
 def source(row: Row) -> str:

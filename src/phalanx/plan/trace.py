@@ -7,8 +7,8 @@ traced uncompiled; compiled ones hold less. Masks are there but not drawn, as th
 
 import gc
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.models.build import family, make
-from phalanx.nn import random
+from phalanx.nn import loss, random
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
@@ -35,6 +35,8 @@ from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
 from phalanx.plan.ledger import KINDS, Ledger
 from phalanx.plan.messages import Message
+from phalanx.plan.portion import Portion
+from phalanx.plan.recorder import Operation, Recorder
 from phalanx.plan.traffic import Traffic
 from phalanx.precision import gemm
 from phalanx.train.optim import clip
@@ -51,6 +53,7 @@ class Trace:
     timeline: NDArray[np.int64]  # bytes after every operation, by kind: [operations, kinds]
     flops: int
     messages: Counter[Message]
+    operations: list[Operation]  # in their order, where they were asked for
 
     @property
     def peak(self) -> dict[str, int]:
@@ -59,9 +62,17 @@ class Trace:
         return dict(zip(KINDS, most.tolist(), strict=True))
 
 
-def trace(config: Config, processes: int, rank: int = 0) -> Trace:
+def trace(
+    config: Config,
+    processes: int,
+    rank: int = 0,
+    device: str = "cuda",
+    record: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> Trace:
     """The second step of `rank` of so many processes; `config` is laid out for them (`lay_out`). A first step, with
-    blocks that do nothing, comes before it, so that moments are there and pipelines have met.
+    blocks that do nothing, comes before it, so that moments are there and pipelines have met. The device says in how
+    large pieces the logits come; `record` asks for all operations; `progress` is called at each block's forward.
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -70,21 +81,40 @@ def trace(config: Config, processes: int, rank: int = 0) -> Trace:
         layout = Layout(config, mesh, partial(make, config.model), partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
-        with fake, _Answers(_masked(config)), mock.patch.multiple(random, rows=_rows, keep=_keep):
+        limits = mock.patch.dict(loss.LIMITS, cpu=loss.LIMITS[device])
+        with fake, _Answers(labelled(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
             with mock.patch.object(Block, "forward", _pass_by):
                 _step(config, layout, optimizers, ledger)
-            with ledger, ledger.resizing(), traffic:
-                ledger.label(
-                    "temporary", (o for o in gc.get_objects() if type(o) is FakeTensor and o.fake_mode is fake)
-                )
-                ledger.label("parameters", layout.parameters.values())
-                for optimizer in optimizers:
-                    ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
-                for parameter in [*layout.parameters.values(), *_gathered(layout)]:
-                    parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))
+            for block in (m for m in _modules(layout) if isinstance(m, Block)):
+                block.register_forward_pre_hook(lambda *_: progress())
+            recorder = Recorder(traffic, ledger)
+            with recorder if record else nullcontext(), ledger, ledger.resizing(), traffic:
+                take_stock(ledger, layout, optimizers, fake)
                 _step(config, layout, optimizers, ledger)
     count = sum(p.numel() for p in layout.parameters.values())
-    return Trace(rank, count, ledger.timeline(), ledger.flops, traffic.messages)
+    return Trace(rank, count, ledger.timeline(), ledger.flops, traffic.messages, recorder.operations)
+
+
+def passes(config: Config, processes: int, rank: int) -> int:
+    """How many times blocks of a rank go forward in a step."""
+    layout = config.layout
+    pp = rank // (processes // layout.pp)
+    again = 2 if layout.recompute == "block" else 1
+    return again * config.train.batch // (layout.dp * layout.micro_batch) * Portion(config, pp).blocks
+
+
+def take_stock(
+    ledger: Ledger, layout: Layout, optimizers: list[torch.optim.Optimizer], fake: FakeTensorMode | None = None
+) -> None:
+    """Write down what is there before a step, fake tensors or real ones, and say of what kind it and gradients are."""
+    kind, there = (FakeTensor, fake) if fake else (Tensor, None)
+    alive = [o for o in gc.get_objects() if type(o) is kind and getattr(o, "fake_mode", None) is there]
+    ledger.label("temporary", alive)
+    ledger.label("parameters", layout.parameters.values())
+    for optimizer in optimizers:
+        ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
+    for parameter in [*layout.parameters.values(), *_gathered(layout)]:
+        parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))  # type: ignore[no-untyped-call]
 
 
 def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: Ledger) -> None:
@@ -105,9 +135,13 @@ def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer
     parameters.zero_grad()
 
 
+def _modules(layout: Layout) -> Iterator[nn.Module]:
+    return (module for stage in layout.stages for module in stage.modules())
+
+
 def _gathered(layout: Layout) -> Iterator[Tensor]:
     """The whole parameters that `fully_shard` puts together for use."""
-    for module in (m for stage in layout.stages for m in stage.modules()):
+    for module in _modules(layout):
         if isinstance(module, FSDPModule) and (group := module._get_fsdp_state()._fsdp_param_group):
             yield from (parameter.unsharded_param for parameter in group.fsdp_params)
 
@@ -146,13 +180,13 @@ def _batch(config: Config) -> Batch:
     return Batch(tokens, tokens.clone(), key, tokens.clone())
 
 
-class _Answers(TorchDispatchMode):
+class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers what only the values of tensors could tell: how many positions a mask picks, and of any number that it
     is 1 (the stages of a pipeline ask each other whether they know their shapes).
     """
 
     def __init__(self, picked: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.picked = picked
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,9 +199,10 @@ class _Answers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _masked(config: Config) -> int:
-    """Positions of a micro-batch that BERT is asked about, on average."""
-    return round(config.data.mask_fraction * config.layout.micro_batch * config.data.sequence / config.layout.cp)
+def labelled(config: Config) -> int:
+    """Positions of a micro-batch that meet the vocabulary: all, or those that BERT is asked about, on average."""
+    positions = config.layout.micro_batch * config.data.sequence // config.layout.cp
+    return round(config.data.mask_fraction * positions) if config.task == "mlm" else positions
 
 
 @contextmanager

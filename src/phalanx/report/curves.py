@@ -1,10 +1,8 @@
 """Curves over training steps, as PNG.
 
-A `Panel` says what is drawn, `curve_png` draws it: without pyplot, so there is no global figure, no window and no
-backend to choose.
+A `Panel` says what is drawn, `curve_png` draws it.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from phalanx.report.canvas import COLORS, canvas, dress
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-COLORS = ("#2f6db5", "#d9622b", "#2e8b57", "#8e4ec6", "#b8860b", "#c2346e", "#0f8b8d", "#6b7280")
-INK, FAINT = "#1f2933", "#d5dbe1"
-_INKED = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
-SIZE = (6.4, 3.9)  # inches of a panel: legible on a phone, two beside each other on a screen
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "line": {"linewidth": 1.8, "zorder": 3},
@@ -64,24 +59,12 @@ class Panel:
 
 def curve_png(*panels: Panel, columns: int = 1) -> bytes:
     """A PNG of the panels, `columns` beside each other."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    rows = math.ceil(len(panels) / columns)
-    style: dict[Any, Any] = {"font.size": 11, "text.parse_math": False, "agg.path.chunksize": 20_000}
-    style |= dict.fromkeys(_INKED, INK)
-    with matplotlib.rc_context(style):
-        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-        figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows), dpi=160, layout=layout, facecolor="white")
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for place, panel in zip(axes, panels, strict=False):
+    with canvas(math.ceil(len(panels) / columns), columns) as drawn:
+        for place, panel in zip(drawn.axes, panels, strict=False):
             _draw(place, panel)
-        for place in axes[len(panels) :]:
+        for place in drawn.axes[len(panels) :]:
             place.set_visible(False)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return drawn.png
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -101,15 +84,8 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     for curve in panel.curves:
         color = COLORS[curve.color % len(COLORS)]
         axes.plot(curve.steps, curve.values, color=color, label=curve.label or "_", **_LOOKS[curve.look])
-    legend = any(curve.label for curve in panel.curves)
-    axes.set_title(panel.title, loc="left", fontweight="bold", fontsize=12.5, pad=26 if legend else 10)
+    dress(axes, panel.title, any(curve.label for curve in panel.curves))
     axes.set_xlabel("step")
-    axes.grid(True, color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(which="both", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     if panel.log:
@@ -121,8 +97,6 @@ def _draw(axes: "Axes", panel: Panel) -> None:
         axes.set_ylim(top=panel.top)
     for mark in panel.marks:
         _mark(axes, mark)
-    if legend:
-        axes.legend(frameon=False, fontsize=10, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1), borderaxespad=0.2)
 
 
 def _tick(value: float) -> str:

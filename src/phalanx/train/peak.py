@@ -24,7 +24,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product in `dtype`; in fp32 where the processor has no units for `dtype`."""
     if device.type == "cpu" and not (dtype == torch.bfloat16 and native_bf16(device)):
         dtype = torch.float32
-    key = f"{_name(device)}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}"
+    key = f"{name_of(device)}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}"
     path = _cache() / "peak.json"
     known = _load(path)
     rate = _measure(device, dtype)
@@ -48,7 +48,8 @@ def _measure(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
-def _name(device: torch.device) -> str:
+def name_of(device: torch.device) -> str:
+    """What its maker calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,0 +1,169 @@
+"""What a crew's processes time for a cluster file: products, memory, collectives, and the kernels of a training step.
+
+Each of the functions that build gives a step which runs all its probes and returns their seconds by name. In a crew of
+several all run the same probe at the same time.
+"""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from phalanx.config import Config, LayoutConfig
+from phalanx.measure.crew import Step
+from phalanx.measure.rehearsal import rehearse
+from phalanx.nn.linear import Slot
+from phalanx.parallel import comm
+from phalanx.parallel.mesh import Axis, make_mesh
+
+Probe = Callable[[], Any]
+
+SIDES = {"cpu": (32, 64, 128, 256, 512, 1024), "cuda": (64, 128, 256, 512, 1024, 2048, 4096, 8192)}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+COPIED = 1 << 26  # bytes of a copy: more than caches hold
+SIZES = {"cpu": (1 << 12, 1 << 16, 1 << 20, 1 << 22, 1 << 24), "cuda": (1 << 12, 1 << 16, 1 << 20, 1 << 24, 1 << 28)}
+LONG = 1e8  # FLOPs or bytes after which a probe has run often enough
+LAUNCHES = 1000
+
+# Which operators are of which kind of kernel in plan/kernels.py; what is named nowhere moves the stream about.
+KINDS = {
+    "products": ("mm", "addmm", "bmm", "baddbmm"),
+    "gelu": ("gelu", "gelu_backward"),
+    "norm": ("native_layer_norm", "native_layer_norm_backward"),
+    "loss": ("_log_softmax", "exp_", "gather", "scatter_add_"),
+    "embedding": ("embedding", "embedding_dense_backward"),
+    "optimizer": ("_fused_adamw_", "linalg_vector_norm", "_foreach_mul_"),
+}
+KIND_OF = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
+
+
+def products(device: str, dtypes: tuple[str, ...]) -> Step:
+    """Products of square layers and their gradients by "dtype side", a copy in memory, a kernel with nothing to do."""
+    on = torch.device(device)
+    probes: dict[str, tuple[Probe, float]] = {}
+    for name in dtypes:
+        for side in SIDES[device]:
+            probes[f"{name} {side}"] = _layer(side, DTYPES[name], on), 6 * side**3
+    source, target = (torch.ones(COPIED // 4, device=on) for _ in range(2))
+    little = torch.ones(16, device=on)
+    probes["copy"] = lambda: target.copy_(source), COPIED
+    probes["launch"] = lambda: little.add_(1.0), LONG / LAUNCHES
+
+    def step(_: int) -> dict[str, float]:
+        return {name: timed(probe, max(2, round(LONG / work)), on) for name, (probe, work) in probes.items()}
+
+    return step
+
+
+def busy(device: str) -> Step:
+    """A product and a copy while the neighbours do the same."""
+    on = torch.device(device)
+    layer, source = _layer(SIDES[device][-2], torch.float32, on), torch.ones(COPIED // 4, device=on)
+    target = torch.empty_like(source)
+
+    def step(_: int) -> dict[str, float]:
+        return {"products": timed(layer, 3, on), "others": timed(lambda: target.copy_(source), 5, on)}
+
+    return step
+
+
+def links(device: str) -> Step:
+    """All-reduce, and all-gather with reduce-scatter as sequence parallelism has them, by "name bytes"; how an
+    all-reduce and a product go together."""
+    on, size = torch.device(device), dist.get_world_size()
+    axis = make_mesh(LayoutConfig(tp=size), on).tp
+    whole, gather, scatter = comm.total(axis), comm.conjugate("gather", axis), comm.conjugate("scatter", axis)
+    probes: dict[str, tuple[Probe, int]] = {}
+    for count in SIZES[device]:
+        x = torch.ones(4, count // 16 // 64, 64, device=on)
+        times = max(2, min(20, SIZES[device][-1] // count))
+        probes[f"sum {count}"] = partial(whole, x), times
+        probes[f"scatter {count}"] = partial(_both_ways, gather, scatter, x, x.chunk(size, 1)[0].contiguous()), times
+    layer = _layer(SIDES[device][-2], torch.float32, on)
+    buffer = torch.ones(SIZES[device][-1] // 4, device=on)
+
+    def together() -> None:
+        work = dist.all_reduce(buffer, group=axis.group, async_op=True)
+        layer()
+        assert work is not None
+        work.wait()
+
+    probes |= {"compute": (layer, 2), "both": (together, 2)}
+
+    def step(_: int) -> dict[str, float]:
+        return {name: timed(probe, times, on, axis) for name, (probe, times) in probes.items()}
+
+    return step
+
+
+def _both_ways(gather: Slot, scatter: Slot, whole: Tensor, part: Tensor) -> None:
+    gather(part)
+    scatter(whole)
+
+
+def training(config: Config) -> Step:
+    """Seconds of a training step by kind of kernel, from the profiler."""
+    step = rehearse(config)
+    cuda = config.train.device == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+
+    def profiled(number: int) -> dict[str, float]:
+        with _silence(), profile(activities=activities) as record:
+            step(number)
+        seconds: defaultdict[str, float] = defaultdict(float)
+        for event in record.key_averages():
+            kind = KIND_OF.get(event.key, "attention" if "attention" in event.key else "sum")
+            seconds[kind] += (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
+        return dict(seconds)
+
+    return profiled
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The profiler's library tells standard error when it starts and stops."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def timed(probe: Probe, times: int, device: torch.device, axis: Axis | None = None) -> float:
+    """Seconds of a call, of so many in a row that all processes begin together."""
+    probe()
+    if axis:
+        dist.barrier()
+    _settle(device)
+    begin = time.perf_counter()
+    for _ in range(times):
+        probe()
+    _settle(device)
+    return (time.perf_counter() - begin) / times
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _layer(side: int, dtype: torch.dtype, device: torch.device) -> Probe:
+    """Forward and both gradients of a square layer."""
+    x, weight, grad = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(3))
+
+    def layer() -> tuple[Tensor, Tensor, Tensor]:
+        return F.linear(x, weight), grad @ weight, grad.t() @ x
+
+    return layer

@@ -1,0 +1,95 @@
+"""The trainer's own step on tokens that mean nothing: for its time, not for what it learns."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phalanx.config import Config
+from phalanx.data.source import Documents, Sample, Source
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.errors import InputError
+from phalanx.models.build import check, family
+from phalanx.nn.batch import Batch
+from phalanx.precision import gemm
+from phalanx.run.folder import RunFolder
+from phalanx.train.lay_out import lay_out
+from phalanx.train.monitor import Silent
+from phalanx.train.resolve import device_of
+from phalanx.train.trainer import Trainer
+
+SAMPLES = 64
+WORDS = {"mlm": "bert-uncased"}  # whose vocabulary a model has where neither it nor data says; GPT-2's else
+
+
+class Noise(list[Sample]):
+    """A task of random tokens without end, as long and as masked as the real ones."""
+
+    valid = None
+
+    def __init__(self, config: Config) -> None:
+        self.losses = family(config.model.family).LOSSES
+        dice, vocab, length = np.random.default_rng(0), config.model.vocab, config.data.sequence
+        tokens = dice.integers(vocab, size=(SAMPLES, length + 1))
+        if config.task != "mlm":
+            super().__init__(Sample(row[:-1], row[1:], None, None, -1) for row in tokens)
+            return
+        masked = dice.random((SAMPLES, length)) < config.data.mask_fraction
+        segment, padded = np.arange(length) // (length // 2 + 1), np.where(np.arange(length) < length - 2, 0, -1)
+        short = dice.random(SAMPLES) < config.data.short_fraction
+        super().__init__(
+            Sample(row[:-1], np.where(mask, row[:-1], -1), segment, padded.astype(np.int32) if end else None, n % 2)
+            for n, (row, mask, end) in enumerate(zip(tokens, masked, short, strict=True))
+        )
+
+    @property
+    def train(self) -> "Noise":
+        """Itself."""
+        return self
+
+    def __getitem__(self, n: Any) -> Any:
+        """Sample n, from the first again after the last."""
+        return super().__getitem__(n % len(self))
+
+    def source(self, documents: Documents) -> Source:
+        """There are no documents."""
+        raise NotImplementedError
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Labelled positions, and sequences with a question."""
+        assert batch.labels is not None
+        counts = {self.losses[0]: (batch.labels >= 0).sum()}
+        return counts if batch.related is None else {**counts, self.losses[1]: (batch.related >= 0).sum()}
+
+
+def definite(config: Config, processes: int) -> Config:
+    """The configuration with nothing left to decide, but the data. InputError for what cannot run."""
+    model, device = config.model, device_of(config.train.device)
+    if config.task not in ("clm", "mlm"):
+        raise InputError(f"task={config.task} has no random tokens here; use clm or mlm")
+    vocab = model.vocab or load_tokenizer(config.data.tokenizer or WORDS.get(config.task, "gpt2")).vocab
+    model = model.model_copy(update={"vocab": vocab, "ffn": model.ffn or 4 * model.hidden})
+    check(model)
+    if config.data.sequence > model.positions:
+        raise InputError(f"data.sequence={config.data.sequence} is longer than model.positions={model.positions}")
+    compiled = "off" if config.train.compile == "auto" else config.train.compile
+    train = config.train.model_copy(update={"device": device.type, "compile": compiled})
+    dtype = config.precision.model_copy(update={"dtype": gemm.resolve(config.precision.dtype, device)})
+    return lay_out(config.model_copy(update={"model": model, "train": train, "precision": dtype}), processes)
+
+
+class Rehearsal(Trainer):
+    """A trainer that saves nothing."""
+
+    def step(self, number: int) -> None:
+        """One step of the run."""
+        self._step(number)
+
+
+def rehearse(config: Config) -> Callable[[int], None]:
+    """The step of the trainer of a definite configuration, in each process of a crew."""
+    torch.manual_seed(0)
+    return Rehearsal(config, Noise(config), RunFolder(os.devnull), Silent()).step

@@ -1,0 +1,47 @@
+"""How long kernels take where `phalanx calibrate` has measured them."""
+
+from math import exp, log, prod
+
+import numpy as np
+
+from phalanx.plan.cluster import Cluster, Measured
+from phalanx.plan.kernels import Kernel, Timer
+from phalanx.plan.work import Work
+
+
+def timer(cluster: Cluster, work: Work) -> Timer:
+    """By what was measured, if anything was, else by the roofline."""
+    return MeasuredTimer(cluster, cluster.measured, work) if cluster.measured else Timer(cluster, work.precision)
+
+
+class MeasuredTimer(Timer):
+    """A product takes as long as a cube of as many operations; other kernels, their bytes at the speed of their kind;
+    both longer beside busy neighbours. A family that was not measured is taken for the first that was."""
+
+    def __init__(self, cluster: Cluster, measured: Measured, work: Work) -> None:
+        super().__init__(cluster, work.precision)
+        table = measured.products.get(self.precision) or next(iter(measured.products.values()))
+        self.sides, self.rates = (np.log(list(column)) for column in zip(*sorted(table.items()), strict=True))
+        self.family = measured.families.get(work.family) or next(iter(measured.families.values()))
+        counts = sorted({1, *measured.busy})
+        slower = [measured.busy.get(count) for count in counts]
+        near = min(work.gpus, cluster.node)
+        self.products = float(np.interp(near, counts, [s.products if s else 1.0 for s in slower]))
+        self.others = float(np.interp(near, counts, [s.others if s else 1.0 for s in slower]))
+
+    def __call__(self, kernel: Kernel) -> float:
+        """Seconds."""
+        if kernel not in self.known:
+            busy = self._product(kernel) if kernel.shape[0] else self._other(kernel)
+            self.known[kernel] = kernel.times * (busy + self.fitted.kernel)
+        return self.known[kernel]
+
+    def _product(self, kernel: Kernel) -> float:
+        rate = self.family.attention
+        if kernel.kind != "flash":
+            side = log(kernel.batch * prod(kernel.shape)) / 3
+            rate = exp(float(np.interp(side, self.sides, self.rates)))
+        return self.products * kernel.flops / kernel.times / rate
+
+    def _other(self, kernel: Kernel) -> float:
+        return self.others * kernel.bytes / self.family.moved.get(kernel.kind, self.stream)

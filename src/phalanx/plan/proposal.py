@@ -1,0 +1,117 @@
+"""What is asked of the planner, and its answer: layouts, or the nearest thing that would work."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from phalanx import recipe
+from phalanx.config import Config, LayoutConfig
+from phalanx.errors import InputError
+from phalanx.plan.cluster import Cluster
+from phalanx.plan.dry import rehearse
+from phalanx.plan.names import short
+from phalanx.plan.search import ROOM, Found, search
+from phalanx.train.resolve import expand
+
+GIB = 2**30
+_SINGLE = {"tp": 1, "cp": 1, "pp": 1, "dp": 1, "micro_batch": 1, "schedule": "1f1b", "chunks": 1, "shard": "none",
+           "shard_ways": 0}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: a model on a number of a cluster's GPUs, for so many tokens at so many dollars an hour."""
+
+    name: str
+    overrides: tuple[str, ...]
+    cluster_name: str
+    cluster: Cluster
+    gpus: int
+    tokens: float = 0.0
+    price: float = 0.0
+
+    def config(self) -> Config:
+        """The run, on one GPU."""
+        single = [f"layout.{key}={value}" for key, value in _SINGLE.items()]
+        return rehearse(self.name, [*self.overrides, *single], 1)
+
+    def pins(self) -> dict[str, Any]:
+        """What the overrides say of the layout, and so is not searched."""
+        keys = [word.partition("=")[0] for word in self.overrides]
+        asked = self._asked()
+        given = {key.removeprefix("layout."): None for key in keys if key.startswith("layout.")}
+        return {key: value for key in given if (value := getattr(asked, key)) != 0}
+
+    def _asked(self) -> LayoutConfig:
+        return expand(recipe.load_mapping(self.name, self.overrides)).layout
+
+    def command(self, layout: LayoutConfig) -> str:
+        """What runs it."""
+        asked, words = self._asked(), [word for word in self.overrides if not word.startswith("layout.")]
+        if not expand(recipe.load_mapping(self.name, self.overrides)).data.train:
+            words.append("data.train=PREFIX")
+        for key, value in layout.model_dump().items():
+            if key != "dp" and (value != getattr(asked, key) or key in self.pins()):
+                words.append(f"layout.{key}={str(value).lower() if isinstance(value, bool) else value}")
+        line = shlex.join([self.name, *words])
+        if self.gpus <= self.cluster.node:
+            return f"phalanx train {line}"
+        return (
+            f"phalanx launch slurm {line} --nodes {self.gpus // self.cluster.node} --gpus-per-node {self.cluster.node}"
+        )
+
+
+def answer(question: Question, most: int) -> Found:
+    """The fastest layouts; InputError, with the nearest thing that works, where there is none."""
+    node = question.cluster.node
+    if question.gpus > node and question.gpus % node:
+        raise InputError(
+            f"--gpus {question.gpus}: {question.cluster_name} has {node} in a node; use {question.gpus // node * node} "
+            f"or {(question.gpus // node + 1) * node}"
+        )
+    config, fixed = question.config(), question.pins()
+    found = search(config, question.cluster, question.gpus, fixed, most)
+    if not found.layouts:
+        raise InputError(_undividable(question, config, fixed))
+    if not found.best:
+        raise InputError(_too_large(question, config, fixed, found))
+    return found
+
+
+def _undividable(question: Question, config: Config, fixed: dict[str, Any]) -> str:
+    batch, near = config.train.batch, []
+    for step in (n for n in range(1, question.gpus + 1) if question.gpus % n == 0):
+        for size in {max(1, batch // step) * step, (batch // step + 1) * step}:
+            train = config.train.model_copy(update={"batch": size})
+            if search(config.model_copy(update={"train": train}), question.cluster, question.gpus, fixed, 0).layouts:
+                near.append(size)
+        if near:
+            best = min(near, key=lambda size: abs(size - batch))
+            return f"train.batch={batch} divides on no layout of {question.gpus} GPUs; the nearest that does is {best}"
+    said = f" with {short_pins(fixed)}" if fixed else ""
+    return f"no layout of {question.gpus} GPUs{said} divides this model (heads {config.model.heads}, layers " \
+           f"{config.model.layers}, sequence {config.data.sequence}); use another --gpus"  # fmt: skip
+
+
+def short_pins(fixed: dict[str, Any]) -> str:
+    """As words of a command."""
+    return " ".join(f"layout.{key}={value}" for key, value in fixed.items())
+
+
+def _too_large(question: Question, config: Config, fixed: dict[str, Any], found: Found) -> str:
+    assert found.smallest
+    needed, layout = found.smallest
+    room = ROOM * question.cluster.gpu.memory / GIB
+    said = (
+        f"{question.name} fits on no layout of {question.gpus} GPUs: the smallest, {short(layout)}, needs "
+        f"{needed / GIB:.1f} GiB of the {room:.1f} that a step may fill of {question.cluster.gpu.name}"
+    )
+    gpus = question.gpus * 2
+    free = {key: value for key, value in fixed.items() if key != "dp"}
+    while gpus <= 16384:
+        if gpus <= question.cluster.node or gpus % question.cluster.node == 0:
+            more = search(config, question.cluster, gpus, free, 1)
+            if more.best:
+                return f"{said}; {gpus} GPUs hold it, as {short(more.best[0].config.layout)}"
+        gpus *= 2
+    return f"{said}; use GPUs with more memory"

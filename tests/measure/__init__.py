@@ -1,0 +1,1 @@
+"""Scaling and calibration, on this machine."""

@@ -1,0 +1,46 @@
+"""phalanx calibrate: a file that loads, of numbers that can be."""
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from phalanx.cli.app import app
+from phalanx.errors import InputError
+from phalanx.measure.clusterfile import text
+from phalanx.plan import cluster
+from phalanx.plan.predict import predict
+from phalanx.plan.work import Work
+
+GPT = Work("gpt2", 4, 256, 4, 1024, 8192, 128, batch=8, micro_batch=4, precision="fp32", stream_bytes=4)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two processes")
+def test_this_machine(tmp_path: Path) -> None:
+    file = tmp_path / "here.toml"
+    told = CliRunner().invoke(app, ["calibrate", "--out", str(file), "--procs", "1,2", "--rounds", "1"])
+    assert told.exit_code == 0, told.exception
+    assert (tmp_path / "here.png").read_bytes().startswith(b"\x89PNG")
+    here = cluster.load(str(file))
+    assert here.measured
+    assert 1e9 < here.gpu.peak["fp32"] < 1e13 and 1e9 < here.gpu.bandwidth < 1e12
+    assert 1e6 < here.inside.bandwidth < 1e12 and 0 < here.inside.latency < 0.1
+    assert all(slow.products >= 1 and slow.others >= 1 for slow in here.measured.busy.values())
+    assert set(here.measured.families) == {"gpt2", "bert"}
+    assert 0 < predict(GPT, here).mfu < 1
+    again = CliRunner().invoke(app, ["calibrate", "--out", str(file)])
+    assert isinstance(again.exception, InputError) and "--overwrite" in str(again.exception)
+
+
+@pytest.mark.parametrize("name", cluster.names())
+def test_a_file_written_says_what_was_read(name: str) -> None:
+    known = cluster.load(name)
+    written = cluster.parse(text(known, "a test"), name)
+    assert (written.title, written.node, written.gpu.name) == (known.title, known.node, known.gpu.name)
+    assert predict(GPT, written).seconds == pytest.approx(predict(GPT, known).seconds, rel=1e-3)
+
+
+@pytest.mark.parametrize("words", [["--procs", "1,4096"], ["--out", "here.txt"], ["--procs", "x"]])
+def test_refused(words: list[str]) -> None:
+    assert isinstance(CliRunner().invoke(app, ["calibrate", *words]).exception, InputError)

@@ -1,0 +1,1 @@
+"""The planner, against closed forms, published figures, and the trace of the real step."""

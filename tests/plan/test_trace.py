@@ -1,0 +1,83 @@
+"""The trace of the real step agrees with the closed forms: messages exactly, FLOPs and memory nearly."""
+
+import pytest
+
+from phalanx.config import Config
+from phalanx.parallel.mesh import Axis, Mesh
+from phalanx.plan.dry import rehearse
+from phalanx.plan.flops import flops
+from phalanx.plan.memory import memory
+from phalanx.plan.messages import Expected
+from phalanx.plan.trace import labelled, trace
+
+RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1"}
+SIZES = "model.hidden=1024 model.heads=16 model.layers=4 data.sequence=512 model.positions=512"
+CASES = """
+1 gpt train.batch=8 layout.micro_batch=4 precision.dtype=fp32
+1 gpt train.batch=16 layout.micro_batch=16 layout.recompute=block
+1 gpt train.batch=16 layout.micro_batch=16 layout.recompute=attention
+2 gpt train.batch=16
+2 gpt train.batch=16 layout.micro_batch=16 layout.tp=2
+2 gpt train.batch=8 layout.tp=2 layout.sequence_parallel=false layout.recompute=block
+4 gpt train.batch=16 layout.micro_batch=8 layout.tp=4 layout.sequence_parallel=false
+4 gpt train.batch=16 layout.cp=2 layout.recompute=block
+2 gpt train.batch=8 layout.cp=2 layout.context=ring
+4 gpt train.batch=16 layout.micro_batch=4 layout.cp=2 layout.context=ring layout.tp=2
+4 gpt train.batch=16 layout.micro_batch=4 layout.shard=zero2
+4 gpt train.batch=32 layout.micro_batch=8 layout.shard=zero3
+4 gpt train.batch=16 layout.micro_batch=2 layout.shard=zero3 layout.recompute=block
+2 gpt train.batch=16 layout.micro_batch=4 layout.pp=2
+4 gpt train.batch=16 layout.micro_batch=4 layout.pp=4 layout.recompute=attention
+4 gpt train.batch=16 layout.micro_batch=4 layout.pp=2 layout.cp=2 layout.context=ring
+8 gpt train.batch=64 layout.micro_batch=8 layout.pp=2 layout.tp=2
+8 gpt train.batch=64 layout.micro_batch=8 layout.pp=2 layout.tp=2 layout.shard=zero2
+4 gpt train.batch=32 layout.micro_batch=4 layout.pp=2 layout.schedule=interleaved layout.chunks=2
+2 gpt train.batch=16 layout.micro_batch=4 layout.pp=2 layout.schedule=zbv
+1 bert train.batch=16 layout.micro_batch=16
+2 bert train.batch=32 layout.micro_batch=16 layout.tp=2
+2 bert train.batch=32 layout.micro_batch=16 layout.tp=2 layout.recompute=block
+2 bert train.batch=32 layout.micro_batch=16 layout.cp=2
+4 bert train.batch=64 layout.micro_batch=16 layout.shard=zero2
+2 bert train.batch=32 layout.micro_batch=4 layout.pp=2
+""".strip().splitlines()
+
+
+def laid_out(words: str) -> tuple[Config, int]:
+    processes, family, *overrides = words.split()
+    return rehearse(RECIPES[family], [*SIZES.split(), *overrides], int(processes)), int(processes)
+
+
+def place(config: Config, pp: int) -> Mesh:
+    """Of the first rank of a stage."""
+    layout = config.layout
+    data = layout.dp * layout.cp
+    shards = (layout.shard_ways or data) if layout.shard != "none" else 1
+    sizes = {"dp": layout.dp, "cp": layout.cp, "tp": layout.tp, "data": data, "shards": shards}
+    axes = {name: Axis(size) for name, size in sizes.items()}
+    return Mesh(pp=Axis(layout.pp, pp), world=Axis(data * layout.tp * layout.pp), **axes)
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_trace_and_closed_forms(words: str) -> None:
+    config, processes = laid_out(words)
+    layout = config.layout
+    micro_batches = config.train.batch // (layout.dp * layout.micro_batch)
+    for pp in sorted({0, layout.pp - 1}):
+        seen = trace(config, processes, rank=processes // layout.pp * pp, device="cpu")
+        expected = Expected(config, place(config, pp), [labelled(config)] * micro_batches, "cpu")
+        assert dict(seen.messages) == dict(expected.step())
+        assert flops(config, pp) == pytest.approx(seen.flops, rel=0.01)
+        assert sum(memory(config, pp, "cpu")) == pytest.approx(sum(seen.peak.values()), rel=0.05)
+
+
+def test_parameters_are_those_of_the_shapes() -> None:
+    config, _ = laid_out("1 gpt train.batch=4")
+    assert trace(config, 1).parameters == 4 * (12 * 1024**2 + 13 * 1024) + (50304 + 512 + 2) * 1024
+
+
+def test_pieces_of_the_logits_are_those_of_the_device() -> None:
+    """A GPU holds more of them at once."""
+    config, _ = laid_out("1 gpt train.batch=16 layout.micro_batch=16")
+    gpu, cpu = (trace(config, 1, device=device) for device in ("cuda", "cpu"))
+    assert gpu.flops == cpu.flops and sum(gpu.peak.values()) > sum(cpu.peak.values())
+    assert sum(memory(config)) == pytest.approx(sum(gpu.peak.values()), rel=0.05)

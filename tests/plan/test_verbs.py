@@ -1,0 +1,101 @@
+"""phalanx plan, trace: what is printed and written."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from phalanx.cli.app import app
+from phalanx.errors import InputError
+from phalanx.units import parse_count
+
+SMALL = ["gpt2-124m", "model.layers=2", "model.hidden=128", "model.heads=4", "data.sequence=128", "train.batch=4"]
+
+
+def say(*words: str) -> Result:
+    return CliRunner().invoke(app, words, catch_exceptions=True)
+
+
+def png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plan_without_its_verb() -> None:
+    one, other = (say(*words, "gpt2-124m", "--gpus", "2", "--top", "1") for words in (["plan"], ["plan", "layouts"]))
+    assert one.exit_code == 0 and one.stdout == other.stdout and "phalanx train gpt2-124m" in one.stdout
+
+
+def test_plan_for_machines() -> None:
+    told = json.loads(say("plan", "gpt2-124m", "--gpus", "2", "--tokens", "3B", "--json").stdout)
+    assert told["tokens"] == 3e9 and told["gpus"] == 2 and len(told["best"]) == 10
+
+
+@pytest.mark.parametrize("words", [["--cluster", "nowhere"], ["--tokens", "many"], ["--why", "zz"], ["--gpus", "12"]])
+def test_plan_refuses(words: list[str]) -> None:
+    refused = say("plan", "gpt2-124m", *words)
+    assert isinstance(refused.exception, InputError)
+
+
+def test_trace(tmp_path: Path) -> None:
+    words = [
+        *SMALL,
+        "layout.tp=2",
+        "--ranks",
+        "4",
+        "--out",
+        str(tmp_path / "m.png"),
+        "--export",
+        str(tmp_path / "t.json"),
+    ]
+    told = say("trace", *words)
+    assert told.exit_code == 0, told.exception
+    assert "messages are as planned" in told.stdout and "all-gather" in told.stdout and png(tmp_path / "m.png")
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert {"mm", "addmm", "all-gather tp", "all-reduce dp"} <= {event["name"] for event in spans}
+    assert all(event["dur"] > 0 for event in spans)
+    compute = [event for event in spans if event["tid"] == 1]
+    assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-6 for a, b in pairwise(compute))
+    counters = [event for event in events if event["ph"] == "C"]
+    assert counters and max(sum(event["args"].values()) for event in counters) > 0
+
+
+def test_trace_for_machines() -> None:
+    told = json.loads(say("trace", *SMALL, "--ranks", "2", "--rank", "1", "--json").stdout)
+    assert told["messages_as_planned"] and told["coordinates"]["dp"] == 1
+    assert sum(told["planned_peak"].values()) > 0 and told["flops"] == pytest.approx(told["planned_flops"], rel=0.01)
+
+
+def test_trace_of_a_rank_that_is_not_there() -> None:
+    refused = say("trace", *SMALL, "--ranks", "2", "--rank", "2")
+    assert isinstance(refused.exception, InputError) and "use 0 to 1" in str(refused.exception)
+
+
+def test_table_and_curve(tmp_path: Path) -> None:
+    assert "held back" in say("plan", "table", "--source", "sc21-t1").stdout
+    rows = json.loads(say("plan", "table", "--source", "mcore-h100", "--json").stdout)
+    assert all(abs(row["error"]) < 0.05 for row in rows)
+    measured = [{"kind": "weak", "parallel": "tp", "processes": n, "model_flops_per_process": 1e10, "efficiency": 1 / n}
+                for n in (1, 2)]  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(measured))
+    told = say("plan", "curve", "--out", str(tmp_path / "c.png"), "--measured", str(tmp_path / "m.json"))
+    assert told.exit_code == 0 and png(tmp_path / "c.png") and "tp, weak" in told.stdout
+
+
+def test_measurements_of_another_make(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('{"a": 1}')
+    refused = say("plan", "curve", "--out", str(tmp_path / "c.png"), "--measured", str(tmp_path / "m.json"))
+    assert isinstance(refused.exception, InputError) and not (tmp_path / "c.png").exists()
+
+
+@pytest.mark.parametrize(("text", "number"), [("300B", 3e11), ("2.5e9", 2.5e9), ("1,000", 1000), ("8.3b", 8.3e9)])
+def test_counts(text: str, number: float) -> None:
+    assert parse_count(text, "--tokens") == pytest.approx(number)
+
+
+@pytest.mark.parametrize("text", ["", "x", "3Q", "-1", "0"])
+def test_no_counts(text: str) -> None:
+    with pytest.raises(InputError, match="--tokens"):
+        parse_count(text, "--tokens")
