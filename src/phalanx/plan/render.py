@@ -80,8 +80,9 @@ def table(question: Question, found: Found) -> list[str]:
     return [
         f"{question.name}: {count(Work.of(config).parameters)} parameters, {config.precision.dtype}, {batch} a step, "
         f"{count(_tokens(question, found))} tokens in all",
-        f"{question.gpus} × {question.cluster.gpu.name} ({question.cluster_name}): {found.layouts:,} layouts divide; "
-        f"{found.worked_out:,} worked out, {found.too_large:,} of them too large; no other is faster",
+        f"{question.gpus:,} × {question.cluster.gpu.name}, {question.cluster_name}",
+        f"{found.layouts:,} layouts divide; {found.worked_out:,} worked out, {found.too_large:,} of them too large; "
+        "no other is faster",
         "",
         *aligned([row if priced else row[:-1] for row in rows], left=(1, 12)),
         "",
