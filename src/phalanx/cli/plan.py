@@ -62,13 +62,8 @@ def layouts(
 
     words = [*(overrides or ())]
     words += [f"train.batch={batch}"] * (batch > 0) + [f"precision.dtype={precision}"] * bool(precision)
-    where = clusters.load(cluster)
-    asked = proposal.Question(model, tuple(words), cluster, where, gpus, price=price or where.hour)
-    config = asked.config()
-    asked = proposal.Question(
-        model, tuple(words), cluster, where, gpus, parse_count(tokens, "--tokens") if tokens else
-        float(config.train.steps * config.train.batch * config.data.sequence), price or where.hour,
-    )  # fmt: skip
+    where, many = clusters.load(cluster), parse_count(tokens, "--tokens") if tokens else 0.0
+    asked = proposal.Question(model, tuple(words), cluster, where, gpus, many, price or where.hour)
     if why:
         print(*render.why(asked, why), sep="\n")
         return

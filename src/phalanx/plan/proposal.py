@@ -1,5 +1,6 @@
 """What is asked of the planner, and its answer: layouts, or the nearest thing that would work."""
 
+import math
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +28,18 @@ class Question:
     cluster_name: str
     cluster: Cluster
     gpus: int
-    tokens: float = 0.0
+    tokens: float = 0.0  # 0: the recipe's own
     price: float = 0.0
 
     def config(self) -> Config:
         """The run, on one GPU."""
         single = [f"layout.{key}={value}" for key, value in _SINGLE.items()]
         return rehearse(self.name, [*self.overrides, *single], 1)
+
+    def steps(self, config: Config) -> int:
+        """Until all tokens are seen."""
+        step = config.train.batch * config.data.sequence
+        return math.ceil(self.tokens / step) if self.tokens else config.train.steps
 
     def pins(self) -> dict[str, Any]:
         """What the overrides say of the layout, and so is not searched."""
@@ -48,6 +54,8 @@ class Question:
     def command(self, layout: LayoutConfig) -> str:
         """What runs it."""
         asked, words = self._asked(), [word for word in self.overrides if not word.startswith("layout.")]
+        if self.tokens:
+            words.append(f"train.steps={self.steps(self.config())}")
         if not expand(recipe.load_mapping(self.name, self.overrides)).data.train:
             words.append("data.train=PREFIX")
         for key, value in layout.model_dump().items():

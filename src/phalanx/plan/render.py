@@ -28,7 +28,7 @@ def record(question: Question, planned: Planned) -> dict[str, Any]:
     """A layout for machines: bytes, seconds, FLOP/s, dollars."""
     said = planned.prediction
     tokens_per_s = planned.config.train.batch * planned.config.data.sequence / said.seconds
-    days = question.tokens / tokens_per_s / DAY
+    days = question.steps(planned.config) * said.seconds / DAY
     return {
         "layout": planned.config.layout.model_dump(exclude={"timeout"}),
         "name": short(planned.config.layout),
@@ -51,7 +51,7 @@ def document(question: Question, found: Found) -> dict[str, Any]:
         "model": question.name,
         "cluster": question.cluster_name,
         "gpus": question.gpus,
-        "tokens": question.tokens,
+        "tokens": _tokens(question, found),
         "layouts": found.layouts,
         "worked_out": found.worked_out,
         "too_large": found.too_large,
@@ -59,9 +59,15 @@ def document(question: Question, found: Found) -> dict[str, Any]:
     }
 
 
+def _tokens(question: Question, found: Found) -> int:
+    config = found.best[0].config
+    return question.steps(config) * config.train.batch * config.data.sequence
+
+
 def table(question: Question, found: Found) -> list[str]:
     """In lines of 120 columns at most, commands apart."""
     config, priced = found.best[0].config, question.price > 0
+    batch = f"{config.train.batch:,} × {config.data.sequence:,} tokens"
     kinds = "GiB", "par", "grad", "opt", "act", "tmp"
     rows = [["", "layout", *kinds, "s/step", "TFLOP/s", "MFU", "tokens/s", "bound by", "days", "cost"]]
     for number, planned in enumerate(found.best, 1):
@@ -72,10 +78,11 @@ def table(question: Question, found: Found) -> list[str]:
             f"{row['days']:.3g}", f"${count(row['dollars'])}",
         ])  # fmt: skip
     return [
-        f"{question.name}: {count(Work.of(config).parameters)} parameters, {config.precision.dtype}, "
-        f"{config.train.batch:,} × {config.data.sequence:,} tokens a step, {count(question.tokens)} tokens in all",
-        f"{question.gpus} × {question.cluster.gpu.name} ({question.cluster_name}): {found.layouts:,} layouts divide; "
-        f"{found.worked_out:,} worked out, {found.too_large:,} of them too large; no other is faster",
+        f"{question.name}: {count(Work.of(config).parameters)} parameters, {config.precision.dtype}, {batch} a step, "
+        f"{count(_tokens(question, found))} tokens in all",
+        f"{question.gpus:,} × {question.cluster.gpu.name}, {question.cluster_name}",
+        f"{found.layouts:,} layouts divide; {found.worked_out:,} worked out, {found.too_large:,} of them too large; "
+        "no other is faster",
         "",
         *aligned([row if priced else row[:-1] for row in rows], left=(1, 12)),
         "",

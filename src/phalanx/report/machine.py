@@ -17,6 +17,8 @@ def draw(
     """Write a PNG. FLOP/s by precision and side; seconds of an all-reduce by bytes, for each size of a group; how many
     times longer products and copies take beside so many busy processes.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     with canvas(columns=3, size=(6.0, 4.2)) as drawn:
         left, middle, right = drawn.axes
         for color, (dtype, rates) in zip(COLORS, products.items(), strict=False):
@@ -32,7 +34,11 @@ def draw(
             middle.plot(at, [1e3 * s for s in seconds], "o-", color=color, label=f"{size} processes")
         middle.set_xscale("log", base=2)
         middle.set_yscale("log")
+        middle.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         middle.yaxis.set_major_formatter("{x:g}")
+        middle.yaxis.set_minor_formatter(NullFormatter())
+        sizes = [size for size, _ in next(iter(collectives.values()), ())]
+        middle.set_xticks(sizes, [_bytes(size) for size in sizes])
         middle.set_xlabel("bytes summed")
         middle.set_ylabel("milliseconds")
         dress(middle, "All-reduce", legend=bool(collectives))
@@ -47,3 +53,7 @@ def draw(
         dress(right, "Beside neighbours", legend=True)
         right.grid(False, axis="x")
     durable.write(out, drawn.png)
+
+
+def _bytes(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
