@@ -177,6 +177,7 @@ SOURCES = {  # what the short names stand for
     "seqsel-t4": "arXiv 2205.05198, table 4",
     "seqsel-t5": "arXiv 2205.05198, table 5",
     "dle-2019": "DeepLearningExamples, BERT's README of 2019",
+    "dle-2019h": "DeepLearningExamples, BERT's README of 2019, DGX-2H",
     "dle-2020": "DeepLearningExamples, BERT's README of 2020",
     "dle-2022": "DeepLearningExamples, BERT's README of 2022",
     "mcore-h100": "Megatron-Core's README, H100",

@@ -85,7 +85,7 @@ FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is
     ),
     "dgx-1": ("dle-thr-0019", "dle-thr-0020", "dle-thr-0025", "dle-thr-0026"),
     "dgx2h-superpod": ("dle-thr-0054", "dle-thr-0059", "megv1-0001", "megv1-0007"),
-    "dgx2h-2019": ("meg19-0009", "meg19-0017"),
+    "dgx2h-2019": ("meg19-0009", "meg19d-0001", "meg19-0017"),
     "h100-eos": ("mcore-h100-0001",),
 }
 
