@@ -94,14 +94,13 @@ def fit(rows: list[published.Row], part: str, names: tuple[str, ...]) -> Constan
 
 
 def keep(part: str, constants: Constants, names: tuple[str, ...], write: bool) -> None:
-    """Put constants into files, rounded to three digits."""
+    """Put constants into files, rounded to three digits; a ramp of less than a column is none."""
     for name in names:
         path = CLUSTERS / f"{name}.toml"
         head, mark, tail = path.read_text().partition(f"[{part}]")
         for key, value in constants.items():
-            tail = re.sub(
-                rf"(?m)^{key} = [^\s#]+", f"{key} = {value if value > 1 or key != 'ramp' else 0:.3g}", tail, count=1
-            )
+            rounded = "0" if key == "ramp" and value < 1 else f"{value:.3g}"
+            tail = re.sub(rf"(?m)^{key} = [^\s#]+", f"{key} = {rounded}", tail, count=1)
         if write:
             path.write_text(head + mark + tail)
     load.cache_clear()
