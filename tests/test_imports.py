@@ -16,13 +16,14 @@ ROOT = Path(phalanx.__file__).parent
 MAY_IMPORT = {
     "nn": set(),
     "data": set(),
+    "score": set(),
     "models": {"nn"},
     "precision": {"nn", "models"},
     "parallel": {"nn"},
     "run": {"nn", "models", "precision"},
     "train": {"nn", "models", "precision", "parallel", "run", "data"},
     "infer": {"nn", "models", "precision", "run", "data"},
-    "tasks": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer"},
+    "tasks": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "score"},
     "launch": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks"},
     "report": {"run"},
     "plan": {"nn", "models", "precision", "parallel", "run", "train"},
@@ -32,7 +33,13 @@ MAY_IMPORT = {
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 
 # Outside packages that a folder must not touch.
-FORBIDDEN = {"nn": ("torch.distributed",), "models": ("torch.distributed",), "data": ("torch",), "report": ("torch",)}
+FORBIDDEN = {
+    "nn": ("torch.distributed",),
+    "models": ("torch.distributed",),
+    "data": ("torch",),
+    "score": ("torch",),
+    "report": ("torch",),
+}
 
 LIGHT = ("phalanx", "phalanx.config", "phalanx.errors", "phalanx.registry", "phalanx.recipe", "phalanx.cli")
 

@@ -21,25 +21,49 @@ Run = Annotated[Path, typer.Argument(help="A run folder, as phalanx train makes 
 @app.command("eval")
 def evaluate(
     run: Run,
-    data: Annotated[str, typer.Option(help="PREFIX of a prepared set; the run's own held-out data by default.")] = "",
+    task: Annotated[
+        str, typer.Option(help="wikitext, lambada or perplexity (of --data, a text); the run's own loss by default.")
+    ] = "",
+    data: Annotated[
+        str, typer.Option(help="The task's file, or PREFIX of a prepared set; the run's own held-out data by default.")
+    ] = "",
     test: Annotated[
         bool, typer.Option("--test", help="The run's own test data rather than its held-out data.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Sequences at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples, windows or sequences at most.")] = None,
+    stride: Annotated[int, typer.Option(min=1, help="Tokens that a window of a text adds to those before it.")] = 32,
+    predictions: Annotated[Path | None, typer.Option(help="A file for each example's answer, JSON lines.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
 ) -> None:
-    """Loss, perplexity and bits per byte of a trained model on held-out text."""
+    """Judge a trained model: on held-out text, or on a published task: phalanx eval RUN --task wikitext --data FILE
+
+    wikitext: the perplexity per word of the Megatron paper, in overlapping windows, over the original word count.
+    lambada: the share of passages whose last word the model finds. perplexity: of any text. Each score is printed with
+    what it means.
+    """
     from rich.progress import Progress as Bar
 
-    from phalanx.tasks import sources
+    from phalanx.tasks import sources, zeroshot
     from phalanx.tasks.score import score
 
     part = sources.TEST if test else sources.VALID
     with Bar(transient=True) as bar:
         job = bar.add_task("evaluating")
-        result = score(run, data, limit, part, not latest, lambda n, total: bar.update(job, completed=n, total=total))
-    for name, value in result.items():
-        print(f"{name:<16} {value:,.0f}" if value.is_integer() else f"{name:<16} {value:.4f}")
+
+        def progress(n: int, total: int) -> None:
+            bar.update(job, completed=n, total=total)
+
+        if task:
+            found = zeroshot.judge(run, task, data, limit, stride, not latest, progress)
+        else:
+            values = score(run, data, limit, part, not latest, progress)
+    if not task:
+        for name, value in values.items():
+            print(f"{name:<16} {value:,.0f}" if value.is_integer() else f"{name:<16} {value:.4f}")
+        return
+    print(*found.lines(), sep="\n")
+    if predictions:
+        found.write(predictions)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""The scorers against what others compute."""

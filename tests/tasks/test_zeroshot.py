@@ -1,0 +1,131 @@
+"""Perplexities and last words of a tiny GPT, against a plain loop over its logits."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from phalanx.cli.app import app
+from phalanx.errors import InputError
+from phalanx.infer.load import Loaded, load
+from phalanx.tasks.zeroshot import Windows, judge, lambada, perplexity, wikitext
+from tests.infer.runs import BERT, GPT, make_run
+
+TEXT = " = Ships = \n The ship was 1 @,@ 200 tons , and its crew 's food ( bread ) was old . \n It sank in 1912 ."
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    run = tmp_path_factory.mktemp("gpt") / "run"
+    make_run(run, GPT, "gpt2")
+    return load(run)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "wiki.test.tokens"
+    file.write_text(TEXT * 3, encoding="utf-8")
+    return file
+
+
+def plain(loaded: Loaded, tokens: list[int], stride: int) -> float:
+    """Nats of all tokens but the first, each seen from the first window that has it."""
+    nats, length = 0.0, loaded.context
+    for target in range(1, len(tokens)):
+        window = 0 if target <= length else math.ceil((target - length) / stride)
+        start = window * stride
+        nats -= float(loaded.logits(tokens[start:target])[-1].log_softmax(-1)[tokens[target]])
+    return nats
+
+
+@pytest.mark.parametrize("stride", [1, 5, 12, 100])
+def test_every_token_is_predicted_once(stride: int) -> None:
+    tokens = np.arange(100, 150)
+    windows = Windows(tokens, 12, stride)
+    targets = [label for i in range(len(windows)) for label in windows.sample(i, 0).labels if label >= 0]
+    assert sorted(targets) == list(range(101, 150))
+    for i in range(len(windows)):
+        sample = windows.sample(i, 0)
+        asked = sample.labels >= 0
+        assert (sample.labels[asked] == sample.tokens[asked] + 1).all()
+
+
+@pytest.mark.parametrize("stride", [4, 12])
+def test_perplexity_is_that_of_a_plain_loop(gpt: Loaded, text: Path, stride: int) -> None:
+    found = perplexity(gpt, text, stride=stride).values
+    written = text.read_text(encoding="utf-8")
+    tokens = gpt.tokenizer.encode(written)
+    nats = plain(gpt, tokens, stride)
+    assert found["token_perplexity"] == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-5)
+    assert found["word_perplexity"] == pytest.approx(math.exp(nats / (len(written.split()) - 1)), rel=1e-4)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(written.encode()), rel=1e-5)
+
+
+def test_wikitext_divides_by_the_original_words(gpt: Loaded, text: Path) -> None:
+    found = wikitext(gpt, text, stride=4)
+    assert f"{len(text.read_text().strip().split(' ')) - 1:,}" in found.meanings["word_perplexity"]
+    assert found.values["word_perplexity"] != perplexity(gpt, text, stride=4).values["word_perplexity"]
+
+
+def test_a_limit_takes_the_first_windows(gpt: Loaded, text: Path) -> None:
+    tokens = gpt.tokenizer.encode(text.read_text(encoding="utf-8"))[: 12 + 1 + 2 * 4]
+    found = perplexity(gpt, text, limit=3, stride=4)
+    assert found.examples == 3
+    nats = plain(gpt, tokens, 4)
+    assert found.values["token_perplexity"] == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-5)
+
+
+def test_last_words(gpt: Loaded, tmp_path: Path) -> None:
+    """The model's own continuation is right, another word is not."""
+    context = "The ship sank"
+    said = gpt.tokenizer.decode([int(gpt.logits(gpt.tokenizer.encode(context))[-1].argmax())])
+    file = tmp_path / "l.jsonl"
+    file.write_text(
+        "".join(json.dumps({"text": f"{context} {word}"}) + "\n" for word in (said.strip() or "x", "quickly"))
+    )
+    found = lambada(gpt, file)
+    assert found.examples == 2 and [one["word"] for one in found.predictions][1] == "quickly"
+    for one in found.predictions:
+        labels = gpt.tokenizer.encode(f" {one['word']}")
+        tokens = gpt.tokenizer.encode(context) + labels
+        best = torch.stack([gpt.logits(tokens[:end])[-1] for end in range(len(tokens) - len(labels), len(tokens))])
+        assert one["right"] == (best.argmax(-1).tolist() == labels)
+    assert found.values["accuracy"] == sum(one["right"] for one in found.predictions) / 2
+
+
+def test_the_verb(gpt: Loaded, text: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["eval", str(gpt.run), "--task", "wikitext", "--data", str(text), "--limit", "2"])
+    assert told.exit_code == 0, told.exception
+    assert "word_perplexity" in told.stdout and "original words" in told.stdout and "examples" in told.stdout
+    (tmp_path / "l.jsonl").write_text('{"text": "a b c"}\n')
+    words = ["eval", str(gpt.run), "--task", "lambada", "--data", str(tmp_path / "l.jsonl")]
+    told = CliRunner().invoke(app, [*words, "--predictions", str(tmp_path / "p.jsonl")])
+    assert told.exit_code == 0 and json.loads((tmp_path / "p.jsonl").read_text())["word"] == "c"
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "said"),
+    [
+        ("lambada", '{"text": "a b c"}\n{"text": "d', "line 2: not of the form"),
+        ("lambada", '{"text": "alone"}', "no last word"),
+        ("lambada", '["a"]', "not of the form"),
+        ("wikitext", "  \n ", "is empty"),
+        ("squid", "x", "use one of"),
+    ],
+)
+def test_bad_files(gpt: Loaded, tmp_path: Path, task: str, content: str, said: str) -> None:
+    file = tmp_path / "file"
+    file.write_text(content)
+    with pytest.raises(InputError, match=said) as error:
+        judge(gpt.run, task, str(file), None, 32, True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bert_continues_nothing(tmp_path: Path, text: Path) -> None:
+    make_run(tmp_path / "run", BERT, "bert-uncased")
+    with pytest.raises(InputError, match="fill masks"):
+        judge(tmp_path / "run", "perplexity", str(text), None, 32, True)
