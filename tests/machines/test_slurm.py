@@ -96,7 +96,11 @@ def test_preempted_or_out_of_time_a_job_saves_queues_again_and_goes_on(cluster, 
     stopped(job, run, times=1)
     seen = steps(run)
     until(lambda: steps(run) > seen + 5, job, run)
+    trainer = int((run / "lock").read_text())
+    os.kill(trainer, signal.SIGSTOP)  # or it is done before Slurm, which looks twice a minute, sees that its time is up
     command("scontrol", "update", f"jobid={job}", "timelimit=1")
+    until(lambda: (run / f"slurm-{job}.log").read_text().count("CANCELLED AT") == 2, job, run)
+    os.kill(trainer, signal.SIGCONT)
     stopped(job, run, times=2)
     assert steps(run) < len(undisturbed)
     command("scontrol", "update", f"jobid={job}", "timelimit=UNLIMITED")

@@ -87,7 +87,7 @@ def test_the_table_fits_a_terminal_and_its_commands_run() -> None:
     asked = question(price=2.5)
     found = answer(asked, 10)
     lines = table(asked, found)
-    at = lines.index("", 3)
+    at = lines.index("", 4)
     assert max(map(len, lines[:at])) <= 120
     commands = lines[at + 1 :]
     assert len(commands) == len(found.best) == 10

@@ -87,13 +87,13 @@ def test_training_goes_on_exactly(folder: RunFolder, kind: Any) -> None:
 
 
 def test_a_save_under_way_sees_no_later_change(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = storage._write_file
+    write = storage.write_file
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.3)
         return write(*arguments)
 
-    monkeypatch.setattr(storage, "_write_file", slow)
+    monkeypatch.setattr(storage, "write_file", slow)
     saver, state = Checkpointer(folder, keep=9), make_state(1)
     for step in 1, 2, 3:
         saver.save(step, state)

@@ -9,7 +9,7 @@ from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.errors import InputError
 from phalanx.models.build import with_preset
 from phalanx.run.folder import RunFolder
-from phalanx.tasks.run import train
+from phalanx.tasks.run import train, wanted
 from phalanx.tasks.score import score
 
 SMALL = [
@@ -108,3 +108,16 @@ def test_a_set_of_another_tokenizer_of_the_same_size(text: Path, tmp_path: Path)
     prepare([str(text / "text.txt")], str(tmp_path / "other"), options)
     with pytest.raises(InputError, match="tokenizer"):
         score(run, str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["layout.pp=64"], "makes 64 stages"),
+        (["layout.tp=3"], "layout.tp=3 does not divide model.heads"),
+        (["layout.cp=2", "data.sequence=63"], "no multiple of 4 .*; use 60$"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused_before_processes_start(words: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        wanted("gpt-tiny", words, None)

@@ -4,8 +4,9 @@ import errno
 import os
 import sys
 import time
+from contextlib import suppress
 
-from phalanx.cli import data, measure, plan, train, use  # noqa: F401  their verbs join the program
+from phalanx.cli import data, exchange, measure, plan, train, use  # noqa: F401  their verbs join the program
 from phalanx.cli.app import app
 from phalanx.errors import InputError
 
@@ -32,7 +33,8 @@ def main() -> None:
         if not together or _speaks():
             print(f"phalanx: {line}", file=sys.stderr)
         if together:
-            time.sleep(2)  # the others ask too, and whoever started them ends them all when the first ends
+            with suppress(KeyboardInterrupt):
+                time.sleep(2)  # the others ask too, and whoever started them ends them all when the first ends
         sys.exit(code)
 
 

@@ -32,6 +32,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder to continue.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE by default.")] = None,
+    init: Annotated[
+        str, typer.Option("--from", help="A run whose model and weights to begin with, as phalanx import makes them.")
+    ] = "",
     procs: Annotated[
         int, typer.Option(min=0, help="Processes to start here; 0: as many as the layout names, or one a GPU.")
     ] = 0,
@@ -49,12 +52,13 @@ def train(
     """
     from phalanx.parallel import launch, meeting, processes
     from phalanx.tasks.run import train as run
-    from phalanx.tasks.run import wanted
+    from phalanx.tasks.run import wanted, words_from
 
     processes.adopt_slurm()
-    if meeting.world() == 1 and (count := procs or wanted(recipe, overrides or [], out)) > 1:
+    words = [*(words_from(init) if init else ()), *(overrides or ())]
+    if meeting.world() == 1 and (count := procs or wanted(recipe, words, out)) > 1:
         raise typer.Exit(launch.launch(sys.argv[1:], count, restarts))
-    stopped_by = run(recipe, overrides or [], out)
+    stopped_by = run(recipe, words, out)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)
 

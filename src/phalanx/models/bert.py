@@ -1,6 +1,6 @@
 """BERT: Google's post-LN sizes (arXiv 1810.04805, 1908.08962) and Megatron's pre-LN sizes (arXiv 1909.08053)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,36 +74,40 @@ class Bert(nn.Module):
         return layers * block + embeddings + heads
 
     @staticmethod
-    def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        """This model's state dict from that of `BertForPreTraining`; a bare `BertModel` gives no heads."""
-        source = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
-        out = {f"{ours}": source[theirs] for ours, theirs in _once(config).items() if theirs in source}
+    def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+        """This model's weights from those of `BertForPreTraining`; of heads that are not there, none."""
+        at = "bert." if "bert.embeddings.word_embeddings.weight" in state else ""
         token = "transformer.embeddings.token.weight"
-        out[token] = names.pad_rows(out[token], config)
+        for ours, theirs in _once(config).items():
+            theirs = theirs if theirs.startswith("cls.") else at + theirs
+            if theirs in state or not ours.startswith(("masked.", "pair.")):
+                tensor = state[theirs]
+                yield ours, names.pad_rows(tensor, config) if ours == token else tensor
         for layer in range(config.layers):
+            ours, theirs = f"transformer.blocks.{layer}.", f"{at}encoder.layer.{layer}."
             for kind in ("weight", "bias"):
-                ours, theirs = f"transformer.blocks.{layer}.", f"encoder.layer.{layer}."
-                qkv = [source[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
-                out[f"{ours}attention.qkv.{kind}"] = names.join_heads(torch.cat(qkv), config.heads)
-                out |= {f"{ours}{a}.{kind}": source[f"{theirs}{b}.{kind}"] for a, b in _BLOCK.items()}
-        return out
+                qkv = [state[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+                yield f"{ours}attention.qkv.{kind}", names.join_heads(torch.cat(qkv), config.heads)
+                for here, there in _BLOCK.items():
+                    yield f"{ours}{here}.{kind}", state[f"{theirs}{there}.{kind}"]
 
     @staticmethod
-    def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        """The inverse of `from_hugging_face`: names of `BertForPreTraining`, padding rows dropped."""
-        bare = {theirs: state[ours] for ours, theirs in _once(config).items() if ours in state}
-        token = bare["embeddings.word_embeddings.weight"] = bare["embeddings.word_embeddings.weight"][: config.vocab]
+    def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+        """The inverse of `from_hugging_face`: names of `BertForPreTraining`, whose decoder is the embedding; padding
+        rows dropped."""
+        for ours, theirs in _once(config).items():
+            if ours in state:
+                tensor = state[ours]
+                rows = config.vocab if ours == "transformer.embeddings.token.weight" else len(tensor)
+                yield theirs if theirs.startswith("cls.") else f"bert.{theirs}", tensor[:rows]
         for layer in range(config.layers):
+            ours, theirs = f"transformer.blocks.{layer}.", f"bert.encoder.layer.{layer}."
             for kind in ("weight", "bias"):
-                ours, theirs = f"transformer.blocks.{layer}.", f"encoder.layer.{layer}."
                 qkv = names.split_heads(state[f"{ours}attention.qkv.{kind}"], config.heads)
                 for part, tensor in zip(("query", "key", "value"), qkv, strict=True):
-                    bare[f"{theirs}attention.self.{part}.{kind}"] = tensor
-                bare |= {f"{theirs}{b}.{kind}": state[f"{ours}{a}.{kind}"] for a, b in _BLOCK.items()}
-        out = {name if name.startswith("cls.") else f"bert.{name}": tensor for name, tensor in bare.items()}
-        out["cls.predictions.decoder.weight"] = token
-        out["cls.predictions.decoder.bias"] = bare["cls.predictions.bias"]
-        return out
+                    yield f"{theirs}attention.self.{part}.{kind}", tensor.contiguous()
+                for here, there in _BLOCK.items():
+                    yield f"{theirs}{there}.{kind}", state[f"{ours}{here}.{kind}"]
 
 
 _BLOCK = {

@@ -1,6 +1,6 @@
 """From a configuration to a model with weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +10,8 @@ from phalanx import registry
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 from phalanx.nn.init import initialise
+
+Named = Iterator[tuple[str, Tensor]]
 
 
 class Family(Protocol):
@@ -38,12 +40,12 @@ class Family(Protocol):
         """How many parameters a model has."""
         ...
 
-    def from_hugging_face(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        """Weights by Phalanx's names, of weights by Hugging Face's."""
+    def from_hugging_face(self, state: Mapping[str, Tensor], config: ModelConfig) -> Named:
+        """Weights by Phalanx's names, of weights by Hugging Face's, one at a time."""
         ...
 
-    def to_hugging_face(self, state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        """Weights by Hugging Face's names, of weights by Phalanx's."""
+    def to_hugging_face(self, state: Mapping[str, Tensor], config: ModelConfig) -> Named:
+        """Weights by Hugging Face's names, of weights by Phalanx's, one at a time."""
         ...
 
 

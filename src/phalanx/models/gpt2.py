@@ -1,6 +1,6 @@
 """GPT-2: OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,45 +59,38 @@ class GPT2(nn.Module):
         return layers * block + (config.vocab + config.positions + 2) * hidden
 
     @staticmethod
-    def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        """This model's state dict from that of `GPT2LMHeadModel` (with or without "transformer." before names)."""
-        source = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
-        out = {
-            "transformer.embeddings.token.weight": names.pad_rows(source["wte.weight"], config),
-            "transformer.embeddings.position.weight": source["wpe.weight"],
-            "transformer.norm.weight": source["ln_f.weight"],
-            "transformer.norm.bias": source["ln_f.bias"],
-        }
+    def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+        """This model's weights from those of `GPT2LMHeadModel` (with or without "transformer." before names)."""
+        at = "transformer." if "transformer.wte.weight" in state else ""
+        yield "transformer.embeddings.token.weight", names.pad_rows(state[f"{at}wte.weight"], config)
+        yield "transformer.embeddings.position.weight", state[f"{at}wpe.weight"]
         for layer in range(config.layers):
             for ours, theirs in _BLOCK.items():
-                weight, bias = source[f"h.{layer}.{theirs}.weight"], source[f"h.{layer}.{theirs}.bias"]
-                weight = weight.t() if weight.ndim == 2 else weight  # Conv1D keeps [in, out]
-                if ours == "attention.qkv":
-                    weight, bias = (names.join_heads(t, config.heads) for t in (weight, bias))
-                out[f"transformer.blocks.{layer}.{ours}.weight"] = weight.contiguous()
-                out[f"transformer.blocks.{layer}.{ours}.bias"] = bias
-        return out
+                for kind in ("weight", "bias"):
+                    tensor = state[f"{at}h.{layer}.{theirs}.{kind}"]
+                    tensor = tensor.t() if tensor.ndim == 2 else tensor  # Conv1D keeps [in, out]
+                    if ours == "attention.qkv":
+                        tensor = names.join_heads(tensor.contiguous(), config.heads)
+                    yield f"transformer.blocks.{layer}.{ours}.{kind}", tensor.contiguous()
+        for kind in ("weight", "bias"):
+            yield f"transformer.norm.{kind}", state[f"{at}ln_f.{kind}"]
 
     @staticmethod
-    def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-        """The inverse of `from_hugging_face`: names of `GPT2LMHeadModel`, padding rows dropped."""
-        token = state["transformer.embeddings.token.weight"][: config.vocab]
-        out = {
-            "transformer.wte.weight": token,
-            "lm_head.weight": token,
-            "transformer.wpe.weight": state["transformer.embeddings.position.weight"],
-            "transformer.ln_f.weight": state["transformer.norm.weight"],
-            "transformer.ln_f.bias": state["transformer.norm.bias"],
-        }
+    def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+        """The inverse of `from_hugging_face`: names of `GPT2LMHeadModel`, whose head is the embedding; padding rows
+        dropped."""
+        yield "transformer.wte.weight", state["transformer.embeddings.token.weight"][: config.vocab]
+        yield "transformer.wpe.weight", state["transformer.embeddings.position.weight"]
         for layer in range(config.layers):
             for ours, theirs in _BLOCK.items():
-                weight = state[f"transformer.blocks.{layer}.{ours}.weight"]
-                bias = state[f"transformer.blocks.{layer}.{ours}.bias"]
-                if ours == "attention.qkv":
-                    weight, bias = (torch.cat(names.split_heads(t, config.heads)) for t in (weight, bias))
-                out[f"transformer.h.{layer}.{theirs}.weight"] = weight.t().contiguous() if weight.ndim == 2 else weight
-                out[f"transformer.h.{layer}.{theirs}.bias"] = bias
-        return out
+                for kind in ("weight", "bias"):
+                    tensor = state[f"transformer.blocks.{layer}.{ours}.{kind}"]
+                    if ours == "attention.qkv":
+                        tensor = torch.cat(names.split_heads(tensor, config.heads))
+                    tensor = tensor.t().contiguous() if tensor.ndim == 2 else tensor
+                    yield f"transformer.h.{layer}.{theirs}.{kind}", tensor
+        for kind in ("weight", "bias"):
+            yield f"transformer.ln_f.{kind}", state[f"transformer.norm.{kind}"]
 
 
 _BLOCK = {

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from phalanx.run import storage, tree
 from phalanx.run.folder import RunFolder
 from phalanx.run.planners import LoadPlanner, Place, SavePlanner, place_of
 from phalanx.run.storage import Damaged
+from phalanx.run.weights import Weights
 from phalanx.together import leading, sharing
 
 GIB = 1 << 30
@@ -142,6 +143,34 @@ class Checkpointer:
     def load_weights(self, model: dict[str, Tensor], step: int | None = None, best: bool = False) -> Restored:
         """Load only the weights, into the tensors of a model's state dict; the optimizer's files are not read."""
         return self.load({"model": model}, step, best)
+
+    def has(self, part: str) -> bool:
+        """Whether the newest checkpoint that can be read has tensors of a part. An imported model's has weights only."""
+        _, index, _ = self._choose([], None, False)
+        return any(storage.part_of(path) == part for path in index["tensors"])
+
+    def weights(self, best: bool = True) -> Weights:
+        """Those of a whole checkpoint, read one at a time when they are asked for."""
+        path, index, _ = self._choose(["model"], None, best)
+        return Weights(path, index)
+
+    def import_weights(self, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
+        """A checkpoint of step 0 of weights alone, written one at a time; `shapes` may be on the meta device."""
+        path = self.path / "step-0000000"
+        partial = path.with_name(path.name + ".partial")
+        self._begin(partial)
+        file = storage.write_file(partial / "model.0.safetensors", shapes, read)
+        tensors = {
+            f"model/{name}": {
+                "dtype": storage.NAMES[like.dtype],
+                "shape": [*like.shape],
+                "chunks": [{"file": file.name, "offsets": [0] * like.ndim, "sizes": [*like.shape]}],
+            }
+            for name, like in shapes.items()
+        }
+        files = {file.name: {"bytes": file.bytes, "checksum": file.checksum}}
+        storage.write_index(partial, {"step": 0, "loss": None, "values": {}, "tensors": tensors, "files": files})
+        self._publish(partial, path, None)
 
     def _finished(self) -> dict[int, Path]:
         """Whole checkpoints by step. One set aside (".old") counts if a kill came before its successor was in place."""

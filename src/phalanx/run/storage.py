@@ -19,7 +19,7 @@ import os
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +125,12 @@ def read_index(directory: Path) -> dict[str, Any]:
     return content
 
 
+def write_index(directory: Path, content: dict[str, Any]) -> None:
+    """Write checkpoint.json: step, loss, values, tensors and files."""
+    content = {"format": FORMAT, **content}
+    durable.write(directory / INDEX, _encode({"checksum": zlib.crc32(_encode(content)), **content}))
+
+
 def verify(directory: Path, index: dict[str, Any], parts: Collection[str], rank: int = 0, ranks: int = 1) -> None:
     """Raise Damaged unless every file of the given parts is there, of the written size and content. Of several `ranks`
     each looks at its share of the files."""
@@ -168,7 +174,9 @@ class Writer(StorageWriter):
         results: list[WriteResult] = []
         for part, items in parts.items():
             shards = {item.index: _tensor(planner, item) for item in items}
-            file = _write_file(self.directory / f"{part}.{plan.storage_data}.safetensors", shards)
+            named = {_name(index): shard for index, shard in shards.items()}
+            path = self.directory / f"{part}.{plan.storage_data}.safetensors"
+            file = write_file(path, named, named.__getitem__)
             results += [WriteResult(index, shard.nbytes, file) for index, shard in shards.items()]
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
@@ -186,8 +194,7 @@ class Writer(StorageWriter):
                 for c in entry.chunks
             ]
             tensors[path] = {"dtype": NAMES[entry.properties.dtype], "shape": [*entry.size], "chunks": chunks}
-        content = {"format": FORMAT, **self.head, "tensors": tensors, "files": files}
-        durable.write(self.directory / INDEX, _encode({"checksum": zlib.crc32(_encode(content)), **content}))
+        write_index(self.directory, {**self.head, "tensors": tensors, "files": files})
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -262,24 +269,32 @@ def _tensor(planner: SavePlanner, item: WriteItem) -> Tensor:
 
 
 def _name(index: MetadataIndex) -> str:
-    """A shard's name within the file of its part: the tensor's, and where the shard begins unless at the origin."""
-    name = index.fqn.partition("/")[2]
-    return f"{name}{[*index.offset]}" if index.offset and any(index.offset) else name
+    """A shard's name within the file of its part."""
+    return shard_name(index.fqn.partition("/")[2], index.offset or ())
 
 
-def _write_file(path: Path, shards: dict[MetadataIndex, Tensor]) -> File:
-    """One safetensors file: length of the header, the header in JSON, then the tensors' bytes back to back."""
-    ordered = sorted(shards.items(), key=lambda entry: -entry[1].dtype.itemsize)  # so that every tensor is aligned
-    header: dict[str, Any] = {}
+def shard_name(name: str, offsets: Sequence[int]) -> str:
+    """A tensor's, and where the shard begins unless at the origin."""
+    return f"{name}{[*offsets]}" if any(offsets) else name
+
+
+def write_file(path: Path, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor], **metadata: str) -> File:
+    """One safetensors file: length of the header, the header in JSON, then the tensors' bytes back to back.
+
+    `shapes` has the tensors by name, or as many on the meta device; `read` gives them, one at a time.
+    """
+    ordered = sorted(shapes, key=lambda name: -shapes[name].dtype.itemsize)  # so that every tensor is aligned
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
-    for index, shard in ordered:
-        start, end = end, end + shard.nbytes
-        header[_name(index)] = {"dtype": NAMES[shard.dtype], "shape": [*shard.shape], "data_offsets": [start, end]}
+    for name in ordered:
+        start, end = end, end + shapes[name].nbytes
+        entry = {"dtype": NAMES[shapes[name].dtype], "shape": [*shapes[name].shape], "data_offsets": [start, end]}
+        header[name] = entry
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     size, checksum = 0, 0
     with path.open("wb") as file:
-        for piece in _pieces(struct.pack("<Q", len(text)) + text, (shard for _, shard in ordered)):
+        for piece in _pieces(struct.pack("<Q", len(text)) + text, map(read, ordered)):
             size, checksum = size + file.write(piece), zlib.crc32(piece, checksum)
         file.flush()
         os.fsync(file.fileno())

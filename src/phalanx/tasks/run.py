@@ -23,7 +23,7 @@ from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.together import leading
-from phalanx.train.lay_out import processes_of
+from phalanx.train.lay_out import lay_out, processes_of
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.resolve import device_of, expand, resolve
 from phalanx.train.task import Task
@@ -65,10 +65,23 @@ def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFold
     return folder, config, tokenizer
 
 
+def words_from(run: str) -> list[str]:
+    """Overrides that make a recipe's run one of another run's model, beginning with its weights."""
+    config = RunFolder.open(run).config()
+    model = {key: value for key, value in config.model.model_dump().items() if key != "preset"}
+    words = [f"model.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in model.items()]
+    return ["model.preset=", f"task={config.task}", *words, f"train.init={run}"]
+
+
 def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
     """Processes to start on this machine for a command: what its layout names, on GPUs all that it can use."""
     config = expand(recipe.load_mapping(source_of(name, folder_of(name, out)), overrides))
     least = processes_of(config.layout)
+    if least > 1:
+        words = (
+            config.model.vocab or config.model.pad_vocab_to * config.layout.tp
+        )  # any that divides, if it is not known
+        lay_out(config.model_copy(update={"model": config.model.model_copy(update={"vocab": words})}), least)
     if config.layout.dp or device_of(config.train.device).type == "cpu":
         return least
     return max(1, torch.cuda.device_count() // least) * least

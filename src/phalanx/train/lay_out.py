@@ -50,9 +50,10 @@ def _check_sequence(config: Config, layout: LayoutConfig) -> None:
     parts = (2 * layout.cp if layout.cp > 1 else 1) * (layout.tp if layout.sequence_parallel else 1)
     if config.data.sequence % parts:
         near = max(parts, config.data.sequence // parts * parts)
+        other = ", or layout.sequence_parallel=false" if layout.tp > 1 and layout.cp == 1 else ""
         raise InputError(
             f"data.sequence={config.data.sequence} is no multiple of {parts} (2 × cp × tp parts of a sequence); "
-            f"use {near}, or layout.sequence_parallel=false"
+            f"use {near}{other}"
         )
 
     if layout.cp > 1 and layout.context == "ring" and config.model.attention_dropout:

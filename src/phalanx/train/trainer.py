@@ -158,8 +158,8 @@ class Trainer:
             ended = f"{run} is finished at step {step}; train.init={run} starts another run from it"
             self.monitor.note(ended if done else f"continuing {run} after step {step}")
         elif self.config.train.init:
-            weights = state.capture_weights(self.parameters, self.optimizers)
             other = Checkpointer(RunFolder.open(self.config.train.init), group=self.checkpointer.group)
+            weights = state.capture_weights(self.parameters, self.optimizers if other.has("optimizer") else [])
             restored = other.load(weights, places=self._places(weights))
             state.start_from(weights)
             self.monitor.note(f"starting from step {restored.step} of {self.config.train.init}")

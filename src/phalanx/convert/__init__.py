@@ -1,0 +1,1 @@
+"""Models from and to other programs' formats, a tensor at a time; nothing is unpickled."""

@@ -1,0 +1,240 @@
+"""Folders of transformers and runs: the same logits, the same bits, and clear words where they do not fit."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+from typer.testing import CliRunner
+
+from phalanx.cli.app import app
+from phalanx.convert.huggingface import export_run, import_folder
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.errors import InputError
+from phalanx.infer.load import load
+from phalanx.nn.batch import Batch
+from tests.batches import batch_of
+from tests.infer.runs import BERT, GPT, make_run
+from tests.train.runs import make_corpus
+
+SIZES = {"gpt2": 50257, "bert": 30522}
+TOKENIZERS = {"gpt2": "gpt2", "bert": "bert-uncased"}
+
+
+def theirs(kind: str) -> Any:
+    """A small random model of theirs."""
+    torch.manual_seed(1)
+    if kind == "gpt2":
+        return GPT2LMHeadModel(
+            GPT2Config(vocab_size=SIZES[kind], n_positions=16, n_embd=16, n_layer=2, n_head=2)
+        ).eval()
+    return BertForPreTraining(
+        BertConfig(vocab_size=SIZES[kind], hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                   intermediate_size=24, max_position_embeddings=16)
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(params=["gpt2", "bert"])
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def folder(kind: str, tmp_path: Path) -> Path:
+    """Their model's folder, with a tokenizer."""
+    out = tmp_path / "theirs"
+    theirs(kind).save_pretrained(out)
+    load_tokenizer(TOKENIZERS[kind]).save(out / "tokenizer.json")
+    return out
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = tensors(one), tensors(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@torch.no_grad()
+def test_an_imported_model_gives_their_logits(kind: str, folder: Path, tmp_path: Path) -> None:
+    told = import_folder(folder, tmp_path / "run")
+    assert not told.missing and not told.unused
+    loaded = load(tmp_path / "run")
+    tokens = torch.randint(SIZES[kind], (2, 16))
+    expected = theirs(kind)(tokens)
+    logits = expected.logits if kind == "gpt2" else expected.prediction_logits
+    segment = torch.zeros_like(tokens) if kind == "bert" else None
+    batch: Batch = batch_of(tokens, 16, segment=segment)
+    torch.testing.assert_close(loaded.model(batch)[..., : SIZES[kind]], logits, rtol=0, atol=1e-5)
+
+
+def test_there_and_back_is_bit_equal(folder: Path, tmp_path: Path) -> None:
+    import_folder(folder, tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "back")
+    assert same(folder, tmp_path / "back")
+    import_folder(tmp_path / "back", tmp_path / "again")
+    export_run(tmp_path / "again", tmp_path / "once more")
+    assert same(folder, tmp_path / "once more")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_an_exported_run_is_theirs(family: str, tmp_path: Path) -> None:
+    config = GPT if family == "gpt2" else BERT
+    make_run(tmp_path / "run", config, TOKENIZERS[family])
+    export_run(tmp_path / "run", tmp_path / "out")
+    auto: Any = AutoModelForCausalLM if family == "gpt2" else AutoModelForPreTraining
+    model, told = auto.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "An old ship."
+    ids = tokenizer(text)["input_ids"]
+    loaded = load(tmp_path / "run")
+    ours = loaded.tokenizer.encode(text)
+    if family == "bert":
+        assert loaded.tokenizer.cls is not None and loaded.tokenizer.sep is not None
+        ours = [loaded.tokenizer.cls, *ours, loaded.tokenizer.sep]
+    assert ids == ours
+    answer = model.eval()(torch.tensor([ids]))
+    logits = answer.logits if family == "gpt2" else answer.prediction_logits
+    torch.testing.assert_close(loaded.logits(ids), logits[0], rtol=0, atol=1e-5)
+
+
+def test_pieces_and_older_files(kind: str, folder: Path, tmp_path: Path) -> None:
+    """In several safetensors files, in one of torch.save, in half precision."""
+    weights = tensors(folder)
+    shutil.copytree(folder, tmp_path / "pieces", ignore=shutil.ignore_patterns("*.safetensors"))
+    names = sorted(weights)
+    where = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(names)}
+    for file in set(where.values()):
+        save_file({name: weights[name] for name in names if where[name] == file}, tmp_path / "pieces" / file)
+    (tmp_path / "pieces" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    shutil.copytree(folder, tmp_path / "bin", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(weights, tmp_path / "bin" / "pytorch_model.bin")
+    for number, form in enumerate(("pieces", "bin")):
+        import_folder(tmp_path / form, tmp_path / f"run{number}")
+        export_run(tmp_path / f"run{number}", tmp_path / f"back{number}")
+        assert same(folder, tmp_path / f"back{number}")
+
+
+def test_heads_that_are_not_there_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    BertModel(theirs("bert").config).save_pretrained(folder)
+    load_tokenizer("bert-uncased").save(folder / "tokenizer.json")
+    told = import_folder(folder, tmp_path / "run")
+    assert {name.partition(".")[0] for name in told.missing} == {"masked", "pair"}
+    assert "initialised at random" in "\n".join(told.lines())
+    assert load(tmp_path / "run").model is not None
+
+
+def test_tensors_without_a_place_are_named(folder: Path, tmp_path: Path) -> None:
+    save_file({**tensors(folder), "extra.head": torch.zeros(3)}, folder / "model.safetensors")
+    assert import_folder(folder, tmp_path / "run").unused == ("extra.head",)
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (pytest.fail, ("a pickle's code ran",))
+
+
+def spoil(folder: Path, how: str) -> None:
+    file = folder / "model.safetensors"
+    facts = json.loads((folder / "config.json").read_text())
+    if how == "code":
+        file.unlink()
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Code()}))
+    elif how == "cut off":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif how == "no weights":
+        file.unlink()
+    elif how == "no config":
+        (folder / "config.json").unlink()
+    elif how == "another width":
+        key = "n_embd" if "n_embd" in facts else "hidden_size"
+        (folder / "config.json").write_text(json.dumps({**facts, key: 32}))
+    elif how == "another kind":
+        (folder / "config.json").write_text(json.dumps({**facts, "model_type": "llama"}))
+    elif how == "lacks":
+        weights = load_file(file)
+        weights.pop(next(name for name in weights if "position" in name or "wpe" in name))
+        save_file(weights, file)
+    elif how == "own head":
+        weights = load_file(file)
+        name = "lm_head.weight" if facts["model_type"] == "gpt2" else "cls.predictions.decoder.weight"
+        like = next(tensor for tensor in weights.values() if len(tensor) == facts["vocab_size"] and tensor.ndim == 2)
+        save_file({**weights, name: like + 1}, file)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("code", "may be code"),
+        ("cut off", "cannot be read"),
+        ("no weights", "has neither"),
+        ("no config", "no Hugging Face model's folder"),
+        ("another width", "shape|sizes"),
+        ("another kind", "'llama' is not known here"),
+        ("lacks", "lacks the tensor"),
+        ("own head", "head of its own"),
+    ],
+)
+def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, how: str, said: str) -> None:
+    spoil(folder, how)
+    with pytest.raises(InputError, match=said) as error:
+        import_folder(folder, tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_the_verbs(folder: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["import", f"hf:{folder}", "--out", str(tmp_path / "run")])
+    assert told.exit_code == 0, told.exception
+    told = CliRunner().invoke(app, ["export", str(tmp_path / "run"), str(tmp_path / "back"), "--to", "hf"])
+    assert told.exit_code == 0 and same(folder, tmp_path / "back")
+    again = CliRunner().invoke(app, ["export", str(tmp_path / "run"), str(tmp_path / "back"), "--to", "hf"])
+    assert isinstance(again.exception, InputError) and "there already" in str(again.exception)
+    wrong = CliRunner().invoke(app, ["import", str(folder), "--out", str(tmp_path / "r")])
+    assert isinstance(wrong.exception, InputError) and "hf:" in str(wrong.exception)
+
+
+def test_a_folder_of_theirs_trains_and_goes_back(tmp_path: Path) -> None:
+    """Import, phalanx train --from, export; what was trained is what transformers loads."""
+    corpus = make_corpus(tmp_path)
+    vocab = corpus.tokenizer("gpt").vocab
+    torch.manual_seed(1)
+    GPT2LMHeadModel(GPT2Config(vocab_size=vocab, n_positions=64, n_embd=32, n_layer=2, n_head=2)).save_pretrained(
+        tmp_path / "theirs"
+    )
+    shutil.copy(corpus.file("gpt"), tmp_path / "theirs" / "tokenizer.json")
+    import_folder(tmp_path / "theirs", tmp_path / "run")
+    data = [f"data.train={corpus.folder / 'gpt'}", f"data.tokenizer={corpus.file('gpt')}", "data.sequence=32"]
+    words = [*data, "train.batch=4", "train.steps=3", "train.device=cpu", "train.eval_every=0", "layout.micro_batch=4"]
+    told = CliRunner().invoke(
+        app, ["train", "gpt-tiny", *words, "--from", str(tmp_path / "run"), "--out", str(tmp_path / "trained")]
+    )
+    assert told.exit_code == 0, told.exception
+    export_run(tmp_path / "trained", tmp_path / "back")
+    before, after = tensors(tmp_path / "theirs"), tensors(tmp_path / "back")
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert "transformer.wte.weight" in moved
+    assert max(float((before[name] - after[name]).abs().max()) for name in before) < 0.05
