@@ -145,7 +145,7 @@ class Checkpointer:
         return self.load({"model": model}, step, best)
 
     def has(self, part: str) -> bool:
-        """Whether the newest checkpoint that can be read has tensors of a part. An imported model's has weights only."""
+        """Whether the newest whole checkpoint has tensors of a part: an imported model's has only weights."""
         _, index, _ = self._choose([], None, False)
         return any(storage.part_of(path) == part for path in index["tensors"])
 
