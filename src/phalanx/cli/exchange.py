@@ -11,31 +11,52 @@ from phalanx.errors import InputError
 
 @app.command("import")
 def bring_in(
-    source: Annotated[str, typer.Argument(help="hf:FOLDER, a folder of Hugging Face's GPT-2 or BERT.")],
+    source: Annotated[str, typer.Argument(help="hf:FOLDER or megatron:FOLDER, with a GPT-2 or a BERT.")],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="megatron: gpt2, bert-uncased, … or a tokenizer.json; its checkpoints have none.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of heads that the folder has not.")] = 0,
 ) -> None:
     """Make a run of another program's model: phalanx import hf:gpt2 --out runs/gpt2
 
-    The weights become its checkpoint of step 0: phalanx generate, fill and eval use it, and phalanx train with
-    train.init=RUN goes on from it. What does not fit is refused or named, never dropped.
+    The weights become its checkpoint of step 0: phalanx generate, fill and eval use it, and phalanx train --from RUN
+    goes on from it. What does not fit is refused or named, never dropped. megatron: is for Megatron-LM's checkpoints of
+    any tensor-parallel size and any version.
     """
-    from phalanx.convert.huggingface import import_folder
-
     form, colon, folder = source.partition(":")
-    if not colon or form != "hf":
-        raise InputError(f"{source}: say what it is, as hf:{source.removeprefix('hf:')}")
-    print(*import_folder(Path(folder), out, seed).lines(), sep="\n")
+    if not colon or form not in ("hf", "megatron"):
+        raise InputError(f"{source}: say what it is, as hf:FOLDER or megatron:FOLDER")
+    if form == "megatron":
+        from phalanx.convert import megatron
+
+        if not tokenizer:
+            raise InputError("a Megatron checkpoint has no tokenizer; name its own: --tokenizer gpt2, or a file")
+        told = megatron.import_folder(Path(folder), tokenizer, out, seed)
+    else:
+        from phalanx.convert import huggingface
+
+        told = huggingface.import_folder(Path(folder), out, seed)
+    print(*told.lines(), sep="\n")
 
 
 @app.command("export")
 def take_out(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
-    to: Annotated[Literal["hf"], typer.Option(help="hf: a folder for transformers' from_pretrained.")] = "hf",
+    to: Annotated[
+        Literal["hf", "megatron"],
+        typer.Option(help="hf: for transformers' from_pretrained; megatron: for Megatron-LM."),
+    ] = "hf",
+    tp: Annotated[int, typer.Option(min=1, help="megatron: tensor-parallel ranks, a file for each.")] = 1,
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
 ) -> None:
     """Write a run's model for another program: phalanx export runs/gpt --to hf gpt-folder"""
-    from phalanx.convert.huggingface import export_run
+    if to == "megatron":
+        from phalanx.convert import megatron
 
-    print(f"{folder}: {export_run(run, folder, best=not latest)} tensors")
+        print(f"{folder}: {megatron.export_run(run, folder, tp, best=not latest)} ranks")
+        return
+    from phalanx.convert import huggingface
+
+    print(f"{folder}: {huggingface.export_run(run, folder, best=not latest)} tensors")

@@ -1,0 +1,199 @@
+"""Megatron-LM's checkpoints of BERT and GPT-2: `mp_rank_XX/model_optim_rng.pt`, a file for each tensor-parallel rank.
+
+Versions differ in the order of the rows of query_key_value. Version 0 has a rank's queries, then its keys, then its
+values; version 1 lets the three alternate within a head; from version 2 on a head has its queries, keys and values
+one after the other, which is the order here too. Biases and norms that every rank has are taken from the first.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phalanx.config import Config, DataConfig, ModelConfig
+from phalanx.convert.huggingface import TASKS, Imported
+from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.errors import InputError
+from phalanx.models.build import build, check, make
+from phalanx.models.names import pad_rows
+from phalanx.run.checkpoint import Checkpointer
+from phalanx.run.folder import RunFolder
+
+VERSION = 3.0  # that is written
+
+_BLOCK = {
+    "norm1": "input_layernorm",
+    "attention.qkv": "attention.query_key_value",
+    "attention.out": "attention.dense",
+    "norm2": "post_attention_layernorm",
+    "feed_forward.up": "mlp.dense_h_to_4h",
+    "feed_forward.down": "mlp.dense_4h_to_h",
+}
+_ONCE = {
+    "transformer.embeddings.token.weight": "language_model.embedding.word_embeddings.weight",
+    "transformer.embeddings.position.weight": "language_model.embedding.position_embeddings.weight",
+    "transformer.embeddings.segment.weight": "language_model.embedding.tokentype_embeddings.weight",
+    "transformer.norm.weight": "language_model.transformer.final_layernorm.weight",
+    "transformer.norm.bias": "language_model.transformer.final_layernorm.bias",
+    "masked.transform.weight": "lm_head.dense.weight",
+    "masked.transform.bias": "lm_head.dense.bias",
+    "masked.norm.weight": "lm_head.layernorm.weight",
+    "masked.norm.bias": "lm_head.layernorm.bias",
+    "masked.decoder.bias": "lm_head.bias",
+    "pair.pooler.weight": "language_model.pooler.dense.weight",
+    "pair.pooler.bias": "language_model.pooler.dense.bias",
+    "pair.classifier.weight": "binary_head.weight",
+    "pair.classifier.bias": "binary_head.bias",
+}
+# The dimension along which ranks share a tensor, by the end of its name there.
+_SPLIT = {
+    "word_embeddings.weight": 0,
+    "lm_head.bias": 0,
+    "query_key_value.weight": 0,
+    "query_key_value.bias": 0,
+    "attention.dense.weight": 1,
+    "dense_h_to_4h.weight": 0,
+    "dense_h_to_4h.bias": 0,
+    "dense_4h_to_h.weight": 1,
+}
+
+
+def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imported:
+    """A run folder with the weights of a Megatron checkpoint, in fp32, as its checkpoint of step 0. Such checkpoints
+    have no tokenizer: `tokenizer` names one. Heads that are not there are initialised by `seed`.
+    """
+    parts = [load(file) for file in files_of(folder)]
+    words = load_tokenizer(tokenizer)
+    flat = [flat_of(part["model"]) for part in parts]
+    model = _model_of(parts[0], flat[0], folder, words.vocab)
+    version = float(parts[0].get("checkpoint_version", 0.0))
+    with torch.device("meta"):
+        shapes = make(model).state_dict()
+    theirs = {_name(name): name for name in shapes}
+    joined = {ours: _joined(there, flat, model, version) for there, ours in theirs.items() if there in flat[0]}
+    for name, tensor in joined.items():
+        if name.endswith("token.weight"):
+            joined[name] = pad_rows(tensor[: model.vocab], model)
+        elif name == "masked.decoder.bias":
+            joined[name] = tensor[: model.vocab]
+        if joined[name].shape != shapes[name].shape:
+            raise InputError(
+                f"{folder}: {_name(name)} is of the shape {[*tensor.shape]}, its args make it {[*shapes[name].shape]}"
+            )
+    missing = [name for name in shapes if name not in joined]
+    if lacking := [name for name in missing if not name.startswith(("masked.", "pair."))]:
+        raise InputError(f"{folder} lacks the tensor {_name(lacking[0])}")
+    spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
+    config = Config(task=TASKS[model.family], model=model, data=DataConfig(sequence=model.positions))
+    run = RunFolder.create(out, config, words.json())
+    Checkpointer(run).import_weights(
+        shapes, lambda name: joined[name].float().contiguous() if name in joined else spare[name]
+    )
+    unused = [name for name in flat[0] if name not in theirs]
+    return Imported(out, len(joined), tuple(missing), tuple(unused))
+
+
+def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
+    """Write a checkpoint that Megatron-LM loads as a release, over `tp` ranks; how many files. InputError for sizes
+    that do not divide and for models that it has not."""
+    folder = RunFolder.open(run)
+    model = folder.config().model
+    if model.family not in TASKS or not model.norm_first:
+        raise InputError(f"{run}: Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others")
+    if out.exists():
+        raise InputError(f"{out} is there already; give another folder")
+    if model.heads % tp or (model.ffn or 4 * model.hidden) % tp:
+        raise InputError(f"--tp {tp} does not divide model.heads={model.heads} and the feed-forward; use another")
+    weights = Checkpointer(folder).weights(best)
+    rows = -(-model.vocab // (128 * tp)) * 128 * tp
+    flat = {_name(name): _padded(name, weights[name], model.vocab, rows) for name in weights}
+    for rank in range(tp):
+        mine = {name: _cut(name, tensor, tp, rank) for name, tensor in flat.items()}
+        file = out / "release" / f"mp_rank_{rank:02d}" / FILES[0]
+        file.parent.mkdir(parents=True)
+        content = {
+            "args": argparse.Namespace(**_args_of(model, rows, tp)), "checkpoint_version": VERSION, "iteration": 0,
+            "model": nested(mine),
+        }  # fmt: skip
+        torch.save(content, file)
+    (out / TRACKER).write_text("release")
+    return tp
+
+
+def _name(ours: str) -> str:
+    """There, of a tensor here."""
+    if ours in _ONCE:
+        return _ONCE[ours]
+    _, _, layer, rest = ours.split(".", 3)
+    module, _, kind = rest.rpartition(".")
+    return f"language_model.transformer.layers.{layer}.{_BLOCK[module]}.{kind}"
+
+
+def _joined(name: str, parts: list[dict[str, Tensor]], model: ModelConfig, version: float) -> Tensor:
+    """The whole of a tensor that ranks share, query_key_value in the order of version 3."""
+    dim = next((dim for end, dim in _SPLIT.items() if name.endswith(end)), None)
+    tensors = [part[name] for part in parts]
+    if "query_key_value" in name:
+        tensors = [_ordered(tensor, model, version) for tensor in tensors]
+    return tensors[0] if dim is None else torch.cat(tensors, dim)
+
+
+def _ordered(part: Tensor, model: ModelConfig, version: float) -> Tensor:
+    """A rank's rows [heads × 3 × width, …] by head, and in a head queries, keys, values."""
+    width = model.hidden // model.heads
+    rest = part.shape[1:]
+    if version < 1.0:
+        return part.view(3, -1, width, *rest).transpose(0, 1).reshape(part.shape)
+    if version < 2.0:
+        return part.view(-1, width, 3, *rest).transpose(1, 2).reshape(part.shape)
+    return part
+
+
+def _cut(name: str, tensor: Tensor, tp: int, rank: int) -> Tensor:
+    dim = next((dim for end, dim in _SPLIT.items() if name.endswith(end)), None)
+    return tensor if dim is None else tensor.chunk(tp, dim)[rank].clone()
+
+
+def _padded(name: str, tensor: Tensor, vocab: int, rows: int) -> Tensor:
+    if name not in ("transformer.embeddings.token.weight", "masked.decoder.bias"):
+        return tensor
+    kept = tensor[:vocab]
+    return torch.cat([kept, kept.new_zeros(rows - vocab, *kept.shape[1:])])
+
+
+def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], folder: Path, vocab: int) -> ModelConfig:
+    """By its arguments, and where they are not told by its tensors."""
+    args = vars(part["args"]) if isinstance(part.get("args"), argparse.Namespace) else {}
+    bert = any(name.startswith(("lm_head.", "binary_head.")) or "tokentype" in name for name in flat)
+    kind = "bert" if bert else "gpt2"
+    position = flat.get(_ONCE["transformer.embeddings.position.weight"])
+    if position is None:
+        raise InputError(f"{folder} has no language_model.embedding.position_embeddings: it is no BERT and no GPT-2")
+    layers = sum(name.endswith("input_layernorm.weight") for name in flat)
+    heads = args.get("num_attention_heads")
+    if not heads:
+        raise InputError(f"{folder} does not tell its number of attention heads (args.num_attention_heads)")
+    fused = args.get("bias_gelu_fusion", not bert) or args.get("openai_gelu", False)
+    model = ModelConfig(
+        family=kind, layers=layers, hidden=position.shape[1], heads=heads, positions=position.shape[0], vocab=vocab,
+        ffn=args.get("ffn_hidden_size") or 4 * position.shape[1], segments=2 if bert else 0, norm_first=True,
+        norm_eps=args.get("layernorm_epsilon") or 1e-5, gelu="tanh" if fused else "erf",
+        dropout=args.get("hidden_dropout", 0.1), attention_dropout=args.get("attention_dropout", 0.1),
+    )  # fmt: skip
+    check(model)
+    return model
+
+
+def _args_of(model: ModelConfig, rows: int, tp: int) -> dict[str, Any]:
+    tanh = model.gelu == "tanh"
+    return {
+        "num_layers": model.layers, "hidden_size": model.hidden, "num_attention_heads": model.heads,
+        "ffn_hidden_size": model.ffn or 4 * model.hidden, "max_position_embeddings": model.positions,
+        "padded_vocab_size": rows, "layernorm_epsilon": model.norm_eps, "hidden_dropout": model.dropout,
+        "attention_dropout": model.attention_dropout, "bias_gelu_fusion": tanh, "openai_gelu": tanh,
+        "tensor_model_parallel_size": tp, "pipeline_model_parallel_size": 1, "tokenizer_type": None,
+    }  # fmt: skip

@@ -1,0 +1,93 @@
+"""The files of Megatron-LM's checkpoints: which they are and what is in them, without running a pickle's code."""
+
+import argparse
+import codecs
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phalanx.errors import InputError
+
+FILES = ("model_optim_rng.pt", "model_rng.pt")
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Of the ranks, in order, of the newest iteration or the release."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the one that holds {TRACKER} or mp_rank_00")
+    tracker = folder / TRACKER
+    if tracker.is_file():
+        said = tracker.read_text().strip()
+        folder = folder / (said if said == "release" else f"iter_{int(said):07d}" if said.isdigit() else said)
+    ranks = sorted(path for path in folder.glob("mp_rank_*") if path.is_dir())
+    if not ranks:
+        raise InputError(f"{folder} has no mp_rank_00: it is no checkpoint of Megatron-LM")
+    if [path.name for path in ranks] != [f"mp_rank_{rank:02d}" for rank in range(len(ranks))]:
+        raise InputError(f"{folder} has {ranks[-1].name}: pipelines and gaps are not read, only mp_rank_00, 01, …")
+    found = [next((rank / name for name in FILES if (rank / name).is_file()), None) for rank in ranks]
+    if None in found:
+        raise InputError(f"{ranks[found.index(None)]} holds no {FILES[0]}")
+    return [file for file in found if file]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What a rank saved; of classes only the arguments' and numpy's, which do nothing when they are read."""
+    # numpy's arrays of random states, by their names of before numpy 2 too
+    reconstruct: Any = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    dtypes = [type(np.dtype(name)) for name in ("uint32", "int64", "float64", "bool")]
+    harmless: list[Any] = [
+        argparse.Namespace, np.ndarray, np.dtype, codecs.encode, reconstruct,
+        (reconstruct, "numpy.core.multiarray._reconstruct"), *dtypes,
+    ]  # fmt: skip
+    try:
+        with torch.serialization.safe_globals(harmless):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        said = str(error).splitlines()[0] if "Unsupported global" not in str(error) else _global(str(error))
+        raise InputError(
+            f"{path} holds more than tensors and arguments ({said}), which may be code: not opened"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); was it cut off?") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        raise InputError(f"{path} has no part named model: it is no checkpoint of Megatron-LM")
+    return found
+
+
+def _global(text: str) -> str:
+    return next((word for word in text.split() if "." in word and word[0].isalpha()), "an unknown class")
+
+
+def flat_of(model: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """Tensors by dotted name; what later versions call an encoder and its self-attention has its first name."""
+    out: dict[str, Tensor] = {}
+    for key, value in model.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            out |= flat_of(value, f"{name}.")
+        elif isinstance(value, Tensor):
+            out[
+                name.replace("language_model.encoder.", "language_model.transformer.").replace(
+                    "self_attention", "attention"
+                )
+            ] = value
+    return out
+
+
+def nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """As Megatron-LM keeps them: parts within parts, the transformer's and each head's names dotted."""
+    out: dict[str, Any] = {}
+    for name, tensor in flat.items():
+        words = name.split(".")
+        depth = {"embedding": 3, "transformer": 2, "pooler": 2}.get(words[1], 1) if words[0] == "language_model" else 1
+        place = out
+        for word in words[:depth]:
+            place = place.setdefault(word, {})
+        place[".".join(words[depth:])] = tensor
+    return out
