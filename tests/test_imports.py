@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "tasks": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "score"},
     "launch": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks"},
     "report": {"run"},
-    "convert": {"nn", "models", "run", "data"},
+    "convert": {"nn", "models", "run", "data", "infer"},
     "plan": {"nn", "models", "precision", "parallel", "run", "train"},
     "measure": {"nn", "models", "precision", "parallel", "run", "data", "train", "plan"},
     "quickstart": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks", "report"},

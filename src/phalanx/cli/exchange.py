@@ -43,10 +43,10 @@ def bring_in(
 @app.command("export")
 def take_out(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
-    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to make, or the file.")],
     to: Annotated[
-        Literal["hf", "megatron"],
-        typer.Option(help="hf: for transformers' from_pretrained; megatron: for Megatron-LM."),
+        Literal["hf", "megatron", "onnx"],
+        typer.Option(help="hf: for transformers' from_pretrained; megatron: for Megatron-LM; onnx: a graph in a file."),
     ] = "hf",
     tp: Annotated[int, typer.Option(min=1, help="megatron: tensor-parallel ranks, a file for each.")] = 1,
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
@@ -56,6 +56,11 @@ def take_out(
         from phalanx.convert import megatron
 
         print(f"{folder}: {megatron.export_run(run, folder, tp, best=not latest)} ranks")
+        return
+    if to == "onnx":
+        from phalanx.convert import onnx
+
+        print(f"{folder}: gives {', '.join(onnx.export_run(run, folder, best=not latest))}")
         return
     from phalanx.convert import huggingface
 

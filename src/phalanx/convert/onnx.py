@@ -1,0 +1,158 @@
+"""BERT and GPT-2 as ONNX graphs, whose batch, length and past are free: for onnxruntime and what builds on it.
+
+A BERT takes input_ids, attention_mask and token_type_ids and gives the logits of its heads. A GPT takes input_ids, an
+attention_mask over past and new tokens, and the past keys and values of every block, and gives logits and the keys and
+values of past and new together; a past of length 0 begins. Shorter texts of a batch are filled up at the left for a
+GPT, at the right for a BERT.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx import durable
+from phalanx.config import ModelConfig
+from phalanx.errors import InputError
+from phalanx.infer.load import Loaded, load
+from phalanx.nn.attention import Attention
+from phalanx.nn.batch import Batch
+
+OPSET = 18
+
+
+def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
+    """Write the graph of a run's model, its weights inside or, past 2 GB, beside; the names of its outputs."""
+    if out.exists():
+        raise InputError(f"{out} is there already; give another file")
+    loaded = load(run, best)
+    model = loaded.config.model
+    if model.family not in _GRAPHS:
+        raise InputError(f"{run} is a {model.family}, whose graph is not known here; gpt2 and bert are")
+    graph = _GRAPHS[model.family](loaded)
+    program = _exported(graph)
+    beside = out.with_name(out.name + ".partial.onnx")
+    program.save(str(beside), external_data=graph.size() > 1 << 31)
+    durable.rename(beside, out)
+    return list(graph.outputs)
+
+
+class _Graph(nn.Module):
+    """What is traced: `inputs` and `outputs` by name, an example, and which of its dimensions are free."""
+
+    inputs: dict[str, tuple[Tensor, dict[int, Any]]]
+    outputs: tuple[str, ...]
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.model = loaded.model.cpu().eval()
+        self.config: ModelConfig = loaded.config.model
+
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return sum(parameter.nbytes for parameter in self.parameters())
+
+
+class _Bert(_Graph):
+    outputs = ("logits", "pair_logits")
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        ids = torch.randint(self.config.vocab, (3, min(7, self.config.positions)))
+        free = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", max=self.config.positions)}
+        like = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+        self.inputs = {name: (tensor, free) for name, tensor in like.items()}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """All int64 [batch, sequence] -> logits [batch, sequence, vocab], pair_logits [batch, 2]"""
+        rows, length = input_ids.shape
+        index = torch.arange(length).expand(rows, length)
+        document = (attention_mask - 1).to(torch.int32)
+        key = torch.zeros(rows, dtype=torch.int32)
+        batch = Batch(input_ids, index, key, segment=token_type_ids, document=document)
+        model: Any = self.model
+        hidden = model.transformer(batch)
+        return model.masked(hidden, model.transformer.words), model.pair(hidden)
+
+
+class _GPT(_Graph):
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        model = self.config
+        self.layers = model.layers
+        pasts = [f"past.{layer}.{kind}" for layer in range(self.layers) for kind in ("key", "value")]
+        self.outputs = ("logits", *(name.replace("past", "present") for name in pasts))
+        batch, new = torch.export.Dim("batch", min=1), torch.export.Dim("sequence", max=model.positions)
+        past = torch.export.Dim("past", min=0, max=model.positions)
+        ids, width = torch.randint(model.vocab, (3, 4)), model.hidden // model.heads
+        shape = 3, model.heads, 5, width
+        mask: dict[int, Any] = {0: batch, 1: torch.export.Dim.DYNAMIC}
+        self.inputs = {
+            "input_ids": (ids, {0: batch, 1: new}),
+            "attention_mask": (torch.ones(3, 9, dtype=torch.int64), mask),
+        }
+        self.inputs |= {name: (torch.randn(shape), {0: batch, 2: past}) for name in pasts}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
+        """int64 [batch, new], int64 [batch, past + new], float32 [batch, heads, past, width] of each block's keys and
+        values -> logits [batch, new, vocab], and the same of past and new together
+        """
+        index = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        document = (attention_mask - 1).to(torch.int32)
+        key = torch.zeros(input_ids.shape[0], dtype=torch.int32)
+        presents: list[Tensor] = []
+        model: Any = self.model
+        with _remembering(model, [*pasts], presents, index, document):
+            past = pasts[0].shape[2]
+            batch = Batch(input_ids, index[:, past:], key, document=document[:, past:])
+            hidden = model.transformer(batch)
+        return model.head(hidden, model.transformer.words), *presents
+
+
+@contextmanager
+def _remembering(
+    model: Any, pasts: list[Tensor], presents: list[Tensor], index: Tensor, document: Tensor
+) -> Iterator[None]:
+    """Attention sees past keys and values before the new ones, and the mask is over both."""
+
+    def joined(x: Tensor) -> Tensor:
+        whole = torch.cat([pasts[len(presents)], x], 2)
+        presents.append(whole)
+        return whole
+
+    transformer = model.transformer
+    attentions = [module for module in transformer.modules() if isinstance(module, Attention)]
+    before = transformer.everywhere, [attention.keys for attention in attentions]
+    transformer.everywhere = lambda x: document if x.dtype == torch.int32 else index
+    for attention in attentions:
+        attention.keys = joined
+    try:
+        yield
+    finally:
+        transformer.everywhere = before[0]
+        for attention, keys in zip(attentions, before[1], strict=True):
+            attention.keys = keys
+
+
+_GRAPHS: dict[str, type[_Graph]] = {"bert": _Bert, "gpt2": _GPT}
+
+
+def _exported(graph: _Graph) -> Any:
+    """The program; InputError where the exporter's packages are not here."""
+    examples = tuple(tensor for tensor, _ in graph.inputs.values())
+    free: list[Any] = [dims for _, dims in graph.inputs.values()]
+    if len(free) > 3:
+        free = [free[0], free[1], tuple(free[2:])]  # as forward takes them
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                graph, examples, input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True,
+                dynamic_shapes=tuple(free), opset_version=OPSET, verbose=False,
+            )  # fmt: skip
+    except ModuleNotFoundError as error:
+        raise InputError(f"ONNX needs the package {error.name}; install phalanx[onnx]") from None
