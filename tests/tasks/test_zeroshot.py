@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from phalanx.cli.app import app
+from phalanx.convert.huggingface import export_run
 from phalanx.errors import InputError
 from phalanx.infer.load import Loaded, load
 from phalanx.tasks.zeroshot import Windows, judge, lambada, perplexity, wikitext
@@ -63,6 +65,22 @@ def test_perplexity_is_that_of_a_plain_loop(gpt: Loaded, text: Path, stride: int
     assert found["token_perplexity"] == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-5)
     assert found["word_perplexity"] == pytest.approx(math.exp(nats / (len(written.split()) - 1)), rel=1e-4)
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(written.encode()), rel=1e-5)
+
+
+@torch.no_grad()
+def test_perplexity_is_that_of_hugging_face(gpt: Loaded, text: Path, tmp_path: Path) -> None:
+    """The exported model in transformers, over the same windows of the same tokens."""
+    export_run(gpt.run, tmp_path / "hf")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    tokens = torch.tensor(gpt.tokenizer.encode(text.read_text(encoding="utf-8")))
+    nats, length, stride = 0.0, gpt.context, 4
+    for start in range(0, max(1, len(tokens) - 1 - length + stride), stride):
+        window = tokens[start : start + length + 1]
+        scores = theirs(window[None, :-1]).logits[0].log_softmax(-1)
+        told = scores[torch.arange(len(window) - 1), window[1:]]
+        nats -= float(told[0 if start == 0 else length - stride :].sum())
+    found = perplexity(gpt, text, stride=stride).values["token_perplexity"]
+    assert found == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-4)
 
 
 def test_wikitext_divides_by_the_original_words(gpt: Loaded, text: Path) -> None:

@@ -25,7 +25,7 @@ plan_app = typer.Typer(
     cls=_Layouts,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Which layout is fastest: phalanx plan gpt2-8.3b --cluster h100-eos --gpus 512",
+    help="Which layout is fastest: phalanx plan gpt2-8.3b --gpus 512, which is short for phalanx plan layouts …",
 )
 app.add_typer(plan_app, name="plan")
 
@@ -37,7 +37,10 @@ def layouts(
         list[str] | None,
         typer.Argument(help="section.key=value words over the recipe; layout.* words are kept, not searched."),
     ] = None,
-    cluster: Annotated[str, typer.Option(help="A cluster's name, or its .toml file.")] = "h100-eos",
+    cluster: Annotated[
+        str,
+        typer.Option(help="h100-eos, h200, selene (A100), dgx2h-superpod (V100), t4, laptop, …, or a .toml file."),
+    ] = "h100-eos",
     gpus: Annotated[int, typer.Option(min=1, help="How many of its GPUs.")] = 8,
     batch: Annotated[int, typer.Option(min=0, help="Sequences of a step: train.batch.")] = 0,
     precision: Annotated[str, typer.Option(help="precision.dtype: bf16, fp16, fp8 or fp32.")] = "",
@@ -54,7 +57,8 @@ def layouts(
     Every tensor, sequence, context, pipeline and data parallel size, schedule, sharding, micro-batch and recompute that
     divides and fits, with the memory of the fullest GPU by kind and the command that runs it. In a name, tp4 pp2×6 dp64
     mb4 zero2 block: 4-way tensor parallel with sequence parallel ("wide" says without), 2 pipeline ranks with 6 stages
-    each, 64 replicas, micro-batches of 4, sharded as ZeRO-2, blocks computed again.
+    each, 64 replicas, micro-batches of 4, sharded as ZeRO-2, blocks computed again
+    ("attn": attention alone).
     """
     from phalanx.plan import cluster as clusters
     from phalanx.plan import proposal, render

@@ -58,11 +58,12 @@ class Question:
             words.append(f"train.steps={self.steps(self.config())}")
         if not expand(recipe.load_mapping(self.name, self.overrides)).data.train:
             words.append("data.train=PREFIX")
+        local = self.gpus <= self.cluster.node  # else the nodes say how many replicas there are
         for key, value in layout.model_dump().items():
-            if key != "dp" and (value != getattr(asked, key) or key in self.pins()):
+            if (key != "dp" or local) and (value != getattr(asked, key) or key in self.pins()):
                 words.append(f"layout.{key}={str(value).lower() if isinstance(value, bool) else value}")
         line = shlex.join([self.name, *words])
-        if self.gpus <= self.cluster.node:
+        if local:
             return f"phalanx train {line}"
         return (
             f"phalanx launch slurm {line} --nodes {self.gpus // self.cluster.node} --gpus-per-node {self.cluster.node}"

@@ -74,7 +74,7 @@ def table(question: Question, found: Found) -> list[str]:
         row = record(question, planned)
         rows.append([
             str(number), row["name"], _gib(sum(planned.memory)), *map(_gib, planned.memory), f"{row['seconds']:.4g}",
-            f"{planned.prediction.tflops:.1f}", f"{row['mfu']:.1%}", count(row["tokens_per_s"]), row["bound"],
+            _short(planned.prediction.tflops), f"{row['mfu']:.1%}", count(row["tokens_per_s"]), row["bound"],
             f"{row['days']:.3g}", f"${count(row['dollars'])}",
         ])  # fmt: skip
     return [
@@ -88,6 +88,10 @@ def table(question: Question, found: Found) -> list[str]:
         "",
         *(f"{n:>2} {question.command(planned.config.layout)}" for n, planned in enumerate(found.best, 1)),
     ]
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}" if number >= 10 else f"{number:.3g}"
 
 
 def _gib(size: float) -> str:
