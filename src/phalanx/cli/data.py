@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from phalanx.cli.app import app, group
+from phalanx.cli.app import CONTINUES, app, group, interruptible
+from phalanx.errors import InputError
 
 tokenizer_app = group("tokenizer", "Train and look into tokenizers.")
 data_app = group("data", "Look into prepared data.")
@@ -35,7 +36,57 @@ def prepare(
     from phalanx.data.prepare import PrepareOptions
     from phalanx.data.prepare import prepare as run
 
-    run(inputs, out, PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force))
+    with interruptible(CONTINUES):
+        run(inputs, out, PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force))
+
+
+@app.command()
+def curate(
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs, as for phalanx prepare.")],
+    out: Annotated[Path, typer.Option(help="The folder to make: OUT/text is what is kept.")],
+    workers: Annotated[int, typer.Option(min=0, help="Tasks at a time; 0 takes every core.")] = 0,
+    tasks: Annotated[int, typer.Option(min=0, help="Shares of the files; 0 makes one for each, 256 at most.")] = 0,
+    engine: Annotated[
+        str, typer.Option(help="local, slurm (submits jobs) or ray (the cluster that RAY_ADDRESS names).")
+    ] = "local",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value for the engine, as time=4:00:00 and partition=cpu for slurm; repeat."),
+    ] = None,
+    document: Annotated[str, typer.Option(help="What a document is in plain text: file, line or blank-line.")] = "file",
+    key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
+    language: Annotated[str, typer.Option(help="The language to keep, as en, de, zh.")] = "en",
+    certainty: Annotated[float, typer.Option(min=0, max=1, help="The least probability of the language.")] = 0.5,
+    min_tokens: Annotated[int, typer.Option(min=0, help="Documents of fewer tokens are removed.")] = 128,
+    tokenizer: Annotated[str, typer.Option(help="Whose tokens: gpt2, bert-uncased, … or a tokenizer.json.")] = "gpt2",
+    jaccard: Annotated[float, typer.Option(min=0.3, max=0.99, help="Similarity from which documents are one.")] = 0.7,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="A file of an evaluation set, beside WikiText's and LAMBADA's; repeat.")
+    ] = None,
+) -> None:
+    """Clean text for training: phalanx curate raw/ --out clean && phalanx prepare clean/text --out data/clean …
+
+    Characters are mended; documents of other languages, short ones, those that share 13 words in a row with an
+    evaluation set, equal and almost equal ones are removed, each kept under OUT/removed. OUT/report.md says how many by
+    which rule, with samples. The same command after an interruption does only what is left.
+    """
+    from phalanx.data.inputs import find_files
+    from phalanx.data.tokenize import load_tokenizer
+
+    try:
+        from phalanx.corpus.curate import cores, options_of
+        from phalanx.corpus.curate import curate as run
+        from phalanx.corpus.settings import Settings
+    except ModuleNotFoundError as error:
+        raise InputError(f"phalanx curate needs the package {error.name}; install phalanx[data]") from None
+    files = tuple(str(file.absolute()) for file in find_files(inputs, [out]))
+    load_tokenizer(tokenizer)
+    settings = Settings(
+        files, tasks or min(len(files), 256), document, key, language, certainty, min_tokens, tokenizer, jaccard,
+        tuple(str(file.absolute()) for file in against or ()),
+    )  # fmt: skip
+    with interruptible(CONTINUES):
+        print(*run(settings, out, engine, workers or cores(), options_of(option or [])), sep="\n")
 
 
 @tokenizer_app.command("train")
