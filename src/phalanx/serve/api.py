@@ -1,0 +1,170 @@
+"""The HTTP interface: FastAPI over the crew."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from phalanx.serve import openai, shapes
+from phalanx.serve.crew import Crew, Refused
+from phalanx.serve.metrics import Metrics
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "What was asked cannot be done."},
+    401: {"description": "No known API key."},
+    404: {"description": "No such model."},
+    413: {"description": "The body is too large."},
+    422: {"description": "Not of the expected form."},
+    429: {"description": "Too much is asked at once; Retry-After says when to come again."},
+    503: {"description": "Not ready, past the deadline, or the computing process was lost."},
+}
+
+
+def make(crew: Crew) -> FastAPI:
+    """The app; it starts the crew and stops it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        crew.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(crew.stop)
+
+    app = FastAPI(title="Phalanx", lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS,
+                  description="BERT and GPT: questions, classes, masks, embeddings, completions.")  # fmt: skip
+    metrics = app.state.metrics = Metrics(crew)
+    _errors(app)
+    _plain(app, crew)
+    _openai(app, crew, metrics)
+    _about(app, crew, metrics)
+    return app
+
+
+def _plain(app: FastAPI, crew: Crew) -> None:
+    async def ask(kind: str, asked: shapes.Asked) -> Any:
+        fields = asked.model_dump(exclude={"model", "timeout"})
+        return await crew.ask(_named(crew, asked.model, kind), kind, fields, asked.timeout)
+
+    @app.post("/answer", summary="Answer a question about a text")
+    async def answer(asked: shapes.Question) -> Any:
+        """The part of `context` that answers, and its place in characters; empty where the model says there is none."""
+        return await ask("answer", asked)
+
+    @app.post("/classify", summary="Say the class of a text or a pair")
+    async def classify(asked: shapes.Classify) -> Any:
+        """The likeliest class and the probability of each; of a model for numbers, the number."""
+        return await ask("classify", asked)
+
+    @app.post("/fill", summary="Fill the masks of a text")
+    async def fill(asked: shapes.Fill) -> Any:
+        """The likeliest words of each [MASK]."""
+        return await ask("fill", asked)
+
+    @app.post("/embed", summary="Texts as vectors")
+    async def embed(asked: shapes.Embed) -> Any:
+        """A vector of length 1 for each text."""
+        return await ask("embed", asked)
+
+
+def _openai(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
+    @app.post("/v1/completions", summary="Continue a text, in OpenAI's shape")
+    async def completions(asked: shapes.Completion) -> Any:
+        """With `stream` as server-sent events."""
+        completing = openai.Completing(crew, _named(crew, asked.model, "complete"), asked)
+        if not asked.stream:
+            try:
+                found = await completing.whole()
+            except ExceptionGroup as group:
+                raise openai.first_refused(group) from None
+            metrics.tokens.inc(completing.said)
+            return found
+        events = completing.events()
+        first = await anext(events)  # what is wrong at once gets its status
+
+        async def stream() -> AsyncIterator[str]:
+            yield first
+            async for event in events:
+                yield event
+            metrics.tokens.inc(completing.said)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    @app.post("/v1/embeddings", summary="Texts as vectors, in OpenAI's shape")
+    async def embeddings(asked: shapes.Embeddings) -> Any:
+        """As numbers or, as OpenAI's client asks, packed."""
+        return await openai.embeddings(crew, _named(crew, asked.model, "embed"), asked)
+
+    @app.get("/v1/models", summary="The models")
+    async def models() -> Any:
+        """By name, with what each can do."""
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "phalanx", **facts}
+                for name, facts in crew.models.items()]  # fmt: skip
+        return {"object": "list", "data": data}
+
+
+def _about(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
+    @app.get("/health", summary="Whether the server lives")
+    async def health() -> Any:
+        """Always, while it does."""
+        return {"status": "ok"}
+
+    @app.get("/ready", summary="Whether the models are loaded")
+    async def ready() -> Any:
+        """503 until then."""
+        return JSONResponse({"ready": crew.ready}, 200 if crew.ready else 503)
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def told() -> Response:
+        """Requests, times, tokens, jobs."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(files("phalanx").joinpath("assets", "page", "index.html").read_text(encoding="utf-8"))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(files("phalanx").joinpath("assets", "page", "docs.html").read_text(encoding="utf-8"))
+
+
+def _named(crew: Crew, name: str, kind: str) -> str:
+    """The model of a name, or the one that can do it where none is named."""
+    if not crew.ready:
+        raise Refused(503, "the models are being loaded; try in a moment", 2)
+    if name:
+        if name not in crew.models:
+            raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(crew.models)}")
+        if kind not in crew.models[name]["can"]:
+            raise Refused(400, f"the model {name} can {', '.join(crew.models[name]['can']) or 'do nothing here'}")
+        return name
+    able = [each for each, facts in crew.models.items() if kind in facts["can"]]
+    if len(able) != 1:
+        raise Refused(400, f"name one of the models {', '.join(able)}" if able else f"no model here can {kind}")
+    return able[0]
+
+
+def _errors(app: FastAPI) -> None:
+    def told(status: int, message: str, after: float = 0.0) -> JSONResponse:
+        headers = {"Retry-After": str(round(after))} if after else None
+        return JSONResponse({"error": openai.error(status, message)}, status, headers)
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        return told(error.status, error.message, error.after)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        return told(error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return told(422, f"{where}: {first['msg']}" if where else str(first["msg"]))

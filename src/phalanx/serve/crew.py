@@ -1,0 +1,180 @@
+"""The processes that compute, as seen from the one that speaks: jobs go to the one with the least to do; one that dies
+is started again, and whoever waited for it is told.
+"""
+
+import asyncio
+import itertools
+import multiprocessing
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from phalanx.serve.jobs import Cancel, Failed, Job, Ready, Reply, Spec
+from phalanx.serve.worker import work
+
+LOST = "the process that computed this ended unexpectedly; it is being started again, try in a moment"
+AGAIN = 1.0, 30.0  # seconds before a process is started again: at first, and at most when it dies again at once
+LASTED = 60.0  # seconds after which a death is the first again
+
+
+class Refused(Exception):
+    """A job that will not be done: what to tell, with an HTTP status, and when to come again."""
+
+    def __init__(self, status: int, message: str, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.status, self.message, self.after = status, message, after
+
+
+class Member:
+    """One process, its pipe, and who waits for it."""
+
+    def __init__(self, specs: Sequence[Spec], device: int | None, threads: int, loop: asyncio.AbstractEventLoop,
+                 failed: Callable[[str], None]) -> None:  # fmt: skip
+        self.specs, self.device, self.threads, self.loop, self.failed = specs, device, threads, loop, failed
+        self.models: dict[str, dict[str, Any]] = {}
+        self.waiting: dict[int, asyncio.Queue[Reply]] = {}
+        self.restarts, self.stopping, self.delay = 0, False, AGAIN[0]
+        self.send_lock = threading.Lock()
+        self.start()
+
+    def start(self) -> None:
+        """A new process; a thread listens to it."""
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(self.specs, theirs, self.device, self.threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.began = time.monotonic()
+        threading.Thread(target=self._listen, args=(self.pipe,), daemon=True).start()
+
+    def send(self, message: Job | Cancel) -> None:
+        """Refused where the process is gone."""
+        try:
+            with self.send_lock:
+                self.pipe.send(message)
+        except OSError:
+            raise Refused(503, LOST, 2) from None
+
+    def stop(self) -> None:
+        """No more jobs come."""
+        self.stopping = True
+        self.pipe.close()
+        self.process.join(2)
+        if self.process.is_alive():
+            self.process.kill()
+
+    def _listen(self, pipe: Connection) -> None:
+        try:
+            while True:
+                message = pipe.recv()
+                self.loop.call_soon_threadsafe(self._take, message)
+        except (EOFError, OSError):
+            if not self.stopping:
+                self.loop.call_soon_threadsafe(self._lost)
+
+    def _take(self, message: Ready | Failed | Reply) -> None:
+        if isinstance(message, Failed):
+            self.stopping = True  # it would fail again
+            self.failed(message.message)
+        elif isinstance(message, Ready):
+            self.models = message.models
+        elif message.number in self.waiting:
+            self.waiting[message.number].put_nowait(message)
+
+    def _lost(self) -> None:
+        self.models = {}
+        for number, queue in self.waiting.items():
+            queue.put_nowait(Reply(number, LOST, status=503))
+        self.restarts += 1
+        lasted = time.monotonic() - self.began > LASTED
+        self.delay = AGAIN[0] if lasted else min(2 * self.delay, AGAIN[1])
+        self.loop.call_later(0 if lasted or self.restarts == 1 else self.delay, self._restart)
+
+    def _restart(self) -> None:
+        if not self.stopping:
+            self.start()
+
+
+class Crew:
+    """All processes. `queue` bounds the jobs that wait or are computed; `budget` is the seconds that a job may take."""
+
+    def __init__(self, specs: Sequence[Spec], devices: Sequence[int | None], threads: int, queue: int, budget: float
+                 ) -> None:  # fmt: skip
+        self.specs, self.devices, self.threads, self.queue, self.budget = specs, devices, threads, queue, budget
+        self.members: list[Member] = []
+        self.numbers = itertools.count()
+        self.failure = ""  # why the models cannot be loaded
+        self.on_failure: Callable[[], None] = lambda: None
+        self.pace = 0.0  # seconds a job takes of a process, lately
+
+    def start(self) -> None:
+        """In the running event loop."""
+        loop = asyncio.get_running_loop()
+        self.members = [Member(self.specs, device, self.threads, loop, self._failed) for device in self.devices]
+
+    def _failed(self, message: str) -> None:
+        self.failure = message
+        self.on_failure()
+
+    def stop(self) -> None:
+        """Once nobody waits any more."""
+        for member in self.members:
+            member.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether some process has its models."""
+        return any(member.models for member in self.members)
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What can be asked, by name."""
+        return next((member.models for member in self.members if member.models), {})
+
+    @property
+    def waiting(self) -> int:
+        """Jobs under way."""
+        return sum(len(member.waiting) for member in self.members)
+
+    async def ask(self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None) -> Any:
+        """A job's whole result. Refused where it cannot be had."""
+        async for result, _ in self.stream(model, kind, asked, seconds):
+            found = result
+        return found
+
+    async def stream(
+        self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None
+    ) -> AsyncIterator[tuple[Any, bool]]:
+        """A job's result in parts, and whether each is the last. Left early, the job is cancelled."""
+        member = self._least_busy()
+        budget = min(seconds or self.budget, self.budget)
+        expected = self.pace * (len(member.waiting) + 1)
+        if self.waiting >= self.queue or (len(member.waiting) > 4 and expected > 0.7 * budget):
+            raise Refused(429, "too much is asked at once; try again", max(1.0, expected))
+        number, replies = next(self.numbers), asyncio.Queue[Reply]()
+        member.waiting[number] = replies
+        began, last, beside = time.monotonic(), False, len(member.waiting)
+        try:
+            member.send(Job(number, model, kind, asked, began + budget))
+            while not last:
+                reply = await replies.get()
+                last = reply.last
+                if reply.status != 200:
+                    raise Refused(reply.status, reply.result, 2 if reply.status == 503 else 0)
+                yield reply.result, last
+            took = (time.monotonic() - began) / beside
+            self.pace = took if not self.pace else 0.9 * self.pace + 0.1 * took
+        finally:
+            del member.waiting[number]
+            if not last:
+                with suppress(Refused):
+                    member.send(Cancel(number))
+
+    def _least_busy(self) -> Member:
+        able = [member for member in self.members if member.models]
+        if not able:
+            raise Refused(503, "the models are being loaded; try in a moment", 2)
+        return min(able, key=lambda member: len(member.waiting))

@@ -1,0 +1,118 @@
+"""What a request must pass before it is read: its size, and a key where the server asks for one. Plain ASGI, so that a
+stream stays a stream and ends when its reader leaves.
+"""
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from phalanx.errors import InputError
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+OPEN = ("/health", "/ready")  # without a key: for what watches the server
+
+
+class Guard:
+    """Around an app: limits, keys, an end to what nobody waits for; `told` of each request's path, status, seconds."""
+
+    def __init__(self, app: Any, limit: int, keys: Sequence[str], told: Callable[[str, int, float], None]) -> None:
+        self.app, self.limit, self.keys, self.told = app, limit, [key.encode() for key in keys], told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._request(scope, receive, sent)
+        finally:
+            self.told(getattr(scope.get("route"), "path", "other"), status or 499, time.monotonic() - began)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if self.keys and scope["path"] not in OPEN and not self._known(headers.get(b"authorization", b"")):
+            await _refuse(send, 401, "an API key is needed: Authorization: Bearer KEY")
+            return
+        length = headers.get(b"content-length", b"0")
+        body = None if length.isdigit() and int(length) > self.limit else await self._body(receive)
+        if body is None:
+            await _refuse(send, 413, f"the body is larger than {self.limit} bytes")
+            return
+        await _while_there(lambda read: self.app(scope, read, send), body, receive)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """All of it; None past the limit."""
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > self.limit:
+                return None
+        return b"".join(parts)
+
+    def _known(self, header: bytes) -> bool:
+        """Compares with every key, in a time that does not tell how much was right."""
+        given = header.removeprefix(b"Bearer ")
+        found = [hmac.compare_digest(given, key) for key in self.keys]
+        return any(found)
+
+
+async def _while_there(app: Callable[[Receive], Awaitable[None]], body: bytes, receive: Receive) -> None:
+    """Run the app on a body that was read, until it ends or the client leaves."""
+    gone, unread = asyncio.Event(), [body]
+
+    async def read() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    running, watching = asyncio.ensure_future(app(read)), asyncio.create_task(watch())
+    try:
+        await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    finally:
+        watching.cancel()
+        running.cancel()
+
+
+async def _refuse(send: Send, status: int, message: str) -> None:
+    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": status}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def read_keys(file: Path) -> list[str]:
+    """One a line; InputError where there is none."""
+    keys = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not keys:
+        raise InputError(f"{file} holds no key; write one a line")
+    return keys

@@ -1,0 +1,34 @@
+"""What Prometheus is told."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from phalanx.serve.crew import Crew
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """Of one server."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("phalanx_requests", "Requests.", ["path", "status"], registry=self.registry)
+        self.seconds = Histogram("phalanx_request_seconds", "Time to the whole answer.", ["path"], buckets=SECONDS,
+                                 registry=self.registry)  # fmt: skip
+        self.tokens = Counter("phalanx_generated_tokens", "Tokens of completions.", registry=self.registry)
+        waiting = Gauge("phalanx_jobs", "Jobs that wait or are computed.", registry=self.registry)
+        waiting.set_function(lambda: crew.waiting)
+        restarts = Gauge("phalanx_worker_restarts", "Times a computing process was started again.",
+                         registry=self.registry)  # fmt: skip
+        restarts.set_function(lambda: sum(member.restarts for member in crew.members))
+        ready = Gauge("phalanx_ready", "1 once the models are loaded.", registry=self.registry)
+        ready.set_function(lambda: float(crew.ready))
+
+    def told(self, path: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        self.requests.labels(path, str(status)).inc()
+        self.seconds.labels(path).observe(seconds)
+
+    def text(self) -> bytes:
+        """In Prometheus' form."""
+        return generate_latest(self.registry)

@@ -1,0 +1,159 @@
+"""OpenAI's completions and embeddings from the crew's results."""
+
+import asyncio
+import base64
+import json
+import secrets
+import struct
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from phalanx.serve.crew import Crew, Refused
+from phalanx.serve.shapes import Completion, Embeddings
+
+
+class Text:
+    """A completion as it grows, up to the first of the texts that end it. `held` may yet become such a text."""
+
+    def __init__(self, stops: list[str]) -> None:
+        self.stops, self.held, self.stopped = stops, "", False
+
+    def add(self, piece: str, last: bool) -> str:
+        """What can be told now."""
+        whole = self.held + piece
+        cuts = [at for stop in self.stops if (at := whole.find(stop)) >= 0]
+        if cuts:
+            self.stopped, self.held = True, ""
+            return whole[: min(cuts)]
+        keep = 0 if last else max((_begun(whole, stop) for stop in self.stops), default=0)
+        self.held = whole[len(whole) - keep :]
+        return whole[: len(whole) - keep]
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of a text may begin `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Completing:
+    """One request for completions: `n` for each prompt, side by side."""
+
+    def __init__(self, crew: Crew, model: str, asked: Completion) -> None:
+        self.crew, self.model, self.asked = crew, model, asked
+        self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+        self.seed = secrets.randbits(62) if asked.seed is None else asked.seed
+        self.jobs = [prompt for prompt in asked.prompts for _ in range(asked.n or 1)]
+        self.said = self.given = 0  # tokens
+
+    async def whole(self) -> dict[str, Any]:
+        """The response when nothing is streamed."""
+        texts, why = [""] * len(self.jobs), [""] * len(self.jobs)
+
+        async def one(index: int) -> None:
+            async for piece, ended in self._pieces(index):
+                texts[index] += piece
+                why[index] = ended or why[index]
+
+        async with asyncio.TaskGroup() as group:
+            for index in range(len(self.jobs)):
+                group.create_task(one(index))
+        choices = [_choice(i, text, end) for i, (text, end) in enumerate(zip(texts, why, strict=True))]
+        return {**self.head, "object": "text_completion", "choices": choices, "usage": self.usage()}
+
+    async def events(self) -> AsyncIterator[str]:
+        """Server-sent events; an error that comes too late for a status is an event too. Refused before the first."""
+        found: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+        async def one(index: int) -> None:
+            async for piece, ended in self._pieces(index):
+                if piece or ended:
+                    found.put_nowait(_choice(index, piece, ended or None))
+
+        async def all_of_them() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for index in range(len(self.jobs)):
+                        group.create_task(one(index))
+            finally:
+                found.put_nowait(None)
+
+        task, told = asyncio.create_task(all_of_them()), False
+        try:
+            while (choice := await found.get()) is not None:
+                yield self._event({"choices": [choice]})
+                told = True
+            await task
+            if (self.asked.stream_options or {}).get("include_usage"):
+                yield self._event({"choices": [], "usage": self.usage()})
+            yield "data: [DONE]\n\n"
+        except ExceptionGroup as group:
+            refused = first_refused(group)
+            if not told:
+                raise refused from None
+            yield f"data: {json.dumps({'error': error(refused.status, refused.message)})}\n\n"
+        finally:
+            task.cancel()
+
+    def usage(self) -> dict[str, int]:
+        """Tokens."""
+        return {"prompt_tokens": self.given, "completion_tokens": self.said, "total_tokens": self.given + self.said}
+
+    def _event(self, what: dict[str, Any]) -> str:
+        return f"data: {json.dumps({**self.head, 'object': 'text_completion', **what}, ensure_ascii=False)}\n\n"
+
+    async def _pieces(self, index: int) -> AsyncIterator[tuple[str, str]]:
+        """Pieces of a completion, and with the last why it ended."""
+        text, said = Text(self.asked.stops), 0
+        asked = {"prompt": self.jobs[index], "options": self.asked.options(index, self.seed)}
+        if self.asked.echo:
+            yield self.jobs[index], ""
+        stream = self.crew.stream(self.model, "complete", asked)
+        try:
+            async for part, last in stream:
+                self.said += part["said"] - said
+                self.given += part["prompt"] if not said else 0
+                said = part["said"]
+                piece = text.add(part["text"], last)
+                yield piece, "stop" if text.stopped else part["why"] if last else ""
+                if text.stopped:
+                    return
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+
+def first_refused(group: BaseExceptionGroup[Any]) -> Refused:
+    """What ended the tasks of a group; it is raised where that is no refusal."""
+    found: Any = group.exceptions[0]
+    if not isinstance(found, Refused):
+        raise found
+    return found
+
+
+def _choice(index: int, text: str, why: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": why}
+
+
+def error(status: int, message: str) -> dict[str, Any]:
+    """As OpenAI's clients expect it."""
+    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
+    return {"message": message, "type": kind, "code": status}
+
+
+async def embeddings(crew: Crew, model: str, asked: Embeddings) -> dict[str, Any]:
+    """The response."""
+    found = await crew.ask(model, "embed", {"texts": asked.texts})
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": _packed(vector) if asked.encoding_format == "base64" else vector,
+        }
+        for index, vector in enumerate(found["vectors"])
+    ]
+    usage = {"prompt_tokens": found["tokens"], "total_tokens": found["tokens"]}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def _packed(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,186 @@
+"""The process that computes: it takes whatever has come while it was busy, and computes that together.
+
+Nothing waits for a batch to fill: under load the next batch gathers while this one is computed. Questions to a BERT go
+in one ragged batch each kind, and every turn gives the texts under way their next tokens.
+"""
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from phalanx.errors import InputError
+from phalanx.infer import load
+from phalanx.infer.bert import Bert
+from phalanx.infer.engine import Request
+from phalanx.infer.gpt import GPT, Pieces
+from phalanx.infer.sample import Options
+from phalanx.serve.jobs import Cancel, Failed, Job, Ready, Reply, Spec
+
+BATCH = 32  # questions computed together, at most: those behind them must not wait for long
+TOO_LATE = "the deadline passed before this could be computed; try again, or ask for less"
+
+
+def work(specs: Sequence[Spec], pipe: Connection, device: int | None, threads: int) -> None:
+    """Until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that speaks decides when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        worker = Worker({spec.name: _loaded(spec) for spec in specs}, pipe)
+    except InputError as error:
+        pipe.send(Failed(str(error)))
+        return
+    pipe.send(Ready({name: _facts(model) for name, model in worker.models.items()}))
+    try:
+        while True:
+            worker.turn()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _loaded(spec: Spec) -> Bert | GPT:
+    """Called by its name, for errors go to clients."""
+    model = load(spec.source, spec.backend, spec.precision)
+    model.loaded = replace(model.loaded, run=Path(spec.name))
+    if isinstance(model, Bert):
+        model.ready()
+    return model
+
+
+def _facts(model: Bert | GPT) -> dict[str, Any]:
+    config = model.loaded.config
+    if isinstance(model, GPT):
+        return {"can": ["complete"], "context": model.context}
+    can = {"span": ["answer"], "classes": ["classify"], "value": ["classify"], "": ["fill", "embed"]}
+    return {"can": can.get(config.model.head, []), "context": model.loaded.context}
+
+
+class Worker:
+    """Models and what is under way."""
+
+    def __init__(self, models: dict[str, Any], pipe: Connection) -> None:
+        self.models, self.pipe = models, pipe
+        self.waiting: deque[Job] = deque()
+        self.texts: dict[int, tuple[GPT, Request, Pieces, Job]] = {}
+
+    def turn(self) -> None:
+        """Take in what has come, compute one batch of questions and one step of texts."""
+        self._listen(block=not self.waiting and not self.texts)
+        batch = self._next_batch()
+        if batch:
+            self._answer(batch)
+        for gpt in {id(gpt): gpt for gpt, *_ in self.texts.values()}.values():
+            self._step(gpt)
+
+    def _listen(self, block: bool) -> None:
+        while block or self.pipe.poll():
+            block = False
+            message = self.pipe.recv()
+            if isinstance(message, Cancel):
+                self._cancel(message.number)
+            elif message.kind == "complete":
+                self._begin(message)
+            else:
+                self.waiting.append(message)
+
+    def _cancel(self, number: int) -> None:
+        self.waiting = deque(job for job in self.waiting if job.number != number)
+        if number in self.texts:
+            gpt, request, *_ = self.texts.pop(number)
+            gpt.engine.cancel(request)
+
+    def _next_batch(self) -> list[Job]:
+        """The oldest job, and others like it."""
+        now, batch, rest = time.monotonic(), list[Job](), deque[Job]()
+        while self.waiting:
+            job = self.waiting.popleft()
+            if job.deadline < now:
+                self.pipe.send(Reply(job.number, TOO_LATE, status=503))
+            elif len(batch) < BATCH and (not batch or (job.model, job.kind) == (batch[0].model, batch[0].kind)):
+                batch.append(job)
+            else:
+                rest.append(job)
+        self.waiting = rest
+        return batch
+
+    def _answer(self, batch: Sequence[Job]) -> None:
+        """All together; where that fails, one by one, so that each gets what is its own."""
+        try:
+            results = compute(self.models[batch[0].model], batch[0].kind, [job.asked for job in batch])
+        except InputError as error:
+            if len(batch) == 1:
+                self.pipe.send(Reply(batch[0].number, str(error), status=400))
+                return
+            for job in batch:
+                self._answer([job])
+            return
+        for job, result in zip(batch, results, strict=True):
+            self.pipe.send(Reply(job.number, result))
+
+    def _begin(self, job: Job) -> None:
+        gpt: GPT = self.models[job.model]
+        try:
+            tokens = gpt.encode(job.asked["prompt"])
+            request = gpt.engine.submit(tokens, Options(**job.asked["options"]))
+        except InputError as error:
+            self.pipe.send(Reply(job.number, str(error), status=400))
+            return
+        self.texts[job.number] = gpt, request, Pieces(gpt.tokenizer, tokens), job
+
+    def _step(self, gpt: GPT) -> None:
+        now = time.monotonic()
+        mine = {number: text for number, text in self.texts.items() if text[0] is gpt}
+        for number, (*_, job) in mine.items():
+            if job.deadline < now:
+                self.pipe.send(Reply(number, TOO_LATE, status=503))
+                self._cancel(number)
+        if not gpt.engine.busy:
+            return
+        gpt.engine.step()
+        for number, (_, request, pieces, _) in mine.items():
+            if not request.fresh and not request.ended:
+                continue
+            text = "".join(map(pieces.add, request.fresh))
+            request.fresh = []
+            if request.ended == "broken" and number in self.texts:
+                del self.texts[number]
+                self.pipe.send(Reply(number, str(gpt.loaded.broken()), status=500))
+                continue
+            told = {"said": request.said, "prompt": request.prompt}
+            if request.ended and number in self.texts:
+                self.pipe.send(Reply(number, told | {"text": text + pieces.rest(), "why": request.ended}))
+                del self.texts[number]
+            elif text and number in self.texts:
+                self.pipe.send(Reply(number, told | {"text": text}, last=False))
+
+
+def compute(model: Bert | GPT, kind: str, asked: Sequence[dict[str, Any]]) -> list[Any]:
+    """The results of questions of one kind to a BERT."""
+    if not isinstance(model, Bert):
+        raise InputError("this model continues texts; use /v1/completions")
+    if kind == "answer":
+        return [found._asdict() for found in model.answers([(one["question"], one["context"]) for one in asked])]
+    if kind == "classify":
+        texts = [(one["text"], one["pair"]) if one["pair"] else one["text"] for one in asked]
+        if model.head == "value":
+            return [{"value": value} for value in model.values(texts)]
+        return [found._asdict() for found in model.classified(texts)]
+    if kind == "fill":
+        return [[blank._asdict() for blank in model.fill(one["text"], one["top"])] for one in asked]
+    assert kind == "embed"
+    flat = [text for one in asked for text in one["texts"]]
+    vectors, counts = iter(model.embed(flat).tolist()), model.lengths(flat)
+    each = iter(counts)
+    return [{"vectors": [next(vectors) for _ in one["texts"]], "tokens": sum(next(each) for _ in one["texts"])}
+            for one in asked]  # fmt: skip

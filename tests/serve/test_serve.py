@@ -1,0 +1,243 @@
+"""A server of real models: its answers are the models' own, its refusals have a status and a line, and it goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from phalanx.infer import load_bert, load_gpt
+from phalanx.infer.sample import Options
+from tests.serve.conftest import Server
+
+CONTEXT = "Zoë lit the 灯 in 1811 🦜🏽, and left."
+
+
+def test_plain_questions(server: Server, models: list[Path]) -> None:
+    classes, span, plain, _ = models
+    answer = server.post("/answer", question="Who?", context=CONTEXT).json()
+    right = load_bert(span, "torch").answer("Who?", CONTEXT)
+    assert (answer["text"], answer["start"], answer["stop"]) == right[:3]
+    assert CONTEXT[answer["start"] : answer["stop"]] == answer["text"]
+    found = server.post("/classify", text="a fine film").json()
+    assert found["probabilities"] == pytest.approx(load_bert(classes, "torch").classify("a fine film").probabilities)
+    (blank,) = server.post("/fill", text="a [MASK] film", top=3).json()
+    assert len(blank["words"]) == 3 and blank["position"] == 2
+    found = server.post("/embed", texts=["a", "b c"], model="plain").json()
+    np.testing.assert_allclose(found["vectors"], load_bert(plain, "torch").embed(["a", "b c"]), atol=1e-5)
+
+
+def test_openais_client(server: Server, models: list[Path]) -> None:
+    """Unmodified."""
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["classes", "span", "plain", "gpt"]
+    asked: dict[str, Any] = {"model": "gpt", "prompt": "The cat", "max_tokens": 20, "temperature": 0}
+    right = "".join(load_gpt(models[3]).generate("The cat", Options(tokens=20, greedy=True)))
+    done = client.completions.create(**asked)
+    assert done.choices[0].text == right and done.choices[0].finish_reason == "length"
+    assert done.usage and done.usage.completion_tokens == 20
+    pieces = [event.choices[0].text for event in client.completions.create(**asked, stream=True)]
+    assert "".join(pieces) == right and len(pieces) > 5
+    both = client.completions.create(**asked | {"prompt": ["The cat", "A dog"], "n": 2})
+    assert len(both.choices) == 4 and both.choices[0].text == both.choices[1].text == right
+    drawn = [client.completions.create(**asked | {"temperature": 1, "seed": 5}).choices[0].text for _ in range(2)]
+    assert drawn[0] == drawn[1] != right
+    vectors = client.embeddings.create(model="plain", input=["a", "b c"])
+    plain = load_bert(models[2], "torch").embed(["a", "b c"])
+    np.testing.assert_allclose([one.embedding for one in vectors.data], plain, atol=1e-5)
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt5'; there are classes, span"):
+        client.completions.create(model="gpt5", prompt="a")
+
+
+def test_stops(server: Server) -> None:
+    """A text that ends a completion is not told, nor what follows it."""
+    asked: dict[str, Any] = {"prompt": "The cat", "max_tokens": 20, "temperature": 0}
+    whole = server.post("/v1/completions", **asked).json()["choices"][0]["text"]
+    stop = whole[10:14]
+    for stream in (False, True):
+        response = server.post("/v1/completions", **asked, stop=stop, stream=stream)
+        events = [json.loads(line[6:]) for line in response.text.split("\n") if line.startswith("data: {")]
+        choices = [event["choices"][0] for event in events] if stream else response.json()["choices"]
+        assert "".join(choice["text"] for choice in choices) == whole[: whole.find(stop)]
+        assert choices[-1]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("/answer", b"{", 422, "JSON"),
+        ("/answer", b"\xff\xfe{}", 422, "JSON decode error"),
+        ("/answer", b"[]", 422, "dictionary"),
+        ("/answer", b'{"question": "a"}', 422, "context: Field required"),
+        ("/answer", b'{"question": " ", "context": "b"}', 422, "question: Value error, is empty"),
+        ("/answer", b'{"question": "a", "context": "b", "colour": 1}', 422, "colour: Extra inputs"),
+        ("/answer", b'{"question": "a", "context": "b", "model": "gpt"}', 400, "the model gpt can complete"),
+        ("/classify", b'{"text": "a", "timeout": -1}', 422, "timeout"),
+        ("/classify", rb'{"text": "\ud800"}', 422, "text"),
+        ("/fill", b'{"text": "no mask"}', 400, "the text has no [MASK]"),
+        ("/fill", b'{"text": "[MASK]", "top": 0}', 422, "top"),
+        ("/embed", b'{"texts": []}', 422, "texts"),
+        ("/v1/completions", b'{"prompt": "a", "max_tokens": 0}', 422, "max_tokens"),
+        ("/v1/completions", json.dumps({"prompt": "a " * 80}).encode(), 400, "the model's context 64"),
+        ("/v1/completions", json.dumps({"prompt": "a " * 80, "stream": True}).encode(), 400, "the model's context 64"),
+        ("/nowhere", b"{}", 404, "Not Found"),
+        ("/answer", b"x" * (5 << 20), 413, "larger than 4194304 bytes"),
+    ],
+)  # fmt: skip
+def test_refusals(server: Server, models: list[Path], path: str, body: bytes, status: int, said: str) -> None:
+    """A status, a line, and no path of this machine; the next request is served."""
+    response = server.client.post(path, content=body, headers={"Content-Type": "application/json"})
+    told = response.text
+    assert (response.status_code, said in told) == (status, True), told
+    assert "message" in response.json()["error"] and str(models[0].parent) not in told and "Traceback" not in told
+    assert server.post("/classify", text="a").status_code == 200
+
+
+def test_a_body_without_an_end(server: Server) -> None:
+    """Sent in chunks whose length nobody said."""
+
+    def chunks() -> Any:
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    with suppress(httpx.TransportError):  # it stops reading before all is sent
+        assert server.client.post("/answer", content=chunks()).status_code == 413
+    assert server.post("/classify", text="a").status_code == 200
+
+
+def test_many_at_once(server: Server) -> None:
+    """Each gets its own answer."""
+    texts = [f"film number {n}" + " good" * (n % 9) for n in range(60)]
+    alone = [server.post("/classify", text=text).json()["probabilities"] for text in texts]
+    with ThreadPoolExecutor(30) as pool:
+        together = list(pool.map(lambda text: server.post("/classify", text=text).json()["probabilities"], texts))
+    for one, other in zip(alone, together, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    assert server.gauge("phalanx_jobs") == 0
+
+
+def test_who_leaves_is_not_computed_for(server: Server) -> None:
+    """In the middle of a stream, and before an answer."""
+    asked = {"prompt": "The", "max_tokens": 50_000}
+    with server.client.stream("POST", "/v1/completions", json=asked | {"stream": True}) as response:
+        lines = response.iter_lines()
+        next(lines)
+        assert server.gauge("phalanx_jobs") == 1
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/completions", json=asked, timeout=0.5)
+    deadline = time.monotonic() + 20
+    while server.gauge("phalanx_jobs") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert server.gauge("phalanx_jobs") == 0
+
+
+def test_a_deadline(server: Server) -> None:
+    response = server.post("/classify", text="a", timeout=1e-6)
+    assert response.status_code == 503 and "deadline" in response.text
+
+
+def test_a_worker_that_dies(models: list[Path]) -> None:
+    """Those that waited for it get 503; it is started again and the server goes on."""
+    server = Server(models)
+    try:
+        found: list[httpx.Response] = []
+        asked = {"prompt": "The", "max_tokens": 50_000}
+        waiting = threading.Thread(target=lambda: found.append(server.client.post("/v1/completions", json=asked)))
+        waiting.start()
+        deadline = time.monotonic() + 30
+        while server.gauge("phalanx_jobs") == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(server.worker(), signal.SIGKILL)
+        waiting.join(30)
+        assert found[0].status_code == 503 and found[0].headers["Retry-After"]
+        assert "ended unexpectedly" in found[0].text
+        assert server.client.get("/health").status_code == 200
+        server.until_ready()
+        assert server.post("/classify", text="a").status_code == 200
+        assert server.gauge("phalanx_worker_restarts") == 1
+    finally:
+        server.stop()
+
+
+def test_a_full_queue_and_a_drain(models: list[Path]) -> None:
+    """Past the queue 429 with when to come again; after SIGTERM what is under way is finished."""
+    server = Server(models, "--queue", 2)
+    try:
+        asked = {"prompt": "The", "max_tokens": 120, "temperature": 0}
+        found: list[httpx.Response] = []
+        threads = [
+            threading.Thread(
+                target=lambda: found.append(httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60))
+            )
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 30
+        while server.gauge("phalanx_jobs") < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        refused = server.post("/classify", text="a")
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+        server.client.close()
+        server.process.terminate()
+        for thread in threads:
+            thread.join(60)
+        assert [response.status_code for response in found] == [200, 200]
+        assert found[0].json()["usage"]["completion_tokens"] == 120
+        assert server.process.wait(30) in (0, -signal.SIGTERM, 143)
+    finally:
+        server.process.kill()
+
+
+def test_keys(models: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("first\nsecond\n")
+    server = Server(models[:1], "--api-key-file", tmp_path / "keys")
+    try:
+        assert server.client.get("/health").status_code == 200
+        for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "Bearer firs"}):
+            refused = server.client.post("/classify", json={"text": "a"}, headers=headers)
+            assert refused.status_code == 401 and "API key is needed" in refused.text
+        for key in ("first", "second"):
+            done = server.client.post("/classify", json={"text": "a"}, headers={"Authorization": f"Bearer {key}"})
+            assert done.status_code == 200
+    finally:
+        server.stop()
+
+
+def test_pages_fetch_nothing_from_outside(server: Server) -> None:
+    for path in ("/", "/docs"):
+        page = server.client.get(path)
+        assert page.status_code == 200 and "https://" not in page.text and "http://" not in page.text
+    told = server.client.get("/openapi.json").json()
+    assert {"/answer", "/v1/completions", "/metrics"} <= told["paths"].keys()
+
+
+def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> None:
+    """One line and exit code 2, before anything is asked."""
+    shutil.copytree(models[0], tmp_path / "cut")
+    weights = next((tmp_path / "cut").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for words, said in (
+        ([tmp_path / "cut"], "cut"),
+        ([tmp_path / "none"], "none is no folder; give a run, or hf:FOLDER"),
+        ([tmp_path], "holds no config.toml"),
+        ([models[0], f"classes={models[1]}"], "two models are called classes"),
+        ([models[0], "--backend", "abacus"], "backend=abacus is not known"),
+    ):
+        command = [sys.executable, "-m", "phalanx", "serve", *map(str, words), "--port", "0"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        errors = [line for line in told.stderr.splitlines() if line.startswith("phalanx: ")]
+        assert told.returncode == 2 and len(errors) == 1 and said in errors[0], told.stderr
+        assert "Traceback" not in told.stderr
