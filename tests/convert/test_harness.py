@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.convert.huggingface import export_run
-from phalanx.infer.load import load
+from phalanx.infer.loaded import load
 from tests.infer.runs import GPT, make_run
 
 lm_eval = pytest.importorskip("lm_eval", reason="the evaluation harness is not installed: pip install lm_eval")

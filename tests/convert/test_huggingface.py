@@ -26,7 +26,7 @@ from phalanx.cli.app import app
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.load import load
+from phalanx.infer.loaded import load
 from phalanx.nn.batch import Batch
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.convert.megatron import export_run, import_folder
 from phalanx.errors import InputError
-from phalanx.infer.load import load
+from phalanx.infer.loaded import load
 from tests.batches import batch_of
 
 LAYERS, HIDDEN, HEADS, POSITIONS = 2, 32, 4, 16

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from phalanx.config import Config, DataConfig, ModelConfig
 from phalanx.data.tokenize import load_tokenizer
-from phalanx.infer.load import Loaded
+from phalanx.infer.cache import New, Place
+from phalanx.infer.gpt import GPT as Model
+from phalanx.infer.loaded import Loaded
 from phalanx.models.build import build
-from phalanx.nn.batch import Batch
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
 
@@ -38,25 +39,35 @@ def make_run(path: Path, config: Config, tokenizer: str, losses: Sequence[float]
     return models
 
 
-class Scripted(nn.Module):
-    """A model whose next token is a function of the tokens it sees."""
+class Scripted:
+    """A decoder whose next token is a function of the tokens before it."""
 
     def __init__(self, answer: Callable[[list[int]], int], vocab: int) -> None:
-        super().__init__()
         self.answer, self.vocab = answer, vocab
-        self.place = nn.Parameter(torch.zeros(()))
         self.seen: list[list[int]] = []
+        self.known: dict[tuple[int, ...], list[int]] = {}
 
-    def forward(self, batch: Batch) -> Tensor:
-        tokens = batch.tokens[0].tolist()
-        self.seen.append(tokens)
-        logits = torch.zeros(1, len(tokens), self.vocab)
-        logits[0, -1, self.answer(tokens)] = 100
-        return logits
+    def reserve(self, tokens: int) -> Place:
+        return Place((len(self.known),), torch.zeros(0), True)
+
+    def release(self, place: Place) -> None:
+        pass
+
+    def __call__(self, news: Sequence[New]) -> list[Tensor]:
+        found = []
+        for new in news:
+            tokens = [*self.known.get(new.place.pages, [])[: new.start], *new.tokens]
+            self.known[new.place.pages] = tokens
+            self.seen.append(tokens)
+            scores = torch.zeros(new.wanted, self.vocab)
+            for row in range(new.wanted):
+                scores[row, self.answer(tokens[: len(tokens) - new.wanted + 1 + row])] = 100
+            found.append(scores)
+        return found
 
 
-def scripted(answer: Callable[[list[int]], int], config: Config = GPT) -> tuple[Loaded, Scripted]:
+def scripted(answer: Callable[[list[int]], int], config: Config = GPT) -> tuple[Model, Scripted]:
     """A GPT-2 run that answers by script."""
-    tokenizer = load_tokenizer("gpt2")
-    model = Scripted(answer, config.model.vocab)
-    return Loaded(Path("run"), model, tokenizer, config, Restored(1, None, ())), model
+    decoder = Scripted(answer, config.model.vocab)
+    loaded = Loaded(Path("run"), nn.Linear(1, 1), load_tokenizer("gpt2"), config, Restored(1, None, ()))
+    return Model(loaded, decoder=decoder, lookup=False), decoder

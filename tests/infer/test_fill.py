@@ -7,7 +7,7 @@ import torch
 
 from phalanx.errors import InputError
 from phalanx.infer.fill import fill
-from phalanx.infer.load import Loaded, load
+from phalanx.infer.loaded import Loaded, load
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.generate import Options, candidates, choose, generate
-from phalanx.infer.load import Loaded, load
+from phalanx.infer.gpt import GPT as Model
+from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.sample import Options, candidates, choose
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run, scripted
 
@@ -87,13 +88,13 @@ def test_greedy_takes_the_likeliest_and_the_window_slides(loaded: Loaded) -> Non
         with torch.no_grad():
             tokens.append(int(loaded.model(batch_of(window, 12))[0, -1].argmax()))
     assert loaded.tokenizer.eod not in tokens
-    text = "".join(generate(loaded, "The cat sat on", Options(tokens=20, greedy=True)))
+    text = "".join(Model(loaded).generate("The cat sat on", Options(tokens=20, greedy=True)))
     assert text == loaded.tokenizer.decode(tokens[start:])
 
 
 def test_the_seed_decides(loaded: Loaded) -> None:
     def text(seed: int) -> str:
-        return "".join(generate(loaded, "The cat", Options(tokens=15, seed=seed)))
+        return "".join(Model(loaded).generate("The cat", Options(tokens=15, seed=seed)))
 
     assert text(1) == text(1)
     assert text(1) != text(2)
@@ -101,10 +102,10 @@ def test_the_seed_decides(loaded: Loaded) -> None:
 
 def test_top_k_of_one_is_greedy(loaded: Loaded) -> None:
     greedy, only = (Options(tokens=10, greedy=True), Options(tokens=10, top_k=1))
-    assert "".join(generate(loaded, "The cat", greedy)) == "".join(generate(loaded, "The cat", only))
+    assert "".join(Model(loaded).generate("The cat", greedy)) == "".join(Model(loaded).generate("The cat", only))
 
 
-def replay(text: str, then: list[int]) -> tuple[Loaded, str, int]:
+def replay(text: str, then: list[int]) -> tuple[Model, str, int]:
     """A run that continues "A" with the tokens of `text` and `then`."""
     tokenizer = load_tokenizer("gpt2")
     script = [*tokenizer.encode(text), *then]
@@ -114,57 +115,57 @@ def replay(text: str, then: list[int]) -> tuple[Loaded, str, int]:
 
 def test_pieces_are_whole_characters() -> None:
     text = " naïve 😀 日本語 👩‍👩‍👧 – ∮ end"
-    loaded, prompt, count = replay(text, [50256])
-    pieces = list(generate(loaded, prompt, GREEDY))
+    model, prompt, count = replay(text, [50256])
+    pieces = list(model.generate(prompt, GREEDY))
     assert "".join(pieces) == text
     assert not any("\N{REPLACEMENT CHARACTER}" in piece or not piece for piece in pieces)
     assert 10 < len(pieces) < count - 5  # streamed, and some pieces took several tokens
 
 
 def test_a_replacement_character_of_the_text_itself_is_shown() -> None:
-    loaded, prompt, _ = replay("a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}", [50256])
-    assert "".join(generate(loaded, prompt, GREEDY)) == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
+    model, prompt, _ = replay("a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}", [50256])
+    assert "".join(model.generate(prompt, GREEDY)) == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
 
 
 def test_bytes_that_make_no_character_are_shown_at_last() -> None:
     half = load_tokenizer("gpt2").encode("😀")[:1]
-    loaded, prompt, _ = replay("x", [*half, *half, 50256])
-    assert "".join(generate(loaded, prompt, GREEDY)) == "x" + 2 * "\N{REPLACEMENT CHARACTER}"
+    model, prompt, _ = replay("x", [*half, *half, 50256])
+    assert "".join(model.generate(prompt, GREEDY)) == "x" + 2 * "\N{REPLACEMENT CHARACTER}"
 
 
 def test_the_first_piece_comes_before_the_last_token_is_computed() -> None:
-    loaded, model = scripted(lambda _: 262)
-    stream = generate(loaded, "A", GREEDY)
+    model, decoder = scripted(lambda _: 262)
+    stream = model.generate("A", GREEDY)
     assert next(stream) == " the"
-    assert len(model.seen) == 1
+    assert len(decoder.seen) == 1
 
 
 def test_it_stops_at_the_end_of_the_document() -> None:
-    loaded, prompt, _ = replay(" one", [50256, 262, 262])
-    assert "".join(generate(loaded, prompt, GREEDY)) == " one"
+    model, prompt, _ = replay(" one", [50256, 262, 262])
+    assert "".join(model.generate(prompt, GREEDY)) == " one"
 
 
 def test_it_stops_after_so_many_tokens() -> None:
-    loaded, model = scripted(lambda _: 262)
-    assert "".join(generate(loaded, "A", Options(tokens=3, greedy=True))) == " the the the"
-    assert [len(seen) for seen in model.seen] == [1, 2, 3]
+    model, decoder = scripted(lambda _: 262)
+    assert "".join(model.generate("A", Options(tokens=3, greedy=True))) == " the the the"
+    assert [len(seen) for seen in decoder.seen] == [1, 2, 3]
 
 
 def test_an_empty_prompt_begins_a_document() -> None:
-    loaded, model = scripted(lambda _: 262)
-    assert "".join(generate(loaded, "", Options(tokens=2, greedy=True))) == " the the"
-    assert model.seen[0] == [50256]
+    model, decoder = scripted(lambda _: 262)
+    assert "".join(model.generate("", Options(tokens=2, greedy=True))) == " the the"
+    assert decoder.seen[0] == [50256]
 
 
 def test_a_prompt_as_long_as_the_context_and_one_longer() -> None:
-    loaded, model = scripted(lambda _: 262)
-    assert "".join(generate(loaded, "the" + 11 * " the", Options(tokens=2, greedy=True))) == " the the"
-    assert [len(seen) for seen in model.seen] == [12, 12]
+    model, decoder = scripted(lambda _: 262)
+    assert "".join(model.generate("the" + 11 * " the", Options(tokens=2, greedy=True))) == " the the"
+    assert [len(seen) for seen in decoder.seen] == [12, 12]
     with pytest.raises(InputError, match=r"the prompt has 13 tokens, the model's context 12"):
-        generate(loaded, "the" + 12 * " the", GREEDY)
+        model.generate("the" + 12 * " the", GREEDY)
 
 
 def test_a_bert_run(tmp_path: Path) -> None:
     make_run(tmp_path / "run", BERT, "bert-uncased")
     with pytest.raises(InputError, match=r"run learned to fill masks.*phalanx fill"):
-        generate(load(tmp_path / "run"), "a", GREEDY)
+        Model(load(tmp_path / "run"))

@@ -1,12 +1,20 @@
 """Verbs that use and judge what was trained."""
 
+from __future__ import annotations
+
 import sys
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phalanx.cli.app import app
+from phalanx.cli.app import ANEW, app, interruptible
+from phalanx.errors import InputError
+
+if TYPE_CHECKING:
+    from phalanx.infer.sample import Options
 
 
 def _utf8(text: str) -> str:
@@ -15,14 +23,27 @@ def _utf8(text: str) -> str:
     return text
 
 
-Run = Annotated[Path, typer.Argument(help="A run folder, as phalanx train makes them.", metavar="RUN")]
+def _all_utf8(texts: list[str]) -> list[str]:
+    return [_utf8(text) for text in texts]
+
+
+Model = Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER of Hugging Face's.", metavar="MODEL")]
+Backend = Annotated[str, typer.Option(help="torch, onnxruntime, openvino, tensorrt, or auto: the fastest here.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 (GPU) or int8 (CPU), where the backend has it.")]
 
 
 @app.command("eval")
 def evaluate(
-    run: Run,
+    run: Model,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Words such as layout.tp=2 or precision.dtype=bf16; fp32 by default.")
+    ] = None,
     task: Annotated[
-        str, typer.Option(help="wikitext, lambada or perplexity (of --data, a text); the run's own loss by default.")
+        str,
+        typer.Option(
+            help="GPT: wikitext, lambada, perplexity (of any text). A tuned BERT: glue or one of its tasks by name, "
+            "squad, squad2, race, swag. The run's own kind by default."
+        ),
     ] = "",
     data: Annotated[
         str, typer.Option(help="The task's file, or PREFIX of a prepared set; the run's own held-out data by default.")
@@ -34,71 +55,178 @@ def evaluate(
     stride: Annotated[int, typer.Option(min=1, help="Tokens that a window of a text adds to those before it.")] = 32,
     predictions: Annotated[Path | None, typer.Option(help="A file for each example's answer, JSON lines.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
+    procs: Annotated[int, typer.Option(min=0, help="Processes to start here, as for phalanx train.")] = 0,
 ) -> None:
-    """Judge a trained model: on held-out text, or on a published task: phalanx eval RUN --task wikitext --data FILE
+    """Judge a trained model: on held-out data, or on a published task: phalanx eval RUN --task wikitext --data FILE
 
     wikitext: the perplexity per word of the Megatron paper, in overlapping windows, over the original word count.
-    lambada: the share of passages whose last word the model finds. perplexity: of any text. Each score is printed with
-    what it means.
+    lambada: the share of passages whose last word the model finds. Each score is printed with what it means. Any layout
+    gives the same: phalanx eval RUN layout.tp=2
     """
     from rich.progress import Progress as Bar
 
-    from phalanx.tasks import sources, zeroshot
+    from phalanx.infer import brought
+    from phalanx.parallel import launch, meeting, processes
+    from phalanx.tasks import sources
+    from phalanx.tasks.judging import layout_of
     from phalanx.tasks.score import score
+    from phalanx.train.lay_out import processes_of
 
-    part = sources.TEST if test else sources.VALID
-    with Bar(transient=True) as bar:
-        job = bar.add_task("evaluating")
+    processes.adopt_slurm()
+    words = overrides or []
+    if run.startswith("hf:") and meeting.world() > 1:
+        raise InputError(f"{run} is no run folder: phalanx import {run} --out RUN makes one for all processes")
+    with interruptible(ANEW), brought(run) as folder:
+        if meeting.world() == 1 and (count := procs or processes_of(layout_of(folder, words).layout)) > 1:
+            said = [str(folder) if word == run else word for word in sys.argv[1:]]
+            raise typer.Exit(launch.launch(said, count))
+        first = meeting.rank() == 0
+        with Bar(transient=True, disable=not first) as bar:
+            job = bar.add_task("evaluating")
 
-        def progress(n: int, total: int) -> None:
-            bar.update(job, completed=n, total=total)
+            def progress(n: int, total: int) -> None:
+                bar.update(job, completed=n, total=total)
 
-        if task:
-            found = zeroshot.judge(run, task, data, limit, stride, not latest, progress)
-        else:
-            values = score(run, data, limit, part, not latest, progress)
-    if not task:
-        for name, value in values.items():
-            print(f"{name:<16} {value:,.0f}" if value.is_integer() else f"{name:<16} {value:.4f}")
+            part = sources.TEST if test else sources.VALID
+            found = score(folder, task, data, limit, part, stride, not latest, words, progress)
+    if not first:
         return
-    print(*found.lines(), sep="\n")
+    print(*found.lines(), sep="\n", flush=True)
     if predictions:
         found.write(predictions)
 
 
 @app.command()
 def generate(
-    run: Run,
+    model: Model,
     prompt: Annotated[str, typer.Argument(help="Text to continue.", callback=_utf8)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="layout.tp=2, for a model too large for one device.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 100,
     temperature: Annotated[float, typer.Option(help="Below 1 is safer, above 1 wilder.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 among all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="The same seed writes the same text.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    precision: Precision = "fp32",
 ) -> None:
     """Continue a text with a GPT, as it is written: phalanx generate runs/gpt "It was a dark" """
-    from phalanx.infer.generate import Options
-    from phalanx.infer.generate import generate as pieces
+    from phalanx.infer import load_gpt
+    from phalanx.infer.sample import Options
 
-    stream = pieces(_loaded(run), prompt, Options(tokens, temperature, top_k, top_p, seed, greedy))
+    options = Options(tokens, temperature, top_k, top_p, seed, greedy)
+    if overrides:
+        _generate_together(Path(model), prompt, options, overrides)
+        return
+    _show(prompt, load_gpt(model, precision).generate(prompt, options))
+
+
+def _show(prompt: str, stream: Iterable[str]) -> None:
     print(prompt, end="", flush=True)
     for piece in stream:
         print(piece, end="", flush=True)
     print()
 
 
+def _generate_together(run: Path, prompt: str, options: Options, overrides: list[str]) -> None:
+    """On the processes of a layout; the first one writes."""
+    from phalanx.parallel import launch, meeting, processes
+    from phalanx.tasks.judging import layout_of
+    from phalanx.tasks.together import laid_out
+    from phalanx.train.lay_out import processes_of
+
+    processes.adopt_slurm()
+    if meeting.world() == 1 and (count := processes_of(layout_of(run, overrides).layout)) > 1:
+        raise typer.Exit(launch.launch(sys.argv[1:], count))
+    with laid_out(run, overrides) as gpt:
+        stream = gpt.generate(prompt, options)
+        if meeting.rank() == 0:
+            _show(prompt, stream)
+        else:
+            deque(stream, 0)
+
+
 @app.command()
 def fill(
-    run: Run,
+    model: Model,
     text: Annotated[str, typer.Argument(help="Text with [MASK] in it.", callback=_utf8)],
     top: Annotated[int, typer.Option(help="Candidates for each mask.")] = 5,
+    backend: Backend = "torch",
+    precision: Precision = "fp32",
 ) -> None:
     """Fill the masks of a text with a BERT: phalanx fill runs/bert "the [MASK] sat on the mat" """
-    from phalanx.infer.fill import fill as candidates
+    from phalanx.infer import load_bert
 
-    for position, words in candidates(_loaded(run), text, top):
+    for position, words in load_bert(model, backend, precision).fill(text, top):
         print(f"[MASK] at token {position}: " + ", ".join(f"{word} {chance:.1%}" for word, chance in words))
+
+
+@app.command()
+def answer(
+    model: Model,
+    question: Annotated[str, typer.Argument(help="The question.", callback=_utf8)],
+    context: Annotated[str, typer.Argument(help="The text with the answer, or @FILE of it.", callback=_utf8)],
+    backend: Backend = "torch",
+    precision: Precision = "fp32",
+) -> None:
+    """Answer a question about a text, with a BERT tuned for it: phalanx answer runs/squad "Who came?" @story.txt"""
+    from phalanx.infer import load_bert
+
+    if context.startswith("@"):
+        context = Path(context[1:]).read_text(encoding="utf-8")
+    found = load_bert(model, backend, precision).answer(question, context)
+    print(f"{found.text}  (characters {found.start} to {found.stop})" if found.text else "no answer in this text")
+
+
+@app.command()
+def classify(
+    model: Model,
+    text: Annotated[str, typer.Argument(help="The text.", callback=_utf8)],
+    pair: Annotated[str, typer.Argument(help="A second one, of a model tuned for pairs.", callback=_utf8)] = "",
+    backend: Backend = "torch",
+    precision: Precision = "fp32",
+) -> None:
+    """Say the class of a text, or its number, with a BERT tuned for it: phalanx classify runs/sst2 "a fine film" """
+    from phalanx.infer import load_bert
+
+    loaded = load_bert(model, backend, precision)
+    asked = (text, pair) if pair else text
+    if loaded.head == "value":
+        print(f"{loaded.values([asked])[0]:.4f}")
+        return
+    for label, chance in sorted(loaded.classify(asked).probabilities.items(), key=lambda item: -item[1]):
+        print(f"{label}  {chance:.1%}")
+
+
+@app.command()
+def embed(
+    model: Model,
+    texts: Annotated[list[str], typer.Argument(help="Texts, or @FILE with one a line.", callback=_all_utf8)],
+    out: Annotated[Path, typer.Option(help="A .npy file: float32 [texts, hidden], each of length 1.")],
+    backend: Backend = "torch",
+    precision: Precision = "fp32",
+) -> None:
+    """Texts as vectors by a BERT: phalanx embed runs/bert @sentences.txt --out vectors.npy"""
+    import io
+
+    import numpy as np
+
+    from phalanx import durable
+    from phalanx.infer import load_bert
+
+    lines = [line for text in texts for line in _lines(text)]
+    vectors, packed = load_bert(model, backend, precision).embed(lines), io.BytesIO()
+    np.save(packed, vectors, allow_pickle=False)
+    durable.write(out, packed.getvalue())
+    print(f"{out}: {len(vectors)} vectors of {vectors.shape[1]}")
+
+
+def _lines(text: str) -> list[str]:
+    """A text, or those of @FILE."""
+    if not text.startswith("@"):
+        return [text]
+    return [line for line in Path(text[1:]).read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 @app.command()
@@ -121,13 +249,3 @@ def quickstart(
     from phalanx.quickstart.steps import quickstart as run
 
     run(folder)
-
-
-def _loaded(run: Path) -> Any:
-    """A trained model; what was wrong with its checkpoints is said."""
-    from phalanx.infer.load import load
-
-    loaded = load(run)
-    for note in loaded.restored.notes:
-        print(f"phalanx: {note}", file=sys.stderr)
-    return loaded

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from phalanx import durable
-from phalanx.config import Config, DataConfig, ModelConfig
+from phalanx.config import Config, DataConfig, ExamplesConfig, ModelConfig
 from phalanx.convert.folder import Weights, read_json
 from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
@@ -24,6 +24,12 @@ from phalanx.run.storage import write_file
 
 TASKS = {"gpt2": "clm", "bert": "mlm"}
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "bert": "BertForPreTraining"}
+HEADS = {  # of a fine-tuned BERT
+    "classes": "BertForSequenceClassification", "value": "BertForSequenceClassification",
+    "span": "BertForQuestionAnswering", "choice": "BertForMultipleChoice", "tokens": "BertForTokenClassification",
+}  # fmt: skip
+FORMS: dict[str, Any] = {"span": "squad", "choice": "race", "tokens": "tags"}  # of the files that such a run reads
+CANDIDATES = 4  # of a question, where config.json does not say
 GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "erf"}
 # Not weights, or another's under a second name; what the named one must equal.
 COPIES = {
@@ -84,7 +90,9 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
     missing = [name for name in shapes if name not in found]
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
     unused = _unused(folder, weights, dict(family(model.family).to_hugging_face(shapes, model)))
-    config = Config(task=TASKS[model.family], model=model, data=DataConfig(sequence=model.positions))
+    examples = ExamplesConfig(form=FORMS.get(model.head, "table"), labels=_labels(facts, model))
+    task = model.head or TASKS[model.family]
+    config = Config(task=task, model=model, data=DataConfig(sequence=model.positions), examples=examples)
     run = RunFolder.create(out, config, tokenizer.json())
     coming = family(model.family).from_hugging_face(weights, model)
 
@@ -147,7 +155,8 @@ def _next(coming: Iterator[tuple[str, Tensor]], name: str) -> Tensor:
 def export_run(run: Path, out: Path, best: bool = True) -> int:
     """Write a folder that `transformers` loads; how many tensors. InputError for a model that it has not."""
     folder = RunFolder.open(run)
-    model, tokenizer = folder.config().model, load_tokenizer(str(folder.tokenizer))
+    config, tokenizer = folder.config(), load_tokenizer(str(folder.tokenizer))
+    model = config.model
     if model.family not in TASKS:
         raise InputError(f"{run} is a {model.family}, which Hugging Face does not have; gpt2 and bert go there")
     if model.family == "bert" and model.norm_first:
@@ -162,7 +171,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write_file(beside / "model.safetensors", shapes, lambda name: _next(coming, name), format="pt")
-    durable.write(beside / "config.json", json.dumps(facts_of(model, tokenizer), indent=2).encode())
+    durable.write(beside / "config.json", json.dumps(facts_of(config, tokenizer), indent=2).encode())
     write_tokenizer(tokenizer, model, beside)
     durable.rename(beside, out)
     return len(shapes)
@@ -187,6 +196,7 @@ def model_of(facts: Mapping[str, Any], path: Path) -> ModelConfig:
     for key, usual in _USUAL.items():
         if facts.get(key, usual) != usual:
             raise InputError(f"{path}: {key}={facts[key]} is not known here")
+    given |= _head(facts) if kind == "bert" else {}
     usual_sizes = dict(family(kind).DEFAULTS)
     try:
         model = ModelConfig(family=kind, **{**usual_sizes, **given, "gelu": GELU[gelu]})
@@ -196,8 +206,28 @@ def model_of(facts: Mapping[str, Any], path: Path) -> ModelConfig:
     return model.model_copy(update={"ffn": model.ffn or 4 * model.hidden})
 
 
-def facts_of(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The config.json of a model."""
+def _head(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Which head a BERT has, by its class."""
+    named = (facts.get("architectures") or [""])[0]
+    head = next((ours for ours, theirs in HEADS.items() if theirs == named), "")
+    count = len(facts["id2label"]) if isinstance(facts.get("id2label"), dict) else int(facts.get("num_labels", 2))
+    if head == "classes" and (count == 1 or facts.get("problem_type") == "regression"):
+        head = "value"
+    classes = {"classes": count, "tokens": count, "choice": int(facts.get("num_choices", CANDIDATES))}
+    return {"head": head, "classes": classes.get(head, 0)}
+
+
+def _labels(facts: Mapping[str, Any], model: ModelConfig) -> tuple[str, ...]:
+    """Names of the classes."""
+    if model.head not in ("classes", "tokens"):
+        return ()
+    names = facts.get("id2label") or {}
+    return tuple(str(names.get(str(n), f"LABEL_{n}")) for n in range(model.classes))
+
+
+def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The config.json of a run's model."""
+    model = config.model
     keys = _GPT2 if model.family == "gpt2" else _BERT
     facts = {theirs: getattr(model, ours) for ours, theirs in keys.items()}
     facts[keys["ffn"]] = model.ffn or 4 * model.hidden
@@ -206,7 +236,23 @@ def facts_of(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     if model.family == "gpt2":
         ends = {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
         return facts | ends | {"activation_function": gelu, "embd_pdrop": model.dropout}
-    return facts | {"hidden_act": gelu, "pad_token_id": tokenizer.pad or 0}
+    return facts | {"hidden_act": gelu, "pad_token_id": tokenizer.pad or 0} | _told(config)
+
+
+def _told(config: Config) -> dict[str, Any]:
+    """What config.json says of a fine-tuned head."""
+    head = config.model.head
+    if not head:
+        return {}
+    told: dict[str, Any] = {"architectures": [HEADS[head]]}
+    if head == "choice":
+        return told | {"num_choices": config.model.classes}
+    if head == "value":
+        return told | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
+    if head == "span":
+        return told
+    labels = config.examples.labels
+    return told | {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
 
 
 _GPT2 = {

@@ -1,1 +1,81 @@
-"""Using a trained model: text continued, masks filled. Knows checkpoints, never the trainer."""
+"""Using a trained model: questions answered, texts classified, filled, embedded and continued. Knows checkpoints, never
+the trainer.
+
+    from phalanx.infer import load
+    load("runs/bert-squad").answer("Who wrote it?", text)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from phalanx.errors import InputError
+
+if TYPE_CHECKING:
+    from phalanx.infer.bert import Bert
+    from phalanx.infer.gpt import GPT
+
+
+def tell(line: str) -> None:
+    """On stderr: what is told beside the answers."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def load(
+    model: str | Path, backend: str = "auto", precision: str = "fp32", best: bool = True,
+    say: Callable[[str], None] = tell,
+) -> Bert | GPT:  # fmt: skip
+    """A run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
+
+    `backend` is for a BERT: auto (the fastest here, measured at the first load; `say` is told what was found), torch,
+    onnxruntime, openvino or tensorrt. `precision` is fp32, bf16, fp16 or int8.
+    """
+    from phalanx.infer.bert import Bert
+    from phalanx.infer.gpt import GPT
+    from phalanx.infer.loaded import load as loaded
+
+    with brought(str(model), say) as run:
+        found = loaded(run, best)
+    for note in found.restored.notes:
+        say(f"phalanx: {note}")
+    return Bert(found, backend, precision, say) if found.config.model.family == "bert" else GPT(found, precision)
+
+
+def load_bert(model: str | Path, backend: str = "auto", precision: str = "fp32") -> Bert:
+    """As `load`; InputError for a GPT."""
+    found = load(model, backend, precision)
+    from phalanx.infer.bert import Bert
+
+    if not isinstance(found, Bert):
+        raise InputError(f"{model} learned to continue a text, and a BERT is needed; use: phalanx generate {model}")
+    return found
+
+
+def load_gpt(model: str | Path, precision: str = "fp32") -> GPT:
+    """As `load`; InputError for a BERT."""
+    from phalanx.infer.bert import Bert
+
+    found = load(model, precision=precision)
+    if isinstance(found, Bert):
+        raise InputError(f"{model} learned to fill masks, not to continue a text; use: phalanx fill {model}")
+    return found
+
+
+@contextmanager
+def brought(model: str, say: Callable[[str], None] = tell) -> Iterator[Path]:
+    """The run folder of a model; of hf:FOLDER one that is there only now."""
+    from phalanx.convert.huggingface import import_folder
+
+    if not model.startswith("hf:"):
+        yield Path(model)
+        return
+    with TemporaryDirectory(prefix="phalanx-") as there:
+        folder = Path(there) / "model"
+        for line in import_folder(Path(model.removeprefix("hf:")), folder).lines():
+            say(line)
+        yield folder

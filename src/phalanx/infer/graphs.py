@@ -1,4 +1,4 @@
-"""BERT and GPT-2 as ONNX graphs, whose batch, length and past are free: for onnxruntime and what builds on it.
+"""BERT and GPT-2 as graphs, whose batch, length and past are free: for onnxruntime, OpenVINO and what builds on them.
 
 A BERT takes input_ids, attention_mask and token_type_ids and gives the logits of its heads. A GPT takes input_ids, an
 attention_mask over past and new tokens, and the past keys and values of every block, and gives logits and the keys and
@@ -6,43 +6,26 @@ values of past and new together; a past of length 0 begins. Shorter texts of a b
 GPT, at the right for a BERT.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phalanx import durable
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
-from phalanx.infer.load import Loaded, load
+from phalanx.infer.loaded import Loaded
 from phalanx.nn.attention import Attention
 from phalanx.nn.batch import Batch
 
 OPSET = 18
 
 
-def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
-    """Write the graph of a run's model, its weights inside or, past 2 GB, beside; the names of its outputs."""
-    if out.exists():
-        raise InputError(f"{out} is there already; give another file")
-    loaded = load(run, best)
-    model = loaded.config.model
-    if model.family not in _GRAPHS:
-        raise InputError(f"{run} is a {model.family}, whose graph is not known here; gpt2 and bert are")
-    graph = _GRAPHS[model.family](loaded)
-    program = _exported(graph)
-    beside = out.with_name(out.name + ".partial.onnx")
-    program.save(str(beside), external_data=graph.size() > 1 << 31)
-    durable.rename(beside, out)
-    return list(graph.outputs)
-
-
-class _Graph(nn.Module):
-    """What is traced: `inputs` and `outputs` by name, an example, and which of its dimensions are free."""
+class Graph(nn.Module):
+    """What is traced: `inputs` by name, each an example and which of its dimensions are free; names of `outputs`."""
 
     inputs: dict[str, tuple[Tensor, dict[int, Any]]]
     outputs: tuple[str, ...]
@@ -57,18 +40,23 @@ class _Graph(nn.Module):
         return sum(parameter.nbytes for parameter in self.parameters())
 
 
-class _Bert(_Graph):
-    outputs = ("logits", "pair_logits")
+class BertGraph(Graph):
+    """A BERT with its heads, or what lies under them (`hidden`)."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, hidden: bool = False) -> None:
         super().__init__(loaded)
+        self.hidden = hidden
+        self.outputs = ("hidden",) if hidden else _OUTPUTS.get(self.config.head, ("logits",))
         ids = torch.randint(self.config.vocab, (3, min(7, self.config.positions)))
         free = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", max=self.config.positions)}
         like = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
         self.inputs = {name: (tensor, free) for name, tensor in like.items()}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """All int64 [batch, sequence] -> logits [batch, sequence, vocab], pair_logits [batch, 2]"""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, ...]:
+        """All int64 [batch, sequence] -> logits [batch, sequence, vocab], pair_logits [batch, 2]; of a fine-tuned head
+        its logits, those of a span apart: start_logits and end_logits [batch, sequence]; hidden: [batch, sequence,
+        hidden]
+        """
         rows, length = input_ids.shape
         index = torch.arange(length).expand(rows, length)
         document = (attention_mask - 1).to(torch.int32)
@@ -76,10 +64,17 @@ class _Bert(_Graph):
         batch = Batch(input_ids, index, key, segment=token_type_ids, document=document)
         model: Any = self.model
         hidden = model.transformer(batch)
-        return model.masked(hidden, model.transformer.words), model.pair(hidden)
+        if self.hidden:
+            return (hidden,)
+        if model.answer is None:
+            return model.masked(hidden, model.transformer.words), model.pair(hidden)
+        logits = model.answer(hidden, batch)
+        return logits.unbind(-1) if self.config.head == "span" else (logits,)
 
 
-class _GPT(_Graph):
+class GPTGraph(Graph):
+    """A GPT with its past."""
+
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)
         model = self.config
@@ -138,11 +133,12 @@ def _remembering(
             attention.keys = keys
 
 
-_GRAPHS: dict[str, type[_Graph]] = {"bert": _Bert, "gpt2": _GPT}
+_OUTPUTS = {"": ("logits", "pair_logits"), "span": ("start_logits", "end_logits")}  # of a BERT by its head
+GRAPHS: dict[str, type[Graph]] = {"bert": BertGraph, "gpt2": GPTGraph}
 
 
-def _exported(graph: _Graph) -> Any:
-    """The program; InputError where the exporter's packages are not here."""
+def onnx_program(graph: Graph) -> Any:
+    """A graph as an ONNX program; InputError where the exporter's packages are not here."""
     examples = tuple(tensor for tensor, _ in graph.inputs.values())
     free: list[Any] = [dims for _, dims in graph.inputs.values()]
     if len(free) > 3:
@@ -150,6 +146,7 @@ def _exported(graph: _Graph) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # what it misses of other packages
             return torch.onnx.export(
                 graph, examples, input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True,
                 dynamic_shapes=tuple(free), opset_version=OPSET, verbose=False,

@@ -10,9 +10,9 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from phalanx.cli.app import app
-from phalanx.convert.onnx import export_run
 from phalanx.errors import InputError
-from phalanx.infer.load import Loaded, load
+from phalanx.infer.export import export_run
+from phalanx.infer.loaded import Loaded, load
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run
 

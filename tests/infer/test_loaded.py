@@ -7,7 +7,7 @@ import torch
 
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.load import load
+from phalanx.infer.loaded import load
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run
 

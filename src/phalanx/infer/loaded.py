@@ -1,5 +1,6 @@
 """A trained model with its tokenizer, from a run folder."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,12 @@ class Loaded:
         """Tokens the model has learned to see at once: positions past the training sequences are noise."""
         return min(self.config.model.positions, self.config.data.sequence)
 
+    def shared(self) -> nn.Module:
+        """A copy of the model with slots of its own and the same weights."""
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        return copy.deepcopy(self.model, {id(parameter): parameter for parameter in self.model.parameters()})
+
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """Scores of the tokenizer's words at each of at most `context` tokens: float32 [tokens, vocab], on the CPU.
 
@@ -43,13 +50,20 @@ class Loaded:
         segment = torch.zeros_like(sequence) if self.config.model.segments else None
         with torch.no_grad():
             logits: Tensor = self.model(Batch(sequence, index, key, segment=segment))
-        scores = logits[0, :, : self.tokenizer.vocab].float().cpu()
+        return self.finite(logits[0, :, : self.tokenizer.vocab].float().cpu())
+
+    def finite(self, scores: Tensor) -> Tensor:
+        """The same scores; InputError where they are not finite."""
         if not scores.isfinite().all():
-            raise InputError(
-                f"{self.run}: with the weights of step {self.restored.step} the scores are not finite; "
-                "train again with a lower optim.lr"
-            )
+            raise self.broken()
         return scores
+
+    def broken(self) -> InputError:
+        """What to raise where scores are not finite."""
+        return InputError(
+            f"{self.run}: with the weights of step {self.restored.step} the scores are not finite; "
+            "train again with a lower optim.lr"
+        )
 
 
 def load(run: Path, best: bool = True) -> Loaded:

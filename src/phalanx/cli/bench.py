@@ -1,0 +1,47 @@
+"""Verbs that measure what was trained."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phalanx.cli.app import group
+
+bench_app = group("bench", "Measure speed beside others.")
+
+
+@bench_app.command("infer")
+def bench_infer(
+    model: Annotated[
+        str, typer.Argument(help="A run, hf:FOLDER, or a recipe as bert-base (random weights).", metavar="MODEL")
+    ],
+    batch: Annotated[str, typer.Option(help="Rows of a call.")] = "1,8",
+    lengths: Annotated[str, typer.Option(help="Tokens of a row.")] = "128,384",
+    backends: Annotated[
+        str, typer.Option(help="Of torch, onnxruntime, openvino, tensorrt.")
+    ] = "torch,onnxruntime,openvino",
+    precision: Annotated[str, typer.Option(help="Of fp32, bf16, fp16, int8.")] = "fp32,bf16,int8",
+    rounds: Annotated[int, typer.Option(min=1, help="Calls of each, by turns.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="A JSON file of all figures.")] = None,
+) -> None:
+    """Latency of a BERT by batch and length, for every backend and Hugging Face: phalanx bench infer bert-base"""
+    from rich.progress import Progress as Bar
+
+    from phalanx import durable
+    from phalanx.infer import bench
+
+    loaded = bench.subject(model)
+    sizes = sorted({min(int(length), loaded.context) for length in lengths.split(",")})
+    found, lacking = bench.programs(loaded, backends.split(","), precision.split(","))
+    print(*lacking, sep="\n")
+    with Bar(transient=True) as bar:
+        job = bar.add_task("measuring")
+
+        def told(n: int, total: int) -> None:
+            bar.update(job, completed=n, total=total)
+
+        cells = list(bench.measure(found, loaded, [int(n) for n in batch.split(",")], sizes, rounds, told))
+    print(*bench.table(cells), sep="\n")
+    if out:
+        durable.write(out, json.dumps([cell._asdict() for cell in cells], indent=1).encode())

@@ -1,0 +1,36 @@
+"""TensorRT through onnxruntime's provider, which builds engines from the model's ONNX graph and keeps them.
+
+It has not run on a GPU yet.
+"""
+
+from phalanx.infer import store
+from phalanx.infer.backends import Program, Wanted
+from phalanx.infer.backends.onnx import Session, graph, options
+from phalanx.infer.rows import InRectangles
+
+PACKAGE = "onnxruntime"
+PROVIDER = "TensorrtExecutionProvider"
+STEP = 32
+
+
+def precisions() -> tuple[str, ...]:
+    """Those of TensorRT, where onnxruntime was built with it."""
+    import onnxruntime as ort
+
+    return ("fp32", "bf16", "fp16") if PROVIDER in ort.get_available_providers() else ()
+
+
+def build(wanted: Wanted) -> Program:
+    """A session on the GPU."""
+    import onnxruntime as ort
+
+    engines = {
+        "trt_fp16_enable": wanted.precision == "fp16",
+        "trt_bf16_enable": wanted.precision == "bf16",
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(store.folder()),
+        "trt_cuda_graph_enable": True,
+    }
+    providers = [(PROVIDER, engines), "CUDAExecutionProvider"]
+    session = ort.InferenceSession(str(graph(wanted)), options(ort), providers=providers)
+    return InRectangles(Session(session), wanted.pad, wanted.loaded.context, wanted.per_token, STEP)

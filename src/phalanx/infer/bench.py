@@ -1,0 +1,123 @@
+"""How fast each backend is, beside plain Hugging Face: by turns, so that what else the machine does hits all alike."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from phalanx import recipe
+from phalanx.config import Config
+from phalanx.convert.huggingface import facts_of
+from phalanx.data.labelled import Encoded
+from phalanx.data.source import Array
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.errors import InputError
+from phalanx.infer import backends, brought
+from phalanx.infer.backends import Program, Wanted
+from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.rows import rectangle
+from phalanx.models.build import build, family
+from phalanx.run.checkpoint import Restored
+from phalanx.units import aligned
+
+RAGGED = 24  # rows of all lengths between 16 and the longest, most of them short
+
+Told = Callable[[int, int], None]
+
+
+class Cell(NamedTuple):
+    """Milliseconds of a call: its rows' lengths, by program the middle and the 99th of a hundred."""
+
+    name: str
+    tokens: int
+    p50: dict[str, float]
+    p99: dict[str, float]
+
+
+def subject(model: str) -> Loaded:
+    """A run's model, hf:FOLDER's, or random weights of a recipe's size with a head for questions."""
+    if model not in recipe.names():
+        with brought(model) as run:
+            return load(run)
+    config = recipe.load(model)
+    if config.model.family != "bert":
+        raise InputError(f"{model} is no BERT; bench infer is about those")
+    tokenizer = load_tokenizer("bert-uncased")
+    facts = {**family("bert").DEFAULTS, **family("bert").PRESETS.get(config.model.preset, {})}
+    sizes = config.model.model_copy(update={**facts, "vocab": tokenizer.vocab, "head": "span", "classes": 0})
+    whole = config.model_copy(update={"model": sizes, "task": "span"})
+    return Loaded(Path(model), build(sizes, 0, torch.device("cpu")).eval(), tokenizer, whole, Restored(0, None, ()))
+
+
+def programs(loaded: Loaded, names: Sequence[str], precisions: Sequence[str]) -> tuple[dict[str, Program], list[str]]:
+    """By backend and precision, and Hugging Face's model; and a line for each that cannot be had."""
+    found, lacking = {}, []
+    for name in names:
+        for precision in precisions:
+            if reason := backends.lacking(name, precision):
+                lacking.append(f"{name} {precision}: {reason}")
+            else:
+                found[f"{name} {precision}"] = backends.build(
+                    name, Wanted(loaded, precision, not loaded.config.model.head)
+                )
+    if find_spec("transformers") is None:
+        lacking.append("hugging face: the package transformers is not installed")
+    else:
+        found["hugging face fp32"] = _HuggingFace(loaded)
+    return found, lacking
+
+
+def measure(found: dict[str, Program], loaded: Loaded, batches: Sequence[int], lengths: Sequence[int], rounds: int,
+            told: Told) -> Iterator[Cell]:  # fmt: skip
+    """A cell for each batch and length, and one of ragged rows."""
+    draw = np.random.default_rng(0)
+    shapes = [(f"{batch} x {length}", [length] * batch) for length in lengths for batch in batches]
+    shapes.append(("ragged", np.geomspace(16, max(lengths), RAGGED).astype(int).tolist()))
+    for number, (name, sizes) in enumerate(shapes):
+        rows = [Encoded(draw.integers(0, loaded.tokenizer.vocab, n), n // 2) for n in sizes]
+        times: dict[str, list[float]] = {each: [] for each in found}
+        for turn in range(rounds + 2):
+            for each, program in found.items():
+                start = time.perf_counter()
+                program(rows)
+                if turn > 1:
+                    times[each].append((time.perf_counter() - start) * 1e3)
+            told(number * (rounds + 2) + turn + 1, len(shapes) * (rounds + 2))
+        middle, late = ({each: float(np.percentile(all_, q)) for each, all_ in times.items()} for q in (50, 99))
+        yield Cell(name, sum(sizes), middle, late)
+
+
+def table(cells: Sequence[Cell]) -> list[str]:
+    """Milliseconds, p50 / p99; of ragged rows also tokens a second."""
+    rows = [["", *(f"{cell.name} ms" for cell in cells), "ragged tokens/s"]]
+    for each in cells[0].p50:
+        times = (f"{cell.p50[each]:.1f} / {cell.p99[each]:.1f}" for cell in cells)
+        rows.append([each, *times, f"{cells[-1].tokens / cells[-1].p50[each] * 1e3:,.0f}"])
+    return aligned(rows, left=(0,), space="  ")
+
+
+class _HuggingFace:
+    """Their model with our weights, in fp32: rows filled up to the longest, as their pipelines do."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        import transformers
+
+        config: Config = loaded.config
+        facts = facts_of(config, loaded.tokenizer)
+        kind: Any = getattr(transformers, facts["architectures"][0])
+        self.model = kind(transformers.BertConfig(**facts)).eval()
+        state = dict(family("bert").to_hugging_face(loaded.model.state_dict(), config.model))
+        self.model.load_state_dict(state, strict=False)
+        self.pad, self.most = loaded.tokenizer.pad or 0, loaded.context
+
+    @torch.inference_mode()
+    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
+        """All outputs of each row, filled up."""
+        tokens, segment, mask = map(torch.from_numpy, rectangle(rows, self.pad, 1, self.most))
+        found = self.model(tokens, attention_mask=mask, token_type_ids=segment)
+        return list(torch.stack([found.start_logits, found.end_logits], -1).numpy()) if "start_logits" in found else [
+            *found[0].numpy()]  # fmt: skip

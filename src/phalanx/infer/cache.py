@@ -1,0 +1,84 @@
+"""Keys and values of the tokens that a GPT has seen, in pages (Kwon et al., arXiv 2309.06180).
+
+A sequence takes the pages for all it may come to when it begins, so that none has to give way later; side by side where
+there is room, for then its keys are read where they lie, and else wherever pages are free.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PAGE = 16  # tokens
+
+
+class Place(NamedTuple):
+    """The pages of a sequence, and the slots of its tokens in order: int64 [pages × PAGE]."""
+
+    pages: tuple[int, ...]
+    slots: Tensor
+    together: bool
+
+    def rows(self, x: Tensor, stop: int) -> Tensor:
+        """Of x [slots, …] those of the first `stop` tokens; a view where they lie together."""
+        if self.together:
+            first = self.pages[0] * PAGE
+            return x[first : first + stop]
+        return x[self.slots[:stop]]
+
+
+class Cache:
+    """`keys` and `values` of each layer: [slots, heads, width]."""
+
+    def __init__(self, layers: int, heads: int, width: int, pages: int, like: Tensor) -> None:
+        shape = pages * PAGE, heads, width
+        self.keys = [like.new_zeros(shape) for _ in range(layers)]
+        self.values = [like.new_zeros(shape) for _ in range(layers)]
+        self.free = [True] * pages
+
+    def reserve(self, tokens: int) -> Place | None:
+        """Room for so many tokens; None while there is not enough."""
+        count = -(-tokens // PAGE)
+        pages = self._together(count) or self._anywhere(count)
+        if pages is None:
+            return None
+        for page in pages:
+            self.free[page] = False
+        slots = (torch.tensor(pages)[:, None] * PAGE + torch.arange(PAGE)).flatten()
+        together = pages == list(range(pages[0], pages[0] + count))
+        return Place(tuple(pages), slots.to(self.keys[0].device), together)
+
+    def release(self, place: Place) -> None:
+        """The sequence has ended."""
+        for page in place.pages:
+            assert not self.free[page]
+            self.free[page] = True
+
+    def _together(self, count: int) -> list[int] | None:
+        run = 0
+        for page, free in enumerate(self.free):
+            run = run + 1 if free else 0
+            if run == count:
+                return list(range(page - count + 1, page + 1))
+        return None
+
+    def _anywhere(self, count: int) -> list[int] | None:
+        pages = [page for page, free in enumerate(self.free) if free]
+        return pages[:count] if len(pages) >= count else None
+
+
+class New(NamedTuple):
+    """Tokens that a sequence goes on with: where its cache is, where they begin in it, and of how many of the last the
+    scores are wanted.
+    """
+
+    place: Place
+    start: int
+    tokens: Sequence[int]
+    wanted: int = 1
+
+    @property
+    def stop(self) -> int:
+        """Tokens of the sequence, with these."""
+        return self.start + len(self.tokens)

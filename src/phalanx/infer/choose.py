@@ -1,0 +1,110 @@
+"""Which backend is the fastest here: those that are installed are measured at load, in turns, on lengths like those to
+come, and the fastest whose answers stay close to those of fp32 is taken and remembered.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from phalanx import durable
+from phalanx.data.labelled import Encoded
+from phalanx.data.source import Array
+from phalanx.errors import InputError
+from phalanx.infer import backends, store
+from phalanx.infer.backends import Program, Wanted
+from phalanx.infer.loaded import Loaded
+from phalanx.units import aligned
+
+LENGTHS = (16, 128, 384)  # tokens of the rows that are timed, as far as the model sees
+ROUNDS = 5
+CLOSE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 1e-3, "int8": 5e-2}  # of 1 - cosine to the answers of fp32, at most
+
+
+class Candidate(NamedTuple):
+    """A backend that was measured: milliseconds by length, and how far its answers are from fp32's."""
+
+    backend: str
+    milliseconds: tuple[float, ...]
+    distance: float
+
+
+def choose(loaded: Loaded, precision: str, hidden: bool, say: Callable[[str], None]) -> Program:
+    """The program to use; `say` is told what was found."""
+    names = [name for name in backends.NAMES if not backends.lacking(name, precision)]
+    wanted = Wanted(loaded, precision, hidden)
+    if not names:
+        raise InputError(f"precision={precision}: no backend has it here; use fp32")
+    if len(names) == 1:
+        return backends.build(names[0], wanted)
+    file = store.folder() / f"{store.key(loaded, precision, hidden, _machine())}.choice.json"
+    if remembered := _remembered(file, names):
+        say(f"backend {remembered}, the fastest when this model was first loaded here ({file})")
+        return backends.build(remembered, wanted)
+    programs = {name: backends.build(name, wanted) for name in names}
+    lengths = sorted({min(length, loaded.context) for length in LENGTHS})
+    found = measure(programs, lengths, loaded, backends.build("torch", Wanted(loaded, "fp32", hidden)))
+    within = [one for one in found if one.distance < CLOSE[precision]]
+    if not within:
+        raise InputError(f"precision={precision}: every backend's answers are far from fp32's; use fp32")
+    best = min(within, key=lambda one: sum(np.log(one.milliseconds)))
+    for line in table(found, lengths, best.backend):
+        say(line)
+    durable.write(file, json.dumps({"backend": best.backend, "measured": [one._asdict() for one in found]}).encode())
+    return programs[best.backend]
+
+
+def measure(programs: dict[str, Program], lengths: Sequence[int], loaded: Loaded, exact: Program) -> list[Candidate]:
+    """All programs in turns, a row of each length at a time."""
+    draw = np.random.default_rng(0)
+    rows = [Encoded(draw.integers(0, loaded.tokenizer.vocab, n), n // 2) for n in lengths]
+    right = [exact([row])[0] for row in rows]
+    times: dict[str, list[list[float]]] = {name: [[] for _ in rows] for name in programs}
+    far = dict.fromkeys(programs, 0.0)
+    for turn in range(ROUNDS + 1):
+        for name, program in programs.items():
+            for i, row in enumerate(rows):
+                start = time.perf_counter()
+                (answer,) = program([row])
+                if turn:
+                    times[name][i].append((time.perf_counter() - start) * 1e3)
+                else:
+                    far[name] = max(far[name], _apart(answer, right[i]))
+    return [Candidate(name, tuple(map(median, times[name])), far[name]) for name in programs]
+
+
+def table(found: Sequence[Candidate], lengths: Sequence[int], best: str) -> list[str]:
+    """For a terminal."""
+    rows = [["backend", *(f"{n} tokens" for n in lengths), "1 - cosine to fp32", ""]]
+    for one in found:
+        times = (f"{value:.1f} ms" for value in one.milliseconds)
+        rows.append([one.backend, *times, f"{one.distance:.1e}", "taken" if one.backend == best else ""])
+    return aligned(rows, left=(0,), space="  ")
+
+
+def _apart(a: Array, b: Array) -> float:
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return float(1 - a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30))
+
+
+def _remembered(file: Path, names: Sequence[str]) -> str:
+    try:
+        name = str(json.loads(file.read_text())["backend"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return name if name in names else ""
+
+
+def _machine() -> tuple[object, ...]:
+    """What the choice depends on beside the model."""
+    packages = store.versions("torch", "onnxruntime", "openvino", "tensorrt")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    model = platform.processor() or platform.machine()
+    return model, os.cpu_count(), torch.get_num_threads(), gpu, packages

@@ -1,0 +1,178 @@
+"""Many texts continued at once: a text joins as soon as there is room in the cache and leaves when it ends, and every
+step computes one or more tokens of all that are under way (continuous batching: Yu et al., OSDI 2022).
+
+What a text gets does not depend on who else is there. With `lookup` the last words are looked for earlier in the text,
+and what followed them there is checked in the same step (prompt lookup): several tokens for the price of one where
+texts repeat themselves, and always the tokens that would have been chosen one by one.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from phalanx.errors import InputError
+from phalanx.infer.cache import New, Place
+from phalanx.infer.sample import Options, choose
+
+PREFILL = 4096  # tokens of prompts in one step
+GRAM, DRAFT = 3, 8  # tokens that are looked for, and that are tried
+
+
+class Decodes(Protocol):
+    """What computes scores: `Decoder`, or a test's stand-in."""
+
+    def reserve(self, tokens: int) -> Place | None:
+        """Room for a sequence."""
+
+    def release(self, place: Place) -> None:
+        """It has ended."""
+
+    def __call__(self, news: Sequence[New]) -> list[Tensor]:
+        """Of each sequence float32 [wanted, vocab]."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A text under way. `tokens` are the prompt's and what followed; `ended` is why: stop, length, cancelled, or
+    broken, where scores were not finite.
+    """
+
+    tokens: list[int]
+    options: Options
+    prompt: int
+    generator: torch.Generator
+    place: Place | None = None
+    cached: int = 0  # tokens whose keys and values are in the cache
+    ended: str = ""
+    fresh: list[int] = field(default_factory=list)  # tokens that nobody has taken yet
+
+    @property
+    def said(self) -> int:
+        """New tokens so far."""
+        return len(self.tokens) - self.prompt
+
+
+class Engine:
+    """Not for several threads: one calls `step`."""
+
+    def __init__(self, decoder: Decodes, context: int, end: int | None, most: int = 64, lookup: bool = True) -> None:
+        self.decoder, self.context, self.end, self.most, self.lookup = decoder, context, end, most, lookup
+        self.waiting: deque[Request] = deque()
+        self.active: list[Request] = []
+        self.steps = 0
+
+    def submit(self, tokens: Sequence[int], options: Options) -> Request:
+        """Queue a prompt; InputError where it does not fit the context."""
+        if not 0 < len(tokens) <= self.context:
+            raise InputError(
+                f"the prompt has {len(tokens)} tokens, the model's context {self.context}; shorten the prompt"
+            )
+        request = Request([*tokens], options, len(tokens), torch.Generator().manual_seed(options.seed))
+        self.waiting.append(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Whoever asked has gone."""
+        if not request.ended:
+            self._end(request, "cancelled")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self.active or self.waiting)
+
+    def step(self) -> list[Request]:
+        """Prompts of those that join, if any, else tokens of all that are under way; those that got some or ended."""
+        self.steps += 1
+        joining = self._admitted()
+        chosen = joining or self.active
+        news = [self._new(request) for request in chosen]
+        for request, new, scores in zip([*chosen], news, self.decoder(news) if news else (), strict=True):
+            self._take(request, new, scores)
+        return [*chosen]
+
+    def stream(self, request: Request) -> Iterator[int]:
+        """The tokens of one request, others going on beside it."""
+        try:
+            while True:
+                fresh, request.fresh = request.fresh, []
+                yield from fresh
+                if request.ended and not request.fresh:
+                    return
+                self.step()
+        finally:
+            self.cancel(request)
+
+    def _admitted(self) -> list[Request]:
+        joining: list[Request] = []
+        while self.waiting and len(self.active) < self.most:
+            request = self.waiting[0]
+            if joining and sum(len(other.tokens) for other in joining) + len(request.tokens) > PREFILL:
+                break
+            request.place = self.decoder.reserve(min(request.prompt + request.options.tokens, self.context))
+            if request.place is None:
+                if not self.active:
+                    self._end(request, "length")
+                    raise InputError("the cache is too small for one text; give it more memory")
+                break
+            self.waiting.popleft()
+            self.active.append(request)
+            joining.append(request)
+        return joining
+
+    def _new(self, request: Request) -> New:
+        assert request.place is not None
+        if len(request.tokens) > self.context:  # the window slides: all of it has new positions
+            return New(request.place, 0, request.tokens[-self.context :])
+        new = request.tokens[request.cached :]
+        draft: list[int] = []
+        if self.lookup and request.cached:
+            room = min(DRAFT, request.options.tokens - request.said - 1, self.context - len(request.tokens))
+            draft = looked_up(request.tokens, room)
+        return New(request.place, request.cached, [*new, *draft], 1 + len(draft))
+
+    def _take(self, request: Request, new: New, scores: Tensor) -> None:
+        """Choose a token by each row of scores while the one before was what had been tried."""
+        tried = [*new.tokens[len(new.tokens) - new.wanted + 1 :], -1]
+        request.cached = new.stop - new.wanted + 1
+        if not scores.isfinite().all():
+            self._end(request, "broken")
+            return
+        for row, guess in zip(scores, tried, strict=True):
+            token = choose(row, request.options, request.generator)
+            if token == self.end:
+                self._end(request, "stop")
+                return
+            request.tokens.append(token)
+            request.fresh.append(token)
+            if request.said >= request.options.tokens:
+                self._end(request, "length")
+                return
+            if token != guess:
+                return
+            request.cached += 1
+
+    def _end(self, request: Request, why: str) -> None:
+        request.ended = why
+        if request in self.active:
+            self.active.remove(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        if request.place is not None:
+            self.decoder.release(request.place)
+            request.place = None
+
+
+def looked_up(tokens: Sequence[int], most: int) -> list[int]:
+    """What followed the last GRAM tokens where they stood last before: at most `most` tokens."""
+    if most < 1 or len(tokens) <= GRAM:
+        return []
+    last = list(tokens[-GRAM:])
+    for start in range(len(tokens) - GRAM - 1, -1, -1):
+        if tokens[start] == last[0] and list(tokens[start : start + GRAM]) == last:
+            return list(tokens[start + GRAM : start + GRAM + most])
+    return []

@@ -1,0 +1,109 @@
+"""A GPT that continues texts: prompts in, pieces of text out.
+
+Past the context the window slides: the oldest token is forgotten for each new one, so a text may be longer than the
+model can see.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from phalanx.data.tokenize import Tokenizer
+from phalanx.errors import InputError
+from phalanx.infer.decoder import Decoder
+from phalanx.infer.engine import Decodes, Engine, Request
+from phalanx.infer.loaded import Loaded
+from phalanx.infer.sample import Options
+from phalanx.precision import gemm, packed
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # how a decoder shows the first bytes of an unfinished character
+
+
+class GPT:
+    """One model with an engine of its own; not for several threads."""
+
+    def __init__(
+        self, loaded: Loaded, precision: str = "fp32", decoder: Decodes | None = None, lookup: bool = True
+    ) -> None:
+        if loaded.config.model.family == "bert":
+            run = loaded.run
+            raise InputError(f"{run} learned to fill masks, not to continue a text; use: phalanx fill {run}")
+        self.loaded, self.tokenizer, self.context = loaded, loaded.tokenizer, loaded.context
+        decoder = decoder or Decoder(_ready(loaded, precision), self.tokenizer.vocab)
+        self.engine = Engine(decoder, self.context, self.tokenizer.eod, lookup=lookup)
+
+    def generate(self, prompt: str, options: Options | None = None) -> Iterator[str]:
+        """The text that follows `prompt`, in pieces of whole characters, until the end of the document.
+
+        The same seed gives the same text. An empty prompt begins a document. InputError for a prompt longer than the
+        context.
+        """
+        tokens = self.encode(prompt)
+        request = self.engine.submit(tokens, options or Options())
+        return self._pieces(tokens, request)
+
+    def encode(self, prompt: str) -> list[int]:
+        """A prompt's tokens; names of special tokens in it stand for these."""
+        tokens = self.tokenizer.encode(prompt, specials=True)
+        if not tokens and self.tokenizer.eod is None:
+            raise InputError(
+                "the prompt is empty, and this tokenizer has no token that begins a document; give some text"
+            )
+        tokens = tokens or [self.tokenizer.eod or 0]
+        if len(tokens) > self.context:
+            raise InputError(
+                f"the prompt has {len(tokens)} tokens, the model's context {self.context}; shorten the prompt"
+            )
+        return tokens
+
+    def _pieces(self, prompt: Sequence[int], request: Request) -> Iterator[str]:
+        pieces = Pieces(self.tokenizer, prompt)
+        for token in self.engine.stream(request):
+            if piece := pieces.add(token):
+                yield piece
+        if piece := pieces.rest():
+            yield piece
+        if request.ended == "broken":
+            raise self.loaded.broken()
+
+
+class Pieces:
+    """Text from tokens as they come, in whole characters: a character may take several tokens, and how a token is
+    written may depend on the one before it.
+    """
+
+    KEPT = 8  # tokens that are decoded again with those that come
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self.shown = 0  # characters of theirs that were told
+        self._keep(before)
+
+    def add(self, token: int) -> str:
+        """What is whole now."""
+        self.tokens.append(token)
+        text = self.tokenizer.decode(self.tokens)
+        whole = max(self.shown, len(text.removesuffix(_INCOMPLETE)))
+        piece, self.shown = text[self.shown : whole], whole
+        if whole == len(text) and len(self.tokens) > 4 * self.KEPT:
+            self._keep(self.tokens)
+        return piece
+
+    def rest(self) -> str:
+        """What never became whole."""
+        return self.tokenizer.decode(self.tokens)[self.shown :]
+
+    def _keep(self, tokens: Sequence[int]) -> None:
+        self.tokens = [*tokens[-self.KEPT :]]
+        self.shown = len(self.tokenizer.decode(self.tokens))
+
+
+def _ready(loaded: Loaded, precision: str) -> Any:
+    """The model with products of a precision."""
+    model: Any = loaded.shared()
+    device = next(model.parameters()).device
+    if device.type == "cpu":
+        packed.fill(model, precision, model.transformer.words)
+    elif precision != "fp32":
+        gemm.fill(model, precision, device)
+    return model

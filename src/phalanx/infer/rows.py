@@ -1,0 +1,151 @@
+"""Rows of tokens of any length for a model, without work on what fills them up.
+
+Where a program takes rectangles, rows of about one length go together; where attention can be cut, all rows lie one
+after another and nothing is filled up.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from phalanx.data.labelled import Encoded
+from phalanx.data.source import Array
+from phalanx.nn.attention import Attention, Context
+from phalanx.nn.batch import Batch
+
+TOKENS = 8192  # of a batch, at most: more gain nothing and take memory
+
+Rectangle = tuple[Array, Array, Array]  # tokens, segments, 1 where there is a token: int64 [rows, length]
+
+
+def groups(lengths: Sequence[int], step: int, tokens: int = TOKENS) -> Iterator[list[int]]:
+    """Numbers of rows whose lengths, rounded up to `step`, are equal; as many as `tokens` hold."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    group: list[int] = []
+    for i in order:
+        wide = -(-lengths[i] // step) * step
+        if group and (-(-lengths[group[0]] // step) * step < wide or (len(group) + 1) * wide > tokens):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def rectangle(rows: Sequence[Encoded], pad: int, step: int, most: int) -> Rectangle:
+    """Rows filled up to the longest, rounded up to `step`, at most `most`."""
+    length = min(-(-max(len(row.tokens) for row in rows) // step) * step, most)
+    tokens = np.full((len(rows), length), pad, np.int64)
+    segment, mask = np.zeros_like(tokens), np.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        used = len(row.tokens)
+        tokens[i, :used], mask[i, :used] = row.tokens, 1
+        segment[i, row.second : used] = 1
+    return tokens, segment, mask
+
+
+class InRectangles:
+    """A program that takes rectangles, for rows of any length: float32 per row [length, …], or […] where the program
+    gives one answer for a row.
+    """
+
+    def __init__(self, program: Callable[[Rectangle], Array], pad: int, most: int, per_token: bool, step: int) -> None:
+        self.program, self.pad, self.most, self.per_token, self.step = program, pad, most, per_token, step
+
+    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
+        """One answer a row."""
+        found: list[Any] = [None] * len(rows)
+        for group in groups([len(row.tokens) for row in rows], self.step):
+            answers = self.program(rectangle([rows[i] for i in group], self.pad, self.step, self.most))
+            for i, answer in zip(group, answers, strict=True):
+                found[i] = answer[: len(rows[i].tokens)] if self.per_token else answer
+        return found
+
+
+class Apart:
+    """Attention within each of several sequences that lie one after another; those of one length in one call."""
+
+    def __init__(self) -> None:
+        self.lengths: Sequence[int] = ()
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """All [1, heads, tokens, width]."""
+        if len(set(self.lengths)) == 1:
+            return self._alike(q, k, v, len(self.lengths))
+        parts, start = [], 0
+        for length, count in _runs(self.lengths):
+            stop = start + length * count
+            parts.append(self._alike(q[:, :, start:stop], k[:, :, start:stop], v[:, :, start:stop], count))
+            start = stop
+        return torch.cat(parts, 2)
+
+    @staticmethod
+    def _alike(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
+        _, heads, tokens, width = q.shape
+        q, k, v = (x.reshape(heads, count, tokens // count, width).transpose(0, 1) for x in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return y.transpose(0, 1).reshape(1, heads, tokens, width)
+
+
+def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each length with how many of it stand together."""
+    start = 0
+    for i in range(1, len(lengths) + 1):
+        if i == len(lengths) or lengths[i] != lengths[start]:
+            yield lengths[start], i - start
+            start = i
+
+
+class OneAfterAnother:
+    """A BERT for rows of any length that takes them as one row: nothing is filled up."""
+
+    def __init__(self, model: Any, per_token: bool, hidden: bool) -> None:
+        self.model, self.per_token, self.hidden = model, per_token, hidden
+        self.apart = Apart()
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.attend = self.apart
+
+    @torch.inference_mode()
+    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
+        """One answer a row."""
+        found: list[Any] = [None] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
+        for group in _filled(order, [len(row.tokens) for row in rows]):
+            for i, answer in zip(group, self._run([rows[i] for i in group]), strict=True):
+                found[i] = answer
+        return found
+
+    def _run(self, rows: Sequence[Encoded]) -> list[Array]:
+        lengths = [len(row.tokens) for row in rows]
+        self.apart.lengths = lengths
+        tokens = torch.from_numpy(np.concatenate([row.tokens for row in rows]))[None]
+        index = torch.cat([torch.arange(length) for length in lengths])[None]
+        second = [np.arange(n) >= row.second for n, row in zip(lengths, rows, strict=True)]
+        segment = torch.from_numpy(np.concatenate(second))
+        key = torch.zeros(1, dtype=torch.int32)
+        batch = Batch(tokens, index, key, segment=segment.long()[None])
+        hidden = self.model.transformer(batch)
+        if not self.hidden and not self.per_token:
+            starts = torch.tensor([0, *np.cumsum(lengths)[:-1]])
+            first = Batch(tokens[0, starts, None], index[0, starts, None], key.expand(len(rows)))
+            answers: Tensor = self.model.answer(hidden[0, starts, None], first)
+            return list(answers.float().numpy())
+        answers = (hidden if self.hidden else self.model.answer(hidden, batch))[0]
+        return [part.numpy() for part in torch.split(answers.float(), lengths)]
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers in order, as many at a time as TOKENS hold."""
+    group: list[int] = []
+    for i in order:
+        if group and sum(lengths[k] for k in group) + lengths[i] > TOKENS:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group

@@ -1,0 +1,50 @@
+"""How the next token is chosen among those that a model thinks likely."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phalanx.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the next token is chosen. InputError for values out of range."""
+
+    tokens: int = 100  # new tokens at most
+    temperature: float = 1.0  # below 1 prefers the likely, above 1 the unlikely
+    top_k: int = 0  # among the k most likely only; 0: among all
+    top_p: float = 1.0  # among the fewest whose probabilities sum to p (arXiv 1904.09751); after top_k
+    seed: int = 0
+    greedy: bool = False  # always the most likely; the rest is ignored
+
+    def __post_init__(self) -> None:
+        for name, fits, wanted in (
+            ("tokens", self.tokens >= 1, "1 or more"),
+            ("temperature", self.temperature > 0, "above 0; for the most likely token use greedy"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+        ):
+            if not fits:
+                raise InputError(f"{name}={getattr(self, name)} is out of range: it must be {wanted}")
+
+
+def choose(logits: Tensor, options: Options, generator: torch.Generator) -> int:
+    """The next token by its `logits` [vocab]."""
+    if options.greedy:
+        return int(logits.argmax())
+    tokens, probabilities = candidates(logits, options)
+    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def candidates(logits: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """The tokens to choose among, most likely first, and their probabilities, which sum to 1."""
+    scores = (logits.double() - logits.max()) / options.temperature
+    probabilities, tokens = scores.softmax(-1).sort(descending=True, stable=True)
+    if options.top_k:
+        probabilities, tokens = probabilities[: options.top_k], tokens[: options.top_k]
+    probabilities = probabilities / probabilities.sum()
+    before = probabilities.cumsum(-1) - probabilities
+    kept = int((before < options.top_p).sum())
+    return tokens[:kept], probabilities[:kept] / probabilities[:kept].sum()

@@ -1,0 +1,44 @@
+"""What is worth keeping between two starts: graphs that took long to make, and which backend was fastest here.
+
+It lies under PHALANX_CACHE, by default ~/.cache/phalanx, named by the weights it was made of; it may be deleted.
+"""
+
+import hashlib
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from phalanx.infer.loaded import Loaded
+
+
+def folder() -> Path:
+    """Where it lies; made where it is absent."""
+    home = (
+        os.environ.get("PHALANX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
+    )
+    made = Path(home)
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def key(loaded: Loaded, *facts: object) -> str:
+    """A name for what is made of a model's weights by these facts."""
+    digest = hashlib.sha256(repr((loaded.config.model, *facts, versions("phalanx", "torch"))).encode())
+    for name, tensor in sorted(loaded.model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()[:24]
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of the packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,38 @@
+"""A GPT laid out over processes continues texts: a model too large for one device, and the same tokens."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from phalanx.errors import InputError
+from phalanx.infer.decoder import Decoder
+from phalanx.infer.gpt import GPT
+from phalanx.infer.loaded import Loaded
+from phalanx.nn.transformer import padded_vocab
+from phalanx.parallel import comm
+from phalanx.parallel.mesh import Axis
+from phalanx.tasks.judging import judging, layout_of
+
+
+@contextmanager
+def laid_out(run: Path, overrides: Sequence[str]) -> Iterator[GPT]:
+    """The run's model by `overrides` such as layout.tp=2, which every process calls alike and all use alike."""
+    layout = layout_of(run, overrides).layout
+    if layout.pp > 1 or layout.cp > 1 or layout.dp > 1 or layout.shard != "none":
+        raise InputError("generation is laid out by layout.tp alone; leave out the other layout words")
+    with judging(run, [*overrides, "layout.sequence_parallel=false"]) as judged:
+        loaded = Loaded(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored)
+        rows = padded_vocab(judged.config.model) // judged.mesh.tp.size
+
+        def gathered(logits: Tensor) -> Tensor:
+            return _whole(logits, rows, judged.mesh.tp)
+
+        yield GPT(loaded, decoder=Decoder(judged.model, judged.tokenizer.vocab, gathered=gathered))
+
+
+def _whole(logits: Tensor, rows: int, tp: Axis) -> Tensor:
+    """Each rank's words [tokens, held] side by side: the last rank holds fewer."""
+    return comm.gathered(F.pad(logits, (0, rows - logits.shape[1])), tp) if tp.size > 1 else logits

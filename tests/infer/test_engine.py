@@ -1,0 +1,152 @@
+"""Many texts at once: each is what it would be alone, whoever comes, goes, or is looked up."""
+
+import pytest
+import torch
+
+from phalanx.errors import InputError
+from phalanx.infer.cache import PAGE, Cache
+from phalanx.infer.decoder import Decoder
+from phalanx.infer.engine import Engine, looked_up
+from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.sample import Options
+from tests.batches import batch_of
+from tests.infer.runs import GPT, make_run
+
+CONTEXT = 64
+PROMPTS = ([5, 6, 7, 5, 6, 7, 5, 6], [900], [30, 31] * 9, list(range(40, 60)), [7, 7, 7])
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    model = GPT.model.model_copy(update={"layers": 2, "positions": CONTEXT, "init_std": 0.2})
+    data = GPT.data.model_copy(update={"sequence": CONTEXT})
+    path = tmp_path_factory.mktemp("gpt") / "run"
+    make_run(path, GPT.model_copy(update={"model": model, "data": data}), "gpt2")
+    return load(path)
+
+
+def engine(loaded: Loaded, lookup: bool = False, most: int = 64, memory: int = 1 << 24) -> Engine:
+    return Engine(Decoder(loaded.shared(), loaded.tokenizer.vocab, memory), CONTEXT, loaded.tokenizer.eod, most, lookup)
+
+
+@torch.no_grad()
+def plain(loaded: Loaded, prompt: list[int], tokens: int) -> list[int]:
+    """Greedily, the whole window anew for each token."""
+    seen = [*prompt]
+    for _ in range(tokens):
+        seen.append(int(loaded.model(batch_of(torch.tensor([seen[-CONTEXT:]]), CONTEXT))[0, -1, :50257].argmax()))
+    return seen
+
+
+@pytest.mark.parametrize("lookup", [False, True])
+@pytest.mark.parametrize("most", [64, 2])
+def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: int) -> None:
+    """Of several lengths, some past the context, joining and leaving at other steps."""
+    made = engine(loaded, lookup, most)
+    counts = (20, 9, 60, 3, 33)
+    requests = [
+        made.submit(prompt, Options(tokens=count, greedy=True)) for prompt, count in zip(PROMPTS, counts, strict=True)
+    ]
+    while made.busy:
+        made.step()
+    for request, prompt, count in zip(requests, PROMPTS, counts, strict=True):
+        assert request.tokens == plain(loaded, list(prompt), count) and request.ended == "length"
+    assert all(made.decoder.cache.free)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("options", [Options(tokens=30, seed=3), Options(tokens=30, seed=4, top_k=3, temperature=0.5)])
+def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Options) -> None:
+    """Drawn tokens too are those that would have been drawn one by one."""
+    alone, helped = engine(loaded), engine(loaded, lookup=True)
+    first, second = (made.submit(PROMPTS[2], options) for made in (alone, helped))
+    for made in (alone, helped):
+        while made.busy:
+            made.step()
+    assert first.tokens == second.tokens
+
+
+def test_what_repeats_takes_fewer_steps(loaded: Loaded) -> None:
+    made = engine(loaded, lookup=True)
+    request = made.submit([7, 7, 7], Options(tokens=50, greedy=True))
+    while made.busy:
+        made.step()
+    assert request.tokens == plain(loaded, [7, 7, 7], 50)
+    repeats = sum(request.tokens[i] == request.tokens[i - 1] for i in range(3, len(request.tokens)))
+    assert made.steps < 50 or repeats < 5
+
+
+def test_the_last_words_are_looked_for() -> None:
+    assert looked_up([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
+    assert looked_up([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3], 9) == [8, 1, 2, 3]  # the last of several places
+    assert looked_up([1, 2, 3, 4], 9) == looked_up([1, 2], 9) == looked_up([1, 2, 3, 1, 2, 3], 0) == []
+
+
+def test_those_wait_for_whom_there_is_no_room(loaded: Loaded) -> None:
+    """And get what they would have got."""
+    page = 2 * PAGE * 2 * 16 * 4
+    made = engine(loaded, memory=3 * page)
+    requests = [made.submit([5, 6], Options(tokens=30, greedy=True)) for _ in range(3)]  # two pages each
+    made.step()
+    assert len(made.active) == 1 and len(made.waiting) == 2
+    while made.busy:
+        made.step()
+    assert {tuple(request.tokens) for request in requests} == {tuple(plain(loaded, [5, 6], 30))}
+    tiny = engine(loaded, memory=page)
+    request = tiny.submit([5], Options(tokens=40))
+    with pytest.raises(InputError, match="too small for one text"):
+        tiny.step()
+    assert request.ended and not tiny.busy
+
+
+def test_who_leaves_frees_the_room(loaded: Loaded) -> None:
+    made = engine(loaded)
+    stream = made.stream(made.submit([5, 6], Options(tokens=30, greedy=True)))
+    waiting = made.submit([8], Options(tokens=5, greedy=True))
+    assert next(stream) == plain(loaded, [5, 6], 1)[-1]
+    stream.close()
+    made.cancel(waiting)
+    assert not made.busy and waiting.ended == "cancelled"
+    assert all(made.decoder.cache.free)  # type: ignore[attr-defined]
+
+
+def test_pages_lie_together_where_they_can() -> None:
+    cache = Cache(1, 1, 1, 6, torch.zeros(()))
+    a, b, c = (cache.reserve(2 * PAGE) for _ in range(3))
+    assert a and b and c and cache.reserve(1) is None
+    assert a.together and b.pages == (2, 3)
+    cache.release(a)
+    cache.release(c)
+    scattered = cache.reserve(3 * PAGE)
+    assert scattered and scattered.pages == (0, 1, 4) and not scattered.together
+    rows = torch.arange(6 * PAGE)
+    assert scattered.rows(rows, 2 * PAGE + 3).tolist() == [*range(2 * PAGE), *range(4 * PAGE, 4 * PAGE + 3)]
+
+
+def test_scattered_pages_hold_the_same(loaded: Loaded) -> None:
+    made = engine(loaded, memory=5 * 2 * PAGE * 2 * 16 * 4)
+    cache = made.decoder.cache  # type: ignore[attr-defined]
+    first, middle = cache.reserve(PAGE), cache.reserve(2 * PAGE)
+    cache.release(first)
+    request = made.submit(PROMPTS[0], Options(tokens=40, greedy=True))
+    made.step()
+    assert request.place is not None and not request.place.together
+    while made.busy:
+        made.step()
+    assert request.tokens == plain(loaded, list(PROMPTS[0]), 40)
+    cache.release(middle)
+
+
+def test_int8_is_near(loaded: Loaded) -> None:
+    """Scores in int8 are those of fp32 but for rounding."""
+    from phalanx.infer.cache import New
+    from phalanx.precision import packed
+
+    model = loaded.shared()
+    packed.fill(model, "int8", model.transformer.words)  # type: ignore[attr-defined]
+    scores = []
+    for made in (loaded.shared(), model):
+        decoder = Decoder(made, loaded.tokenizer.vocab, 1 << 20)
+        place = decoder.reserve(20)
+        assert place is not None
+        scores.append(decoder([New(place, 0, PROMPTS[3])])[0][0])
+    assert torch.cosine_similarity(*scores, dim=0) > 0.999

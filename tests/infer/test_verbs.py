@@ -1,0 +1,74 @@
+"""phalanx answer, classify, embed, bench infer: what the functions say, in a terminal."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from phalanx.cli.app import app
+from phalanx.errors import InputError
+from phalanx.infer import load, load_bert, load_gpt
+from phalanx.infer.bert import Bert
+from tests.infer.runs import GPT, make_run
+from tests.infer.test_bert import config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for head in ("classes", "value", "span", ""):
+        make_run(folder / (head or "plain"), config(head), "bert-uncased")
+    make_run(folder / "gpt", GPT, "gpt2")
+    return folder
+
+
+def phalanx(*words: object) -> str:
+    told = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    return told.stdout
+
+
+def test_answer(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text("Zoë did it.", encoding="utf-8")
+    found = load_bert(runs / "span", "torch").answer("Who?", "Zoë did it.")
+    assert phalanx("answer", runs / "span", "Who?", f"@{tmp_path / 'story.txt'}") == (
+        f"{found.text}  (characters {found.start} to {found.stop})\n"
+    )
+
+
+def test_classify(runs: Path) -> None:
+    chances = load_bert(runs / "classes", "torch").classify("a film").probabilities
+    lines = phalanx("classify", runs / "classes", "a film").splitlines()
+    assert lines == [f"{label}  {p:.1%}" for label, p in sorted(chances.items(), key=lambda item: -item[1])]
+    value = load_bert(runs / "value", "torch").values([("a", "b")])[0]
+    assert phalanx("classify", runs / "value", "a", "b") == f"{value:.4f}\n"
+
+
+def test_embed(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("a cat\n\na dog\n")
+    phalanx("embed", runs / "plain", f"@{tmp_path / 'texts'}", "a bird", "--out", tmp_path / "v.npy")
+    right = load_bert(runs / "plain", "torch").embed(["a cat", "a dog", "a bird"])
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), right)
+
+
+def test_bench(runs: Path, tmp_path: Path) -> None:
+    """Every cell has a figure for each program; ragged rows are one of the cells."""
+    words = ["--rounds", 2, "--backends", "torch", "--precision", "fp32,fp16", "--batch", "1,2", "--lengths", "8,999"]
+    told = phalanx("bench", "infer", runs / "span", *words, "--out", tmp_path / "b.json")
+    assert "torch fp16: it has" in told
+    cells = json.loads((tmp_path / "b.json").read_text())
+    assert [cell["name"] for cell in cells] == ["1 x 8", "2 x 8", "1 x 16", "2 x 16", "ragged"]
+    assert all(set(cell["p50"]) == {"torch fp32", "hugging face fp32"} for cell in cells)
+    assert all(0 < cell["p50"][each] <= cell["p99"][each] for cell in cells for each in cell["p50"])
+    with pytest.raises(InputError, match="is no BERT"):
+        phalanx("bench", "infer", "gpt-tiny")
+
+
+def test_the_right_kind(runs: Path) -> None:
+    assert isinstance(load(runs / "span", "torch"), Bert)
+    with pytest.raises(InputError, match="learned to continue a text"):
+        load_bert(runs / "gpt")
+    with pytest.raises(InputError, match="learned to fill masks"):
+        load_gpt(runs / "plain")

@@ -1,0 +1,43 @@
+"""A model split over processes writes what it writes on one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phalanx.errors import InputError
+from phalanx.tasks.together import laid_out
+from tests.infer.runs import GPT, make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = GPT.model.model_copy(update={"layers": 2, "heads": 4, "positions": 48, "init_std": 0.2})
+    data = GPT.data.model_copy(update={"sequence": 48})
+    path = tmp_path_factory.mktemp("gpt") / "run"
+    make_run(path, GPT.model_copy(update={"model": model, "data": data}), "gpt2")
+    return path
+
+
+def written(run: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "phalanx", "generate", str(run), "The cat sat on", "--tokens", "50", *words]
+    told = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+@pytest.mark.parametrize("how", [["--greedy"], ["--seed", "3"]], ids=["greedy", "drawn"])
+def test_the_same_tokens(run: Path, how: list[str]) -> None:
+    """On 1, 2 and 4 processes, past the context too."""
+    alone = written(run, *how)
+    assert len(alone) > 60
+    assert written(run, "layout.tp=2", *how) == written(run, "layout.tp=4", *how) == alone
+
+
+def test_other_layouts(run: Path) -> None:
+    with pytest.raises(InputError, match=r"laid out by layout\.tp alone"), laid_out(run, ["layout.pp=2"]):
+        pass
