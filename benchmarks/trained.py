@@ -36,6 +36,7 @@ class Tokens:
     """A task of random tokens without end."""
 
     losses = ("lm",)
+    labelled, best_by = False, "loss"
     valid = None
 
     def __init__(self, shape: Shape) -> None:

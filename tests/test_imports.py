@@ -22,11 +22,13 @@ MAY_IMPORT = {
     "parallel": {"nn"},
     "run": {"nn", "models", "precision"},
     "train": {"nn", "models", "precision", "parallel", "run", "data"},
-    "infer": {"nn", "models", "precision", "run", "data"},
+    "infer": {"nn", "models", "precision", "run", "data", "score", "convert"},
     "tasks": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "score"},
+    "serve": {"nn", "models", "precision", "run", "data", "infer"},
     "launch": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks"},
     "report": {"run"},
-    "convert": {"nn", "models", "run", "data", "infer"},
+    "corpus": {"data", "score"},
+    "convert": {"nn", "models", "run", "data"},
     "plan": {"nn", "models", "precision", "parallel", "run", "train"},
     "measure": {"nn", "models", "precision", "parallel", "run", "data", "train", "plan"},
     "quickstart": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks", "report"},
@@ -40,6 +42,7 @@ FORBIDDEN = {
     "data": ("torch",),
     "score": ("torch",),
     "report": ("torch",),
+    "corpus": ("torch",),
 }
 
 LIGHT = ("phalanx", "phalanx.config", "phalanx.errors", "phalanx.registry", "phalanx.recipe", "phalanx.cli")

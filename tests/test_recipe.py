@@ -34,7 +34,7 @@ def _model(mapping: dict[str, Any], vocab: int) -> ModelConfig:
     return ModelConfig(**build.with_preset(mapping["model"]) | {"vocab": vocab})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"finetune"}))  # whose model is another run's
 def test_recipe_is_a_model_that_its_sequences_fit(name: str) -> None:
     mapping = recipe.load_mapping(name)
     model = _model(mapping, 30522)

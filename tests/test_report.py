@@ -34,7 +34,10 @@ def make(folder: Path, steps: int = 100, best: int = 60, lr: float = 3e-4, slope
             })  # fmt: skip
             if step % 10 == 0:
                 held_out = 3 + abs(step - best) * slope
-                metrics.valid(step, {"loss": held_out, "perplexity": math.exp(held_out), "lm_accuracy": 0.5})
+                metrics.valid(
+                    step,
+                    {"loss": held_out, "perplexity": math.exp(held_out), "lm_accuracy": 0.5, "f1": 0.4, "tokens": 9},
+                )
     return folder
 
 
@@ -55,8 +58,8 @@ def test_a_report_is_whole_by_itself(tmp_path: Path) -> None:
     assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|https?:", html)
     pictures = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)"', html)
     assert [name.removesuffix(" by step") for name, _ in pictures] == [
-        "Loss (held-out dashed)", "Held-out perplexity", "Held-out lm accuracy", "Learning rate", "Gradient norm",
-        "Tokens per second",
+        "Loss (held-out dashed)", "Held-out perplexity", "Held-out lm accuracy", "Held-out f1", "Learning rate",
+        "Gradient norm", "Tokens per second",
     ]  # fmt: skip
     for _, data in pictures:
         height, width, _ = pixels(base64.b64decode(data)).shape

@@ -73,6 +73,10 @@ class ModelConfig(Section):
     """Dropout after the embeddings and after each sub-layer."""
     attention_dropout: Fraction = 0.0
     """Dropout of the attention probabilities; above 0 it takes the slower math path, exact on every layout."""
+    head: Literal["", "classes", "value", "span", "choice", "tokens"] = ""
+    """BERT, fine-tuned: what it answers in place of masks and pairs. The task sets it."""
+    classes: NonNegativeInt = 0
+    """Classes of head=classes or tokens, candidates of head=choice."""
     init_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights; residual outputs are divided by sqrt(2 × layers)."""
 
@@ -102,6 +106,29 @@ class DataConfig(Section):
     """BERT: the second segment's question: true next-sentence, sentence-order, or no pairs."""
     short_fraction: Fraction = 0.1
     """BERT: probability of a sequence of random shorter length."""
+
+
+class ExamplesConfig(Section):
+    """Fine-tuning: what the labelled files hold that data.train and data.valid name."""
+
+    form: Literal["table", "squad", "squad2", "race", "swag", "tags"] = "table"
+    """Of the files: columns (.tsv, .csv, .jsonl), SQuAD 1.1's or 2.0's, RACE's or SWAG's, or words with their tags."""
+    text: str = "text"
+    """Column of the text, or of the prompt; a number from 0 on where a table has no head."""
+    pair: str = ""
+    """Column of a second text."""
+    label: str = "label"
+    """Column of the class, of the number, or of the completion."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in order; empty takes those of the training files."""
+    metric: str = ""
+    """What the best checkpoint has most of; empty takes the task's own, loss the lowest held-out loss."""
+    stride: PositiveInt = 128
+    """Questions: tokens by which the windows of a long context advance."""
+    longest: PositiveInt = 30
+    """Questions: tokens of an answer, at most."""
+    threshold: float = 0.0
+    """SQuAD 2.0: how much likelier no answer must be than the best one."""
 
 
 class OptimConfig(Section):
@@ -226,9 +253,10 @@ class Config(Section):
     """A run."""
 
     task: str = "clm"
-    """What is learned: clm (GPT), mlm (BERT), or module:Name."""
+    """What is learned: clm, mlm; of labelled files classes, value, span, choice, tokens, completion; or module:Name."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    examples: ExamplesConfig = ExamplesConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     layout: LayoutConfig = LayoutConfig()

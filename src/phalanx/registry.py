@@ -15,11 +15,10 @@ from phalanx.errors import InputError
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from phalanx.config import Config, OptimConfig
-    from phalanx.data.tokenize import Tokenizer
+    from phalanx.config import OptimConfig
     from phalanx.models.build import Family
     from phalanx.parallel.parameters import Parameters
-    from phalanx.train.task import Task
+    from phalanx.train.task import Kind
 
 T = TypeVar("T")
 
@@ -54,10 +53,19 @@ MODELS: "Table[Family]" = Table(
     {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert"},
     ("DEFAULTS", "PRESETS", "LOSSES", "parameters_of"),
 )
-TASKS: "Table[Callable[[Config, Tokenizer], Task]]" = Table(
+TASKS: "Table[Kind]" = Table(
     "task",
-    {"clm": "phalanx.tasks.clm:CausalLM", "mlm": "phalanx.tasks.mlm:MaskedLM"},
-    ("source", "counts"),
+    {
+        "clm": "phalanx.tasks.clm:CausalLM",
+        "mlm": "phalanx.tasks.mlm:MaskedLM",
+        "classes": "phalanx.tasks.classes:Classes",
+        "value": "phalanx.tasks.classes:Value",
+        "span": "phalanx.tasks.span:Span",
+        "choice": "phalanx.tasks.choice:Choice",
+        "tokens": "phalanx.tasks.tokens:Tokens",
+        "completion": "phalanx.tasks.completion:Completion",
+    },
+    ("losses", "counts", "labelled", "fitted"),
 )
 OPTIMIZERS: "Table[Callable[[Parameters, OptimConfig], list[Optimizer]]]" = Table(
     "optim.name",

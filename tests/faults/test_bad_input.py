@@ -87,7 +87,7 @@ def test_tokenizer_of_another_vocabulary(work: Path, refused: Says) -> None:
     line = refused(*_train(work, f"data.valid={work / 'other'}"))
     assert "other" in line and "small" in line
     assert "other" in refused("eval", work / "run", "--data", work / "other")
-    assert "model.vocab" in refused(*_train(work, "model.vocab=999"))
+    assert "model.vocab" in refused(*_train(work, "model.vocab=200"))
 
 
 def test_truncated_bin(work: Path, refused: Says) -> None:
@@ -249,7 +249,7 @@ def test_defects_keep_their_traceback(work: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("phalanx.infer.generate.generate", broken)
+    monkeypatch.setattr("phalanx.infer.gpt.GPT.generate", broken)
     with pytest.raises(RuntimeError):
         _phalanx("generate", work / "run", "The")
 
@@ -308,3 +308,27 @@ def test_reports_of_what_is_no_number(work: Path, refused: Says) -> None:
         assert "the train record of step 1 is no number" in refused("report", run, "--out", work / "x.html")
     assert "x.html" in refused("report", work / "run", "--out", work / "x.png")
     assert not (work / "x.html").exists() and not (work / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "inside", "then"),
+    [
+        (["eval", "run"], "phalanx.tasks.score.score", "starts anew"),
+        (["import", "hf:x", "--out", "y"], "phalanx.convert.huggingface.import_folder", "starts anew"),
+        (["export", "run", "y"], "phalanx.convert.huggingface.export_run", "starts anew"),
+        (["prepare", "x", "--out", "y", "--tokenizer", "gpt2"], "phalanx.data.prepare.prepare", "does what is left"),
+    ],
+)
+def test_interrupted(
+    work: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: list[str], inside: str,
+    then: str,
+) -> None:  # fmt: skip
+    """Ctrl-C: one line that says how it goes on."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inside, interrupted)
+    monkeypatch.chdir(work)
+    assert _phalanx(*verb) == 130
+    assert capfd.readouterr().err == f"phalanx: interrupted; the same command {then}\n"

@@ -87,12 +87,12 @@ def test_scores_are_per_byte_and_word_of_the_text(text: Path, tmp_path: Path) ->
     """End-of-text tokens are no text: the whole set has the bytes and words of its file, but for line ends."""
     run = tmp_path / "run"
     train("gpt-tiny", [*SMALL, f"data.train={text / 'set'}"], run, quiet=True)
-    whole = score(run, str(text / "set"))
+    whole = score(run, data=str(text / "set")).values
     written = (text / "text.txt").read_text()
     lost = 17 * 20  # at most the first token and the tail shorter than a sequence, and their bytes
     assert 0 <= len(written.replace("\n", "").encode()) - whole["bytes"] < lost
     assert 0 <= len(written.split()) - whole["words"] < 40
-    held_out, test = score(run), score(run, part=2)
+    held_out, test = score(run).values, score(run, part=2).values
     assert held_out["tokens"] < whole["tokens"] / 2 and held_out["bytes"] != test["bytes"]
 
 
@@ -107,7 +107,7 @@ def test_a_set_of_another_tokenizer_of_the_same_size(text: Path, tmp_path: Path)
     options = PrepareOptions(str(tmp_path / "other.json"), "line", workers=1)
     prepare([str(text / "text.txt")], str(tmp_path / "other"), options)
     with pytest.raises(InputError, match="tokenizer"):
-        score(run, str(tmp_path / "other"))
+        score(run, data=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,9 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.convert.huggingface import export_run
 from phalanx.errors import InputError
-from phalanx.infer.load import Loaded, load
-from phalanx.tasks.zeroshot import Windows, judge, lambada, perplexity, wikitext
+from phalanx.infer.loaded import Loaded, load
+from phalanx.tasks.score import score
+from phalanx.tasks.zeroshot import Windows
 from tests.infer.runs import BERT, GPT, make_run
 
 TEXT = " = Ships = \n The ship was 1 @,@ 200 tons , and its crew 's food ( bread ) was old . \n It sank in 1912 ."
@@ -58,7 +62,7 @@ def test_every_token_is_predicted_once(stride: int) -> None:
 
 @pytest.mark.parametrize("stride", [4, 12])
 def test_perplexity_is_that_of_a_plain_loop(gpt: Loaded, text: Path, stride: int) -> None:
-    found = perplexity(gpt, text, stride=stride).values
+    found = score(gpt.run, "perplexity", str(text), stride=stride).values
     written = text.read_text(encoding="utf-8")
     tokens = gpt.tokenizer.encode(written)
     nats = plain(gpt, tokens, stride)
@@ -79,19 +83,21 @@ def test_perplexity_is_that_of_hugging_face(gpt: Loaded, text: Path, tmp_path: P
         scores = theirs(window[None, :-1]).logits[0].log_softmax(-1)
         told = scores[torch.arange(len(window) - 1), window[1:]]
         nats -= float(told[0 if start == 0 else length - stride :].sum())
-    found = perplexity(gpt, text, stride=stride).values["token_perplexity"]
+    found = score(gpt.run, "perplexity", str(text), stride=stride).values["token_perplexity"]
     assert found == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-4)
 
 
 def test_wikitext_divides_by_the_original_words(gpt: Loaded, text: Path) -> None:
-    found = wikitext(gpt, text, stride=4)
+    found = score(gpt.run, "wikitext", str(text), stride=4)
     assert f"{len(text.read_text().strip().split(' ')) - 1:,}" in found.meanings["word_perplexity"]
-    assert found.values["word_perplexity"] != perplexity(gpt, text, stride=4).values["word_perplexity"]
+    assert (
+        found.values["word_perplexity"] != score(gpt.run, "perplexity", str(text), stride=4).values["word_perplexity"]
+    )
 
 
 def test_a_limit_takes_the_first_windows(gpt: Loaded, text: Path) -> None:
     tokens = gpt.tokenizer.encode(text.read_text(encoding="utf-8"))[: 12 + 1 + 2 * 4]
-    found = perplexity(gpt, text, limit=3, stride=4)
+    found = score(gpt.run, "perplexity", str(text), limit=3, stride=4)
     assert found.examples == 3
     nats = plain(gpt, tokens, 4)
     assert found.values["token_perplexity"] == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-5)
@@ -105,7 +111,7 @@ def test_last_words(gpt: Loaded, tmp_path: Path) -> None:
     file.write_text(
         "".join(json.dumps({"text": f"{context} {word}"}) + "\n" for word in (said.strip() or "x", "quickly"))
     )
-    found = lambada(gpt, file)
+    found = score(gpt.run, "lambada", str(file))
     assert found.examples == 2 and [one["word"] for one in found.predictions][1] == "quickly"
     for one in found.predictions:
         labels = gpt.tokenizer.encode(f" {one['word']}")
@@ -125,6 +131,15 @@ def test_the_verb(gpt: Loaded, text: Path, tmp_path: Path) -> None:
     assert told.exit_code == 0 and json.loads((tmp_path / "p.jsonl").read_text())["word"] == "c"
 
 
+def test_a_hugging_face_folder_is_judged(gpt: Loaded, text: Path, tmp_path: Path) -> None:
+    """As the run is that it came from."""
+    export_run(gpt.run, tmp_path / "hf")
+    words = ["--task", "perplexity", "--data", str(text), "--limit", "2"]
+    told = CliRunner().invoke(app, ["eval", f"hf:{tmp_path / 'hf'}", *words], catch_exceptions=False)
+    assert told.stdout == CliRunner().invoke(app, ["eval", str(gpt.run), *words]).stdout
+    assert "tensors" in told.stderr
+
+
 @pytest.mark.parametrize(
     ("task", "content", "said"),
     [
@@ -139,11 +154,46 @@ def test_bad_files(gpt: Loaded, tmp_path: Path, task: str, content: str, said: s
     file = tmp_path / "file"
     file.write_text(content)
     with pytest.raises(InputError, match=said) as error:
-        judge(gpt.run, task, str(file), None, 32, True)
+        score(gpt.run, task, str(file))
     assert "\n" not in str(error.value)
 
 
 def test_a_bert_continues_nothing(tmp_path: Path, text: Path) -> None:
     make_run(tmp_path / "run", BERT, "bert-uncased")
     with pytest.raises(InputError, match="fill masks"):
-        judge(tmp_path / "run", "perplexity", str(text), None, 32, True)
+        score(tmp_path / "run", "perplexity", str(text))
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [("lambada", ["layout.pp=2"]), ("wikitext", ["layout.cp=2", "layout.tp=2"])]
+)
+def test_on_any_layout(text: Path, tmp_path: Path, task: str, words: list[str]) -> None:
+    """The same scores on several processes, which hold parts of the model."""
+    passages = [f"the cat of number {n} sat on the mat" for n in range(5)]
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps({"text": passage}) + "\n" for passage in passages))
+    file = text if task == "wikitext" else tmp_path / "l.jsonl"
+    model = GPT.model.model_copy(update={"layers": 2, "positions": 16})
+    data = GPT.data.model_copy(update={"sequence": 16})
+    make_run(tmp_path / "run", GPT.model_copy(update={"model": model, "data": data}), "gpt2")
+    alone = score(tmp_path / "run", task, str(file), 5)
+    command = [
+        sys.executable,
+        "-m",
+        "phalanx",
+        "eval",
+        str(tmp_path / "run"),
+        *words,
+        "--task",
+        task,
+        "--data",
+        str(file),
+    ]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    told = subprocess.run([*command, "--limit", "5"], capture_output=True, text=True, check=False, env=one_thread)
+    assert told.returncode == 0, told.stderr
+    found = {
+        line.split()[0]: float(line.split()[1].replace(",", ""))
+        for line in told.stdout.splitlines()
+        if line[:1].isalpha()
+    }
+    assert found == pytest.approx(alone.values, rel=1e-4, abs=1e-4)

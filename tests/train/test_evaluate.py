@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from phalanx.nn.batch import Batch
-from phalanx.train.evaluate import evaluate
+from phalanx.train.evaluate import answered, evaluate
 from tests.train.runs import Corpus, trainer
 
 DROPOUT = ["model.dropout=0.2", "model.attention_dropout=0.1"]
@@ -22,7 +22,8 @@ def test_evaluation_is_the_same_at_any_micro_batch(corpus: Corpus, run: Path, fa
     seen: list[tuple[int, int]] = []
     configs = [corpus.config(family, *DROPOUT, f"layout.micro_batch={size}") for size in (7, 3, 1)]
     results = [
-        evaluate(made.model, made.task, made.task.valid, config, 7, lambda *at: seen.append(at)) for config in configs
+        answered(made.model, made.task, made.task.valid, config, 7, lambda *at: seen.append(at))[0]
+        for config in configs
     ]
     for result in results[1:]:
         assert result == pytest.approx(results[0], rel=1e-5)

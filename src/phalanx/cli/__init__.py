@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 
-from phalanx.cli import data, exchange, measure, plan, train, use  # noqa: F401  their verbs join the program
+from phalanx.cli import bench, data, exchange, measure, plan, serve, train, use  # noqa: F401  their verbs join the program
 from phalanx.cli.app import app
 from phalanx.errors import InputError
 

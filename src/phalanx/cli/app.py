@@ -1,6 +1,12 @@
 """The program: its groups of verbs and what it is."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import typer
+
+CONTINUES, ANEW = "the same command does what is left", "the same command starts anew"
 
 app = typer.Typer(
     name="phalanx", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -13,6 +19,16 @@ def root() -> None:
 
     Start with: phalanx quickstart
     """
+
+
+@contextmanager
+def interruptible(then: str) -> Iterator[None]:
+    """On Ctrl-C one line that says what the same command will do, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"phalanx: interrupted; {then}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def group(name: str, help_text: str) -> typer.Typer:

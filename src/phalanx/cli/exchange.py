@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from phalanx.cli.app import app
+from phalanx.cli.app import ANEW, app, interruptible
 from phalanx.errors import InputError
 
 
@@ -27,16 +27,17 @@ def bring_in(
     form, colon, folder = source.partition(":")
     if not colon or form not in ("hf", "megatron"):
         raise InputError(f"{source}: say what it is, as hf:FOLDER or megatron:FOLDER")
-    if form == "megatron":
-        from phalanx.convert import megatron
+    with interruptible(ANEW):
+        if form == "megatron":
+            from phalanx.convert import megatron
 
-        if not tokenizer:
-            raise InputError("a Megatron checkpoint has no tokenizer; name its own: --tokenizer gpt2, or a file")
-        told = megatron.import_folder(Path(folder), tokenizer, out, seed)
-    else:
-        from phalanx.convert import huggingface
+            if not tokenizer:
+                raise InputError("a Megatron checkpoint has no tokenizer; name its own: --tokenizer gpt2, or a file")
+            told = megatron.import_folder(Path(folder), tokenizer, out, seed)
+        else:
+            from phalanx.convert import huggingface
 
-        told = huggingface.import_folder(Path(folder), out, seed)
+            told = huggingface.import_folder(Path(folder), out, seed)
     print(*told.lines(), sep="\n")
 
 
@@ -52,16 +53,16 @@ def take_out(
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
 ) -> None:
     """Write a run's model for another program: phalanx export runs/gpt --to hf gpt-folder"""
-    if to == "megatron":
-        from phalanx.convert import megatron
+    with interruptible(ANEW):
+        if to == "megatron":
+            from phalanx.convert import megatron
 
-        print(f"{folder}: {megatron.export_run(run, folder, tp, best=not latest)} ranks")
-        return
-    if to == "onnx":
-        from phalanx.convert import onnx
+            print(f"{folder}: {megatron.export_run(run, folder, tp, best=not latest)} ranks")
+        elif to == "onnx":
+            from phalanx.infer import export
 
-        print(f"{folder}: gives {', '.join(onnx.export_run(run, folder, best=not latest))}")
-        return
-    from phalanx.convert import huggingface
+            print(f"{folder}: gives {', '.join(export.export_run(run, folder, best=not latest))}")
+        else:
+            from phalanx.convert import huggingface
 
-    print(f"{folder}: {huggingface.export_run(run, folder, best=not latest)} tensors")
+            print(f"{folder}: {huggingface.export_run(run, folder, best=not latest)} tensors")

@@ -64,6 +64,66 @@ def train(
 
 
 @app.command(cls=WithKeys)
+def tune(
+    run: Annotated[str, typer.Argument(help="A run whose model to fine-tune, or hf:FOLDER.", metavar="RUN")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="sst2, cola, mrpc, stsb, qqp, mnli, qnli, rte, wnli, squad, squad2, race, swag; or, on columns of "
+            "your own, classes, value, tokens (BERT), completion (GPT)."
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="The folder of the task's files, or the training file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the task's own.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="The held-out file; by default the folder's, or a tenth.")] = None,
+    text: Annotated[str, typer.Option(help="Column of the text; a number where a table has no head.")] = "",
+    pair: Annotated[str, typer.Option(help="Column of a second text.")] = "",
+    label: Annotated[str, typer.Option(help="Column of the class, number or completion.")] = "",
+    epochs: Annotated[float, typer.Option(min=0, help="Passes over the examples; 0 takes the task's own.")] = 0.0,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="key=value,value: a run for each, as lr=1e-5,3e-5; repeat for a grid.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each setting, with seeds from train.seed on.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The run folder; RUN-TASK by default.")] = None,
+    procs: Annotated[int, typer.Option(min=0, help="Processes to start here, as for phalanx train.")] = 0,
+) -> None:
+    """Fine-tune a model on labelled examples: phalanx tune runs/bert --task sst2 --data glue/SST-2
+
+    The checkpoint that is best by the task's metric is kept. An interrupted run, or sweep, goes on when the same
+    command is given again. phalanx eval judges the result on other files.
+    """
+    from phalanx.parallel import launch, meeting, processes
+    from phalanx.tasks import tune as tuning
+    from phalanx.tasks.run import train as fit
+    from phalanx.tasks.run import wanted
+
+    processes.adopt_slurm()
+    out = out or Path(f"{run.removeprefix('hf:').rstrip('/')}-{task}")
+    run = _brought(run, out)
+    if (sweep or seeds > 1) and meeting.world() > 1:
+        raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
+    outcomes = []
+    for setting in tuning.settings(sweep or [], seeds, tuning.first_seed(overrides or [])):
+        folder = out / tuning.name_of(setting) if setting else out
+        chosen = {key: value for key, value in setting.items() if key != "epochs"}
+        wish = tuning.Wish(run, task, data, valid, text, pair, label, float(setting.get("epochs", epochs)))
+        words = tuning.words(wish, [*(overrides or []), *(tuning.word_of(*item) for item in chosen.items())])
+        if meeting.world() == 1 and (count := procs or wanted(tuning.RECIPE, words, folder)) > 1:
+            code = launch.launch(["train", tuning.RECIPE, *words, "--out", str(folder)], count)
+        else:
+            code = fit(tuning.RECIPE, words, folder)
+            code += 128 * (code > 0)
+        if code:
+            raise typer.Exit(code)
+        outcomes.append((setting, tuning.outcome(folder)))
+        if meeting.rank() == 0:
+            print(outcomes[-1][1].line(), flush=True)
+    if len(outcomes) > 1 and meeting.rank() == 0:
+        tuning.write_summary(out / "summary.json", outcomes)
+        print(*tuning.summary(outcomes), f"best: {tuning.best_of(outcomes).folder}", sep="\n", flush=True)
+
+
+@app.command(cls=WithKeys)
 def check(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
@@ -92,6 +152,19 @@ def check(
 
         draw(compared, out)
     raise typer.Exit(0 if compared.agree else 1)
+
+
+def _brought(run: str, out: Path) -> str:
+    """The run folder of a model: of a Hugging Face folder one beside the runs that are made of it."""
+    from phalanx.convert.huggingface import import_folder
+    from phalanx.parallel import meeting
+
+    if not run.startswith("hf:"):
+        return run
+    folder = out.with_name(f"{out.name}-model")
+    if meeting.rank() == 0 and not (folder / "config.toml").exists():
+        print(*import_folder(Path(run.removeprefix("hf:")), folder).lines(), sep="\n")
+    return str(folder)
 
 
 @launch_app.command("slurm")

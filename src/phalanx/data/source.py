@@ -28,7 +28,14 @@ class Sample(NamedTuple):
     labels: Array  # int64, -1 where nothing is predicted
     segment: Array | None  # int64, 0 or 1 (BERT)
     document: Array | None  # int32; attention stays within equal numbers, padding is -1; None: attend everywhere
-    related: int  # 0 = the second segment follows the first, 1 = it does not, -1 = no question
+    related: int  # 0 = the second segment follows the first, 1 = it does not; a class; -1 = no question
+    value: float = math.nan  # the number to predict, where there is one
+
+    @property
+    def used(self) -> int:
+        """Positions before those that only fill up."""
+        meant = self.labels >= 0 if self.document is None else self.document >= 0
+        return int(np.flatnonzero(meant).max(initial=-1)) + 1
 
 
 class Source(Protocol):

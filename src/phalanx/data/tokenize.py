@@ -53,6 +53,11 @@ class Tokenizer:
         parts = re.split(f"({'|'.join(map(re.escape, ids))})", text)
         return [i for part in parts for i in ([ids[part]] if part in ids else self.encode(part))]
 
+    def encode_places(self, text: str) -> tuple[Array, Array]:
+        """The ids of a text, int64 [n], and where each begins and ends in it, in characters: int64 [n, 2]."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
     def encode_joined(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """The ids of all texts back to back, uint32, and how many each text has, int64.
 

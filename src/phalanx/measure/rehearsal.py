@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phalanx.config import Config
-from phalanx.data.source import Documents, Sample, Source
+from phalanx.data.source import Sample
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.models.build import check, family
@@ -19,19 +19,20 @@ from phalanx.run.folder import RunFolder
 from phalanx.train.lay_out import lay_out
 from phalanx.train.monitor import Silent
 from phalanx.train.resolve import device_of
+from phalanx.train.task import Task
 from phalanx.train.trainer import Trainer
 
 SAMPLES = 64
 WORDS = {"mlm": "bert-uncased"}  # whose vocabulary a model has where neither it nor data says; GPT-2's else
 
 
-class Noise(list[Sample]):
+class Noise(list[Sample], Task):
     """A task of random tokens without end, as long and as masked as the real ones."""
 
     valid = None
 
     def __init__(self, config: Config) -> None:
-        self.losses = family(config.model.family).LOSSES
+        self.family = config.model.family
         dice, vocab, length = np.random.default_rng(0), config.model.vocab, config.data.sequence
         tokens = dice.integers(vocab, size=(SAMPLES, length + 1))
         if config.task != "mlm":
@@ -46,6 +47,11 @@ class Noise(list[Sample]):
         )
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """All that the model can give."""
+        return family(self.family).LOSSES
+
+    @property
     def train(self) -> "Noise":
         """Itself."""
         return self
@@ -53,10 +59,6 @@ class Noise(list[Sample]):
     def __getitem__(self, n: Any) -> Any:
         """Sample n, from the first again after the last."""
         return super().__getitem__(n % len(self))
-
-    def source(self, documents: Documents) -> Source:
-        """There are no documents."""
-        raise NotImplementedError
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Labelled positions, and sequences with a question."""

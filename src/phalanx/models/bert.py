@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from phalanx.config import ModelConfig
 from phalanx.models import names
 from phalanx.nn import loss
+from phalanx.nn.answer import POOLED, AnswerHead
 from phalanx.nn.batch import Batch
 from phalanx.nn.heads import MaskedHead, PairHead
 from phalanx.nn.transformer import Transformer
@@ -25,7 +26,8 @@ def _megatron(layers: int, hidden: int, heads: int) -> dict[str, Any]:
 
 
 class Bert(nn.Module):
-    """Bidirectional transformer with a masked-language-model head and a next-sentence head."""
+    """Bidirectional transformer with a masked-language-model head and a next-sentence head, or, to be fine-tuned, with
+    the one head that `model.head` names."""
 
     LOSSES = ("mlm", "nsp")
     DEFAULTS: Mapping[str, Any] = _COMMON
@@ -43,14 +45,24 @@ class Bert(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.transformer = Transformer(config, causal=False)
-        self.masked: MaskedHead | None = MaskedHead(
-            config.hidden, config.vocab, config.norm_eps, config.init_std, config.gelu
-        )
-        self.pair: PairHead | None = PairHead(config.hidden, config.init_std)
+        self.masked: MaskedHead | None = None
+        self.pair: PairHead | None = None
+        self.answer: AnswerHead | None = None
+        hidden, std = config.hidden, config.init_std
+        if config.head:
+            site = 3 * config.layers + 1
+            self.answer = AnswerHead(config.head, hidden, config.classes, config.dropout, std, site)
+        else:
+            self.masked = MaskedHead(hidden, config.vocab, config.norm_eps, std, config.gelu)
+            self.pair = PairHead(hidden, std)
 
     def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Vocabulary logits [batch, seq, vocab], or with labels the sums mlm, mlm_correct, nsp, nsp_correct."""
+        """Vocabulary logits [batch, seq, vocab], or with labels the sums mlm, mlm_correct, nsp, nsp_correct. With a
+        head to be fine-tuned: what `AnswerHead` gives, without labels or with them.
+        """
         hidden: Tensor = self.transformer(batch, x)
+        if self.answer is not None:
+            return self.answer(hidden, batch) if batch.labels is None else self.answer.sums(hidden, batch)
         if self.masked is None or self.pair is None:  # a pipeline's stage before the last
             return hidden
         weight = self.transformer.words
@@ -70,17 +82,21 @@ class Bert(nn.Module):
         layers, hidden, ffn = config.layers, config.hidden, config.ffn or 4 * config.hidden
         block = 4 * hidden * hidden + 2 * hidden * ffn + 9 * hidden + ffn
         embeddings = (config.vocab + config.positions + config.segments + 2) * hidden
-        heads = hidden * hidden + 3 * hidden + config.vocab + hidden * hidden + hidden + 2 * hidden + 2
+        pooler = hidden * hidden + hidden
+        heads = hidden * hidden + 3 * hidden + config.vocab + pooler + 2 * hidden + 2
+        if config.head:
+            width = {"span": 2, "value": 1, "choice": 1}.get(config.head, config.classes)
+            heads = pooler * (config.head in POOLED) + width * (hidden + 1)
         return layers * block + embeddings + heads
 
     @staticmethod
     def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """This model's weights from those of `BertForPreTraining`; of heads that are not there, none."""
+        """This model's weights from those of Hugging Face's class for its heads; of heads that are not there, none."""
         at = "bert." if "bert.embeddings.word_embeddings.weight" in state else ""
         token = "transformer.embeddings.token.weight"
         for ours, theirs in _once(config).items():
-            theirs = theirs if theirs.startswith("cls.") else at + theirs
-            if theirs in state or not ours.startswith(("masked.", "pair.")):
+            theirs = theirs if theirs.startswith(_BESIDE) else at + theirs
+            if theirs in state or ours.startswith("transformer."):
                 tensor = state[theirs]
                 yield ours, names.pad_rows(tensor, config) if ours == token else tensor
         for layer in range(config.layers):
@@ -93,13 +109,12 @@ class Bert(nn.Module):
 
     @staticmethod
     def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """The inverse of `from_hugging_face`: names of `BertForPreTraining`, whose decoder is the embedding; padding
-        rows dropped."""
+        """The inverse of `from_hugging_face`; a decoder is the embedding, whose padding rows are dropped."""
         for ours, theirs in _once(config).items():
             if ours in state:
                 tensor = state[ours]
                 rows = config.vocab if ours == "transformer.embeddings.token.weight" else len(tensor)
-                yield theirs if theirs.startswith("cls.") else f"bert.{theirs}", tensor[:rows]
+                yield theirs if theirs.startswith(_BESIDE) else f"bert.{theirs}", tensor[:rows]
         for layer in range(config.layers):
             ours, theirs = f"transformer.blocks.{layer}.", f"bert.encoder.layer.{layer}."
             for kind in ("weight", "bias"):
@@ -118,8 +133,9 @@ _BLOCK = {
     "norm2": "output.LayerNorm",
 }
 
-_HEADS = {
-    "transformer.embeddings.norm": "embeddings.LayerNorm",
+_BESIDE = ("cls.", "classifier.", "qa_outputs.")  # what stands beside the encoder, not in it
+
+_PRETRAINING = {
     "masked.transform": "cls.predictions.transform.dense",
     "masked.norm": "cls.predictions.transform.LayerNorm",
     "pair.pooler": "pooler.dense",
@@ -130,10 +146,19 @@ _HEADS = {
 def _once(config: ModelConfig) -> dict[str, str]:
     """Names, here and there, of what is not in a block. Hugging Face's BERT is post-LN: it has no final norm."""
     assert not config.norm_first, "Hugging Face's BERT is post-LN"
-    pairs = {f"{a}.{kind}": f"{b}.{kind}" for a, b in _HEADS.items() for kind in ("weight", "bias")}
-    return pairs | {
-        "transformer.embeddings.token.weight": "embeddings.word_embeddings.weight",
-        "transformer.embeddings.position.weight": "embeddings.position_embeddings.weight",
-        "transformer.embeddings.segment.weight": "embeddings.token_type_embeddings.weight",
-        "masked.decoder.bias": "cls.predictions.bias",
-    }
+    heads = _PRETRAINING
+    if config.head:
+        heads = {"answer.classifier": "qa_outputs" if config.head == "span" else "classifier"}
+        heads |= {"answer.pooler": "pooler.dense"} if config.head in POOLED else {}
+    pairs = {"transformer.embeddings.norm": "embeddings.LayerNorm"} | heads
+    twice = {f"{a}.{kind}": f"{b}.{kind}" for a, b in pairs.items() for kind in ("weight", "bias")}
+    bias = {} if config.head else {"masked.decoder.bias": "cls.predictions.bias"}
+    return (
+        twice
+        | bias
+        | {
+            "transformer.embeddings.token.weight": "embeddings.word_embeddings.weight",
+            "transformer.embeddings.position.weight": "embeddings.position_embeddings.weight",
+            "transformer.embeddings.segment.weight": "embeddings.token_type_embeddings.weight",
+        }
+    )

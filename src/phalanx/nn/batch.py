@@ -18,7 +18,8 @@ class Batch:
     labels: Tensor | None = None  # int64 [B, S], -1 where nothing is predicted
     segment: Tensor | None = None  # int64 [B, S]
     document: Tensor | None = None  # int32 [B, S]: attention stays within equal numbers; padding is -1
-    related: Tensor | None = None  # int64 [B]: 0 = the second segment follows, 1 = it does not, -1 = no question
+    related: Tensor | None = None  # int64 [B]: of a pair 0 if the second follows, else 1; a class; -1 is no question
+    value: Tensor | None = None  # float32 [B]: the number to predict, NaN where there is none
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Sequences start to stop of this batch, coordinates kept."""
@@ -28,9 +29,11 @@ class Batch:
         """The given positions of every sequence, coordinates kept."""
         return self._map(lambda t: t[:, positions] if t.ndim == 2 else t)
 
-    def with_related(self, related: Tensor) -> "Batch":
-        """The same batch with other answers about its pairs."""
-        return replace(self, related=related)
+    def unasked(self) -> "Batch":
+        """The same batch without questions about whole sequences."""
+        related = None if self.related is None else torch.full_like(self.related, -1)
+        value = None if self.value is None else torch.full_like(self.value, torch.nan)
+        return replace(self, related=related, value=value)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""

@@ -29,14 +29,16 @@ class VocabularyHead(nn.Module):
         return self.gemm(hidden, weight[: self.held], self.bias)
 
     def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The sum of the loss over labels >= 0 as `name`; where no gradient is wanted, also how many were right as
-        `name`_correct. hidden [..., hidden], labels [...]
+        """hidden [..., hidden], labels [...] -> the sum of the loss over labels >= 0 as `name`; without gradients
+        also how many were right as `name`_correct, and each one's loss and whether it was right as `answers` [..., 2].
         """
+        shape = labels.shape
         hidden, labels, weight = self.enter(hidden.flatten(0, -2)), labels.flatten(), weight[: self.held]
         if torch.is_grad_enabled():
             return {name: loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm, self.columns)}
-        total, correct = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm, self.columns)
-        return {name: total, f"{name}_correct": correct}
+        losses, right = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm, self.columns)
+        answers = torch.stack([losses, right], -1).view(*shape, 2)
+        return {name: losses.sum(), f"{name}_correct": right.sum(), "answers": answers}
 
 
 class MaskedHead(nn.Module):

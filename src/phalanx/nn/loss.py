@@ -121,12 +121,14 @@ def vocabulary_loss(
 def vocabulary_score(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
 ) -> tuple[Tensor, Tensor]:
-    """`vocabulary_loss` without gradients, and how many labels >= 0 have the largest logit: float32 [], int64 []."""
-    total = hidden.new_zeros((), dtype=torch.float32)
-    correct = labels.new_zeros(())
+    """The terms of `vocabulary_loss` without gradients, and which labels >= 0 have the largest logit: float32 [n], bool
+    [n].
+    """
+    losses = [hidden.new_zeros(0, dtype=torch.float32)]
+    right = [labels.new_zeros(0, dtype=torch.bool)]
     for part in _chunks(hidden, weight):
         scored = _scored(gemm(hidden[part], weight, bias), labels[part], columns)
-        total += scored.loss.sum()
         top = columns.largest(scored.inside.amax(-1) + scored.share)
-        correct += ((labels[part] >= 0) & (-scored.loss >= top - 1e-6)).sum()
-    return total, correct
+        losses.append(scored.loss)
+        right.append((labels[part] >= 0) & (-scored.loss >= top - 1e-6))
+    return torch.cat(losses), torch.cat(right)

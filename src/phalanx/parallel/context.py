@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from phalanx.nn.answer import AnswerHead
 from phalanx.nn.attention import Attention
 from phalanx.nn.batch import Batch
 from phalanx.nn.transformer import Transformer
@@ -25,14 +26,17 @@ def positions(length: int, ranks: int, rank: int) -> Tensor:
 
 
 def slice_batch(batch: Batch, axis: Axis) -> Batch:
-    """This rank's positions of every sequence. The question about a pair is asked where position 0 is."""
+    """This rank's positions of every sequence. Questions about whole sequences are asked where position 0 is."""
     if axis.size == 1:
         return batch
     mine = positions(batch.tokens.shape[1], axis.size, axis.rank).to(batch.tokens.device)
     part = batch.columns(mine)
-    if part.related is None or axis.rank == 0:
-        return part
-    return part.with_related(torch.full_like(part.related, -1))
+    return part.unasked() if axis.rank else part
+
+
+def whole(x: Tensor, axis: Axis) -> Tensor:
+    """All positions, in order, of a tensor [batch, seq, …] of which every rank has its own; without gradient."""
+    return x if axis.size == 1 else _natural(comm.gathered(x, axis, dim=1), 1, axis)
 
 
 def fill(model: nn.Module, axis: Axis, kind: str) -> None:
@@ -40,12 +44,12 @@ def fill(model: nn.Module, axis: Axis, kind: str) -> None:
     if axis.size == 1:
         return
     gather = comm.conjugate("gather", axis, dim=2)
+    sequence = comm.conjugate("gather", axis, dim=1)
 
     def keys(x: Tensor) -> Tensor:
         return _natural(gather(x), 2, axis)
 
-    def everywhere(x: Tensor) -> Tensor:
-        return _natural(comm.gathered(x, axis, dim=1), 1, axis)
+    everywhere = partial(whole, axis=axis)
 
     ring = Ring(axis, partial(positions, ranks=axis.size))
     for module in model.modules():
@@ -55,6 +59,9 @@ def fill(model: nn.Module, axis: Axis, kind: str) -> None:
             module.keys = keys
         elif isinstance(module, Attention):
             module.attend = ring
+        elif isinstance(module, AnswerHead):
+            module.everywhere, module.ways = everywhere, axis.size
+            module.whole = lambda x: _natural(sequence(x), 1, axis)
 
 
 def _natural(x: Tensor, dim: int, axis: Axis) -> Tensor:

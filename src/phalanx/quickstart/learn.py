@@ -64,7 +64,7 @@ def _learn(workspace: Workspace, name: str, over: tuple[str, ...]) -> Result:
     if stopped_by := train(f"{name}-tiny", words(workspace, name, over), run):
         raise Stopped(stopped_by)
     before = _untrained(run, workspace.plan.evaluate)
-    after = score(run, limit=workspace.plan.evaluate)
+    after = score(run, limit=workspace.plan.evaluate).values
     config = RunFolder.open(run).config()
     tokens = config.train.steps * config.train.batch * config.data.sequence
     return {"before": before, "after": after, "vocab": config.model.vocab, "tokens": tokens, "at": str(run)}

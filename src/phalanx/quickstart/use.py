@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from phalanx.infer.fill import fill
-from phalanx.infer.generate import Options, generate
-from phalanx.infer.load import load
+from phalanx.infer.gpt import GPT
+from phalanx.infer.loaded import load
+from phalanx.infer.sample import Options
 from phalanx.quickstart.learn import run_folder
 from phalanx.quickstart.plan import MASKED, PROMPTS, TEMPERATURE, TOP_P, Workspace
 from phalanx.quickstart.stages import Result
@@ -15,9 +16,9 @@ CANDIDATES = 5
 def write_samples(workspace: Workspace) -> Result:
     """A text after each prompt; the first draw, not the best of several."""
     run = run_folder(workspace, "gpt")
-    loaded = load(run)
+    model = GPT(load(run))
     options = Options(tokens=workspace.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
-    samples = [[prompt, "".join(generate(loaded, prompt, options))] for prompt in PROMPTS]
+    samples = [[prompt, "".join(model.generate(prompt, options))] for prompt in PROMPTS]
     return {"samples": samples, "at": str(run)}
 
 

@@ -11,17 +11,19 @@ import numpy as np
 from phalanx.report.curves import Curve, Mark, Panel, smooth
 from phalanx.report.runs import Run
 
+NO_SCORE = {"step", "kind", "loss", "perplexity", "tokens", "samples"}  # of an evaluation's values
 EARLY = 25  # the first 1/25 of a run does not decide how far the axis of the loss reaches
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """Loss, perplexity, accuracy, learning rate, gradient norm, speed: those that the runs recorded."""
+    """Loss, perplexity, scores, learning rate, gradient norm, speed: those that the runs recorded."""
     top = _top(runs)
-    accuracies = dict.fromkeys(key for run in runs for key in run.keys("valid") if key.endswith("accuracy"))
+    told = dict.fromkeys(key for run in runs for key in run.keys("valid") if not key.endswith("_loss"))
+    scores = [key for key in told if key not in NO_SCORE]
     drawn = [
         _loss(runs, top),
         _held_out(runs, "perplexity", log=True, top=math.exp(min(top, 700)) if top else None),
-        *(_held_out(runs, key) for key in accuracies),
+        *(_held_out(runs, key) for key in scores),
         Panel("Learning rate", [Curve(_label(runs, i), *run.series("train", "lr"), i) for i, run in enumerate(runs)]),
         Panel("Gradient norm", _trained(runs, "grad_norm"), log=True),
         Panel("Tokens per second", _trained(runs, "tokens_per_s")),

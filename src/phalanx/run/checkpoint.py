@@ -111,17 +111,18 @@ class Checkpointer:
             writing.result()
 
     def load(
-        self, state: tree.Tree, step: int | None = None, best: bool = False, places: Mapping[str, Place] | None = None
-    ) -> Restored:
+        self, state: tree.Tree, step: int | None = None, best: bool = False, places: Mapping[str, Place] | None = None,
+        whole: bool = True,
+    ) -> Restored:  # fmt: skip
         """Load into `state`, in place, the newest checkpoint, or that of `step`, or the best where one is named.
 
-        Only the parts that `state` has are read. A damaged checkpoint is passed over for the next older one. InputError
-        when there is none, none is whole, or its parts hold other tensors than `state`; OSError where the system
-        refuses to read.
+        Only the parts that `state` has are read, and each is to be `whole`. A damaged checkpoint is passed over for the
+        next older one. InputError when there is none, none is whole, or its parts hold other tensors than `state`;
+        OSError where the system refuses to read.
         """
         self.wait()
         path, index, damages = self._choose(state.keys(), step, best)
-        self._fill(state, path, index, places or {})
+        self._fill(state, path, index, places or {}, whole)
         notes = tuple(f"{damage}; loaded {path.name} instead" for damage in damages)
         return Restored(index["step"], index["loss"], notes)
 
@@ -144,10 +145,15 @@ class Checkpointer:
         """Load only the weights, into the tensors of a model's state dict; the optimizer's files are not read."""
         return self.load({"model": model}, step, best)
 
-    def has(self, part: str) -> bool:
-        """Whether the newest whole checkpoint has tensors of a part: an imported model's has only weights."""
-        _, index, _ = self._choose([], None, False)
-        return any(storage.part_of(path) == part for path in index["tensors"])
+    def shapes(self, part: str, best: bool = False) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a part's tensors in a whole checkpoint; none where an imported model has only weights."""
+        _, index, _ = self._choose([], None, best)
+        found = index["tensors"].items()
+        return {
+            path.removeprefix(f"{part}/"): tuple(entry["shape"])
+            for path, entry in found
+            if storage.part_of(path) == part
+        }
 
     def weights(self, best: bool = True) -> Weights:
         """Those of a whole checkpoint, read one at a time when they are asked for."""
@@ -216,8 +222,9 @@ class Checkpointer:
                 "make room there or lower save.keep; earlier checkpoints are whole"
             ) from error
 
-    def _fill(self, state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place]) -> None:
-        """Load a verified checkpoint into `state`, which must hold what the checkpoint holds of its parts."""
+    def _fill(self, state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place],
+              whole: bool) -> None:  # fmt: skip
+        """Load a verified checkpoint into `state`, which holds all of its parts that the checkpoint has, if `whole`."""
         tensors, values = tree.split(state)
         parts = {storage.part_of(name) for name in [*tensors, *values]}
         there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
@@ -229,7 +236,8 @@ class Checkpointer:
         here = {name: f"{storage.NAMES[t.dtype]} {[*place_of(places, name, t)[0]]}" for name, t in tensors.items()}
         here |= dict.fromkeys(values, "a value")
         sharing(lambda *_: _compare(path, here, {name: there.get(name, "absent") for name in here}), self.group)
-        _compare(path, dict.fromkeys(self._lacking(there, here), "absent"), there)
+        if whole:
+            _compare(path, dict.fromkeys(self._lacking(there, here), "absent"), there)
         reader, planner = storage.Reader(path, index), LoadPlanner(places)
         try:
             state_dict_loader.load(tensors, storage_reader=reader, planner=planner, process_group=self.group)

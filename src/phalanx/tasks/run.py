@@ -1,5 +1,6 @@
 """From a recipe's name to a finished run: the one place where task, data, folder and trainer meet."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -61,7 +62,8 @@ def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFold
     """The folder that a command is about, the configuration as it was asked for, and the tokenizer of the data."""
     folder = folder_of(name, out)
     config = expand(recipe.load_mapping(source_of(name, folder), overrides))
-    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else tokenizer_of(config.data)
+    config = registry.TASKS.find(config.task).fitted(config)
+    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else _tokenizer(config)
     return folder, config, tokenizer
 
 
@@ -78,10 +80,9 @@ def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
     config = expand(recipe.load_mapping(source_of(name, folder_of(name, out)), overrides))
     least = processes_of(config.layout)
     if least > 1:
-        words = (
-            config.model.vocab or config.model.pad_vocab_to * config.layout.tp
-        )  # any that divides, if it is not known
-        lay_out(config.model_copy(update={"model": config.model.model_copy(update={"vocab": words})}), least)
+        model = config.model
+        vocab = model.vocab or model.pad_vocab_to * config.layout.tp  # any that divides, if it is not known
+        lay_out(config.model_copy(update={"model": model.model_copy(update={"vocab": vocab})}), least)
     if config.layout.dp or device_of(config.train.device).type == "cpu":
         return least
     return max(1, torch.cuda.device_count() // least) * least
@@ -120,7 +121,7 @@ def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
     with folder.lock() if first else nullcontext():
         _same_data(folder, config)
         monitor = Monitor(config, folder, quiet, meeting.world()) if first else Silent()
-        trainer = Trainer(config, task_of(config), folder, monitor)
+        trainer = Trainer(config, task_of(config, load_tokenizer(str(folder.tokenizer))), folder, monitor)
         trainer.fit()
         return trainer.stopped_by
 
@@ -145,7 +146,8 @@ def foresee(config: Config, tokenizer: Tokenizer) -> None:
             )
     task = task_of(config)
     _ = task.train, task.valid  # opens the sets
-    losses, known = task.losses, family(config.model.family).LOSSES
+    losses = task.losses
+    known = (config.model.head,) if config.model.head else family(config.model.family).LOSSES
     if not set(losses) <= set(known):
         raise InputError(
             f"task={config.task} is about {losses[0]}, model.family={config.model.family} is not; change one"
@@ -154,7 +156,10 @@ def foresee(config: Config, tokenizer: Tokenizer) -> None:
 
 def _fingerprints(config: Config) -> dict[str, str]:
     """What tells the bytes of each set from others: its checksum, or its size where it has no manifest."""
-    prints = {}
+    prints: dict[str, str] = {}
+    if registry.TASKS.find(config.task).labelled:
+        files = *config.data.train, *config.data.valid
+        return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
     for name in (*config.data.train, *config.data.valid, *config.data.test):
         prefix = split_weight(name)[0]
         known = manifest_path(prefix).exists()
@@ -171,9 +176,19 @@ def _same_data(folder: RunFolder, config: Config) -> None:
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 
-def task_of(config: Config) -> Task:
-    """The task of a configuration, its sets not yet open."""
-    return registry.TASKS.find(config.task)(config, tokenizer_of(config.data))
+def task_of(config: Config, tokenizer: Tokenizer | None = None) -> Task:
+    """The task of a configuration, its sets not yet open; the tokenizer is theirs unless one is given."""
+    task: Task = registry.TASKS.find(config.task)(config, tokenizer or _tokenizer(config))
+    return task
+
+
+def _tokenizer(config: Config) -> Tokenizer:
+    """That of prepared sets is known; for labelled files it is named."""
+    if not registry.TASKS.find(config.task).labelled:
+        return tokenizer_of(config.data)
+    if not config.data.tokenizer:
+        raise InputError(f"task={config.task} needs data.tokenizer; phalanx tune RUN takes that of RUN")
+    return load_tokenizer(config.data.tokenizer)
 
 
 def _agree(folder: RunFolder, config: Config) -> None:

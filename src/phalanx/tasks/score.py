@@ -1,49 +1,102 @@
-"""Score a trained model on prepared data: loss, perplexity, bits per byte, accuracies."""
+"""`phalanx eval`: a run's model on its own kind of data, on labelled files, or on a published task."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from phalanx import registry
+from phalanx.config import Config
 from phalanx.data.source import Array
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.load import load
-from phalanx.tasks import sources
-from phalanx.train.evaluate import OnProgress, evaluate, sample_numbers
+from phalanx.tasks import sources, zeroshot
+from phalanx.tasks.judging import Judged, judging
+from phalanx.tasks.known import KNOWN, columns, files
+from phalanx.tasks.scores import MEANINGS, Scores
+from phalanx.train.evaluate import OnProgress, sample_numbers
 
 
 def score(
     run: Path,
+    task: str = "",
     data: str = "",
     limit: int | None = None,
     part: int = sources.VALID,
+    stride: int = zeroshot.STRIDE,
     best: bool = True,
+    overrides: Sequence[str] = (),
     progress: OnProgress | None = None,
-) -> dict[str, float]:
-    """The run's model on the prepared set PREFIX, or its own `part` of held-out data, over `limit` sequences at most.
-
-    For a causal model also `bits_per_byte` of the predicted text and `word_perplexity`, exp(nats ÷ words), where words
-    are what white space separates. The nats of end-of-text tokens count, their names are no text. InputError for a set
-    that another tokenizer made.
+) -> Scores:
+    """The run's model on a task's `data`, over `limit` examples at most. Without a task: on the run's own kind of data,
+    which `data` names, or its own `part` of held-out data. Every process of the layout in `overrides` gets the same.
     """
-    loaded = load(run, best)
-    config = loaded.config
+    if task and task not in zeroshot.TASKS and task not in KNOWN and task != "glue":
+        raise InputError(f"no task {task!r}; use one of {', '.join([*zeroshot.TASKS, 'glue', *KNOWN])}")
+    if task and not data:
+        raise InputError(f"--task {task} needs its data: --data FILE")
+    with judging(run, overrides, best) as judged:
+        if task in zeroshot.TASKS:
+            return zeroshot.TASKS[task](judged, Path(data), limit, stride, progress)
+        if registry.TASKS.find(judged.config.task).labelled:
+            return _labelled(judged, task, data, limit, progress)
+        if task:
+            raise InputError(f"{run} has no head for {task}; make one: phalanx tune {run} --task {task} --data …")
+        return _prepared(judged, data, limit, part, progress)
+
+
+def _labelled(judged: Judged, name: str, data: str, limit: int | None, progress: OnProgress | None) -> Scores:
+    """On labelled files: the run's own held-out ones, others of their form, or those of a published task."""
+    config, files_ = judged.config, [data] if data else [*judged.config.data.valid]
+    if name and name != "glue":
+        config, files_ = _as_published(judged, name, data)
+    elif data and Path(data).is_dir():
+        raise InputError(f"{data} is a folder; name the file, or with --task what is in the folder")
+    task: Any = registry.TASKS.find(config.task)(config, judged.tokenizer)
+    if not files_ and not config.data.split[1]:
+        raise InputError(f"{judged.run} held no examples out; name a file with --data")
+    source = task.of(files_, limit) if files_ else task.valid
+    values, answers = judged.evaluate(task, source, progress=progress)
+    values = {key: value for key, value in values.items() if key not in ("tokens", "samples")}
+    return Scores(values, MEANINGS, len(source.examples), task.predictions(answers, source))
+
+
+def _as_published(judged: Judged, name: str, data: str) -> tuple[Config, list[str]]:
+    """The configuration that reads a published task's files, and those to judge by."""
+    task, config = KNOWN[name], judged.config
+    if task.task != config.task:
+        raise InputError(f"{judged.run} was tuned for task={config.task}, and {name} is of task={task.task}")
+    found = files(Path(data), task.valid)
+    if not found:
+        raise InputError(f"{data} has none of {', '.join(task.valid)}; name the file itself")
+    update: dict[str, Any] = {"form": task.form}
+    if task.form == "table":
+        own = columns(task, found[0])
+        update |= {"text": own.text, "pair": own.pair, "label": own.label}
+    return config.model_copy(update={"examples": config.examples.model_copy(update=update)}), found
+
+
+def _prepared(judged: Judged, data: str, limit: int | None, part: int, progress: OnProgress | None) -> Scores:
+    """On a prepared set. For a causal model also `bits_per_byte` of the predicted text and `word_perplexity`. The nats
+    of end-of-text tokens count, their names are no text.
+    """
+    config = judged.config
     if data:
         explicit = config.data.model_copy(update={"valid": (data,), "train": ()})
-        if sources.tokenizer_of(explicit).json() != loaded.tokenizer.json():
-            raise InputError(f"{data} was not prepared with the tokenizer of {run}; use {run}/tokenizer.json")
+        if sources.tokenizer_of(explicit).json() != judged.tokenizer.json():
+            raise InputError(f"{data} was not prepared with the tokenizer of {judged.run}; use its tokenizer.json")
         config, part = config.model_copy(update={"data": explicit}), sources.VALID
-    task = registry.TASKS.find(config.task)(config, loaded.tokenizer)
+    task: Any = registry.TASKS.find(config.task)(config, judged.tokenizer)
     source = sources.held_out(config.data, task.source, part)
     if source is None:
-        raise InputError(f"{run} kept no such data apart for evaluation; name a prepared set with --data PREFIX")
-    result = evaluate(loaded.model, task, source, config, limit, progress)
+        raise InputError(f"{judged.run} kept no such data apart for evaluation; name a prepared set with --data PREFIX")
+    values, _ = judged.evaluate(task, source, limit, progress)
     if task.losses == ("lm",):
         labels = np.concatenate([source.sample(i, i).labels for i in sample_numbers(source, limit)])
-        result |= _per_text(labels, loaded.tokenizer, result["loss"] * result["tokens"])
-    return result
+        values |= _per_text(labels, judged.tokenizer, values["loss"] * values["tokens"])
+    return Scores(values, MEANINGS, int(values["samples"]))
 
 
 def _per_text(labels: Array, tokenizer: Tokenizer, nats: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ from phalanx.data.manifest import Manifest, manifest_path, tokenizer_path
 from phalanx.data.source import Blend, Concatenation, Documents, Endless, Source, Stream, open_sets, split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
+from phalanx.train.task import Task
 
 TRAIN, VALID, TEST = 0, 1, 2
 _LOOK = 1 << 20  # tokens of a set without a manifest that are checked: a start must stay quick, whatever its size
@@ -18,8 +19,8 @@ _LOOK = 1 << 20  # tokens of a set without a manifest that are checked: a start 
 MakeSource = Callable[[Documents], Source]
 
 
-class Splits(ABC):
-    """The samples of a task; the sets are opened when they are asked for."""
+class Splits(Task, ABC):
+    """The samples of a task whose sets are prepared; they are opened when they are asked for."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer

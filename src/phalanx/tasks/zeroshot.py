@@ -5,45 +5,24 @@ The definitions are those under which GPT-2 8.3B was published (arXiv 1909.08053
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from phalanx import durable, registry
+from phalanx.data.labelled import Encoded, Examples
 from phalanx.data.source import Array, Sample
 from phalanx.errors import InputError
-from phalanx.infer.load import Loaded, load
+from phalanx.nn.batch import Batch
 from phalanx.score.detokenize import wikitext as detokenized
-from phalanx.train.evaluate import OnProgress, evaluate
-from phalanx.units import aligned
+from phalanx.tasks.judging import Judged
+from phalanx.tasks.scores import Scores
+from phalanx.train.evaluate import OnProgress
+from phalanx.train.task import Task
 
 STRIDE = 32  # tokens that a window adds to those before it
-BATCH = 8  # windows at once, where the run does not say
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Values by name, what each of them means, how many examples there were, and each example's own result."""
-
-    values: dict[str, float]
-    meanings: dict[str, str]
-    examples: int
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """For a terminal: each value with its meaning."""
-        rows = [[name, f"{value:.4f}", self.meanings[name]] for name, value in self.values.items()]
-        return [*aligned(rows, left=(0, 2), space="  "), f"{self.examples:,} examples"]
-
-    def write(self, file: Path) -> None:
-        """Each example's result, a JSON object a line; InputError where the task has none."""
-        if not self.predictions:
-            raise InputError(f"{file} is not written: this task has no answers of single examples")
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in self.predictions)
-        durable.write(file, text.encode())
 
 
 class Windows:
@@ -68,42 +47,76 @@ class Windows:
         return Sample(tokens, labels, None, None, -1)
 
 
+class _Text(Task):
+    """The loss of a text; nothing is trained."""
+
+    losses = ("lm",)
+    train: Any = None
+    valid = None
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Predicted tokens."""
+        assert batch.labels is not None
+        return {"lm": (batch.labels >= 0).sum()}
+
+
+class _LastWords(_Text):
+    """Two samples for each passage: its last word is predicted, and its last token."""
+
+    labelled = True
+
+    def judge(self, answers: Sequence[Array], source: Examples) -> dict[str, float]:
+        """The shares that are right, and the perplexity of the words."""
+        right, nats = verdicts(answers, source)
+        whole, last = right[::2], right[1::2]
+        perplexity = math.exp(min(float(np.mean(nats[::2])), 700.0))
+        return {"accuracy": float(np.mean(whole)), "last_token": float(np.mean(last)), "word_perplexity": perplexity}
+
+
+def verdicts(answers: Sequence[Array], source: Examples) -> tuple[Array, Array]:
+    """Whether all labels of a sample are what the model finds likeliest, and their nats, of every sample."""
+    right, nats = [], []
+    for one, rows in zip(source.encoded, answers, strict=True):
+        assert one.labels is not None
+        asked = rows[: len(one.labels)][one.labels >= 0]
+        right.append(bool(asked[:, 1].all()))
+        nats.append(float(asked[:, 0].sum()))
+    return np.array(right), np.array(nats)
+
+
 def wikitext(
-    loaded: Loaded, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
+    judged: Judged, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
 ) -> Scores:
     """The perplexity for each word of a WikiText file, whose words are what single spaces separate before the text is
     put back into the form that people write. `limit` counts windows, from the text's beginning.
     """
     original = _read(file)
-    return _perplexity(loaded, detokenized(original), len(original.strip().split(" ")), limit, stride, progress)
+    return _perplexity(judged, detokenized(original), len(original.strip().split(" ")), limit, stride, progress)
 
 
 def perplexity(
-    loaded: Loaded, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
+    judged: Judged, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
 ) -> Scores:
     """The same of any text as it stands; words are what white space separates."""
     text = _read(file)
-    return _perplexity(loaded, text, len(text.split()), limit, stride, progress)
+    return _perplexity(judged, text, len(text.split()), limit, stride, progress)
 
 
 def _perplexity(
-    loaded: Loaded, text: str, words: int, limit: int | None, stride: int, progress: OnProgress | None
+    judged: Judged, text: str, words: int, limit: int | None, stride: int, progress: OnProgress | None
 ) -> Scores:
-    _causal(loaded)
-    tokens = np.array(loaded.tokenizer.encode(text), dtype=np.int64)
+    _causal(judged)
+    tokens = np.array(judged.tokenizer.encode(text), dtype=np.int64)
     if len(tokens) < 2:
         raise InputError("the text has fewer than two tokens, so there is nothing to predict")
-    source = Windows(tokens, loaded.context, stride)
+    source = Windows(tokens, judged.context, stride)
     if limit is not None and limit < len(source):
         whole = len(text.encode())
-        tokens = tokens[: loaded.context + 1 + (limit - 1) * source.stride]
-        text = loaded.tokenizer.decode(tokens)
+        tokens = tokens[: judged.context + 1 + (limit - 1) * source.stride]
+        text = judged.tokenizer.decode(tokens)
         words = round(words * len(text.encode()) / whole)
-        source = Windows(tokens, loaded.context, stride)
-    task = registry.TASKS.find(loaded.config.task)(loaded.config, loaded.tokenizer)
-    layout = loaded.config.layout.model_copy(update={"micro_batch": loaded.config.layout.micro_batch or BATCH})
-    config = loaded.config.model_copy(update={"layout": layout})
-    found = evaluate(loaded.model, task, source, config, progress=progress)
+        source = Windows(tokens, judged.context, stride)
+    found, _ = judged.evaluate(_Text(), source, progress=progress)
     nats = found["loss"] * found["tokens"]
     values = {
         "word_perplexity": math.exp(min(nats / max(1, words - 1), 700.0)),
@@ -118,39 +131,42 @@ def _perplexity(
     return Scores(values, meanings, len(source))
 
 
-def lambada(loaded: Loaded, file: Path, limit: int | None = None, progress: OnProgress | None = None) -> Scores:
+def lambada(
+    judged: Judged, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
+) -> Scores:
     """Whether the last word of each passage is what the model finds likeliest: all of its tokens (strict), and the
     passage's last token alone. `limit` takes the first passages.
     """
-    _causal(loaded)
-    passages = list(_passages(file))[:limit]
-    predictions, whole, last, nats = [], 0, 0, 0.0
-    for number, text in enumerate(passages):
-        context, word = _split(text, file, number)
-        labels = loaded.tokenizer.encode(f" {word}")
-        tokens = (loaded.tokenizer.encode(context) + labels)[-loaded.context - 1 :]
-        scores = loaded.logits(tokens[:-1])[-len(labels) :]
-        said = scores.argmax(-1).tolist()
-        nats -= float(scores.log_softmax(-1)[range(len(labels)), labels].sum())
-        strict = said == labels
-        whole += strict
-        every = loaded.tokenizer.encode(text)[-loaded.context - 1 :]
-        last += int(loaded.logits(every[:-1])[-1].argmax()) == every[-1]
-        predictions.append({"text": text, "word": word, "said": loaded.tokenizer.decode(said).strip(), "right": strict})
-        if progress:
-            progress(number + 1, len(passages))
-    count = len(passages)
-    values = {"accuracy": whole / count, "last_token": last / count, "word_perplexity": math.exp(nats / count)}
+    _causal(judged)
+    encode, passages, encoded = judged.tokenizer.encode, list(_passages(file))[:limit], []
+    words = [_split(text, file, number) for number, text in enumerate(passages)]
+    for text, (context, word) in zip(passages, words, strict=True):
+        encoded.append(_ending(encode(context) + encode(f" {word}"), len(encode(f" {word}")), judged.context))
+        encoded.append(_ending(encode(text), 1, judged.context))
+    source = Examples(encoded, judged.context, 0, causal=True)
+    values, answers = judged.evaluate(_LastWords(), source, progress=progress)
+    right = verdicts(answers, source)[0][::2].tolist()
+    predictions = [
+        {"text": text, "word": word, "right": found}
+        for text, (_, word), found in zip(passages, words, right, strict=True)
+    ]
     meanings = {
         "accuracy": "passages whose last word is greedily right in all its tokens (strict)",
         "last_token": "passages whose last token is greedily right",
         "word_perplexity": "exp(nats / passages) of the last words",
     }
-    return Scores(values, meanings, count, predictions)
+    return Scores({name: values[name] for name in meanings}, meanings, len(passages), predictions)
+
+
+def _ending(tokens: list[int], count: int, length: int) -> Encoded:
+    """The last `count` tokens are predicted, from as many before them as there is room for."""
+    kept = np.array(tokens[-length - 1 :], np.int64)
+    labels = np.where(np.arange(1, len(kept)) >= len(kept) - count, kept[1:], -1)
+    return Encoded(kept[:-1], len(kept), labels)
 
 
 def _passages(file: Path) -> Iterator[str]:
-    for number, line in enumerate(_read(file).splitlines(), 1):
+    for number, line in enumerate(_read(file).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -167,27 +183,20 @@ def _split(text: str, file: Path, number: int) -> tuple[str, str]:
 
 
 def _read(file: Path) -> str:
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
     if not text.strip():
         raise InputError(f"{file} is empty")
     return text
 
 
-def _causal(loaded: Loaded) -> None:
-    if loaded.config.task != "clm":
-        raise InputError(f"{loaded.run} learned to fill masks; these tasks are for models that continue a text")
-
-
-def judge(
-    run: Path, task: str, data: str, limit: int | None, stride: int, best: bool, progress: OnProgress | None = None
-) -> Scores:
-    """A run's model on a task's file."""
-    if task not in TASKS:
-        raise InputError(f"no task {task!r}; use one of {', '.join(TASKS)}")
-    if not data:
-        raise InputError(f"--task {task} needs its file: --data FILE")
-    options = {} if task == "lambada" else {"stride": stride}
-    return TASKS[task](load(run, best), Path(data), limit=limit, progress=progress, **options)
+def _causal(judged: Judged) -> None:
+    if judged.config.model.family != "gpt2":
+        raise InputError(f"{judged.run} learned to fill masks; these tasks are for models that continue a text")
 
 
 TASKS: dict[str, Callable[..., Scores]] = {"wikitext": wikitext, "lambada": lambada, "perplexity": perplexity}

@@ -97,7 +97,8 @@ class Console:
         shown = [("held-out", f"{values['loss']:.4f}")]
         if "perplexity" in values:
             shown.append(("perplexity", f"{values['perplexity']:,.2f}"))
-        return shown + [(key.replace("_", " "), f"{values[key]:.1%}") for key in values if key.endswith("accuracy")]
+        shown += [(key.replace("_", " "), f"{values[key]:.1%}") for key in values if key.endswith("accuracy")]
+        return shown + [(key.replace("_", " "), f"{values[key]:.4f}") for key in METRICS if key in values]
 
     def _panel(self) -> "Panel":
         from rich import box
@@ -131,6 +132,7 @@ class Console:
         return Panel(frame, title=self._title or None, title_align="left", width=width, box=box.ROUNDED)
 
 
+METRICS = ("f1", "exact_match", "exact", "matthews", "spearman", "pearson")
 _FORMS = (
     ("lr", "lr", "{:.2e}".format),
     ("grad_norm", "gradient", "{:.3g}".format),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 
 from phalanx.config import Config
 from phalanx.data.order import Permutation
-from phalanx.data.source import Source
+from phalanx.data.source import Array, Source
 from phalanx.nn.batch import Batch
-from phalanx.parallel.context import slice_batch
+from phalanx.parallel.context import slice_batch, whole
 from phalanx.parallel.mesh import Axis, Mesh
-from phalanx.train.task import Task, make_batch
+from phalanx.train.task import Task, make_batch, trimmed
 
 OnProgress = Callable[[int, int], None]
 
@@ -28,6 +29,13 @@ def sample_numbers(source: Source, limit: int | None) -> list[int]:
 
 
 def evaluate(
+    model: nn.Module, task: Task, source: Source, config: Config, limit: int | None = None, mesh: Mesh | None = None
+) -> dict[str, float]:
+    """The values of an evaluation."""
+    return answered(model, task, source, config, limit, None, mesh)[0]
+
+
+def answered(
     model: nn.Module,
     task: Task,
     source: Source,
@@ -35,8 +43,9 @@ def evaluate(
     limit: int | None = None,
     progress: OnProgress | None = None,
     mesh: Mesh | None = None,
-) -> dict[str, float]:
-    """Held-out loss in nats, perplexity of the first loss, and accuracies, over `limit` samples at most.
+) -> tuple[dict[str, float], list[Array]]:
+    """Held-out loss in nats, perplexity of the first loss, and accuracies, over `limit` samples at most. Of a labelled
+    task instead what it makes of the model's answers, and these, one for each sample.
 
     Every loss is reported by its name beside their sum `loss`; `tokens` counts the positions of the first. Laid out
     over a `mesh`, every rank calls this and gets the same.
@@ -45,14 +54,19 @@ def evaluate(
     device = next(model.parameters()).device
     names = [name for loss in task.losses for name in (loss, f"{loss}_correct")]
     sums = torch.zeros(len(names), dtype=torch.float64)
+    answers: dict[int, Array] = {}
     counts = torch.zeros(len(task.losses), dtype=torch.float64)
     training = model.training
     model.eval()
     with torch.no_grad():
         for start in range(0, len(numbers), size * mesh.dp.size):
             picked = numbers[start + size * mesh.dp.rank :][:size]
-            batch = slice_batch(_batch(source, picked, size, config, mesh).to(device), mesh.cp)
+            batch = slice_batch(_batch(task, source, picked, size, config, mesh).to(device), mesh.cp)
             found = model(batch)
+            if task.labelled and "answers" in found:
+                rows = whole(found["answers"], mesh.cp) if found["answers"].ndim > 2 else found["answers"]
+                if mesh.tp.rank == mesh.cp.rank == 0:  # the others have the same, or not the first position
+                    answers |= zip(picked, rows.float().cpu().numpy(), strict=False)
             sums += torch.stack([torch.as_tensor(found.get(name, 0.0)).double().cpu() for name in names])
             here = task.counts(batch)
             counts += torch.stack([torch.as_tensor(here.get(name, 0)).double().cpu() for name in task.losses])
@@ -60,18 +74,33 @@ def evaluate(
                 progress(min(start + size * mesh.dp.size, len(numbers)), len(numbers))
     model.train(training)
     sums, counts = _everywhere(sums / mesh.tp.size, mesh.world), _everywhere(counts, mesh.data)
-    return _result(task, dict(zip(names, sums.tolist(), strict=True)), counts.tolist(), len(numbers))
+    result = _result(task, dict(zip(names, sums.tolist(), strict=True)), counts.tolist(), len(numbers))
+    if not task.labelled:
+        return result, []
+    answers = _gathered(answers, mesh.world)
+    in_order = [answers[number] for number in numbers]
+    return result | task.judge(in_order, source), in_order
 
 
-def _batch(source: Source, picked: list[int], size: int, config: Config, mesh: Mesh) -> Batch:
+def _gathered(answers: dict[int, Array], axis: Axis) -> dict[int, Array]:
+    """Every rank's answers by sample."""
+    if axis.size == 1:
+        return answers
+    parts: list[Any] = [None] * axis.size
+    dist.all_gather_object(parts, answers, group=axis.group)
+    return {number: answer for part in parts for number, answer in part.items()}
+
+
+def _batch(task: Task, source: Source, picked: list[int], size: int, config: Config, mesh: Mesh) -> Batch:
     """Samples `picked`; where other ranks wait for as many rows as they have themselves, filled up with blank ones."""
     # the epoch's own order in place of a random draw: the same masks at every evaluation
     samples = [source.sample(i, i) for i in picked]
     if mesh.world.size > 1 and len(samples) < size:
         blank = source.sample(0, 0)
-        blank = blank._replace(labels=np.full_like(blank.labels, -1), related=min(blank.related, -1))
+        blank = blank._replace(labels=np.full_like(blank.labels, -1), related=min(blank.related, -1), value=math.nan)
         samples += [blank] * (size - len(samples))
-    return make_batch(samples, config.model.positions, 0, 0)
+    batch = make_batch(samples, config.model.positions, 0, 0)
+    return trimmed(batch, samples, config) if task.labelled else batch
 
 
 def _everywhere(values: Tensor, axis: Axis) -> Tensor:
@@ -84,9 +113,11 @@ def _everywhere(values: Tensor, axis: Axis) -> Tensor:
 def _result(task: Task, sums: dict[str, float], counts: list[float], samples: int) -> dict[str, float]:
     means = {name: sums[name] / count for name, count in zip(task.losses, counts, strict=True) if count}
     first = task.losses[0]
-    result = {"loss": sum(means.values()), "perplexity": math.exp(min(means[first], 700.0))}
+    result = {"loss": sum(means.values())} | (
+        {} if task.labelled else {"perplexity": math.exp(min(means[first], 700.0))}
+    )
     counted = dict(zip(task.losses, counts, strict=True))
-    result |= {f"{name}_accuracy": sums[f"{name}_correct"] / counted[name] for name in means}
+    result |= {} if task.labelled else {f"{name}_accuracy": sums[f"{name}_correct"] / counted[name] for name in means}
     if len(means) > 1:
         result |= {f"{name}_loss": mean for name, mean in means.items()}
     return result | {"tokens": counted[first], "samples": float(samples)}

@@ -9,7 +9,7 @@ from phalanx.config import Config
 from phalanx.nn.batch import Batch
 from phalanx.parallel.mesh import ALONE, Axis
 from phalanx.train.schedule import batch_size, samples_before
-from phalanx.train.task import Task, make_batch
+from phalanx.train.task import Task, make_batch, trimmed
 
 
 class Loader:
@@ -27,7 +27,8 @@ class Loader:
         row = rows * self.replicas.rank
         first = samples_before(step, train) + row
         samples = [self.task.train[n] for n in range(first, first + rows)]
-        return make_batch(samples, self.config.model.positions, train.seed, step, row)
+        batch = make_batch(samples, self.config.model.positions, train.seed, step, row)
+        return trimmed(batch, samples, self.config) if self.task.labelled else batch
 
     def batch(self, step: int) -> Batch:
         """The batch of 0-based `step`; starts on the one after it."""

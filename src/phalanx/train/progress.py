@@ -13,11 +13,11 @@ class Progress:
 
     step: int = 0  # optimizer steps done
     tokens: int = 0  # tokens seen
-    best: float = math.inf  # lowest held-out loss
+    best: float = math.inf  # lowest held-out loss, or negative of the largest value that the task names
     best_step: int = 0
     stale: int = 0  # evaluations since the best
     evaluated: int = 0  # step of the last evaluation
-    loss: float = math.inf  # its held-out loss
+    loss: float = math.inf  # what it found, as `best`
     finished: bool = False  # stopped early
 
     def record(self, loss: float, patience: int) -> bool:
@@ -35,9 +35,11 @@ class Progress:
         """Whether the held-out loss has just been above its best for so long that it deserves a word."""
         return self.finished or self.stale in (3, 10, 30, 100)
 
-    def verdict(self, judged: str) -> str:
+    def verdict(self, judged: str, best_by: str = "loss") -> str:
         """What to tell the user of a loss that turned and of how `judge` judged it; it may be nothing."""
-        risen = f"the held-out loss was lowest at step {self.best_step} ({self.best:.4f}) and is {self.loss:.4f} now"
+        name, most = ("held-out loss", "lowest") if best_by == "loss" else (best_by.replace("_", " "), "highest")
+        best, now = f"{abs(self.best):.4f}", f"{abs(self.loss):.4f}"
+        risen = f"the {name} was {most} at step {self.best_step} ({best}) and is {now} now"
         told = {
             OVERFITS: f"the model overfits: {risen}; more data, more dropout or fewer steps would help",
             DIVERGES: f"the run diverges: {risen}, and the training loss rose too; a lower optim.lr would help",
@@ -46,8 +48,8 @@ class Progress:
         if not self.finished:
             return told
         return (
-            f"stopping early: the held-out loss has not improved for {self.stale} evaluations. The best is "
-            f"{self.best:.4f} at step {self.best_step}, and it is kept" + (f"; {told}" if told else "")
+            f"stopping early: the {name} has not improved for {self.stale} evaluations. The best is "
+            f"{best} at step {self.best_step}, and it is kept" + (f"; {told}" if told else "")
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def resolve(config: Config, vocab: int, processes: int = 1) -> Config:
     InputError for what cannot run.
     """
     model, data = config.model, config.data
-    if model.vocab not in (0, vocab):
+    if 0 < model.vocab < vocab:
         raise InputError(f"model.vocab={model.vocab} but the data's tokenizer has {vocab} tokens; leave model.vocab=0")
     if data.sequence > model.positions:
         raise InputError(
@@ -43,7 +43,7 @@ def resolve(config: Config, vocab: int, processes: int = 1) -> Config:
         )
     if model.segments == 1 and config.task == "mlm" and data.pairs != "none":
         raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
-    model = model.model_copy(update={"vocab": vocab, "ffn": model.ffn or 4 * model.hidden})
+    model = model.model_copy(update={"vocab": model.vocab or vocab, "ffn": model.ffn or 4 * model.hidden})
     check(model)
     check_schedule(config)
     device = device_of(config.train.device)

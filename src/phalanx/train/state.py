@@ -5,7 +5,6 @@ Everything is keyed by the parameter's name and knows its place in the whole, so
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -54,12 +53,3 @@ def restore(state: State, progress: Progress, scale: LossScale, guard: Guard) ->
     progress.load_state_dict(state["progress"])
     scale.load_state_dict(state["scale"])
     guard.load_state_dict(state["guard"])
-
-
-def start_from(state: State) -> None:
-    """After weights and moments of another run were loaded in place: the optimizer's count of steps begins anew with
-    the learning rate, as in the second phase of NVIDIA's BERT recipe."""
-    with torch.no_grad():
-        for moments in state["optimizer"]["state"].values():
-            if "step" in moments:
-                moments["step"].zero_()

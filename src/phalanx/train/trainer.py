@@ -27,8 +27,7 @@ from phalanx.precision import gemm
 from phalanx.precision.scale import LossScale
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
-from phalanx.run.planners import Place
-from phalanx.train import state
+from phalanx.train import begin, state
 from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
 from phalanx.train.heap import keep_freed
@@ -36,8 +35,8 @@ from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.optim import clip
 from phalanx.train.progress import Progress
-from phalanx.train.schedule import batch_size, learning_rate
-from phalanx.train.task import Task
+from phalanx.train.schedule import learning_rate
+from phalanx.train.task import Task, goal
 
 
 class Trainer:
@@ -86,7 +85,8 @@ class Trainer:
         counts = self.layout.counts(self.task.losses, self.task.counts(batch))
         batches = self._micro_batches(batch.to(self.device))
         sums = self.layout.backward(batches, lambda parts: self._objective(parts, counts))
-        totals = self.layout.totals(sums, list(counts), self.parameters.square(), self._stop_here())
+        told = torch.full((), float(self.signal > 0), device=self.device)  # added up, so that all stop at one step
+        totals = self.layout.totals(sums, list(counts), self.parameters.square(), told)
         norm = clip(self.parameters, totals[-2], self.config.optim.clip, self.scale.value)
         *values, stop, norm = torch.cat([totals[:-2], totals[-1:], norm[None]]).tolist()  # the one wait for the device
         self.stopped_by = (self.signal or signal.SIGTERM) if stop else 0
@@ -98,7 +98,7 @@ class Trainer:
                     group["lr"] = rate
                 optimizer.step()
         self.parameters.zero_grad()
-        self.progress.tokens += batch_size(step, train) * self.config.data.sequence
+        self.progress.tokens += batch.tokens.numel() * self.mesh.data.size
         self.monitor.step(step + 1, {
             "loss": loss, "lr": rate, "grad_norm": norm, "tokens": self.progress.tokens, "skipped": self.guard.skipped,
             "scale": self.scale.value, **(losses if len(losses) > 1 else {}),
@@ -129,16 +129,16 @@ class Trainer:
             return False
         with self.monitor.evaluating():
             result = evaluate(self.model, self.task, source, self.config, train.eval_sequences, mesh=self.mesh)
-        improved = self.progress.record(result["loss"], train.patience)
+        improved = self.progress.record(goal(self.task, result), train.patience)
         self.monitor.valid(step, result)
-        if self.progress.turned and (note := self.progress.verdict(self.monitor.judged())):
+        if self.progress.turned and (note := self.progress.verdict(self.monitor.judged(), self.task.best_by)):
             self.monitor.note(note)
         return improved
 
     def _save(self) -> None:
         loss = self.progress.loss if self.progress.evaluated == self.progress.step else None
         captured = self._state()
-        self.checkpointer.save(self.progress.step, captured, loss, self._places(captured))
+        self.checkpointer.save(self.progress.step, captured, loss, state.places(captured, self.parameters))
         self.saved = self.progress.step
 
     def _state(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Trainer:
         """Continue from the newest checkpoint, or start from train.init, or from random weights."""
         if self.checkpointer.latest is not None:
             template = self._state()
-            restored = self.checkpointer.load(template, places=self._places(template))
+            restored = self.checkpointer.load(template, places=state.places(template, self.parameters))
             state.restore(template, self.progress, self.scale, self.guard)
             for note in restored.notes:
                 self.monitor.note(note)
@@ -158,11 +158,8 @@ class Trainer:
             ended = f"{run} is finished at step {step}; train.init={run} starts another run from it"
             self.monitor.note(ended if done else f"continuing {run} after step {step}")
         elif self.config.train.init:
-            other = Checkpointer(RunFolder.open(self.config.train.init), group=self.checkpointer.group)
-            weights = state.capture_weights(self.parameters, self.optimizers if other.has("optimizer") else [])
-            restored = other.load(weights, places=self._places(weights))
-            state.start_from(weights)
-            self.monitor.note(f"starting from step {restored.step} of {self.config.train.init}")
+            group, tune = self.checkpointer.group, self.task.labelled
+            self.monitor.note(begin.begin(self.config, self.parameters, self.optimizers, group, tune))
 
     def _finish(self) -> None:
         if self.progress.step > self.saved:
@@ -174,9 +171,6 @@ class Trainer:
                 f"Continue with: phalanx train {self.folder.path}"
             )
 
-    def _places(self, captured: dict[str, Any]) -> dict[str, Place]:
-        return state.places(captured, self.parameters)
-
     def _prepare(self, model: nn.Module) -> None:
         """Put precision, recompute and compilation into a model."""
         gemm.fill(model, self.config.precision.dtype, self.device)
@@ -184,10 +178,6 @@ class Trainer:
             block.recompute = self.config.layout.recompute
             if self.config.train.compile == "on":
                 block.compile(dynamic=False)
-
-    def _stop_here(self) -> Tensor:
-        """1 if this process was told to stop: the ranks add them up, so that all stop at one step."""
-        return torch.full((), float(self.signal > 0), device=self.device)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,0 +1,114 @@
+"""Labelled examples as samples: [CLS] text [SEP] pair [SEP] for a BERT, prompt and completion for a GPT.
+
+Each keeps its own length until it is asked for; then it is filled up to that of the run, and a batch is cut to the
+longest that it has.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from phalanx import mixing
+from phalanx.data.order import Permutation
+from phalanx.data.source import Array, Sample
+from phalanx.data.tokenize import Tokenizer
+from phalanx.errors import InputError
+
+
+class Encoded(NamedTuple):
+    """One example as tokens, int64, without what fills it up."""
+
+    tokens: Array
+    second: int  # where the second segment begins; all of them where there is none
+    labels: Array | None = None  # of each token, -1 where nothing is asked
+    related: int = -1
+    value: float = float("nan")
+
+
+class Examples:
+    """Encoded examples as a source. `causal` ones need no mask over what fills them up."""
+
+    def __init__(self, encoded: Sequence[Encoded], length: int, pad: int, causal: bool = False) -> None:
+        self.encoded, self.length, self.pad, self.causal = encoded, length, pad, causal
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def sample(self, i: int, draw: int) -> Sample:
+        """Example `i`; nothing about it is random."""
+        one = self.encoded[i]
+        used, places = len(one.tokens), np.arange(self.length)
+        tokens = np.full(self.length, self.pad, np.int64)
+        tokens[:used] = one.tokens
+        labels = np.full(self.length, -1, np.int64)
+        if one.labels is not None:
+            labels[:used] = one.labels
+        if self.causal:
+            return Sample(tokens, labels, None, None, -1)
+        segment = ((places >= one.second) & (places < used)).astype(np.int64)
+        document = np.where(places < used, 0, -1).astype(np.int32)
+        return Sample(tokens, labels, segment, document, one.related, one.value)
+
+
+class ByLength:
+    """Epochs of examples in batches of about one length, which need little filling up: each epoch is shuffled, some
+    batches' worth of it at a time is sorted, and these batches are shuffled. `group` samples of one example stay
+    together; what is left of an epoch when no batch is full waits for the next.
+    """
+
+    SORTED = 50  # batches
+
+    def __init__(self, source: Examples, seed: int, batch: int, group: int = 1) -> None:
+        self.source, self.seed, self.group = source, seed, group
+        groups = len(source) // group
+        self.batch = min(batch // group, groups)  # of groups
+        self.epoch = groups // self.batch * self.batch
+        sizes = [len(one.tokens) for one in source.encoded[: groups * group]]
+        self.sizes = np.array(sizes).reshape(groups, group).max(1)
+        self._order = lru_cache(2)(self._ordered)
+
+    def __getitem__(self, n: int) -> Sample:
+        number, which = divmod(n, self.group)
+        epoch, place = divmod(number, self.epoch)
+        return self.source.sample(int(self._order(epoch)[place]) * self.group + which, n)
+
+    def _ordered(self, epoch: int) -> Array:
+        """The epoch's groups in order."""
+        shuffle = Permutation(len(self.sizes), mixing.key(self.seed, epoch, 0))
+        chosen = np.array([shuffle(i) for i in range(self.epoch)])
+        parts = []
+        for start in range(0, self.epoch, self.SORTED * self.batch):
+            some = chosen[start : start + self.SORTED * self.batch]
+            batches = some[np.argsort(self.sizes[some], kind="stable")].reshape(-1, self.batch)
+            mixed = Permutation(len(batches), mixing.key(self.seed, epoch, 1 + start))
+            parts += [batches[mixed(i)] for i in range(len(batches))]
+        return np.concatenate(parts)
+
+
+class Assembler:
+    """Texts to BERT's sequences of at most `length` tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        if tokenizer.cls is None or tokenizer.sep is None or tokenizer.pad is None:
+            raise InputError(
+                f"the tokenizer {tokenizer.name} has no [CLS], [SEP] and [PAD]; a BERT needs one that has them"
+            )
+        self.tokenizer, self.length = tokenizer, length
+        self.cls, self.sep, self.pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
+
+    def encode(self, texts: Sequence[str]) -> list[Array]:
+        """The tokens of each text."""
+        flat, lengths = self.tokenizer.encode_joined(texts)
+        return np.split(flat.astype(np.int64), np.cumsum(lengths)[:-1]) if len(texts) else []
+
+    def join(self, a: Array, b: Array | None = None) -> Encoded:
+        """[CLS] a [SEP], or [CLS] a [SEP] b [SEP]: too long, the longer one loses its end first."""
+        if b is None:
+            a = a[: self.length - 2]
+            return Encoded(np.concatenate([[self.cls], a, [self.sep]]), len(a) + 2)
+        room = self.length - 3
+        keep_b = max(min(len(b), room // 2), min(len(b), room - len(a)))
+        a, b = a[: room - keep_b], b[:keep_b]
+        return Encoded(np.concatenate([[self.cls], a, [self.sep], b, [self.sep]]), len(a) + 2)

@@ -1,0 +1,90 @@
+"""Multiple choice: which candidate goes with a text (BERT on RACE and SWAG)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from phalanx.config import Config
+from phalanx.data import examples as files
+from phalanx.data.labelled import Assembler
+from phalanx.data.source import Array
+from phalanx.errors import InputError
+from phalanx.nn.batch import Batch
+from phalanx.tasks.labelled import Held, Labelled
+
+READ = {"race": files.race, "swag": files.swag}
+
+
+class Choice(Labelled):
+    """A sample for each candidate, those of a question together: the one with the highest score is chosen."""
+
+    losses = ("choice",)
+    metrics = ("accuracy",)
+    forms = tuple(READ)
+
+    @property
+    def group(self) -> int:
+        """Candidates of a question."""
+        return self.config.model.classes
+
+    @classmethod
+    def fitted(cls, config: Config) -> Config:
+        """With the candidates of the training files' first question."""
+        config = super().fitted(config)
+        count = config.model.classes
+        if not count and config.data.train and config.examples.form in READ:
+            count = len(READ[config.examples.form](Path(config.data.train[0]))[0].candidates)
+        if count and config.train.batch % count:
+            raise InputError(
+                f"train.batch={config.train.batch}: each question has {count} candidates, so it must be a multiple of "
+                f"{count}, as {-(-config.train.batch // count) * count}"
+            )
+        return config.model_copy(update={"model": config.model.model_copy(update={"classes": count})})
+
+    def read(self, file: Path) -> list[files.Choice]:
+        """The questions of a file."""
+        questions = READ[self.config.examples.form](file)
+        if len(questions[0].candidates) != self.group:
+            raise InputError(
+                f"{file}: {len(questions[0].candidates)} candidates a question, the model was made for {self.group}"
+            )
+        return questions
+
+    def encode(self, examples: Sequence[files.Choice]) -> Held:
+        """[CLS] text [SEP] candidate [SEP]."""
+        assemble, samples = Assembler(self.tokenizer, self.config.data.sequence), []
+        texts = assemble.encode([question.text for question in examples])
+        candidates = assemble.encode([candidate for question in examples for candidate in question.candidates])
+        for number, candidate in enumerate(candidates):
+            question, which = divmod(number, self.group)
+            right = int(examples[question].right == which)
+            samples.append(assemble.join(texts[question], candidate)._replace(related=right))
+        return Held(samples, self.config.data.sequence, assemble.pad)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Questions."""
+        return {} if batch.related is None else {"choice": (batch.related == 1).sum()}
+
+    def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
+        """The share of questions whose right candidate has the highest score."""
+        right = [question.right for question in source.examples]
+        return {"accuracy": float(np.mean(self._scores(answers).argmax(-1) == right))}
+
+    def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
+        """Of each question, the candidate chosen and the scores of all."""
+        return [
+            {
+                "id": q.id,
+                "label": q.right,
+                "said": int(s.argmax()),
+                "right": int(s.argmax()) == q.right,
+                "scores": s.tolist(),
+            }
+            for q, s in zip(source.examples, self._scores(answers), strict=True)
+        ]
+
+    def _scores(self, answers: Sequence[Array]) -> Array:
+        return np.stack(answers)[:, 0].reshape(-1, self.group)

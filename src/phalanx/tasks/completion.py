@@ -1,0 +1,92 @@
+"""Prompt and completion: a GPT learns to go on as the examples do; the prompt itself is not predicted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from phalanx.config import Config
+from phalanx.data.examples import Row, table
+from phalanx.data.labelled import Encoded
+from phalanx.data.source import Array
+from phalanx.errors import InputError
+from phalanx.nn.batch import Batch
+from phalanx.tasks.labelled import Held, Labelled
+
+
+class Completion(Labelled):
+    """Prompt, completion and the end-of-text token; too long a prompt loses its beginning."""
+
+    losses = ("lm",)
+    metrics = ("exact", "token_accuracy")
+
+    @property
+    def best_by(self) -> str:
+        """Most completions can be written in several ways: the loss, unless another metric is asked for."""
+        return self.config.examples.metric or "loss"
+
+    @classmethod
+    def fitted(cls, config: Config) -> Config:
+        """As it is: a GPT has one head."""
+        if config.model.family != "gpt2":
+            raise InputError(f"task=completion is for model.family=gpt2, not {config.model.family}")
+        return config
+
+    def read(self, file: Path) -> list[Row]:
+        """The rows of a table; InputError for a completion that is empty."""
+        rows = table(file, self.columns)
+        for row in rows:
+            if not row.label:
+                raise InputError(f"{file}, line {row.line}: the completion is empty")
+        return rows
+
+    def encode(self, examples: Sequence[Row]) -> Held:
+        """The completion's tokens, and the end, are the labels."""
+        length, end = self.config.data.sequence, [] if self.tokenizer.eod is None else [self.tokenizer.eod]
+        encoded = []
+        for row in examples:
+            prompt, answer = self.tokenizer.encode(row.text) or end, self.tokenizer.encode(row.label) + end
+            prompt = prompt[-max(1, length + 1 - len(answer)) :]
+            if len(prompt) + len(answer) > length + 1:
+                raise InputError(
+                    f"line {row.line}: a completion of {len(answer)} tokens does not fit data.sequence={length}"
+                )
+            tokens = np.array(prompt + answer, np.int64)
+            labels = np.where(np.arange(1, len(tokens)) < len(prompt), -1, tokens[1:])
+            encoded.append(Encoded(tokens[:-1], len(tokens), labels))
+        return Held(encoded, length, self.tokenizer.eod or 0, causal=True)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Predicted tokens."""
+        assert batch.labels is not None
+        return {"lm": (batch.labels >= 0).sum()}
+
+    def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
+        """The share of completions that are greedily right to the last token, and of tokens."""
+        right = [rows[:, 1] > 0 for rows in self._asked(answers, source)]
+        return {
+            "exact": float(np.mean([r.all() for r in right])),
+            "token_accuracy": float(np.concatenate(right).mean()),
+        }
+
+    def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
+        """Of each completion, whether it is greedily right, and its log-probability."""
+        return [
+            {
+                "text": row.text,
+                "label": row.label,
+                "right": bool(rows[:, 1].all()),
+                "log_probability": -float(rows[:, 0].sum()),
+            }
+            for row, rows in zip(source.examples, self._asked(answers, source), strict=True)
+        ]
+
+    def _asked(self, answers: Sequence[Array], source: Held) -> list[Array]:
+        """Loss and verdict of each example's predicted tokens: [tokens, 2]."""
+        found = []
+        for one, rows in zip(source.encoded, answers, strict=True):
+            assert one.labels is not None
+            found.append(rows[: len(one.labels)][one.labels >= 0])
+        return found

@@ -1,0 +1,102 @@
+"""A trained model laid out to be judged: the same scores on one process and on any layout."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from phalanx import recipe
+from phalanx.config import Config, LayoutConfig, PrecisionConfig
+from phalanx.data.source import Array, Source
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.errors import InputError
+from phalanx.models.build import make
+from phalanx.parallel import meeting, processes
+from phalanx.parallel.layout import Layout
+from phalanx.parallel.mesh import Mesh, make_mesh
+from phalanx.precision import gemm
+from phalanx.run.checkpoint import Checkpointer, Restored
+from phalanx.run.folder import RunFolder
+from phalanx.tasks.run import joined
+from phalanx.train import state
+from phalanx.train.evaluate import OnProgress, answered
+from phalanx.train.lay_out import processes_of
+from phalanx.train.task import Task
+
+ROWS = 16  # sequences of a forward pass
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model of a run, on every rank its part. `restored` says which checkpoint it is."""
+
+    run: Path
+    config: Config
+    tokenizer: Tokenizer
+    model: nn.Module
+    mesh: Mesh
+    restored: Restored
+
+    @property
+    def context(self) -> int:
+        """Tokens the model has learned to see at once."""
+        return min(self.config.model.positions, self.config.data.sequence)
+
+    def evaluate(
+        self, task: Task, source: Source, limit: int | None = None, progress: OnProgress | None = None
+    ) -> tuple[dict[str, float], list[Array]]:
+        """The values of an evaluation, and of a labelled task what the model said to each sample."""
+        return answered(self.model, task, source, self.config, limit, progress, self.mesh)
+
+
+def layout_of(run: Path, overrides: Sequence[str]) -> Config:
+    """The run's configuration with a layout to be judged on: one process, fp32, unless `overrides` say otherwise."""
+    config = RunFolder.open(run).config()
+    for word in overrides:
+        if not word.startswith(("layout.", "precision.", "train.device=", "examples.threshold=", "examples.longest=")):
+            raise InputError(
+                f"{word}: an evaluation takes layout.*, precision.*, train.device, examples.threshold and "
+                "examples.longest; the rest is given"
+            )
+    group = config.model.classes if config.model.head == "choice" else 1
+    layout = LayoutConfig(micro_batch=-(-ROWS // group) * group)
+    fresh = config.model_copy(update={"layout": layout, "precision": PrecisionConfig(dtype="fp32")})
+    mapping: dict[str, Any] = fresh.model_dump()
+    mapping["train"] |= {"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)}
+    asked = recipe.validate(recipe.overridden(mapping, overrides))
+    rows = asked.layout.micro_batch * max(meeting.world(), processes_of(asked.layout)) * 2
+    return asked.model_copy(update={"train": asked.train.model_copy(update={"batch": rows})})
+
+
+@contextmanager
+def judging(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iterator[Judged]:
+    """The model of a run folder, best or newest; every process of the layout calls this alike."""
+    store = meeting.meet()
+    folder, asked = RunFolder.open(run), layout_of(run, overrides)
+    tokenizer = load_tokenizer(str(folder.tokenizer))
+    if tokenizer.vocab > asked.model.vocab:
+        raise InputError(
+            f"{folder.tokenizer} has {tokenizer.vocab} tokens, the model of {run} only {asked.model.vocab}; put back "
+            "the tokenizer it was trained with"
+        )
+    with joined(asked, tokenizer, store) as config:
+        yield _loaded(folder, config, tokenizer, best)
+        processes.leave()
+
+
+def _loaded(folder: RunFolder, config: Config, tokenizer: Tokenizer, best: bool) -> Judged:
+    device = torch.device(config.train.device)
+    mesh, fill = make_mesh(config.layout, device), partial(gemm.fill, dtype=config.precision.dtype, device=device)
+    layout = Layout(config, mesh, partial(make, config.model), fill)
+    weights = {"model": state.capture_weights(layout.parameters, [])["model"]}
+    group = dist.new_group(backend="gloo", group_desc="loading") if mesh.world.size > 1 else None
+    restored = Checkpointer(folder, group=group).load(
+        weights, best=best, places=state.places(weights, layout.parameters)
+    )
+    return Judged(folder.path, config, tokenizer, layout.module.eval(), mesh, restored)

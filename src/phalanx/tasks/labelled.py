@@ -1,0 +1,117 @@
+"""What tasks on labelled files have in common: reading them, holding some out, and judging the model's answers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from phalanx.config import Config
+from phalanx.data.examples import Columns
+from phalanx.data.labelled import ByLength, Examples
+from phalanx.data.order import Permutation
+from phalanx.data.source import Array, Source, Stream
+from phalanx.data.tokenize import Tokenizer
+from phalanx.errors import InputError
+from phalanx.train.task import Task
+
+
+class Held(Examples):
+    """Samples together with the `examples` that they were made of."""
+
+    examples: Sequence[Any] = ()
+
+
+class Labelled(Task, ABC):
+    """A task on labelled files, data.train and data.valid; without the latter data.split holds some examples out."""
+
+    labelled = True
+    losses: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]  # what `judge` gives; the best checkpoint goes by the first
+    forms: ClassVar[tuple[str, ...]] = ("table",)  # of the files that it reads
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        if config.examples.form not in self.forms:
+            raise InputError(f"task={config.task} reads examples.form={' or '.join(self.forms)}")
+        if config.examples.metric not in ("", "loss", *self.metrics):
+            raise InputError(f"examples.metric={config.examples.metric} is none of {', '.join(self.metrics)} or loss")
+        self.columns = Columns(config.examples.text, config.examples.label, config.examples.pair)
+
+    @property
+    def best_by(self) -> str:
+        """The value that the best checkpoint has most of."""
+        return self.config.examples.metric or self.metrics[0]
+
+    @property
+    def group(self) -> int:
+        """Samples that belong to one example."""
+        return 1
+
+    @classmethod
+    def fitted(cls, config: Config) -> Config:
+        """The configuration with what the training files say: for BERT's tasks, its head."""
+        if config.model.family != "bert":
+            raise InputError(f"task={config.task} is for model.family=bert, not {config.model.family}")
+        return config.model_copy(update={"model": config.model.model_copy(update={"head": config.task})})
+
+    @abstractmethod
+    def read(self, file: Path) -> Sequence[Any]:
+        """The examples of a file; InputError names the line that is wrong."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Any]) -> Held:
+        """Their samples."""
+
+    @abstractmethod
+    def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
+        """What the model said to each example, and what was right."""
+
+    @abstractmethod
+    def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
+        """All metrics."""
+
+    def held(self, examples: Sequence[Any]) -> Held:
+        """Their samples, and they."""
+        source = self.encode(examples)
+        source.examples = examples
+        return source
+
+    def of(self, files: Sequence[str], limit: int | None = None) -> Held:
+        """Samples of all examples of some files, or of `limit` examples from all over them, always the same."""
+        examples = [example for file in files for example in self.read(Path(file))]
+        if limit is not None and limit < len(examples):
+            order = Permutation(len(examples), 0)
+            examples = [examples[k] for k in sorted(order(i) for i in range(limit))]
+        return self.held(examples)
+
+    @cached_property
+    def _split(self) -> tuple[list[Any], list[Any]]:
+        """Examples to train on and those held out of them."""
+        if not self.config.data.train:
+            raise InputError("data.train is empty; name a file of labelled examples")
+        examples = [example for file in self.config.data.train for example in self.read(Path(file))]
+        if self.config.data.valid:
+            return examples, []
+        shares, order = self.config.data.split, Permutation(len(examples), 0)
+        out = round(len(examples) * shares[1] / max(sum(shares), 1e-9))
+        mixed = [examples[order(i)] for i in range(len(examples))]
+        return mixed[out:], mixed[:out]
+
+    @cached_property
+    def train(self) -> Stream:
+        """Training samples without end."""
+        return ByLength(self.training, self.config.train.seed, self.config.train.batch, self.group)
+
+    @cached_property
+    def training(self) -> Held:
+        """Training samples, once."""
+        return self.held(self._split[0])
+
+    @cached_property
+    def valid(self) -> Source | None:
+        """All held-out samples."""
+        files = self.config.data.valid
+        if files:
+            return self.of(files, self.config.train.eval_sequences)
+        return self.held(self._split[1]) if self._split[1] else None

@@ -1,0 +1,87 @@
+"""Questions whose answer is a span of a context: SQuAD 1.1, and 2.0, where some have none (BERT)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from phalanx.data.examples import Question, squad
+from phalanx.data.labelled import Assembler
+from phalanx.data.source import Array
+from phalanx.data.windows import BEGINS, Window, windows
+from phalanx.infer.answer import spoken
+from phalanx.nn.batch import Batch
+from phalanx.score import squad as scores
+from phalanx.tasks.labelled import Held, Labelled
+
+
+class _Windows(Held):
+    parts: list[Window]
+
+
+class Span(Labelled):
+    """Windows over the context; of all windows of a question the likeliest span answers it."""
+
+    losses = ("span",)
+    metrics = ("f1", "exact_match")
+    forms = ("squad", "squad2")
+
+    @property
+    def silent(self) -> bool:
+        """Whether a question may have no answer."""
+        return self.config.examples.form == "squad2"
+
+    def read(self, file: Path) -> list[Question]:
+        """The questions of a file."""
+        return squad(file)
+
+    def encode(self, examples: Sequence[Question]) -> Held:
+        """Windows, each a sample."""
+        assemble = Assembler(self.tokenizer, self.config.data.sequence)
+        encoded, parts = windows(examples, assemble, self.config.examples.stride)
+        source = _Windows(encoded, self.config.data.sequence, assemble.pad)
+        source.parts = parts
+        return source
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Windows: each has one beginning."""
+        assert batch.labels is not None
+        return {"span": ((batch.labels > 0) & (batch.labels & BEGINS > 0)).sum()}
+
+    def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
+        """Exact match and F1, in per cent; of 2.0 also with the threshold that would give the most."""
+        found = self._answers(answers, source)
+        references = [scores.Reference(q.id, tuple(text for _, text in q.answers)) for q in source.examples]
+        values = scores.score(references, {q.id: said for q, (said, _, _) in zip(source.examples, found, strict=True)})
+        if self.silent:
+            silence = {q.id: lead for q, (_, _, lead) in zip(source.examples, found, strict=True)}
+            spoken = {q.id: span for q, (_, span, _) in zip(source.examples, found, strict=True)}
+            threshold = scores.threshold(references, spoken, silence)
+            said = {id: "" if silence[id] > threshold else text for id, text in spoken.items()}
+            values |= {"best_threshold": threshold, "best_f1": scores.score(references, said)["f1"]}
+        return values
+
+    def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
+        """Of each question, the answer, and by how much none is likelier."""
+        return [
+            {
+                "id": q.id,
+                "question": q.question,
+                "said": said,
+                "label": [text for _, text in q.answers],
+                "no_answer": lead,
+            }
+            for q, (said, _, lead) in zip(source.examples, self._answers(answers, source), strict=True)
+        ]
+
+    def _answers(self, answers: Sequence[Array], source: Held) -> list[tuple[str, str, float]]:
+        """Of each question: what is said, the likeliest span, and by how much no answer is likelier than that."""
+        assert isinstance(source, _Windows)
+        found = []
+        spans = spoken(source.parts, answers, len(source.examples), self.config.examples.longest)
+        for span, asked in zip(spans, source.examples, strict=True):
+            text = asked.context[span.start : span.stop]
+            quiet = self.silent and span.silence > self.config.examples.threshold
+            found.append(("" if quiet else text, text, span.silence))
+        return found

@@ -1,0 +1,94 @@
+"""The class of each word: names, parts of speech (BERT). A word's first piece speaks for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from phalanx.config import Config
+from phalanx.data.examples import Columns, Tagged, in_order, tags
+from phalanx.data.labelled import Assembler
+from phalanx.data.source import Array
+from phalanx.errors import InputError
+from phalanx.nn.batch import Batch
+from phalanx.score.entities import f1
+from phalanx.tasks.labelled import Held, Labelled
+
+
+class Tokens(Labelled):
+    """The tag of every word that fits into the sequence."""
+
+    losses = ("tokens",)
+    metrics = ("f1", "accuracy")
+    forms = ("tags",)
+
+    @classmethod
+    def fitted(cls, config: Config) -> Config:
+        """With the tags of the training files."""
+        config, examples = super().fitted(config), config.examples
+        labels = examples.labels
+        if not labels:
+            columns = Columns(examples.text, examples.label)
+            found = (
+                tag for file in config.data.train for sentence in tags(Path(file), columns) for tag in sentence.tags
+            )
+            labels = in_order(found)
+        model = config.model.model_copy(update={"classes": len(labels)})
+        return config.model_copy(update={"model": model, "examples": examples.model_copy(update={"labels": labels})})
+
+    def read(self, file: Path) -> list[Tagged]:
+        """The sentences of a file; InputError for a tag that the training files have not."""
+        sentences, known = tags(file, self.columns), set(self.config.examples.labels)
+        for sentence in sentences:
+            if strange := set(sentence.tags) - known:
+                raise InputError(
+                    f"{file}, line {sentence.line}: the tag {min(strange)!r} is not among those of training: "
+                    f"{', '.join(sorted(known)[:20])}"
+                )
+        return sentences
+
+    def encode(self, examples: Sequence[Tagged]) -> Held:
+        """[CLS] pieces of all words [SEP], the first of each labelled."""
+        assemble, samples = Assembler(self.tokenizer, self.config.data.sequence), []
+        number = {tag: n for n, tag in enumerate(self.config.examples.labels)}
+        pieces = iter(assemble.encode([word for sentence in examples for word in sentence.words]))
+        for sentence in examples:
+            words = [next(pieces) for _ in sentence.words]
+            labels = [np.append(number[tag], np.full(len(word) - 1, -1)) if len(word) else word
+                      for word, tag in zip(words, sentence.tags, strict=True)]  # fmt: skip
+            one = assemble.join(np.concatenate(words))
+            whole = np.full(len(one.tokens), -1, np.int64)
+            whole[1:-1] = np.concatenate(labels)[: len(whole) - 2]
+            samples.append(one._replace(labels=whole))
+        return Held(samples, self.config.data.sequence, assemble.pad)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Words."""
+        assert batch.labels is not None
+        return {"tokens": (batch.labels >= 0).sum()}
+
+    def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
+        """Of words, and of entities where the tags are of the form B-…, I-…, O."""
+        said, right = self._tags(answers, source)
+        pairs = [(a, b) for mine, true in zip(said, right, strict=True) for a, b in zip(mine, true, strict=True)]
+        return {"f1": f1(said, right), "accuracy": float(np.mean([a == b for a, b in pairs]))}
+
+    def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
+        """Of each sentence, the tags of the words that fit."""
+        said, right = self._tags(answers, source)
+        return [
+            {"words": list(sentence.words[: len(mine)]), "label": true, "said": mine}
+            for sentence, mine, true in zip(source.examples, said, right, strict=True)
+        ]
+
+    def _tags(self, answers: Sequence[Array], source: Held) -> tuple[list[list[str]], list[list[str]]]:
+        """Tags said and tags true of every sentence."""
+        names, said, right = self.config.examples.labels, [], []
+        for one, rows in zip(source.encoded, answers, strict=True):
+            assert one.labels is not None
+            places = np.flatnonzero(one.labels >= 0)
+            said.append([names[k] for k in rows[places].argmax(-1)])
+            right.append([names[k] for k in one.labels[places]])
+        return said, right

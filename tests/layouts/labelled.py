@@ -1,0 +1,87 @@
+"""Tiny labelled files of every kind, and what a rank tells of a run on them."""
+
+import json
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+
+from phalanx import recipe, registry
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.run.folder import RunFolder
+from phalanx.train.resolve import expand, resolve
+from phalanx.train.trainer import Trainer
+from tests.train.runs import SIZES, Corpus, Record
+
+COUNT = 26
+FORMS = {"span": ["examples.form=squad2", "examples.stride=8"], "choice": ["examples.form=race"],
+         "tokens": ["examples.form=tags", "examples.text=words", "examples.label=tags"],
+         "completion": ["examples.text=words"], "classes": ["examples.text=words", "examples.pair=more"],
+         "value": ["examples.text=words", "examples.pair=more"]}  # fmt: skip
+TINY = ["model.heads=4", "model.dropout=0.1", "train.batch=8", "layout.micro_batch=2", "train.eval_sequences=1000"]
+
+
+def write(folder: Path, kind: str) -> Path:
+    """Examples about the corpus's own words."""
+    dice = random.Random(3)
+    words = sorted(set((folder / "text.txt").read_text().replace(".", " ").split()))
+    rows = [_row(kind, n, [dice.choice(words) for _ in range(dice.randint(4, 14))], dice) for n in range(COUNT)]
+    file = folder / f"{kind}.{'json' if kind == 'span' else 'jsonl'}"
+    if kind == "span":
+        file.write_text(json.dumps({"data": [{"paragraphs": rows}]}))
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def _row(kind: str, n: int, words: list[str], dice: random.Random) -> dict[str, Any]:
+    text = " ".join(words)
+    if kind == "span":
+        context, answer = " ".join(words * 3), {"text": words[2], "answer_start": len(" ".join(words[:2])) + 1}
+        asked = {"id": str(n), "question": words[2], "answers": [answer], "is_impossible": n % 5 == 0}
+        return {"context": context, "qas": [asked]}
+    if kind == "choice":
+        return {"article": text, "question": "_", "options": words[:3], "answer": "ABC"[n % 3]}
+    if kind == "tokens":
+        return {"words": words, "tags": [("O", "B-X", "I-X")[len(word) % 3] for word in words]}
+    label: Any = {"classes": n % 3, "value": n / 10, "completion": words[0]}[kind]
+    return {"words": text, "more": dice.choice(words), "label": label}
+
+
+class Told(NamedTuple):
+    """Each step's loss and gradient norm, and all values of every evaluation."""
+
+    losses: list[float]
+    norms: list[float]
+    valids: list[Mapping[str, float]]
+
+
+def tuned(folder: Path, kind: str, *words: str) -> Told:
+    """Fine-tune a tiny model from random weights, and tell. Nothing is saved."""
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    family = "gpt" if kind == "completion" else "bert"
+    base = ["model.family=gpt2"] if family == "gpt" else ["model.family=bert", "model.segments=2"]
+    file, tokenizer = str(write_once(folder, kind)), load_tokenizer(str(Corpus(folder).file(family)))
+    batch = ["train.batch=12", "layout.micro_batch=3"] if kind == "choice" else []
+    files = [f"task={kind}", f"data.train={file}", f"data.valid={file}"]
+    said = [*SIZES, *TINY, *batch, *base, *files, *FORMS[kind], *words]
+    config = expand(recipe.overridden({}, said))
+    config = resolve(registry.TASKS.find(kind).fitted(config), tokenizer.vocab, processes)
+    record: Any = Record()
+    trainer = Trainer(config, registry.TASKS.find(kind)(config, tokenizer), RunFolder(os.devnull), record)
+    vars(trainer).update(_save=lambda: None, _finish=lambda: None)
+    trainer.fit()
+    steps = record.steps.values()
+    return Told([v["loss"] for v in steps], [v["grad_norm"] for v in steps], list(record.valids.values()))
+
+
+def write_once(folder: Path, kind: str) -> Path:
+    """The file of a kind: the ranks of a run share it, and the first of them writes."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        write(folder, kind)
+    if dist.is_initialized():
+        dist.barrier()
+    return folder / f"{kind}.{'json' if kind == 'span' else 'jsonl'}"

@@ -1,0 +1,37 @@
+"""Fine-tuning: one curve and the same scores on every layout, whatever is asked of the model."""
+
+import pytest
+
+from tests.layouts.labelled import FORMS, Told, tuned
+from tests.layouts.pool import Pool
+from tests.train.runs import Corpus
+
+TOLERANCE = 1e-4
+LAYOUTS = {
+    "tp2": (2, ["layout.tp=2"]),
+    "cp2": (2, ["layout.cp=2"]),
+    "cp2 ring": (2, ["layout.cp=2", "layout.context=ring"]),
+    "pp2": (2, ["layout.pp=2"]),
+    "zero3": (2, ["layout.shard=zero3"]),
+    "cp2 tp2": (4, ["layout.cp=2", "layout.tp=2"]),
+    "dp2 pp2": (4, ["layout.pp=2"]),
+}
+
+
+@pytest.fixture(scope="session")
+def alone(pool: Pool, corpus: Corpus) -> dict[str, Told]:
+    """What one process tells of each kind."""
+    return {kind: pool.run(1, tuned, corpus.folder, kind)[0] for kind in FORMS}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("kind", FORMS)
+def test_one_curve_and_one_score(pool: Pool, corpus: Corpus, alone: dict[str, Told], kind: str, name: str) -> None:
+    processes, words = LAYOUTS[name]
+    told, expected = pool.run(processes, tuned, corpus.folder, kind, *words)[0], alone[kind]
+    assert told.losses == pytest.approx(expected.losses, abs=TOLERANCE)
+    assert told.norms == pytest.approx(expected.norms, rel=TOLERANCE)
+    assert len(told.valids) == 2
+    for mine, theirs in zip(told.valids, expected.valids, strict=True):
+        assert mine == pytest.approx(theirs, abs=5e-3)  # of scores one near-tie may differ
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE)
