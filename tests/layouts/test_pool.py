@@ -25,7 +25,7 @@ def _connects_at_the_second_time(marks: Path) -> int:
 
 def test_a_failed_rank_is_named_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "GRACE", 0.5)
-    with Pool() as pool, pytest.raises(AssertionError, match="rank 1: (?s:.*)a fault of the case"):
+    with Pool() as pool, pytest.raises(AssertionError, match=r"rank 1: (?s:.*)a fault of the case"):
         pool.run(2, _one_fails)
 
 
