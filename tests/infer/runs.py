@@ -18,13 +18,13 @@ from phalanx.run.folder import RunFolder
 GPT = Config(
     task="clm",
     data=DataConfig(sequence=12),
-    model=ModelConfig(layers=1, hidden=16, heads=2, positions=12, vocab=50257, init_std=0.5),
+    model=ModelConfig(layers=1, hidden=16, heads=2, positions=12, vocab=50257, init_std=0.5, attention_dropout=0.1),
 )
 BERT = Config(
     task="mlm",
     data=DataConfig(sequence=16),
     model=ModelConfig(family="bert", layers=1, hidden=16, heads=2, positions=16, vocab=30522, segments=2,
-                      norm_first=False, gelu="erf", init_std=0.5),
+                      norm_first=False, gelu="erf", init_std=0.5, attention_dropout=0.1),
 )  # fmt: skip
 
 

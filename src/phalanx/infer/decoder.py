@@ -30,7 +30,7 @@ class Decoder:
         self.cache = Cache(len(attentions), heads, width, max(1, memory // a_page), weight.detach())
         self.news: Sequence[New] = ()
         for layer, attention in enumerate(attentions):
-            attention.attend = _Past(self, layer)
+            attention.fill(_Past(self, layer))
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for a sequence."""

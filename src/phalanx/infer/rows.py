@@ -108,7 +108,7 @@ class OneAfterAnother:
         self.apart = Apart()
         for module in model.modules():
             if isinstance(module, Attention):
-                module.attend = self.apart
+                module.fill(self.apart)
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
