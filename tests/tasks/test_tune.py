@@ -20,6 +20,7 @@ from tests.infer.runs import BERT, GPT, make_run
 
 SMALL = [
     "model.dropout=0",
+    "model.attention_dropout=0",
     "train.batch=16",
     "optim.lr=5e-3",
     "train.compile=off",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phalanx.infer.cache import PAGE, Cache, New, Place
+from phalanx.infer.rows import attend_by
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 
@@ -30,7 +31,7 @@ class Decoder:
         self.cache = Cache(len(attentions), heads, width, max(1, memory // a_page), weight.detach())
         self.news: Sequence[New] = ()
         for layer, attention in enumerate(attentions):
-            attention.fill(_Past(self, layer))
+            attend_by(attention, _Past(self, layer))
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for a sequence."""

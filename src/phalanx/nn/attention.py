@@ -5,7 +5,6 @@ faster kernel, or, with dropout of the probabilities, the plain formula that kee
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +24,6 @@ class Context:
     mask: Tensor | None  # bool [batch, 1, seq, keys], True where attention is allowed; None: all, or all that is past
     causal: bool
     documents: Tensor | None = None  # int32 [batch, keys], where attention stays within equal numbers
-
-
-Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
@@ -79,12 +75,7 @@ class Attention(nn.Module):
         self.qkv = Linear(hidden, 3 * hidden, ("embed", "heads"), stds[0])
         self.out = Linear(hidden, hidden, ("heads", "embed"), stds[1])
         self.keys: Slot = slots.same
-        self.attend: Attend = Dropping(drop, site) if drop else fused
-
-    def fill(self, attend: Attend) -> None:
-        """Let something else do the arithmetic; a module that did it, dropout's, is let go."""
-        del self.attend
-        self.attend = attend
+        self.attend = Dropping(drop, site) if drop else fused
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""

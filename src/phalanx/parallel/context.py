@@ -58,7 +58,7 @@ def fill(model: nn.Module, axis: Axis, kind: str) -> None:
         elif isinstance(module, Attention) and kind == "gather":
             module.keys = keys
         elif isinstance(module, Attention):
-            module.fill(ring)
+            module.attend = ring
         elif isinstance(module, AnswerHead):
             module.everywhere, module.ways = everywhere, axis.size
             module.whole = lambda x: _natural(sequence(x), 1, axis)
