@@ -5,6 +5,7 @@ faster kernel, or, with dropout of the probabilities, the plain formula that kee
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,7 @@ class Attention(nn.Module):
         self.qkv = Linear(hidden, 3 * hidden, ("embed", "heads"), stds[0])
         self.out = Linear(hidden, hidden, ("heads", "embed"), stds[1])
         self.keys: Slot = slots.same
-        self.attend = Dropping(drop, site) if drop else fused
+        self.attend: Callable[..., Tensor] = Dropping(drop, site) if drop else fused
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""
