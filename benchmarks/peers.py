@@ -77,7 +77,11 @@ def onnxruntime(folder: Path, int8: bool) -> Program:
 
         rounded = folder / "int8.onnx"
         if not rounded.exists():
-            quantize_dynamic(file, rounded, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+            from onnx import TensorProto
+
+            known = {"DefaultTensorType": TensorProto.FLOAT}  # which it cannot infer through its fused operators
+            quantize_dynamic(file, rounded, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
+                             extra_options=known)  # fmt: skip
         file = rounded
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

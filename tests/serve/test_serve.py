@@ -1,5 +1,6 @@
 """A server of real models: its answers are the models' own, its refusals have a status and a line, and it goes on."""
 
+import http.client
 import json
 import os
 import shutil
@@ -241,3 +242,28 @@ def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> Non
         errors = [line for line in told.stderr.splitlines() if line.startswith("phalanx: ")]
         assert told.returncode == 2 and len(errors) == 1 and said in errors[0], told.stderr
         assert "Traceback" not in told.stderr
+
+
+def test_large_questions_do_not_keep_it_from_speaking(server: Server) -> None:
+    """More than the pipe to a busy worker holds."""
+    asked = {"question": "Who?", "context": "He lit it. " * 15_000, "timeout": 6}
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.post, "/answer", **asked) for _ in range(8)]
+        times = []
+        while not all(answer.done() for answer in answers):
+            began = time.monotonic()
+            assert httpx.get(f"{server.url}/health").status_code == 200
+            times.append(time.monotonic() - began)
+            time.sleep(0.05)
+    assert {answer.result().status_code for answer in answers} <= {200, 503}
+    assert max(times) < 2, max(times)
+
+
+def test_a_connection_waits(server: Server) -> None:
+    """As long as Retry-After may say: who comes again then need not fear that it is being closed."""
+    kept = http.client.HTTPConnection("127.0.0.1", server.port)
+    for pause in (5.5, 0):
+        kept.request("GET", "/health")
+        assert kept.getresponse().read() == b'{"status":"ok"}'
+        time.sleep(pause)
+    kept.close()

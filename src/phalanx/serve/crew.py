@@ -36,6 +36,7 @@ class Member:
         self.specs, self.device, self.threads, self.loop, self.failed = specs, device, threads, loop, failed
         self.models: dict[str, dict[str, Any]] = {}
         self.waiting: dict[int, asyncio.Queue[Reply]] = {}
+        self.beside = {False: 0, True: 0}  # of them questions, and texts: the process gives each half of its time
         self.restarts, self.stopping, self.delay = 0, False, AGAIN[0]
         self.send_lock = threading.Lock()
         self.start()
@@ -108,7 +109,7 @@ class Crew:
         self.numbers = itertools.count()
         self.failure = ""  # why the models cannot be loaded
         self.on_failure: Callable[[], None] = lambda: None
-        self.pace = 0.0  # seconds a job takes of a process, lately
+        self.pace = {False: 0.0, True: 0.0}  # seconds a question, and a text, takes of a process, lately
 
     def start(self) -> None:
         """In the running event loop."""
@@ -149,29 +150,37 @@ class Crew:
         self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None
     ) -> AsyncIterator[tuple[Any, bool]]:
         """A job's result in parts, and whether each is the last. Left early, the job is cancelled."""
-        member = self._least_busy()
+        member, text = self._least_busy(), kind == "complete"
         budget = min(seconds or self.budget, self.budget)
-        expected = self.pace * (len(member.waiting) + 1)
-        if self.waiting >= self.queue or (len(member.waiting) > 4 and expected > 0.7 * budget):
+        expected = self.pace[text] * (member.beside[text] + 1)
+        if self.waiting >= self.queue or (member.beside[text] > 4 and expected > 0.7 * budget):
             raise Refused(429, "too much is asked at once; try again", max(1.0, expected))
         number, replies = next(self.numbers), asyncio.Queue[Reply]()
         member.waiting[number] = replies
-        began, last, beside = time.monotonic(), False, len(member.waiting)
+        member.beside[text] += 1
+        began, last, beside = time.monotonic(), False, member.beside[text]
         try:
             member.send(Job(number, model, kind, asked, began + budget))
             while not last:
                 reply = await replies.get()
                 last = reply.last
+                took = time.monotonic() - began
+                if last and (reply.status == 200 or took >= budget):
+                    self._learn(text, took / (beside + member.beside[text]) * 2, took >= budget)
                 if reply.status != 200:
                     raise Refused(reply.status, reply.result, 2 if reply.status == 503 else 0)
                 yield reply.result, last
-            took = (time.monotonic() - began) / beside
-            self.pace = took if not self.pace else 0.9 * self.pace + 0.1 * took
         finally:
             del member.waiting[number]
+            member.beside[text] -= 1
             if not last:
                 with suppress(Refused):
                     member.send(Cancel(number))
+
+    def _learn(self, text: bool, pace: float, late: bool) -> None:
+        """From a job that was done, or was given up when it was late: it would have taken longer."""
+        known = self.pace[text]
+        self.pace[text] = 0.9 * known + 0.1 * (max(pace, known) if late else pace) if known else pace
 
     def _least_busy(self) -> Member:
         able = [member for member in self.members if member.models]

@@ -16,6 +16,7 @@ from phalanx.serve.guard import Guard, read_keys
 from phalanx.serve.jobs import Spec
 
 GRACE = 5  # seconds past the budget for what is under way when the server is told to stop
+KEPT = 75  # seconds that a connection lies idle: longer than Retry-After says, and than proxies keep theirs
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     guarded = Guard(app, options.body, read_keys(options.keys) if options.keys else [], app.state.metrics.told)
     server = uvicorn.Server(uvicorn.Config(
         guarded, host=options.host, port=options.port, log_level="warning",
-        server_header=False, timeout_graceful_shutdown=math.ceil(options.budget) + GRACE,
+        server_header=False, timeout_keep_alive=KEPT, timeout_graceful_shutdown=math.ceil(options.budget) + GRACE,
     ))  # fmt: skip
 
     def stop() -> None:

@@ -1,17 +1,20 @@
 """The process that computes: it takes whatever has come while it was busy, and computes that together.
 
 Nothing waits for a batch to fill: under load the next batch gathers while this one is computed. Questions to a BERT go
-in one ragged batch each kind, and every turn gives the texts under way their next tokens.
+in one ragged batch each kind; the texts under way then get their next tokens for as long as that batch took.
 """
 
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from phalanx.errors import InputError
@@ -37,7 +40,7 @@ def work(specs: Sequence[Spec], pipe: Connection, device: int | None, threads: i
     if threads:
         torch.set_num_threads(threads)
     try:
-        worker = Worker({spec.name: _loaded(spec) for spec in specs}, pipe)
+        worker = Worker({spec.name: _loaded(spec) for spec in specs}, Mail(pipe))
     except InputError as error:
         pipe.send(Failed(str(error)))
         return
@@ -66,22 +69,54 @@ def _facts(model: Bert | GPT) -> dict[str, Any]:
     return {"can": can.get(config.model.head, []), "context": model.loaded.context}
 
 
+class Mail:
+    """A pipe that is emptied at once, also while this process computes: who sends never waits for that."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.send = pipe.send
+        self.come: SimpleQueue[Job | Cancel | None] = SimpleQueue()
+        threading.Thread(target=self._listen, args=(pipe,), daemon=True).start()
+
+    def poll(self) -> bool:
+        """Whether something has come."""
+        return not self.come.empty()
+
+    def recv(self) -> Job | Cancel:
+        """The next; EOFError once the pipe is closed."""
+        message = self.come.get()
+        if message is None:
+            raise EOFError
+        return message
+
+    def _listen(self, pipe: Connection) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                self.come.put(pipe.recv())
+        self.come.put(None)
+
+
 class Worker:
     """Models and what is under way."""
 
-    def __init__(self, models: dict[str, Any], pipe: Connection) -> None:
+    def __init__(self, models: dict[str, Any], pipe: Mail) -> None:
         self.models, self.pipe = models, pipe
         self.waiting: deque[Job] = deque()
         self.texts: dict[int, tuple[GPT, Request, Pieces, Job]] = {}
+        self.owed = 0.0  # seconds that texts get before the next batch of questions
 
     def turn(self) -> None:
-        """Take in what has come, compute one batch of questions and one step of texts."""
+        """Take in what has come; compute one batch of questions, or one step of texts where they had less time."""
         self._listen(block=not self.waiting and not self.texts)
-        batch = self._next_batch()
-        if batch:
-            self._answer(batch)
+        began = time.monotonic()
+        if self.owed <= 0 or not self.texts:
+            batch = self._next_batch()
+            if batch:
+                self._answer(batch)
+                self.owed = time.monotonic() - began
+                return
         for gpt in {id(gpt): gpt for gpt, *_ in self.texts.values()}.values():
             self._step(gpt)
+        self.owed -= time.monotonic() - began
 
     def _listen(self, block: bool) -> None:
         while block or self.pipe.poll():

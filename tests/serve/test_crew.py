@@ -1,0 +1,92 @@
+"""Who is let in and whose turn it is, without processes or models."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from phalanx.serve import worker
+from phalanx.serve.crew import Crew, Member, Refused
+from phalanx.serve.jobs import Job, Reply
+from phalanx.serve.worker import TOO_LATE, Worker
+from tests.infer.runs import scripted
+
+
+class Pipe:
+    """What was asked, and what was said."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.jobs, self.replies = deque(jobs), list[Reply]()
+
+    def poll(self) -> bool:
+        return bool(self.jobs)
+
+    def recv(self) -> Job:
+        return self.jobs.popleft()
+
+    def send(self, reply: Reply) -> None:
+        self.replies.append(reply)
+
+
+def test_texts_and_questions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a batch of questions takes, a text gets as much time after it, not one token."""
+
+    def slow(_: Any, __: str, asked: list[Any]) -> list[str]:
+        time.sleep(0.2)
+        return [""] * len(asked)
+
+    monkeypatch.setattr(worker, "compute", slow)
+    options = {"tokens": 10, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "greedy": True, "seed": 0}
+    jobs = [Job(n, "bert", "classify", {}, time.monotonic() + 60) for n in range(100)]
+    text = Job(100, "gpt", "complete", {"prompt": "a", "options": options}, time.monotonic() + 60)
+    pipe: Any = Pipe([*jobs, text])
+    gpt, _ = scripted(lambda _: 5)
+    turns = Worker({"bert": None, "gpt": gpt}, pipe)
+    while len([reply for reply in pipe.replies if reply.last]) < 101:
+        turns.turn()
+    order = [reply.number for reply in pipe.replies if reply.last]
+    assert order.index(100) == worker.BATCH  # after the first batch
+
+
+class Still(Member):
+    """Computes nothing: every job is answered after a time that depends on its kind."""
+
+    def start(self) -> None:
+        self.models = {"m": {}}
+
+    def send(self, message: Any) -> None:
+        if isinstance(message, Job):
+            late = message.kind == "complete"
+            reply = Reply(message.number, TOO_LATE if late else "", status=503 if late else 200)
+            self.loop.call_later(0.2 if late else 0.001, self._take, reply)
+
+
+def asked(crew: Crew, kind: str, count: int) -> Callable[[], Any]:
+    """Statuses of jobs side by side."""
+
+    async def one() -> int:
+        try:
+            await crew.ask("m", kind, {})
+        except Refused as refused:
+            return refused.status
+        return 200
+
+    return lambda: asyncio.gather(*(one() for _ in range(count)))
+
+
+def test_who_would_be_late_is_not_let_in() -> None:
+    """Of texts that came too late the crew learns, and refuses more of them at once; questions are no concern of it."""
+
+    async def run() -> tuple[list[int], list[int], list[int]]:
+        crew = Crew([], [], 1, 1000, 0.2)
+        crew.members = [Still([], None, 1, asyncio.get_running_loop(), print)]
+        first = await asked(crew, "complete", 20)()
+        both = await asyncio.gather(asked(crew, "complete", 20)(), asked(crew, "classify", 20)())
+        return first, *both
+
+    first, texts, questions = asyncio.run(run())
+    assert first == [503] * 20
+    assert texts.count(429) > 4 and questions == [200] * 20
