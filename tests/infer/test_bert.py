@@ -63,8 +63,8 @@ def alone(loaded: Loaded, row: Encoded, hidden: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize(("name", "precision"), [("torch", "fp32"), ("torch", "int8"), ("onnxruntime", "fp32"),
-                                                 ("onnxruntime", "int8"), ("openvino", "fp32")])  # fmt: skip
+@pytest.mark.parametrize(("name", "precision"), [("torch", "fp32"), ("torch", "int8"), ("native", "fp32"), ("native", "int8"),
+                                                 ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32")])
 def test_every_backend_says_what_the_model_says(runs: dict[str, Path], head: str, name: str, precision: str) -> None:
     """On rows of several lengths at once; the model itself is left as it was."""
     if reason := backends.lacking(name, precision):
@@ -135,7 +135,7 @@ def test_masks_by_a_backend(runs: dict[str, Path]) -> None:
 def test_the_fastest_is_chosen_and_remembered(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Among those whose answers are close to fp32's."""
     if backends.lacking("openvino", "fp32"):
-        monkeypatch.setattr(backends, "NAMES", {"torch": "native", "onnxruntime": "onnx"})
+        monkeypatch.setattr(backends, "NAMES", {"torch": "pytorch", "onnxruntime": "onnx"})
     told: list[str] = []
     model = ready(runs["classes"], say=told.append)
     right = ready(runs["classes"], "torch").classify("so so")
@@ -173,7 +173,7 @@ def test_what_it_cannot_do(runs: dict[str, Path], ask: object, said: str) -> Non
 
 
 def test_backends_that_are_not_here(runs: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="backend=abacus is not known; use auto or one of torch, onnxruntime"):
+    with pytest.raises(InputError, match="backend=abacus is not known; use auto or one of torch, native, onnxruntime"):
         ready(runs["classes"], "abacus").ready()
     with pytest.raises(InputError, match=r"backend=torch: it has .*, not fp4"):
         ready(runs["classes"], "torch", "fp4").ready()

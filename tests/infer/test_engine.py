@@ -1,14 +1,18 @@
 """Many texts at once: each is what it would be alone, whoever comes, goes, or is looked up."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from phalanx.errors import InputError
-from phalanx.infer.cache import PAGE, Cache
-from phalanx.infer.decoder import Decoder
+from phalanx.infer import kernels
+from phalanx.infer.cache import PAGE, Cache, New
+from phalanx.infer.decoder import Decoder, Past
 from phalanx.infer.engine import Engine, looked_up
 from phalanx.infer.loaded import Loaded, load
 from phalanx.infer.sample import Options
+from phalanx.precision import packed
 from tests.batches import batch_of
 from tests.infer.runs import GPT, make_run
 
@@ -25,8 +29,20 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return load(path)
 
 
-def engine(loaded: Loaded, lookup: bool = False, most: int = 64, memory: int = 1 << 24) -> Engine:
-    return Engine(Decoder(loaded.shared(), loaded.tokenizer.vocab, memory), CONTEXT, loaded.tokenizer.eod, most, lookup)
+def decoder(loaded: Loaded, memory: int = 1 << 24, native: bool = False, precision: str = "fp32") -> Decoder:
+    model: Any = loaded.shared()
+    if native:
+        if reason := kernels.lacking():
+            pytest.skip(reason)
+        past: Any = kernels.fill(model, loaded.config.model, precision, memory)
+    else:
+        packed.fill(model, precision, model.transformer.words)
+        past = Past(model, memory)
+    return Decoder(model, loaded.tokenizer.vocab, past)
+
+
+def engine(loaded: Loaded, lookup: bool = False, most: int = 64, memory: int = 1 << 24, native: bool = False) -> Engine:
+    return Engine(decoder(loaded, memory, native), CONTEXT, loaded.tokenizer.eod, most, lookup)
 
 
 @torch.no_grad()
@@ -39,10 +55,10 @@ def plain(loaded: Loaded, prompt: list[int], tokens: int) -> list[int]:
 
 
 @pytest.mark.parametrize("lookup", [False, True])
-@pytest.mark.parametrize("most", [64, 2])
-def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: int) -> None:
+@pytest.mark.parametrize(("most", "native"), [(64, False), (2, False), (64, True), (2, True)])
+def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: int, native: bool) -> None:
     """Of several lengths, some past the context, joining and leaving at other steps."""
-    made = engine(loaded, lookup, most)
+    made = engine(loaded, lookup, most, native=native)
     counts = (20, 9, 60, 3, 33)
     requests = [
         made.submit(prompt, Options(tokens=count, greedy=True)) for prompt, count in zip(PROMPTS, counts, strict=True)
@@ -118,12 +134,13 @@ def test_pages_lie_together_where_they_can() -> None:
     cache.release(c)
     scattered = cache.reserve(3 * PAGE)
     assert scattered and scattered.pages == (0, 1, 4) and not scattered.together
-    rows = torch.arange(6 * PAGE)
-    assert scattered.rows(rows, 2 * PAGE + 3).tolist() == [*range(2 * PAGE), *range(4 * PAGE, 4 * PAGE + 3)]
+    rows = torch.arange(6 * PAGE)[None]
+    assert scattered.rows(rows, 2 * PAGE + 3)[0].tolist() == [*range(2 * PAGE), *range(4 * PAGE, 4 * PAGE + 3)]
 
 
-def test_scattered_pages_hold_the_same(loaded: Loaded) -> None:
-    made = engine(loaded, memory=5 * 2 * PAGE * 2 * 16 * 4)
+@pytest.mark.parametrize("native", [False, True])
+def test_scattered_pages_hold_the_same(loaded: Loaded, native: bool) -> None:
+    made = engine(loaded, memory=5 * 2 * PAGE * 2 * 16 * 4, native=native)
     cache = made.decoder.cache  # type: ignore[attr-defined]
     first, middle = cache.reserve(PAGE), cache.reserve(2 * PAGE)
     cache.release(first)
@@ -136,17 +153,12 @@ def test_scattered_pages_hold_the_same(loaded: Loaded) -> None:
     cache.release(middle)
 
 
-def test_int8_is_near(loaded: Loaded) -> None:
+@pytest.mark.parametrize("native", [False, True])
+def test_int8_is_near(loaded: Loaded, native: bool) -> None:
     """Scores in int8 are those of fp32 but for rounding."""
-    from phalanx.infer.cache import New
-    from phalanx.precision import packed
-
-    model = loaded.shared()
-    packed.fill(model, "int8", model.transformer.words)  # type: ignore[attr-defined]
     scores = []
-    for made in (loaded.shared(), model):
-        decoder = Decoder(made, loaded.tokenizer.vocab, 1 << 20)
-        place = decoder.reserve(20)
+    for made in (decoder(loaded), decoder(loaded, native=native, precision="int8")):
+        place = made.reserve(20)
         assert place is not None
-        scores.append(decoder([New(place, 0, PROMPTS[3])])[0][0])
+        scores.append(made([New(place, 0, PROMPTS[3])])[0][0])
     assert torch.cosine_similarity(*scores, dim=0) > 0.999

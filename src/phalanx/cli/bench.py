@@ -19,8 +19,8 @@ def bench_infer(
     batch: Annotated[str, typer.Option(help="Rows of a call.")] = "1,8",
     lengths: Annotated[str, typer.Option(help="Tokens of a row.")] = "128,384",
     backends: Annotated[
-        str, typer.Option(help="Of torch, onnxruntime, openvino, tensorrt.")
-    ] = "torch,onnxruntime,openvino",
+        str, typer.Option(help="Of torch, native, onnxruntime, openvino, tensorrt.")
+    ] = "torch,native,onnxruntime,openvino",
     precision: Annotated[str, typer.Option(help="Of fp32, bf16, fp16, int8.")] = "fp32,bf16,int8",
     rounds: Annotated[int, typer.Option(min=1, help="Calls of each, by turns.")] = 20,
     out: Annotated[Path | None, typer.Option(help="A JSON file of all figures.")] = None,

@@ -28,7 +28,7 @@ def _all_utf8(texts: list[str]) -> list[str]:
 
 
 Model = Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER of Hugging Face's.", metavar="MODEL")]
-Backend = Annotated[str, typer.Option(help="torch, onnxruntime, openvino, tensorrt, or auto: the fastest here.")]
+Backend = Annotated[str, typer.Option(help="torch, native, onnxruntime, openvino, tensorrt, or auto: the fastest here.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 (GPU) or int8 (CPU), where the backend has it.")]
 
 
@@ -109,6 +109,7 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="The same seed writes the same text.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    backend: Annotated[str, typer.Option(help="torch, or auto: kernels of our own where they can be had.")] = "auto",
     precision: Precision = "fp32",
 ) -> None:
     """Continue a text with a GPT, as it is written: phalanx generate runs/gpt "It was a dark" """
@@ -119,7 +120,7 @@ def generate(
     if overrides:
         _generate_together(Path(model), prompt, options, overrides)
         return
-    _show(prompt, load_gpt(model, precision).generate(prompt, options))
+    _show(prompt, load_gpt(model, backend, precision).generate(prompt, options))
 
 
 def _show(prompt: str, stream: Iterable[str]) -> None:

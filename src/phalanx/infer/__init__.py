@@ -32,8 +32,9 @@ def load(
 ) -> Bert | GPT:  # fmt: skip
     """A run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
 
-    `backend` is for a BERT: auto (the fastest here, measured at the first load; `say` is told what was found), torch,
-    onnxruntime, openvino or tensorrt. `precision` is fp32, bf16, fp16 or int8.
+    `backend` is auto (of a BERT the fastest here, measured at the first load; `say` is told what was found), torch, native,
+    onnxruntime, openvino or tensorrt. A GPT is computed by native where that can be had, else by torch. `precision` is
+    fp32, bf16, fp16 or int8.
     """
     from phalanx.infer.bert import Bert
     from phalanx.infer.gpt import GPT
@@ -43,7 +44,7 @@ def load(
         found = loaded(run, best)
     for note in found.restored.notes:
         say(f"phalanx: {note}")
-    return Bert(found, backend, precision, say) if found.config.model.family == "bert" else GPT(found, precision)
+    return Bert(found, backend, precision, say) if found.config.model.family == "bert" else GPT(found, backend, precision)
 
 
 def load_bert(model: str | Path, backend: str = "auto", precision: str = "fp32") -> Bert:
@@ -56,11 +57,11 @@ def load_bert(model: str | Path, backend: str = "auto", precision: str = "fp32")
     return found
 
 
-def load_gpt(model: str | Path, precision: str = "fp32") -> GPT:
+def load_gpt(model: str | Path, backend: str = "auto", precision: str = "fp32") -> GPT:
     """As `load`; InputError for a BERT."""
     from phalanx.infer.bert import Bert
 
-    found = load(model, precision=precision)
+    found = load(model, backend, precision)
     if isinstance(found, Bert):
         raise InputError(f"{model} learned to fill masks, not to continue a text; use: phalanx fill {model}")
     return found

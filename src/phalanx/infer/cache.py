@@ -21,21 +21,27 @@ class Place(NamedTuple):
     together: bool
 
     def rows(self, x: Tensor, stop: int) -> Tensor:
-        """Of x [slots, …] those of the first `stop` tokens; a view where they lie together."""
+        """Of x [heads, slots, …] those of the first `stop` tokens; a view where they lie together."""
         if self.together:
             first = self.pages[0] * PAGE
-            return x[first : first + stop]
-        return x[self.slots[:stop]]
+            return x[:, first : first + stop]
+        return x[:, self.slots[:stop]]
 
 
 class Cache:
-    """`keys` and `values` of each layer: [slots, heads, width]."""
+    """`keys` and `values` of each layer: [heads, slots, width]."""
 
     def __init__(self, layers: int, heads: int, width: int, pages: int, like: Tensor) -> None:
-        shape = pages * PAGE, heads, width
+        shape = heads, pages * PAGE, width
         self.keys = [like.new_zeros(shape) for _ in range(layers)]
         self.values = [like.new_zeros(shape) for _ in range(layers)]
         self.free = [True] * pages
+
+    @classmethod
+    def within(cls, memory: int, layers: int, heads: int, width: int, like: Tensor) -> "Cache":
+        """As many pages as so many bytes hold, one at least."""
+        a_page = 2 * PAGE * layers * heads * width * like.element_size()
+        return cls(layers, heads, width, max(1, memory // a_page), like.detach())
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for so many tokens; None while there is not enough."""

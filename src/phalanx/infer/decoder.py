@@ -3,14 +3,15 @@ them at once and nothing is filled up; attention looks into each sequence's own 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from phalanx.infer.cache import PAGE, Cache, New, Place
+from phalanx.infer.cache import Cache, New, Place
 from phalanx.infer.rows import attend_by
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
@@ -18,20 +19,20 @@ from phalanx.nn.batch import Batch
 GIB = 1 << 30
 
 
+class Remembers(Protocol):
+    """What keeps keys and values: `Past`, or kernels. It is told of the new tokens before they are computed."""
+
+    cache: Cache
+    news: Sequence[New]
+
+
 class Decoder:
     """Scores of the next token. `gathered` puts together the vocabulary where a layout splits it."""
 
-    def __init__(self, model: Any, vocab: int, memory: int = GIB, gathered: Callable[[Tensor], Tensor] | None = None
+    def __init__(self, model: Any, vocab: int, past: Remembers, gathered: Callable[[Tensor], Tensor] | None = None
                  ) -> None:  # fmt: skip
-        self.model, self.vocab, self.gathered = model, vocab, gathered
-        attentions = [block.attention for block in model.transformer.blocks.values()]
-        weight, width = attentions[0].qkv.weight, attentions[0].width
-        heads = weight.shape[0] // (3 * width)
-        a_page = 2 * PAGE * len(attentions) * heads * width * 4
-        self.cache = Cache(len(attentions), heads, width, max(1, memory // a_page), weight.detach())
-        self.news: Sequence[New] = ()
-        for layer, attention in enumerate(attentions):
-            attend_by(attention, _Past(self, layer))
+        self.model, self.vocab, self.past, self.gathered = model, vocab, past, gathered
+        self.cache = past.cache
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for a sequence."""
@@ -44,7 +45,7 @@ class Decoder:
     @torch.inference_mode()
     def __call__(self, news: Sequence[New]) -> list[Tensor]:
         """Of each sequence, float32 [wanted, vocab] on the CPU; its new tokens are in the cache from now on."""
-        self.news = news
+        self.past.news = news
         device = self.cache.keys[0].device
         tokens = torch.tensor([[token for new in news for token in new.tokens]], device=device)
         index = torch.tensor([[at for new in news for at in range(new.start, new.stop)]], device=device)
@@ -60,21 +61,26 @@ class Decoder:
         return list(torch.split(logits[:, : self.vocab].float().cpu(), [new.wanted for new in news]))
 
 
-class _Past:
-    """Attention of a layer: keys and values are kept, then each sequence attends to its own."""
+class Past:
+    """Attention of a model's blocks by torch: keys and values are kept, then each sequence attends to its own."""
 
-    def __init__(self, decoder: Decoder, layer: int) -> None:
-        self.decoder, self.layer = decoder, layer
+    def __init__(self, model: Any, memory: int = GIB) -> None:
+        attentions = [block.attention for block in model.transformer.blocks.values()]
+        weight, width = attentions[0].qkv.weight, attentions[0].width
+        heads = weight.shape[0] // (3 * width)
+        self.cache = Cache.within(memory, len(attentions), heads, width, weight)
+        self.news: Sequence[New] = ()
+        for layer, attention in enumerate(attentions):
+            attend_by(attention, partial(self._attend, self.cache.keys[layer], self.cache.values[layer]))
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """All [1, heads, new tokens, width]."""
-        cache, parts, first = self.decoder.cache, [], 0
-        keys, values = cache.keys[self.layer], cache.values[self.layer]
-        for new in self.decoder.news:
+    def _attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Keys and values [heads, slots, width]; the rest [1, heads, new tokens, width]."""
+        parts, first = [], 0
+        for new in self.news:
             last = first + len(new.tokens)
             slots = new.place.slots[new.start : new.stop]
-            keys[slots], values[slots] = k[0, :, first:last].transpose(0, 1), v[0, :, first:last].transpose(0, 1)
-            seen, said = (new.place.rows(x, new.stop).transpose(0, 1)[None] for x in (keys, values))
+            keys[:, slots], values[:, slots] = k[0, :, first:last], v[0, :, first:last]
+            seen, said = (new.place.rows(x, new.stop)[None] for x in (keys, values))
             parts.append(_attended(q[:, :, first:last], seen, said, new))
             first = last
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -139,7 +139,7 @@ class Engine:
         """Choose a token by each row of scores while the one before was what had been tried."""
         tried = [*new.tokens[len(new.tokens) - new.wanted + 1 :], -1]
         request.cached = new.stop - new.wanted + 1
-        if not scores.isfinite().all():
+        if not scores.sum().isfinite():  # a sum of what is not finite is not
             self._end(request, "broken")
             return
         for row, guess in zip(scores, tried, strict=True):

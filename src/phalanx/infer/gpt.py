@@ -9,7 +9,9 @@ from typing import Any
 
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.decoder import Decoder
+from phalanx.infer import kernels
+from phalanx.infer.backends import lacking
+from phalanx.infer.decoder import GIB, Decoder, Past
 from phalanx.infer.engine import Decodes, Engine, Request
 from phalanx.infer.loaded import Loaded
 from phalanx.infer.sample import Options
@@ -22,13 +24,14 @@ class GPT:
     """One model with an engine of its own; not for several threads."""
 
     def __init__(
-        self, loaded: Loaded, precision: str = "fp32", decoder: Decodes | None = None, lookup: bool = True
-    ) -> None:
+        self, loaded: Loaded, backend: str = "auto", precision: str = "fp32", decoder: Decodes | None = None,
+        lookup: bool = True,
+    ) -> None:  # fmt: skip
         if loaded.config.model.family == "bert":
             run = loaded.run
             raise InputError(f"{run} learned to fill masks, not to continue a text; use: phalanx fill {run}")
         self.loaded, self.tokenizer, self.context = loaded, loaded.tokenizer, loaded.context
-        decoder = decoder or Decoder(_ready(loaded, precision), self.tokenizer.vocab)
+        decoder = decoder or _decoder(loaded, backend, precision)
         self.engine = Engine(decoder, self.context, self.tokenizer.eod, lookup=lookup)
 
     def generate(self, prompt: str, options: Options | None = None) -> Iterator[str]:
@@ -98,12 +101,14 @@ class Pieces:
         self.shown = len(self.tokenizer.decode(self.tokens))
 
 
-def _ready(loaded: Loaded, precision: str) -> Any:
-    """The model with products of a precision."""
+def _decoder(loaded: Loaded, backend: str, precision: str) -> Decoder:
+    """By kernels of our own where they can be had, else by torch."""
     model: Any = loaded.shared()
-    device = next(model.parameters()).device
+    device, config = next(model.parameters()).device, loaded.config.model
+    if backend != "torch" and device.type == "cpu" and not lacking("native", precision):
+        return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, config, precision, GIB))
     if device.type == "cpu":
         packed.fill(model, precision, model.transformer.words)
     elif precision != "fp32":
         gemm.fill(model, precision, device)
-    return model
+    return Decoder(model, loaded.tokenizer.vocab, Past(model, GIB))

@@ -5,7 +5,7 @@ after another and nothing is filled up.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,10 +67,15 @@ class InRectangles:
 
 
 class Apart:
-    """Attention within each of several sequences that lie one after another; those of one length in one call."""
+    """Attention of a model within each of several sequences that lie one after another; those of one length in one
+    call.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any) -> None:
         self.lengths: Sequence[int] = ()
+        for module in model.modules():
+            if isinstance(module, Attention):
+                attend_by(module, self)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """All [1, heads, tokens, width]."""
@@ -106,15 +111,17 @@ def attend_by(attention: Attention, attend: Callable[[Tensor, Tensor, Tensor, Co
     attention.attend = attend
 
 
-class OneAfterAnother:
-    """A BERT for rows of any length that takes them as one row: nothing is filled up."""
+class Lengthy(Protocol):
+    """What must know which rows are of which sequence: `Apart`, or kernels."""
 
-    def __init__(self, model: Any, per_token: bool, hidden: bool) -> None:
-        self.model, self.per_token, self.hidden = model, per_token, hidden
-        self.apart = Apart()
-        for module in model.modules():
-            if isinstance(module, Attention):
-                attend_by(module, self.apart)
+    lengths: Sequence[int]
+
+
+class OneAfterAnother:
+    """A BERT for rows of any length that takes them as one row: nothing is filled up. `apart` is told their lengths."""
+
+    def __init__(self, model: Any, apart: Lengthy, per_token: bool, hidden: bool) -> None:
+        self.model, self.apart, self.per_token, self.hidden = model, apart, per_token, hidden
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:

@@ -33,7 +33,7 @@ class Options:
 def choose(logits: Tensor, options: Options, generator: torch.Generator) -> int:
     """The next token by its `logits` [vocab]."""
     if options.greedy:
-        return int(logits.argmax())
+        return int(logits.numpy().argmax())
     tokens, probabilities = candidates(logits, options)
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
 

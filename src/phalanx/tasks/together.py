@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phalanx.errors import InputError
-from phalanx.infer.decoder import Decoder
+from phalanx.infer.decoder import Decoder, Past
 from phalanx.infer.gpt import GPT
 from phalanx.infer.loaded import Loaded
 from phalanx.nn.transformer import padded_vocab
@@ -30,7 +30,7 @@ def laid_out(run: Path, overrides: Sequence[str]) -> Iterator[GPT]:
         def gathered(logits: Tensor) -> Tensor:
             return _whole(logits, rows, judged.mesh.tp)
 
-        yield GPT(loaded, decoder=Decoder(judged.model, judged.tokenizer.vocab, gathered=gathered))
+        yield GPT(loaded, decoder=Decoder(judged.model, judged.tokenizer.vocab, Past(judged.model), gathered))
 
 
 def _whole(logits: Tensor, rows: int, tp: Axis) -> Tensor:

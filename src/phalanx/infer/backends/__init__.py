@@ -1,7 +1,7 @@
 """Who computes a BERT: each backend makes a program of a model, and all give the same answers.
 
 A program takes rows of tokens of any length and gives for each float32 [length, …] (`per_token`) or […]. A backend is a
-module here with `PACKAGE` (what it needs installed, or nothing), `PRECISIONS` and `build`.
+module here with `lacking` (why it cannot be had here, or nothing), `precisions` and `build`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from phalanx.errors import InputError
 from phalanx.infer.loaded import Loaded
 from phalanx.nn.answer import POOLED
 
-NAMES = {"torch": "native", "onnxruntime": "onnx", "openvino": "vino", "tensorrt": "tensorrt"}
+NAMES = {"torch": "pytorch", "native": "native", "onnxruntime": "onnx", "openvino": "vino", "tensorrt": "tensorrt"}
 
 Program = Callable[[Sequence[Encoded]], list[Array]]
 
@@ -48,10 +48,15 @@ def of(name: str) -> Any:
 def lacking(name: str, precision: str) -> str:
     """Why a backend cannot be had here in a precision; nothing if it can."""
     module = of(name)
-    if module.PACKAGE and find_spec(module.PACKAGE) is None:
-        return f"the package {module.PACKAGE} is not installed"
+    if reason := module.lacking():
+        return str(reason)
     possible = module.precisions()
-    return "" if precision in possible else f"it has {' and '.join(possible) or 'nothing'} here, not {precision}"
+    return "" if precision in possible else f"it has {' and '.join(possible)} here, not {precision}"
+
+
+def absent(package: str) -> str:
+    """That a package is not installed, where it is not."""
+    return "" if find_spec(package) else f"the package {package} is not installed"
 
 
 def build(name: str, wanted: Wanted) -> Program:

@@ -8,14 +8,18 @@ import torch
 
 from phalanx.data.source import Array
 from phalanx.infer import store
-from phalanx.infer.backends import Program, Wanted
-from phalanx.infer.backends.native import joined
+from phalanx.infer.backends import Program, Wanted, absent
+from phalanx.infer.backends.pytorch import joined
 from phalanx.infer.graphs import BertGraph, onnx_program
 from phalanx.infer.rows import InRectangles, Rectangle
 
-PACKAGE = "onnxruntime"
 STEP = 16
 LARGE = 1 << 31  # bytes of weights that fit inside a file
+
+
+def lacking() -> str:
+    """Why it cannot be had here."""
+    return absent("onnxruntime")
 
 
 def precisions() -> tuple[str, ...]:

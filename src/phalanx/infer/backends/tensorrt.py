@@ -4,20 +4,26 @@ It has not run on a GPU yet.
 """
 
 from phalanx.infer import store
-from phalanx.infer.backends import Program, Wanted
+from phalanx.infer.backends import Program, Wanted, absent
 from phalanx.infer.backends.onnx import Session, graph, options
 from phalanx.infer.rows import InRectangles
 
-PACKAGE = "onnxruntime"
 PROVIDER = "TensorrtExecutionProvider"
 STEP = 32
 
 
-def precisions() -> tuple[str, ...]:
-    """Those of TensorRT, where onnxruntime was built with it."""
+def lacking() -> str:
+    """Why it cannot be had here."""
+    if reason := absent("onnxruntime"):
+        return reason
     import onnxruntime as ort
 
-    return ("fp32", "bf16", "fp16") if PROVIDER in ort.get_available_providers() else ()
+    return "" if PROVIDER in ort.get_available_providers() else "onnxruntime was built without TensorRT"
+
+
+def precisions() -> tuple[str, ...]:
+    """Those of TensorRT."""
+    return "fp32", "bf16", "fp16"
 
 
 def build(wanted: Wanted) -> Program:

@@ -15,15 +15,19 @@ import torch
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.infer import store
-from phalanx.infer.backends import Program, Wanted
-from phalanx.infer.backends.native import joined
+from phalanx.infer.backends import Program, Wanted, absent
+from phalanx.infer.backends.pytorch import joined
 from phalanx.infer.graphs import BertGraph
 from phalanx.infer.rows import InRectangles, Rectangle, rectangle
 from phalanx.precision.gemm import native_bf16
 
-PACKAGE = "openvino"
 STEP = 16
 SAMPLES, SAMPLE = 64, 128  # rows that ranges of activations are measured on, and their tokens
+
+
+def lacking() -> str:
+    """Why it cannot be had here."""
+    return absent("openvino")
 
 
 def precisions() -> tuple[str, ...]:

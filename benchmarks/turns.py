@@ -1,0 +1,83 @@
+"""Contenders timed by turns, each in a process of its own: what else the machine does hits all alike, and the others
+sleep meanwhile.
+"""
+
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from typing import Any
+
+Program = Callable[[Any], Any]
+PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "nncf", "ctranslate2")
+
+
+class Contenders:
+    """By name. `make`, a function of a module, makes a program of its words in the new process."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, Connection] = {}
+
+    def add(self, name: str, make: Callable[..., Program], *words: Any) -> None:
+        """One after another; what cannot be had is told and left out."""
+        spawn = multiprocessing.get_context("spawn")
+        here, away = spawn.Pipe()
+        spawn.Process(target=_serve, args=(away, make, words), daemon=True).start()
+        if problem := here.recv():
+            print(f"{name}: {problem.splitlines()[0][:150]}")
+        else:
+            self.ends[name] = here
+
+    def turn(self, number: int) -> list[str]:
+        """Names in the order of a turn: each begins once."""
+        names = [*self.ends]
+        first = number % len(names)
+        return names[first:] + names[:first]
+
+    def ask(self, name: str, what: Any, calls: int) -> tuple[list[float], Any]:
+        """Seconds of so many calls, after one that is not counted; the last answer."""
+        self.ends[name].send((what, calls))
+        found = self.ends[name].recv()
+        if isinstance(found, str):
+            raise SystemExit(f"{name}: {found}")
+        times, answer = found
+        return times, answer
+
+    def stop(self) -> None:
+        """All of them."""
+        for end in self.ends.values():
+            end.send(None)
+
+
+def _serve(end: Connection, make: Callable[..., Program], words: Sequence[Any]) -> None:
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        program = make(*words)
+        end.send(None)
+        while (asked := end.recv()) is not None:
+            what, calls = asked
+            times = []
+            for _ in range(calls + 1):
+                begun = time.perf_counter()
+                answer = program(what)
+                times.append(time.perf_counter() - begun)
+            end.send((times[1:], answer))
+    except Exception as error:
+        end.send(f"{type(error).__name__}: {error}")
+
+
+def machine() -> str:
+    """Cores, processor, versions."""
+    versions = []
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            versions.append(f"no {package}")
+    return f"{platform.processor()} {len(os.sched_getaffinity(0))} cores; {', '.join(versions)}"

@@ -1,0 +1,108 @@
+"""All blocks of a model in one call, and a product for what lies above them."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+from weakref import finalize
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.config import ModelConfig
+from phalanx.infer.cache import Cache, New
+from phalanx.infer.kernels.library import library
+from phalanx.models.names import split_heads
+from phalanx.nn.attention import Context
+from phalanx.nn.heads import VocabularyHead
+from phalanx.nn.linear import Linear
+
+PRECISIONS = ("fp32", "int8")
+
+
+def fill(model: Any, config: ModelConfig, precision: str, memory: int | None = None) -> "Blocks":
+    """Put `Blocks` in the place of a model's blocks, and `Product`s into the slots of what lies above. A head for answers
+    stays in fp32: it is small. `memory` is in bytes, for the keys and values of a GPT.
+    """
+    transformer = model.transformer
+    blocks = Blocks(transformer, config, precision == "int8")
+    if memory is not None:
+        width = config.hidden // config.heads
+        blocks.remember(Cache.within(memory, config.layers, config.heads, width, transformer.words))
+    transformer.blocks = nn.ModuleDict({"all": blocks})
+    for module in model.modules():
+        if isinstance(module, VocabularyHead) and transformer.causal:
+            module.gemm = Product(transformer.words[: module.held], precision == "int8")
+        elif isinstance(module, Linear):
+            module.gemm = Product(module.weight, False)
+    return blocks
+
+
+class Blocks(nn.Module):
+    """Takes the place of a model's blocks. Who calls the model says before which rows are of which sequence: `lengths`
+    of a BERT's, `news` of a GPT's, whose past is in `cache`.
+    """
+
+    cache: Cache
+
+    def __init__(self, transformer: Any, config: ModelConfig, integers: bool) -> None:
+        super().__init__()
+        self.lengths: Sequence[int] = ()
+        self.news: Sequence[New] = ()
+        self.caches: tuple[Any, Any, int] = None, None, 0
+        blocks = list(transformer.blocks.values())
+        ffn = blocks[0].feed_forward.up.weight.shape[0]
+        shape = config.hidden, ffn, config.heads, config.norm_first, transformer.causal, config.gelu == "tanh"
+        self.made = library().blocks_new(*shape)
+        finalize(self, library().blocks_free, self.made)
+        for block in blocks:
+            attention, feed = block.attention, block.feed_forward
+            qkv = (torch.cat(split_heads(x, config.heads)) for x in (attention.qkv.weight, attention.qkv.bias))
+            others = (attention.out, feed.up, feed.down, block.norm1, block.norm2)
+            weights = [_plain(x) for x in (*qkv, *(x for one in others for x in (one.weight, one.bias)))]
+            library().blocks_add(self.made, integers, block.norm1.eps, _pointers(weights))
+
+    def remember(self, cache: Cache) -> None:
+        """Keep keys and values there."""
+        slots = cache.keys[0].shape[1]
+        self.cache, self.caches = cache, (_pointers(cache.keys), _pointers(cache.values), slots)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """float32 [1, tokens, hidden], which it changes."""
+        if self.caches[0] is None:
+            sequences = [_Sequence(length, 0, None) for length in self.lengths]
+        else:
+            sequences = [_Sequence(len(new.tokens), new.start, new.place.slots.data_ptr()) for new in self.news]
+        x = x.contiguous()
+        listed = (_Sequence * len(sequences))(*sequences)
+        library().blocks_run(self.made, x.data_ptr(), listed, len(listed), *self.caches, torch.get_num_threads())
+        return x
+
+
+class Product:
+    """A linear layer's slot with weights of its own, in fp32 or int8."""
+
+    def __init__(self, weight: Tensor, integers: bool) -> None:
+        weight = _plain(weight)
+        self.outputs, inputs = weight.shape
+        self.made = library().linear_new(inputs, self.outputs, integers, weight.data_ptr(), None)
+        finalize(self, library().linear_free, self.made)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[…, inputs] -> float32 […, outputs]; `weight` is known."""
+        x = _plain(x)
+        y = x.new_empty(*x.shape[:-1], self.outputs)
+        rows = x.numel() // x.shape[-1]
+        library().linear_run(self.made, x.data_ptr(), rows, y.data_ptr(), torch.get_num_threads())
+        return y if bias is None else y + bias
+
+
+class _Sequence(ctypes.Structure):
+    _fields_ = [("tokens", ctypes.c_int32), ("before", ctypes.c_int32), ("slots", ctypes.c_void_p)]
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.detach().float().contiguous()
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
