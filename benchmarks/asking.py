@@ -33,7 +33,8 @@ def make(folder: Path) -> list[Path]:
 
     torch.manual_seed(0)
     wide: dict[str, Any] = {"hidden_size": WIDE, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    bert: Any = hf.BertConfig(intermediate_size=4 * WIDE, initializer_range=0.04, num_labels=3, **wide)
+    wide3 = wide | {"num_labels": 3}
+    bert: Any = hf.BertConfig(intermediate_size=4 * WIDE, initializer_range=0.04, **wide3)
     span: Any = hf.BertConfig(intermediate_size=4 * WIDE, initializer_range=0.04, **wide)
     gpt: Any = hf.GPT2Config(n_embd=WIDE, n_layer=LAYERS, n_head=HEADS)
     made = {

@@ -2,9 +2,9 @@
 
     python -m benchmarks.generation [--batches 1,8] [--rounds 5] [--out FILE]
 
-Random weights, the same for all; prompts of 128 random tokens, 128 new ones, always the likeliest, and no token ends a text.
-Ours looks nothing up: random texts do not repeat themselves. `agree` is how many of the new tokens are those of Hugging
-Face's fp32 model before the first that is not.
+Random weights, the same for all; prompts of 128 random tokens, 128 new ones, always the likeliest, and no token ends a
+text. Ours looks nothing up: random texts do not repeat themselves. `agree` is how many of the new tokens are those of
+Hugging Face's fp32 model before the first that is not.
 """
 
 import argparse
@@ -76,22 +76,25 @@ def compare(precision: str, batches: Sequence[int], rounds: int, exact: dict[int
             texts = {}
             for turn in range(rounds):
                 for name in contenders.turn(turn):
-                    found, texts[name] = contenders.ask(name, batch, 1)
+                    found, texts[name] = contenders.ask(name, batch, 1, warm=int(turn == 0))
                     times[name] += found
-            if EXACT in texts:
-                exact[batch] = texts[EXACT]
+            exact.setdefault(batch, texts.get(EXACT, np.full((batch, NEW), -1)))
             for name, spent in times.items():
                 agree = np.logical_and.accumulate(texts[name] == exact[batch], 1).sum(1).mean()
                 speeds = batch * NEW / np.array(spent)
-                lines.append({"precision": precision, "batch": batch, "name": name, "tokens_per_s": float(np.median(speeds)),
-                              "worst": float(speeds.min()), "best": float(speeds.max()), "agree": float(agree)})  # fmt: skip
+                worst, middle, best = (float(np.percentile(speeds, q)) for q in (0, 50, 100))
+                lines.append({"precision": precision, "batch": batch, "name": name, "tokens_per_s": middle,
+                              "worst": worst, "best": best, "agree": float(agree)})  # fmt: skip
         contenders.stop()
     return lines
 
 
 def table(lines: Sequence[dict[str, Any]], batches: Sequence[int]) -> list[str]:
     """Markdown."""
-    made = ["| |" + "|".join(f"batch {batch}, tokens/s" for batch in batches) + "|agree|", "|---" * (len(batches) + 2) + "|"]
+    made = [
+        "| |" + "|".join(f"batch {batch}, tokens/s" for batch in batches) + "|agree|",
+        "|---" * (len(batches) + 2) + "|",
+    ]
     for name in dict.fromkeys(line["name"] for line in lines):
         own = [line for line in lines if line["name"] == name]
         shown = [f"{line['tokens_per_s']:.1f} ({line['worst']:.1f} to {line['best']:.1f})" for line in own]

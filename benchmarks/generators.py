@@ -1,5 +1,5 @@
-"""How others continue texts with a GPT-2 of a Hugging Face folder, each made the way its own documentation says: functions
-of prompts of one length, which give the tokens that follow, always the likeliest.
+"""How others continue texts with a GPT-2 of a Hugging Face folder, each made the way its own documentation says:
+functions of prompts of one length, which give the tokens that follow, always the likeliest.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def hugging_face(folder: Path) -> Program:
 
 
 def gpt_fast(folder: Path, int8: bool) -> Program:
-    """In the manner of gpt-fast: a cache of fixed size, prompts by the plain model, single tokens by a compiled one; int8
-    rounds weights alone.
+    """In the manner of gpt-fast: a cache of fixed size, prompts by the plain model, single tokens by a compiled one;
+    int8 rounds weights alone, which freezing would make fp32 again.
     """
     model = _Blocks(folder)
     if int8:
@@ -41,7 +41,7 @@ def gpt_fast(folder: Path, int8: bool) -> Program:
             for name, child in [*module.named_children()]:
                 if isinstance(child, nn.Linear):
                     setattr(module, name, _Rounded(child))
-    step = torch.compile(model, dynamic=False, options={"freezing": True})
+    step = torch.compile(model, dynamic=False, options={"freezing": not int8})
 
     @torch.no_grad()
     def run(prompts: Prompts) -> np.ndarray:
@@ -95,7 +95,8 @@ def openvino(folder: Path, int8: bool) -> Program:
 
     model = _WithPast(folder)
     ids, at, past, order = model.example()
-    traced = ov.convert_model(torch.jit.trace(model, (ids, at, order, *past)), example_input=(ids, at, order, *past))
+    jit: Any = torch.jit
+    traced = ov.convert_model(jit.trace(model, (ids, at, order, *past)), example_input=(ids, at, order, *past))
     count = len(past)
     for port, name in zip(traced.inputs, ["ids", "at", "order", *(f"past{i}" for i in range(count))], strict=True):
         port.get_tensor().set_names({name})
@@ -179,16 +180,16 @@ class _Blocks(nn.Module):
         self.head.weight = nn.Parameter(plain.lm_head.weight.detach())
 
     def remember(self, batch: int, length: int) -> None:
-        """Room for so many tokens; what is there is kept where it is of that size."""
+        """Room for so many tokens; what is there stays where it is of that size."""
         for block in self.blocks:
-            if block.keys.shape[:1] != (batch,):
+            if block.keys.shape[::2] != (batch, length):
                 block.keys = torch.zeros(batch, self.SHAPE[0], length, self.SHAPE[1])
                 block.values = torch.zeros_like(block.keys)
 
     def forward(self, tokens: Tensor, at: Tensor) -> Tensor:
         """int64 [batch, new], int64 [new] -> float32 [batch, new, vocab]"""
-        x = self.words(tokens) + self.places(at)
-        for block in self.blocks:
+        x, blocks = self.words(tokens) + self.places(at), list[Any](self.blocks)
+        for block in blocks:
             q, k, v = _heads(block.qkv(block.ln_1(x)), self.SHAPE[0])
             block.keys[:, :, at], block.values[:, :, at] = k, v
             seen = torch.arange(block.keys.shape[2]) <= at[:, None]
@@ -211,8 +212,8 @@ class _WithPast(nn.Module):
 
     def forward(self, tokens: Tensor, at: Tensor, order: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
         """-> logits of the last token, keys and values"""
-        x, presents = self.of.words(tokens) + self.of.places(at), []
-        for layer, block in enumerate(self.of.blocks):
+        x, presents, blocks = self.of.words(tokens) + self.of.places(at), list[Tensor](), list[Any](self.of.blocks)
+        for layer, block in enumerate(blocks):
             q, k, v = _heads(block.qkv(block.ln_1(x)), _Blocks.SHAPE[0])
             k = torch.cat([pasts[2 * layer].index_select(0, order), k], 2)
             v = torch.cat([pasts[2 * layer + 1].index_select(0, order), v], 2)
@@ -247,7 +248,8 @@ class _Rounded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`'s."""
         weight: Any = self.weight
-        y: Tensor = F.linear(x, weight.to(x.dtype)) * self.scale
+        scale: Any = self.scale
+        y: Tensor = F.linear(x, weight.to(x.dtype)) * scale
         return y if self.bias is None else y + self.bias
 
 
@@ -258,7 +260,7 @@ def _linear(conv: Any) -> nn.Linear:
 
 
 def _heads(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in x.chunk(3, -1))
+    q, k, v = (part.view(*part.shape[:2], heads, -1).transpose(1, 2) for part in x.chunk(3, -1))
     return q, k, v
 
 
@@ -278,7 +280,8 @@ def _exported(folder: Path) -> Path:
         axes: dict[str, Any] = {"tokens": {0: "batch", 1: "new"}, "at": {0: "new"}, "logits": {0: "batch"}}
         axes |= {name: {0: "batch", 2: name} for name in names}
         torch.onnx.export(_Unordered(model), (tokens, at, *past), str(file), input_names=["tokens", "at", *pasts],
-                          output_names=["logits", *presents], dynamic_axes=axes, opset_version=17, dynamo=False)  # fmt: skip
+                          output_names=["logits", *presents], dynamic_axes=axes, opset_version=17,
+                          dynamo=False)  # fmt: skip
     return file
 
 

@@ -1,33 +1,28 @@
 """BERT answering questions, ours beside the peers: each in a process of its own, asked by turns in one run.
 
-    python benchmarks/latency.py bert-base [--cells 1x128,1x384,8x128,ragged] [--rounds 7] [--out FILE]
+    python -m benchmarks.latency bert-base [--cells 1x128,1x384,8x128,ragged] [--rounds 7] [--out FILE]
 
 Every model has the same weights, random ones. `ragged` is 24 texts between 16 and 384 tokens, most of them short,
 answered in one call. A turn is a few calls in a row, the first not counted; the others sleep meanwhile. `1 - cosine`
-is to Hugging Face's fp32 answers.
+is to Hugging Face's fp32 answers, the largest of all cells.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
-import platform
 import tempfile
-import time
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.turns import Contenders, Program, machine
 
 SIZES: dict[str, dict[str, Any]] = {
     "bert-base": {},
     "bert-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
 }
 RAGGED = np.geomspace(16, 384, 24).astype(int).tolist()
-PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "nncf", "ctranslate2")
-EXACT, OURS = "hugging face", "phalanx"
+EXACT, COMPILED, OURS = "hugging face", "hugging face, compiled", "phalanx"
 
 
 def shape(cell: str) -> list[int]:
@@ -67,98 +62,61 @@ def ours(folder: Path, precision: str) -> Any:
     return lambda rows: bert.said([Encoded(row, len(row) // 2) for row in rows])
 
 
-def serve(end: Connection, name: str, precision: str, folder: Path) -> None:
-    """One contender: times calls when it is asked to."""
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    import torch
-
+def contender(name: str, precision: str, folder: Path) -> Program:
+    """A function of the cell."""
     from benchmarks.peers import PEERS
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    try:
-        program = ours(folder, precision) if name == OURS else PEERS[precision][name](folder)
-        end.send(None)
-        while (asked := end.recv()) is not None:
-            cell, calls = asked
-            rows, times = rows_of(cell), []
-            for _ in range(calls + 1):
-                begun = time.perf_counter()
-                answers = program(rows)
-                times.append(time.perf_counter() - begun)
-            end.send((times[1:], np.concatenate([answer.ravel() for answer in answers])))
-    except Exception as error:
-        end.send(f"{type(error).__name__}: {error}")
+    program = ours(folder, precision) if name == OURS else PEERS[precision][name](folder)
+    return lambda cell: np.concatenate([answer.ravel() for answer in program(rows_of(cell))])
 
 
 def compare(size: str, precision: str, cells: list[str], rounds: int) -> list[dict[str, Any]]:
     """A line for each contender and cell."""
     from benchmarks.peers import PEERS
 
-    names = [OURS, *PEERS[precision]]
-    if precision != "fp32":
-        names.append(EXACT)  # asked once
-    spawn = multiprocessing.get_context("spawn")
+    lines, contenders = [], Contenders()
     with tempfile.TemporaryDirectory() as there:
         make(size, folder := Path(there))
-        ends: dict[str, Any] = {}
-        for name in names:  # one after another: auto measures, and some files are shared
-            here, away = spawn.Pipe()
-            kind = "fp32" if name == EXACT else precision
-            spawn.Process(target=serve, args=(away, name, kind, folder), daemon=True).start()
-            if problem := here.recv():
-                print(f"{name} {kind}: {problem.splitlines()[0][:150]}")
-            else:
-                ends[name] = here
-        lines = []
+        for name in [OURS, *PEERS[precision]]:  # one after another: ours measures, and some files are shared
+            contenders.add(name, contender, name, precision, folder)
+        exact = contender(EXACT, "fp32", folder)
         for cell in cells:
-            times: dict[str, list[float]] = {name: [] for name in ends}
+            times: dict[str, list[float]] = {name: [] for name in contenders.ends}
             answers: dict[str, Any] = {}
             for turn in range(rounds):
-                for name in [*ends][turn % len(ends) :] + [*ends][: turn % len(ends)]:
-                    if name == EXACT and precision != "fp32" and turn:
+                for name in contenders.turn(turn):
+                    if name == COMPILED and cell == "ragged":  # would compile for each length
                         continue
-                    ends[name].send((cell, 5 if sum(shape(cell)) < 1000 else 1))
-                    found, answers[name] = _answer(name, ends[name])
+                    found, answers[name] = contenders.ask(name, cell, 5 if sum(shape(cell)) < 1000 else 2)
                     times[name] += found
+            right = exact(cell)
             for name, spent in times.items():
-                far = _apart(answers[name], answers[EXACT])
-                p50, p99 = np.percentile(spent, 50) * 1e3, np.percentile(spent, 99) * 1e3
-                per = sum(shape(cell)) / p50 * 1e3
-                lines.append({"size": size, "precision": precision, "cell": cell, "name": name, "p50": p50, "p99": p99,
-                              "tokens_per_s": per, "distance": far})  # fmt: skip
-        for end in ends.values():
-            end.send(None)
+                if spent:
+                    low, p50, high = (float(np.percentile(spent, q)) * 1e3 for q in (0, 50, 100))
+                    lines.append({"size": size, "precision": precision, "cell": cell, "name": name, "p50": p50,
+                                  "least": low, "most": high, "calls": len(spent),
+                                  "tokens_per_s": sum(shape(cell)) / p50 * 1e3,
+                                  "distance": _apart(answers[name], right)})  # fmt: skip
+        contenders.stop()
     return lines
 
 
 def table(lines: list[dict[str, Any]], cells: list[str]) -> list[str]:
-    """Markdown: p50 / p99 in milliseconds, ragged as tokens a second."""
+    """Markdown: the median and the extremes in milliseconds, ragged as tokens a second."""
     made = ["| |" + "|".join(cells) + "|1 - cosine|", "|---" * (len(cells) + 2) + "|"]
     for name in dict.fromkeys(line["name"] for line in lines):
         own = {line["cell"]: line for line in lines if line["name"] == name}
-        shown = [f"{own[c]['p50']:.1f} / {own[c]['p99']:.1f}" for c in cells]
-        if cells[-1] == "ragged":
+        shown = [
+            f"{own[c]['p50']:.1f} ({own[c]['least']:.1f} to {own[c]['most']:.1f})" if c in own else "" for c in cells
+        ]
+        if cells[-1] == "ragged" and "ragged" in own:
             shown[-1] = f"{own['ragged']['tokens_per_s']:,.0f} tokens/s"
         made.append(f"|{name}|" + "|".join(shown) + f"|{max(line['distance'] for line in own.values()):.0e}|")
     return made
 
 
-def _answer(name: str, end: Any) -> Any:
-    found = end.recv()
-    if isinstance(found, str):
-        raise SystemExit(f"{name}: {found}")
-    return found
-
-
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def main() -> None:
@@ -171,9 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     cells, lines = arguments.cells.split(","), []
-    print(
-        platform.processor(), len(os.sched_getaffinity(0)), "cores;", ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
-    )
+    print(machine())
     for precision in arguments.precisions.split(","):
         found = compare(arguments.size, precision, cells, arguments.rounds)
         print(f"\n{arguments.size} {precision}\n", *table(found, cells), sep="\n", flush=True)

@@ -85,7 +85,7 @@ async def load(server: Server, clients: int, seconds: float) -> dict[str, Any]:
     for kind, path in PATHS.items():
         await warm.ask(path, Questions(0).of(kind))
     warm.leave()
-    kinds, memory = {kind: Kind() for kind in PATHS}, []
+    kinds, memory = {kind: Kind() for kind in PATHS}, list[int]()
     began = time.monotonic()
     asking = asyncio.gather(*(client(server.port, seed, began + seconds, kinds) for seed in range(1, clients + 1)))
     while (past := time.monotonic() - began) < seconds or len(memory) < len(MARKS):

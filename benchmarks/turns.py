@@ -37,9 +37,9 @@ class Contenders:
         first = number % len(names)
         return names[first:] + names[:first]
 
-    def ask(self, name: str, what: Any, calls: int) -> tuple[list[float], Any]:
-        """Seconds of so many calls, after one that is not counted; the last answer."""
-        self.ends[name].send((what, calls))
+    def ask(self, name: str, what: Any, calls: int, warm: int = 1) -> tuple[list[float], Any]:
+        """Seconds of so many calls, after `warm` that are not counted; the last answer."""
+        self.ends[name].send((what, calls, warm))
         found = self.ends[name].recv()
         if isinstance(found, str):
             raise SystemExit(f"{name}: {found}")
@@ -61,13 +61,13 @@ def _serve(end: Connection, make: Callable[..., Program], words: Sequence[Any]) 
         program = make(*words)
         end.send(None)
         while (asked := end.recv()) is not None:
-            what, calls = asked
+            what, calls, warm = asked
             times = []
-            for _ in range(calls + 1):
+            for _ in range(calls + warm):
                 begun = time.perf_counter()
                 answer = program(what)
                 times.append(time.perf_counter() - begun)
-            end.send((times[1:], answer))
+            end.send((times[warm:], answer))
     except Exception as error:
         end.send(f"{type(error).__name__}: {error}")
 

@@ -42,6 +42,8 @@ def make_run(path: Path, config: Config, tokenizer: str, losses: Sequence[float]
 class Scripted:
     """A decoder whose next token is a function of the tokens before it."""
 
+    room = 1 << 30
+
     def __init__(self, answer: Callable[[list[int]], int], vocab: int) -> None:
         self.answer, self.vocab = answer, vocab
         self.seen: list[list[int]] = []

@@ -63,8 +63,18 @@ def alone(loaded: Loaded, row: Encoded, hidden: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize(("name", "precision"), [("torch", "fp32"), ("torch", "int8"), ("native", "fp32"), ("native", "int8"),
-                                                 ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32")])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("torch", "fp32"),
+        ("torch", "int8"),
+        ("native", "fp32"),
+        ("native", "int8"),
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
+        ("openvino", "fp32"),
+    ],
+)
 def test_every_backend_says_what_the_model_says(runs: dict[str, Path], head: str, name: str, precision: str) -> None:
     """On rows of several lengths at once; the model itself is left as it was."""
     if reason := backends.lacking(name, precision):

@@ -81,6 +81,19 @@ def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Optio
     assert first.tokens == second.tokens
 
 
+def test_windows_that_slide_take_turns(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of such a window is computed anew: of many, a step takes a few; each text is what it would be alone."""
+    monkeypatch.setattr("phalanx.infer.engine.PREFILL", 2 * CONTEXT)
+    made = engine(loaded)
+    requests = [made.submit([5, 6 + n], Options(tokens=70, greedy=True)) for n in range(5)]
+    sizes = []
+    while made.busy:
+        sizes.append(sum(len(request.tokens) > CONTEXT + 1 for request in made.step() if not request.ended))
+    assert max(sizes) == 2 and made.steps > 75
+    for n, request in enumerate(requests):
+        assert request.tokens == plain(loaded, [5, 6 + n], 70)
+
+
 def test_what_repeats_takes_fewer_steps(loaded: Loaded) -> None:
     made = engine(loaded, lookup=True)
     request = made.submit([7, 7, 7], Options(tokens=50, greedy=True))
@@ -108,10 +121,9 @@ def test_those_wait_for_whom_there_is_no_room(loaded: Loaded) -> None:
         made.step()
     assert {tuple(request.tokens) for request in requests} == {tuple(plain(loaded, [5, 6], 30))}
     tiny = engine(loaded, memory=page)
-    request = tiny.submit([5], Options(tokens=40))
-    with pytest.raises(InputError, match="too small for one text"):
-        tiny.step()
-    assert request.ended and not tiny.busy
+    with pytest.raises(InputError, match="41 tokens are more than the cache holds"):
+        tiny.submit([5], Options(tokens=40))
+    assert not tiny.busy
 
 
 def test_who_leaves_frees_the_room(loaded: Loaded) -> None:

@@ -43,14 +43,15 @@ def logits_of(probabilities: list[float]) -> Tensor:
 def test_candidates(options: Options, expected: dict[int, float]) -> None:
     tokens, probabilities = candidates(logits_of(PROBABILITIES), options)
     found = dict(zip(tokens.tolist(), probabilities.tolist(), strict=True))
-    assert sorted(found.values(), reverse=True) == list(found.values())
+    if options.top_k or options.top_p < 1:
+        assert sorted(found.values(), reverse=True) == list(found.values())
     assert found == pytest.approx({token: p for token, p in expected.items() if token in found}, abs=1e-6)
     assert all(expected[token] == 0 for token in expected.keys() - found.keys())
 
 
 def test_candidates_of_equal_words_are_exactly_k() -> None:
     tokens, probabilities = candidates(torch.zeros(10), Options(top_k=3))
-    assert tokens.tolist() == [0, 1, 2]
+    assert len(set(tokens.tolist())) == 3
     assert probabilities.tolist() == pytest.approx([1 / 3] * 3)
 
 

@@ -37,7 +37,7 @@ def test_blocks_of_any_size(
 ) -> None:
     """Several sequences of other lengths in one row."""
     config = ModelConfig(family=family, layers=2, hidden=hidden, heads=heads, ffn=ffn, positions=128, vocab=32,
-                         norm_first=norm_first, gelu=gelu, init_std=0.3, segments=2 if family == "bert" else 0)  # fmt: skip
+                         norm_first=norm_first, gelu=gelu, segments=2 if family == "bert" else 0)  # fmt: skip
     model: Any = models.build(config, 1, torch.device("cpu")).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 1 if parameter.ndim == 1 else 0, 0.2)
@@ -65,7 +65,7 @@ def test_blocks_of_any_size(
 def test_products(rows: int, inputs: int, outputs: int, precision: str) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-    found = kernels.Product(weight, precision == "int8")(x, weight, bias)
+    found = kernels.PackedLinear(weight, precision == "int8")(x, weight, bias)
     right = x @ weight.T + bias
     assert torch.norm(found - right) < torch.norm(right) * (1e-6 if precision == "fp32" else 0.03)
 
@@ -75,15 +75,16 @@ def test_rows_that_are_alike() -> None:
     weight = torch.randn(5, 16)
     for value in (0.0, 3.0):
         x = torch.full((2, 16), value)
-        torch.testing.assert_close(kernels.Product(weight, True)(x, weight), x @ weight.T, atol=0.5, rtol=0)
+        torch.testing.assert_close(kernels.PackedLinear(weight, True)(x, weight), x @ weight.T, atol=0.5, rtol=0)
 
 
 @pytest.mark.parametrize("precision", kernels.PRECISIONS)
-def test_what_is_not_finite_shows(precision: str) -> None:
+@pytest.mark.parametrize("where", ["feed_forward.up", "attention.qkv"])
+def test_what_is_not_finite_shows(where: str, precision: str) -> None:
     config = CONFIG.model.model_copy(update={"vocab": 32})
     model: Any = models.build(config, 0, torch.device("cpu")).eval()
     with torch.no_grad():
-        next(iter(model.transformer.blocks.values())).feed_forward.up.weight[3, 3] = np.nan
+        next(iter(model.transformer.blocks.values())).get_submodule(where).weight[3, 3] = np.nan
     blocks = kernels.fill(model, config, precision)
     blocks.lengths = (4,)
     context = Context(torch.arange(4)[None], torch.zeros(1, dtype=torch.int32), None, True)
@@ -101,7 +102,7 @@ def anew() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("anew")
-@pytest.mark.parametrize(("compiler", "said"), [("", "no C++ compiler is installed"), ("false", "false could not make")])
+@pytest.mark.parametrize(("compiler", "said"), [("", "no C++ compiler is installed"), ("false", "could not make")])
 def test_without_a_compiler(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(library, "_compiler", lambda: compiler)
     monkeypatch.setenv("PHALANX_CACHE", str(tmp_path))

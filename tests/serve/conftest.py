@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from phalanx.infer import kernels
 from tests.infer.runs import GPT, make_run
 from tests.infer.test_bert import config
 
 CONTEXT = 64
+BACKEND = "torch" if kernels.lacking() else "native"
 
 
 class Server:
@@ -26,7 +28,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "phalanx", "serve", *models, "--port", self.port, "--backend", "torch", *words]
+        command = [sys.executable, "-m", "phalanx", "serve", *models, "--port", self.port, "--backend", BACKEND, *words]
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen([*map(str, command)], env=one_thread, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, text=True)  # fmt: skip

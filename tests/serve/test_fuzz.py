@@ -27,7 +27,9 @@ def test_no_request_is_too_much(server: Server) -> None:
     def ask(case: Any) -> None:
         response = case.call(timeout=60)
         seen[response.status_code] = seen.get(response.status_code, 0) + 1
-        assert response.status_code < 500 or (response.status_code == 503 and "deadline" in response.text), response.text
+        assert response.status_code < 500 or (response.status_code == 503 and "deadline" in response.text), (
+            response.text
+        )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

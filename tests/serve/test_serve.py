@@ -53,6 +53,7 @@ def test_openais_client(server: Server, models: list[Path]) -> None:
     assert "".join(pieces) == right and len(pieces) > 5
     both = client.completions.create(**asked | {"prompt": ["The cat", "A dog"], "n": 2})
     assert len(both.choices) == 4 and both.choices[0].text == both.choices[1].text == right
+    assert both.usage and both.usage.prompt_tokens == 4  # of each prompt once
     drawn = [client.completions.create(**asked | {"temperature": 1, "seed": 5}).choices[0].text for _ in range(2)]
     assert drawn[0] == drawn[1] != right
     vectors = client.embeddings.create(model="plain", input=["a", "b c"])
@@ -73,6 +74,7 @@ def test_stops(server: Server) -> None:
         choices = [event["choices"][0] for event in events] if stream else response.json()["choices"]
         assert "".join(choice["text"] for choice in choices) == whole[: whole.find(stop)]
         assert choices[-1]["finish_reason"] == "stop"
+    assert server.post("/v1/completions", **asked, stop=["\n", "\n\n"]).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,8 @@ def test_keys(models: list[Path], tmp_path: Path) -> None:
     server = Server(models[:1], "--api-key-file", tmp_path / "keys")
     try:
         assert server.client.get("/health").status_code == 200
-        for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "Bearer firs"}):
+        for given in ("", "Bearer third", "Bearer firs", "first", "Basic first"):
+            headers = {"Authorization": given} if given else {}
             refused = server.client.post("/classify", json={"text": "a"}, headers=headers)
             assert refused.status_code == 401 and "API key is needed" in refused.text
         for key in ("first", "second"):

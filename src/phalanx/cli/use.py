@@ -28,7 +28,9 @@ def _all_utf8(texts: list[str]) -> list[str]:
 
 
 Model = Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER of Hugging Face's.", metavar="MODEL")]
-Backend = Annotated[str, typer.Option(help="torch, native, onnxruntime, openvino, tensorrt, or auto: the fastest here.")]
+Backend = Annotated[
+    str, typer.Option(help="torch, native, onnxruntime, openvino, tensorrt, or auto: the fastest here.")
+]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 (GPU) or int8 (CPU), where the backend has it.")]
 
 

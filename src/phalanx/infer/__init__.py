@@ -32,9 +32,9 @@ def load(
 ) -> Bert | GPT:  # fmt: skip
     """A run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
 
-    `backend` is auto (of a BERT the fastest here, measured at the first load; `say` is told what was found), torch, native,
-    onnxruntime, openvino or tensorrt. A GPT is computed by native where that can be had, else by torch. `precision` is
-    fp32, bf16, fp16 or int8.
+    `backend` is auto (of a BERT the fastest here, measured at the first load; `say` is told what was found), torch,
+    native, onnxruntime, openvino or tensorrt. A GPT is computed by native where that can be had, else by torch.
+    `precision` is fp32, bf16, fp16 or int8.
     """
     from phalanx.infer.bert import Bert
     from phalanx.infer.gpt import GPT
@@ -44,7 +44,9 @@ def load(
         found = loaded(run, best)
     for note in found.restored.notes:
         say(f"phalanx: {note}")
-    return Bert(found, backend, precision, say) if found.config.model.family == "bert" else GPT(found, backend, precision)
+    return (
+        Bert(found, backend, precision, say) if found.config.model.family == "bert" else GPT(found, backend, precision)
+    )
 
 
 def load_bert(model: str | Path, backend: str = "auto", precision: str = "fp32") -> Bert:

@@ -16,7 +16,7 @@ from phalanx.infer import backends
 from phalanx.infer.answer import spoken
 from phalanx.infer.backends import Program, Wanted
 from phalanx.infer.choose import choose
-from phalanx.infer.fill import Blank, fill
+from phalanx.infer.fill import Blank, fill, fill_all
 from phalanx.infer.loaded import Loaded
 
 Text = str | tuple[str, str]  # or a pair
@@ -110,10 +110,14 @@ class Bert:
 
     def fill(self, text: str, top: int = 5) -> list[Blank]:
         """The likeliest words of every mask."""
+        return self.fills([(text, top)])[0]
+
+    def fills(self, asked: Sequence[tuple[str, int]]) -> list[list[Blank]]:
+        """Of several texts, each with how many words of a mask are wanted."""
         with self.lock:
-            return fill(
-                self.loaded, text, top, self.body if self.loaded.config.task == "mlm" and not self.head else None
-            )
+            if self.loaded.config.task != "mlm" or self.head:
+                return [fill(self.loaded, text, top) for text, top in asked]
+            return fill_all(self.loaded, asked, self.body)
 
     def embed(self, texts: Sequence[str]) -> Array:
         """float32 [texts, hidden], of length 1: the mean over tokens of what lies under the head (Reimers and Gurevych,

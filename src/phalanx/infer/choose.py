@@ -4,7 +4,6 @@ come, and the fastest whose answers stay close to those of fp32 is taken and rem
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from phalanx import durable
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.errors import InputError
-from phalanx.infer import backends, store
+from phalanx.infer import backends, kernels, store
 from phalanx.infer.backends import Program, Wanted
 from phalanx.infer.loaded import Loaded
 from phalanx.units import aligned
@@ -44,11 +43,23 @@ def choose(loaded: Loaded, precision: str, hidden: bool, say: Callable[[str], No
         raise InputError(f"precision={precision}: no backend has it here; use fp32")
     if len(names) == 1:
         return backends.build(names[0], wanted)
-    file = store.folder() / f"{store.key(loaded, precision, hidden, _machine())}.choice.json"
-    if remembered := _remembered(file, names):
-        say(f"backend {remembered}, the fastest when this model was first loaded here ({file})")
-        return backends.build(remembered, wanted)
-    programs = {name: backends.build(name, wanted) for name in names}
+    file = store.folder() / f"{store.key(loaded, precision, hidden, names, _machine())}.choice.json"
+    with store.alone(file):
+        if remembered := _remembered(file, names):
+            say(f"backend {remembered}, the fastest when this model was first loaded here ({file})")
+            return backends.build(remembered, wanted)
+        return _fastest(wanted, names, file, say)
+
+
+def _fastest(wanted: Wanted, names: Sequence[str], file: Path, say: Callable[[str], None]) -> Program:
+    """Of those that can be built; it is written down."""
+    loaded, precision, hidden = wanted
+    programs = {}
+    for name in names:
+        try:
+            programs[name] = backends.build(name, wanted)
+        except InputError as error:
+            say(f"{error}")
     lengths = sorted({min(length, loaded.context) for length in LENGTHS})
     found = measure(programs, lengths, loaded, backends.build("torch", Wanted(loaded, "fp32", hidden)))
     within = [one for one in found if one.distance < CLOSE[precision]]
@@ -104,7 +115,6 @@ def _remembered(file: Path, names: Sequence[str]) -> str:
 
 def _machine() -> tuple[object, ...]:
     """What the choice depends on beside the model."""
-    packages = store.versions("torch", "onnxruntime", "openvino", "tensorrt")
+    packages = store.versions("torch", "onnxruntime", "openvino", "nncf", "tensorrt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    model = platform.processor() or platform.machine()
-    return model, os.cpu_count(), torch.get_num_threads(), gpu, packages
+    return store.processor(), os.cpu_count(), torch.get_num_threads(), gpu, packages, kernels.version()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from phalanx.infer.cache import Cache, New, Place
+from phalanx.infer.cache import PAGE, Cache, New, Place
 from phalanx.infer.rows import attend_by
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
@@ -32,7 +32,7 @@ class Decoder:
     def __init__(self, model: Any, vocab: int, past: Remembers, gathered: Callable[[Tensor], Tensor] | None = None
                  ) -> None:  # fmt: skip
         self.model, self.vocab, self.past, self.gathered = model, vocab, past, gathered
-        self.cache = past.cache
+        self.cache, self.room = past.cache, len(past.cache.free) * PAGE
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for a sequence."""

@@ -18,12 +18,15 @@ from phalanx.errors import InputError
 from phalanx.infer.cache import New, Place
 from phalanx.infer.sample import Options, choose
 
-PREFILL = 4096  # tokens of prompts in one step
+PREFILL = 4096  # tokens of prompts, and of windows that slide, in one step
 GRAM, DRAFT = 3, 8  # tokens that are looked for, and that are tried
+FEW = 8  # texts under way up to which trying costs little
 
 
 class Decodes(Protocol):
     """What computes scores: `Decoder`, or a test's stand-in."""
+
+    room: int  # tokens of one sequence at most
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for a sequence."""
@@ -71,6 +74,8 @@ class Engine:
             raise InputError(
                 f"the prompt has {len(tokens)} tokens, the model's context {self.context}; shorten the prompt"
             )
+        if (needed := min(len(tokens) + options.tokens, self.context)) > self.decoder.room:
+            raise InputError(f"{needed} tokens are more than the cache holds ({self.decoder.room}); ask for fewer")
         request = Request([*tokens], options, len(tokens), torch.Generator().manual_seed(options.seed))
         self.waiting.append(request)
         return request
@@ -89,7 +94,7 @@ class Engine:
         """Prompts of those that join, if any, else tokens of all that are under way; those that got some or ended."""
         self.steps += 1
         joining = self._admitted()
-        chosen = joining or self.active
+        chosen = joining or self._turn()
         news = [self._new(request) for request in chosen]
         for request, new, scores in zip([*chosen], news, self.decoder(news) if news else (), strict=True):
             self._take(request, new, scores)
@@ -115,14 +120,22 @@ class Engine:
                 break
             request.place = self.decoder.reserve(min(request.prompt + request.options.tokens, self.context))
             if request.place is None:
-                if not self.active:
-                    self._end(request, "length")
-                    raise InputError("the cache is too small for one text; give it more memory")
                 break
             self.waiting.popleft()
             self.active.append(request)
             joining.append(request)
         return joining
+
+    def _turn(self) -> list[Request]:
+        """Those under way; of those whose windows slide, which is all their work anew, as many as PREFILL allows, by
+        turns.
+        """
+        sliding = [request for request in self.active if len(request.tokens) > self.context]
+        late = sliding[max(1, PREFILL // self.context) :]
+        if late:
+            self.active = [*(request for request in self.active if request not in sliding), *late,
+                           *(request for request in sliding if request not in late)]  # fmt: skip
+        return [request for request in self.active if request not in late]
 
     def _new(self, request: Request) -> New:
         assert request.place is not None
@@ -130,7 +143,7 @@ class Engine:
             return New(request.place, 0, request.tokens[-self.context :])
         new = request.tokens[request.cached :]
         draft: list[int] = []
-        if self.lookup and request.cached:
+        if self.lookup and request.cached and len(self.active) <= FEW:
             room = min(DRAFT, request.options.tokens - request.said - 1, self.context - len(request.tokens))
             draft = looked_up(request.tokens, room)
         return New(request.place, request.cached, [*new, *draft], 1 + len(draft))

@@ -1,5 +1,6 @@
 """Masked words guessed from both sides."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,27 @@ class Blank(NamedTuple):
     words: list[tuple[str, float]]
 
 
-def fill(loaded: Loaded, text: str, top: int = 5, body: Program | None = None) -> list[Blank]:
-    """The `top` likeliest words of every mask in `text`, each mask guessed with the others still hidden. `body`
-    computes what lies under the head, where a backend does.
+def fill(loaded: Loaded, text: str, top: int = 5) -> list[Blank]:
+    """The `top` likeliest words of every mask in `text`, each mask guessed with the others still hidden.
 
     InputError for a model that continues text, a text without a mask or longer than the context.
     """
+    tokens, positions = masked(loaded, text, top)
+    return _blanks(loaded, loaded.logits(tokens)[positions], positions, top)
+
+
+def fill_all(loaded: Loaded, asked: Sequence[tuple[str, int]], body: Program) -> list[list[Blank]]:
+    """The same of several texts, each with its `top`, together; `body` computes what lies under the head."""
+    rows = [masked(loaded, text, top) for text, top in asked]
+    hidden = body([Encoded(np.array(tokens), len(tokens)) for tokens, _ in rows])
+    return [
+        _blanks(loaded, _scores(loaded, torch.from_numpy(one[positions])), positions, top)
+        for one, (_, positions), (_, top) in zip(hidden, rows, asked, strict=True)
+    ]
+
+
+def masked(loaded: Loaded, text: str, top: int) -> tuple[list[int], list[int]]:
+    """Tokens of a text, and which of them are masks; InputError as in `fill`."""
     tokenizer, context = loaded.tokenizer, loaded.context
     if loaded.config.task == "clm":
         raise InputError(
@@ -45,14 +61,13 @@ def fill(loaded: Loaded, text: str, top: int = 5, body: Program | None = None) -
         raise InputError(
             f"the text has {len(tokens)} tokens, both ends included, the model's context {context}; shorten it"
         )
-    if body is None:
-        scores = loaded.logits(tokens)[positions]
-    else:
-        (hidden,) = body([Encoded(np.array(tokens), len(tokens))])
-        scores = _scores(loaded, torch.from_numpy(hidden[positions]))
-    best = scores.softmax(-1).topk(top)
+    return tokens, positions
+
+
+def _blanks(loaded: Loaded, scores: Tensor, positions: Sequence[int], top: int) -> list[Blank]:
+    best, decode = scores.softmax(-1).topk(top), loaded.tokenizer.decode
     return [
-        Blank(position, [(tokenizer.decode([i]), p) for i, p in zip(ids, probabilities, strict=True)])
+        Blank(position, [(decode([i]), p) for i, p in zip(ids, probabilities, strict=True)])
         for position, ids, probabilities in zip(positions, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 

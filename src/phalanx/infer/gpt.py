@@ -9,8 +9,7 @@ from typing import Any
 
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
-from phalanx.infer import kernels
-from phalanx.infer.backends import lacking
+from phalanx.infer import backends, kernels
 from phalanx.infer.decoder import GIB, Decoder, Past
 from phalanx.infer.engine import Decodes, Engine, Request
 from phalanx.infer.loaded import Loaded
@@ -102,10 +101,15 @@ class Pieces:
 
 
 def _decoder(loaded: Loaded, backend: str, precision: str) -> Decoder:
-    """By kernels of our own where they can be had, else by torch."""
+    """By kernels of our own where they can be had, else by torch; backends that are for BERTs alone count as auto."""
+    reason = backends.lacking("native", precision)
+    if backend == "native" and reason:
+        raise InputError(f"backend=native: {reason}")
+    if backend != "auto":
+        backends.of(backend)
     model: Any = loaded.shared()
     device, config = next(model.parameters()).device, loaded.config.model
-    if backend != "torch" and device.type == "cpu" and not lacking("native", precision):
+    if backend != "torch" and not reason:
         return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, config, precision, GIB))
     if device.type == "cpu":
         packed.fill(model, precision, model.transformer.words)

@@ -6,6 +6,7 @@ values of past and new together; a past of length 0 begins. Shorter texts of a b
 GPT, at the right for a BERT.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ class Graph(nn.Module):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        self.model = loaded.model.cpu().eval()
+        here = next(loaded.model.parameters()).device.type == "cpu"
+        self.model = (loaded.model if here else copy.deepcopy(loaded.model).cpu()).eval()
         self.config: ModelConfig = loaded.config.model
 
     def size(self) -> int:

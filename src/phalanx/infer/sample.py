@@ -7,6 +7,8 @@ from torch import Tensor
 
 from phalanx.errors import InputError
 
+LIKELY = 512  # tokens that mostly have top_p between them: all need not be sorted
+
 
 @dataclass(frozen=True)
 class Options:
@@ -35,16 +37,21 @@ def choose(logits: Tensor, options: Options, generator: torch.Generator) -> int:
     if options.greedy:
         return int(logits.numpy().argmax())
     tokens, probabilities = candidates(logits, options)
-    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
+    sums = probabilities.cumsum(-1)
+    drawn = torch.rand(1, generator=generator, dtype=sums.dtype) * sums[-1]
+    return int(tokens[torch.searchsorted(sums, drawn, right=True).clamp(max=len(sums) - 1)])
 
 
 def candidates(logits: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """The tokens to choose among, most likely first, and their probabilities, which sum to 1."""
-    scores = (logits.double() - logits.max()) / options.temperature
-    probabilities, tokens = scores.softmax(-1).sort(descending=True, stable=True)
-    if options.top_k:
-        probabilities, tokens = probabilities[: options.top_k], tokens[: options.top_k]
-    probabilities = probabilities / probabilities.sum()
-    before = probabilities.cumsum(-1) - probabilities
-    kept = int((before < options.top_p).sum())
-    return tokens[:kept], probabilities[:kept] / probabilities[:kept].sum()
+    """The tokens to choose among and their probabilities, which sum to 1: most likely first where some are left out."""
+    probabilities = ((logits - logits.max()).double() / options.temperature).softmax(-1)
+    if not options.top_k and options.top_p == 1:
+        return torch.arange(len(logits)), probabilities
+    for most in (options.top_k or LIKELY, len(logits)):
+        likely, tokens = probabilities.topk(min(most, len(logits)))
+        share = likely / likely.sum() if options.top_k else likely
+        before = share.cumsum(-1) - share
+        kept = int((before < options.top_p).sum())
+        if options.top_k or kept < len(likely):
+            break
+    return tokens[:kept], share[:kept] / share[:kept].sum()

@@ -3,13 +3,18 @@
 It lies under PHALANX_CACHE, by default ~/.cache/phalanx, named by the weights it was made of; it may be deleted.
 """
 
+import fcntl
 import hashlib
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from phalanx.errors import InputError
 from phalanx.infer.loaded import Loaded
 
 
@@ -19,8 +24,30 @@ def folder() -> Path:
         os.environ.get("PHALANX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
     )
     made = Path(home)
-    made.mkdir(parents=True, exist_ok=True)
+    made.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = made.stat()
+    if seen.st_uid != os.geteuid():  # what lies there is run
+        raise InputError(f"{made} belongs to somebody else; let PHALANX_CACHE name a folder of your own")
+    if seen.st_mode & 0o022:
+        made.chmod(0o700)
     return made
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """One process at a time makes `file`; the others wait, and find it."""
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def processor() -> str:
+    """Its model and what it can do."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    lines = info.read_text().split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
 
 
 def key(loaded: Loaded, *facts: object) -> str:

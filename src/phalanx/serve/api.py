@@ -89,10 +89,12 @@ def _openai(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
         first = await anext(events)  # what is wrong at once gets its status
 
         async def stream() -> AsyncIterator[str]:
-            yield first
-            async for event in events:
-                yield event
-            metrics.tokens.inc(completing.said)
+            try:
+                yield first
+                async for event in events:
+                    yield event
+            finally:
+                metrics.tokens.inc(completing.said)
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 

@@ -16,7 +16,8 @@ from phalanx.serve.jobs import Cancel, Failed, Job, Ready, Reply, Spec
 from phalanx.serve.worker import work
 
 LOST = "the process that computed this ended unexpectedly; it is being started again, try in a moment"
-AGAIN = 1.0, 30.0  # seconds before a process is started again: at first, and at most when it dies again at once
+AGAIN = 1.0, 30.0  # seconds before a process that dies again and again is started again, doubled each time
+LEAVE = 2.0  # seconds in which a process ends once it is told to
 LASTED = 60.0  # seconds after which a death is the first again
 
 
@@ -51,7 +52,7 @@ class Member:
         self.began = time.monotonic()
         threading.Thread(target=self._listen, args=(self.pipe,), daemon=True).start()
 
-    def send(self, message: Job | Cancel) -> None:
+    def send(self, message: Job | Cancel | None) -> None:
         """Refused where the process is gone."""
         try:
             with self.send_lock:
@@ -62,10 +63,15 @@ class Member:
     def stop(self) -> None:
         """No more jobs come."""
         self.stopping = True
-        self.pipe.close()
-        self.process.join(2)
+        with suppress(Refused):
+            self.send(None)
+
+    def gone(self) -> None:
+        """The process has ended, or is ended."""
+        self.process.join(LEAVE)
         if self.process.is_alive():
             self.process.kill()
+        self.pipe.close()
 
     def _listen(self, pipe: Connection) -> None:
         try:
@@ -117,13 +123,16 @@ class Crew:
         self.members = [Member(self.specs, device, self.threads, loop, self._failed) for device in self.devices]
 
     def _failed(self, message: str) -> None:
-        self.failure = message
-        self.on_failure()
+        if not self.ready:  # else the others go on
+            self.failure = message
+            self.on_failure()
 
     def stop(self) -> None:
         """Once nobody waits any more."""
         for member in self.members:
             member.stop()
+        for member in self.members:
+            member.gone()
 
     @property
     def ready(self) -> bool:

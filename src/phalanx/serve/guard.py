@@ -71,9 +71,9 @@ class Guard:
 
     def _known(self, header: bytes) -> bool:
         """Compares with every key, in a time that does not tell how much was right."""
-        given = header.removeprefix(b"Bearer ")
+        kind, _, given = header.partition(b" ")
         found = [hmac.compare_digest(given, key) for key in self.keys]
-        return any(found)
+        return kind.lower() == b"bearer" and any(found)
 
 
 async def _while_there(app: Callable[[Receive], Awaitable[None]], body: bytes, receive: Receive) -> None:

@@ -112,7 +112,7 @@ class Completing:
         try:
             async for part, last in stream:
                 self.said += part["said"] - said
-                self.given += part["prompt"] if not said else 0
+                self.given += part["prompt"] if not said and index % (self.asked.n or 1) == 0 else 0
                 said = part["said"]
                 piece = text.add(part["text"], last)
                 yield piece, "stop" if text.stopped else part["why"] if last else ""

@@ -21,6 +21,7 @@ def _utf8(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=CHARACTERS), AfterValidator(_some)]
+Stop = Annotated[str, Field(min_length=1, max_length=CHARACTERS), AfterValidator(_utf8)]
 Prompt = Annotated[str, Field(max_length=CHARACTERS), AfterValidator(_utf8)]
 
 
@@ -89,7 +90,7 @@ class Completion(OpenAI):
     top_k: int = Field(default=0, ge=0, le=1_000_000)
     n: int | None = Field(default=1, ge=1, le=8)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
-    stop: Text | Annotated[list[Text], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
     echo: bool | None = False

@@ -25,7 +25,7 @@ from phalanx.infer.gpt import GPT, Pieces
 from phalanx.infer.sample import Options
 from phalanx.serve.jobs import Cancel, Failed, Job, Ready, Reply, Spec
 
-BATCH = 32  # questions computed together, at most: those behind them must not wait for long
+BATCH, TEXT = 32, 100_000  # questions and characters computed together: those behind them must not wait for long
 TOO_LATE = "the deadline passed before this could be computed; try again, or ask for less"
 
 
@@ -34,7 +34,8 @@ def work(specs: Sequence[Spec], pipe: Connection, device: int | None, threads: i
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that speaks decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[device] if seen else str(device)
     import torch
 
     if threads:
@@ -136,14 +137,15 @@ class Worker:
             gpt.engine.cancel(request)
 
     def _next_batch(self) -> list[Job]:
-        """The oldest job, and others like it."""
-        now, batch, rest = time.monotonic(), list[Job](), deque[Job]()
+        """The oldest job, and others like it; one large job may be more than the rest would have been."""
+        now, batch, rest, size = time.monotonic(), list[Job](), deque[Job](), 0
         while self.waiting:
             job = self.waiting.popleft()
             if job.deadline < now:
                 self.pipe.send(Reply(job.number, TOO_LATE, status=503))
-            elif len(batch) < BATCH and (not batch or (job.model, job.kind) == (batch[0].model, batch[0].kind)):
+            elif not batch or (len(batch) < BATCH and size < TEXT and alike(job, batch[0])):
                 batch.append(job)
+                size += len(str(job.asked))
             else:
                 rest.append(job)
         self.waiting = rest
@@ -200,6 +202,11 @@ class Worker:
                 self.pipe.send(Reply(number, told | {"text": text}, last=False))
 
 
+def alike(one: Job, other: Job) -> bool:
+    """Whether they can be computed together."""
+    return (one.model, one.kind) == (other.model, other.kind)
+
+
 def compute(model: Bert | GPT, kind: str, asked: Sequence[dict[str, Any]]) -> list[Any]:
     """The results of questions of one kind to a BERT."""
     if not isinstance(model, Bert):
@@ -212,7 +219,8 @@ def compute(model: Bert | GPT, kind: str, asked: Sequence[dict[str, Any]]) -> li
             return [{"value": value} for value in model.values(texts)]
         return [found._asdict() for found in model.classified(texts)]
     if kind == "fill":
-        return [[blank._asdict() for blank in model.fill(one["text"], one["top"])] for one in asked]
+        filled = model.fills([(one["text"], one["top"]) for one in asked])
+        return [[blank._asdict() for blank in blanks] for blanks in filled]
     assert kind == "embed"
     flat = [text for one in asked for text in one["texts"]]
     vectors, counts = iter(model.embed(flat).tolist()), model.lengths(flat)

@@ -1,5 +1,5 @@
-"""native: kernels of our own in C++, compiled for this processor when they are first wanted; rows lie one after another,
-so that nothing is filled up.
+"""native: kernels of our own in C++, compiled for this processor when they are first wanted; rows lie one after
+another, so that nothing is filled up.
 """
 
 from typing import Any

@@ -19,7 +19,7 @@ LARGE = 1 << 31  # bytes of weights that fit inside a file
 
 def lacking() -> str:
     """Why it cannot be had here."""
-    return absent("onnxruntime")
+    return absent("onnxruntime") or absent("onnx") or absent("onnxscript")
 
 
 def precisions() -> tuple[str, ...]:
@@ -80,14 +80,8 @@ def _rounded(plain: Path, file: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger().setLevel(logging.ERROR)  # its advice to run another tool first
-    narrow = not {"avx_vnni", "avx512_vnni"} & set(_flags())  # without these instructions sums of pairs overflow
+    narrow = not {"avx_vnni", "avx512_vnni"} & set(store.processor().split())  # else sums of pairs overflow
     beside = file.with_suffix(".partial")
     quantize_dynamic(plain, beside, per_channel=True, reduce_range=narrow, weight_type=QuantType.QInt8)
     beside.rename(file)
     plain.unlink()
-
-
-def _flags() -> list[str]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split() for line in lines if line.startswith("flags")), [])

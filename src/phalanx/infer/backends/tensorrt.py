@@ -14,7 +14,7 @@ STEP = 32
 
 def lacking() -> str:
     """Why it cannot be had here."""
-    if reason := absent("onnxruntime"):
+    if reason := absent("onnxruntime") or absent("onnx") or absent("onnxscript"):
         return reason
     import onnxruntime as ort
 

@@ -13,15 +13,14 @@ from phalanx.infer.cache import Cache, New
 from phalanx.infer.kernels.library import library
 from phalanx.models.names import split_heads
 from phalanx.nn.attention import Context
-from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Linear
 
 PRECISIONS = ("fp32", "int8")
 
 
 def fill(model: Any, config: ModelConfig, precision: str, memory: int | None = None) -> "Blocks":
-    """Put `Blocks` in the place of a model's blocks, and `Product`s into the slots of what lies above. A head for answers
-    stays in fp32: it is small. `memory` is in bytes, for the keys and values of a GPT.
+    """Put `Blocks` in the place of a model's blocks, and `PackedLinear`s into the slots of what lies above. A head for
+    answers stays in fp32: it is small. `memory` is in bytes, for the keys and values of a GPT.
     """
     transformer = model.transformer
     blocks = Blocks(transformer, config, precision == "int8")
@@ -29,11 +28,11 @@ def fill(model: Any, config: ModelConfig, precision: str, memory: int | None = N
         width = config.hidden // config.heads
         blocks.remember(Cache.within(memory, config.layers, config.heads, width, transformer.words))
     transformer.blocks = nn.ModuleDict({"all": blocks})
-    for module in model.modules():
-        if isinstance(module, VocabularyHead) and transformer.causal:
-            module.gemm = Product(transformer.words[: module.held], precision == "int8")
-        elif isinstance(module, Linear):
-            module.gemm = Product(module.weight, False)
+    if transformer.causal:
+        model.head.gemm = PackedLinear(transformer.words[: model.head.held], precision == "int8")
+    elif model.answer is not None:
+        for linear in (module for module in model.answer.modules() if isinstance(module, Linear)):
+            linear.gemm = PackedLinear(linear.weight, False)
     return blocks
 
 
@@ -52,14 +51,14 @@ class Blocks(nn.Module):
         blocks = list(transformer.blocks.values())
         ffn = blocks[0].feed_forward.up.weight.shape[0]
         shape = config.hidden, ffn, config.heads, config.norm_first, transformer.causal, config.gelu == "tanh"
-        self.made = library().blocks_new(*shape)
-        finalize(self, library().blocks_free, self.made)
+        self.handle = library().blocks_new(*shape)
+        finalize(self, library().blocks_free, self.handle)
         for block in blocks:
             attention, feed = block.attention, block.feed_forward
             qkv = (torch.cat(split_heads(x, config.heads)) for x in (attention.qkv.weight, attention.qkv.bias))
             others = (attention.out, feed.up, feed.down, block.norm1, block.norm2)
             weights = [_plain(x) for x in (*qkv, *(x for one in others for x in (one.weight, one.bias)))]
-            library().blocks_add(self.made, integers, block.norm1.eps, _pointers(weights))
+            library().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))
 
     def remember(self, cache: Cache) -> None:
         """Keep keys and values there."""
@@ -67,32 +66,34 @@ class Blocks(nn.Module):
         self.cache, self.caches = cache, (_pointers(cache.keys), _pointers(cache.values), slots)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """float32 [1, tokens, hidden], which it changes."""
+        """float32 [1, tokens, hidden], which it may change."""
         if self.caches[0] is None:
             sequences = [_Sequence(length, 0, None) for length in self.lengths]
         else:
+            assert all(new.stop <= len(new.place.slots) for new in self.news)
             sequences = [_Sequence(len(new.tokens), new.start, new.place.slots.data_ptr()) for new in self.news]
         x = x.contiguous()
+        assert x.dtype == torch.float32 and x.shape[:2] == (1, sum(one.tokens for one in sequences))
         listed = (_Sequence * len(sequences))(*sequences)
-        library().blocks_run(self.made, x.data_ptr(), listed, len(listed), *self.caches, torch.get_num_threads())
+        library().blocks_run(self.handle, x.data_ptr(), listed, len(listed), *self.caches, torch.get_num_threads())
         return x
 
 
-class Product:
+class PackedLinear:
     """A linear layer's slot with weights of its own, in fp32 or int8."""
 
     def __init__(self, weight: Tensor, integers: bool) -> None:
         weight = _plain(weight)
         self.outputs, inputs = weight.shape
-        self.made = library().linear_new(inputs, self.outputs, integers, weight.data_ptr(), None)
-        finalize(self, library().linear_free, self.made)
+        self.handle = library().linear_new(inputs, self.outputs, integers, weight.data_ptr(), None)
+        finalize(self, library().linear_free, self.handle)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """[…, inputs] -> float32 […, outputs]; `weight` is known."""
         x = _plain(x)
         y = x.new_empty(*x.shape[:-1], self.outputs)
         rows = x.numel() // x.shape[-1]
-        library().linear_run(self.made, x.data_ptr(), rows, y.data_ptr(), torch.get_num_threads())
+        library().linear_run(self.handle, x.data_ptr(), rows, y.data_ptr(), torch.get_num_threads())
         return y if bias is None else y + bias
 
 

@@ -6,16 +6,20 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from phalanx import durable
 from phalanx.infer import store
 
+SOURCES = files("phalanx.infer.kernels")
+PATIENCE = 300  # seconds that the compiler may take
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-Wno-ignored-attributes", "-shared",
            "-fPIC")  # fmt: skip
 POINTER, INT = ctypes.c_void_p, ctypes.c_int
@@ -38,26 +42,24 @@ def lacking() -> str:
     if platform.system() != "Linux" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return "it is for Linux on processors with AVX2"
     if not _compiler():
-        return "no C++ compiler is installed (g++ or clang++, or what CXX names)"
+        return "no C++ compiler is installed (g++, or what CXX names)"
     try:
         library()
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        return f"{_compiler()} could not make its kernels: {said.strip().splitlines()[-1]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        lines = (getattr(error, "stderr", None) or str(error)).splitlines()
+        said = next((line for line in lines if "error" in line), lines[0])
+        return f"{_compiler()} could not make its kernels: {said.strip()}"
     return ""
 
 
 @cache
 def library() -> Any:
-    """The functions of the kernels; OSError or CalledProcessError where they cannot be made."""
-    source = files("phalanx.infer.kernels").joinpath("blocks.cpp").read_bytes()
-    flags = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    known = "\n".join(line for line in flags.splitlines() if line.startswith(("flags", "model name")))
+    """The functions of the kernels; OSError or SubprocessError where they cannot be made."""
     threads = _threads()
-    name = hashlib.sha256(source + repr((_compiler(), OPTIONS, known, threads)).encode()).hexdigest()[:24]
+    name = hashlib.sha256(repr((version(), _compiler(), OPTIONS, store.processor(), threads)).encode()).hexdigest()[:24]
     file = store.folder() / f"kernels-{name}.so"
     if not file.exists():
-        _compile(source, file, threads)
+        _compile(file, threads)
     found = ctypes.CDLL(str(file))
     for function, (result, arguments) in FUNCTIONS.items():
         getattr(found, function).restype = result
@@ -65,24 +67,29 @@ def library() -> Any:
     return found
 
 
+@cache
+def version() -> str:
+    """Of the kernels' source."""
+    sources = {one.name: one for one in SOURCES.iterdir() if one.name.endswith((".cpp", ".h"))}
+    return hashlib.sha256(b"".join(sources[name].read_bytes() for name in sorted(sources))).hexdigest()
+
+
 def _threads() -> list[str]:
     """The OpenMP library that torch has loaded: two of them would keep the processors from each other."""
-    torch.get_num_threads()
     mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
-    return sorted(path for path in mapped if Path(path).name.startswith(("libgomp", "libiomp", "libomp")))[:1]
+    found = [path for path in mapped if Path(path).name.startswith(("libgomp", "libiomp", "libomp"))]
+    beside = str(Path(torch.__file__).parent)  # where wheels have it; others may have brought their own
+    return sorted(found, key=lambda path: not path.startswith(beside))[:1]
 
 
-def _compile(source: bytes, file: Path, threads: list[str]) -> None:
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        code, made = Path(folder) / "blocks.cpp", Path(folder) / file.name
-        code.write_bytes(source)
-        words = [_compiler(), *OPTIONS, str(code), *threads, "-o", str(made)]
-        subprocess.run(words, check=True, capture_output=True, text=True)
-        made.rename(file)
+def _compile(file: Path, threads: list[str]) -> None:
+    print("phalanx: compiling kernels for this processor, once", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder, as_file(SOURCES) as sources:
+        made = Path(folder) / file.name
+        words = [_compiler(), *OPTIONS, str(sources / "blocks.cpp"), *threads, "-o", str(made)]
+        subprocess.run(words, check=True, capture_output=True, text=True, timeout=PATIENCE)
+        durable.rename(made, file)
 
 
 def _compiler() -> str:
-    for name in (os.environ.get("CXX", ""), "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
-    return ""
+    return next((name for name in (os.environ.get("CXX"), "g++") if name and shutil.which(name)), "")
