@@ -90,3 +90,19 @@ def test_who_would_be_late_is_not_let_in() -> None:
     first, texts, questions = asyncio.run(run())
     assert first == [503] * 20
     assert texts.count(429) > 4 and questions == [200] * 20
+
+
+def test_one_process_that_fails_leaves_the_others() -> None:
+    """The server ends where nobody has the models."""
+
+    async def run() -> tuple[list[str], list[str]]:
+        crew, ended = Crew([], [], 1, 1000, 0.2), list[str]()
+        crew.on_failure = lambda: ended.append(crew.failure)
+        crew.members = [Still([], None, 1, asyncio.get_running_loop(), print)]
+        crew._failed("gone")
+        before = [*ended]
+        crew.members = []
+        crew._failed("gone too")
+        return before, ended
+
+    assert asyncio.run(run()) == ([], ["gone too"])

@@ -69,51 +69,69 @@ struct Blocks {
         }
     }
 
-    // One head of a sequence; keys and values are [heads][slots][width].
-    void attend(const Sequence& sequence, int first, int head, float* keys, float* values) {
-        int width = hidden / heads, tokens = sequence.tokens, before = sequence.before, all = before + tokens;
-        size_t three = 3 * (size_t)hidden;
-        const float* q = qkv.data + first * three + head * width;
-        float* y = attended.data + (size_t)first * hidden + head * width;
-        float scale = 1 / std::sqrt((float)width);
-        auto at = [&](float* cache, int which, int j) {
-            return cache ? cache + (head * slots + sequence.slots[j]) * width : (float*)q + which * hidden + j * three;
-        };
-        if (keys)
-            for (int i = 0; i < tokens; i++) {
-                const float* from = q + i * three;
-                std::copy(from + hidden, from + hidden + width, at(keys, 1, before + i));
-                std::copy(from + 2 * hidden, from + 2 * hidden + width, at(values, 2, before + i));
-            }
-        static thread_local Array<float> scores, across, along;
-        int wide = (all + PANEL - 1) / PANEL * PANEL, broad = (width + PANEL - 1) / PANEL * PANEL;
-        scores.grow((size_t)ROWS * wide);
-        if (tokens <= FEW) {
-            for (int i = 0; i < tokens; i++) {
-                int seen = causal ? before + i + 1 : all;
-                for (int j = 0; j < seen; j++) scores.data[j] = inner_product(q + i * three, at(keys, 1, j), width);
-                softmax(scores.data, seen, seen, scale);
-                float* to = y + (size_t)i * hidden;
-                int d = 0;
-                for (; d + LANES <= width; d += std::min(WIDE, (width - d) / LANES) * LANES)
-                    dispatch<WIDE>(std::min(WIDE, (width - d) / LANES), [&](auto n) {
-                        Float sums[n()] = {};
-                        for (int j = 0; j < seen; j++)
-                            for (int v = 0; v < n(); v++)
-                                sums[v] += scores.data[j] * load(at(values, 2, j) + d + v * LANES);
-                        for (int v = 0; v < n(); v++) store(to + d + v * LANES, sums[v]);
-                    });
-                for (; d < width; d++) {
-                    to[d] = 0;
-                    for (int j = 0; j < seen; j++) to[d] += scores.data[j] * at(values, 2, j)[d];
-                }
-            }
-            return;
+    // One head of a sequence: its queries, and where the key and the value of any token lie.
+    struct Head {
+        const float* q;
+        float *keys, *values;  // of the cache, or null
+        const int64_t* slots;
+        int width;
+        size_t stride;  // between the tokens of q, behind whose queries their own keys and values lie
+
+        float* key(int j) const { return keys ? keys + slots[j] * width : own(j, 1); }
+        float* value(int j) const { return values ? values + slots[j] * width : own(j, 2); }
+        float* own(int j, int which) const { return (float*)q + j * stride + which * stride / 3; }
+    };
+
+    // Keys and values are [heads][slots][width]; those of new tokens are written there first.
+    void attend(const Sequence& sequence, int first, int number, float* keys, float* values) {
+        int width = hidden / heads;
+        size_t three = 3 * (size_t)hidden, of = (size_t)number * slots * width;
+        Head head{qkv.data + first * three + number * width, keys ? keys + of : nullptr, keys ? values + of : nullptr,
+                  sequence.slots, width, three};
+        for (int i = 0; i < sequence.tokens && keys; i++) {
+            std::copy(head.own(i, 1), head.own(i, 1) + width, head.key(sequence.before + i));
+            std::copy(head.own(i, 2), head.own(i, 2) + width, head.value(sequence.before + i));
         }
+        float* y = attended.data + (size_t)first * hidden + number * width;
+        if (sequence.tokens <= FEW) few(head, sequence, y);
+        else many(head, sequence, y);
+    }
+
+    // Token by token, keys and values read where they lie.
+    void few(const Head& head, const Sequence& sequence, float* y) {
+        int width = head.width, all = sequence.before + sequence.tokens;
+        static thread_local Array<float> scores;
+        scores.grow(all + LANES);
+        for (int i = 0; i < sequence.tokens; i++, y += hidden) {
+            int seen = causal ? sequence.before + i + 1 : all;
+            for (int j = 0; j < seen; j++)
+                scores.data[j] = inner_product(head.q + i * head.stride, head.key(j), width);
+            softmax(scores.data, seen, seen, 1 / std::sqrt((float)width));
+            int d = 0;
+            for (; d + LANES <= width; d += std::min(WIDE, (width - d) / LANES) * LANES)
+                dispatch<WIDE>(std::min(WIDE, (width - d) / LANES), [&](auto n) {
+                    Float sums[n()] = {};
+                    for (int j = 0; j < seen; j++)
+                        for (int v = 0; v < n(); v++) sums[v] += scores.data[j] * load(head.value(j) + d + v * LANES);
+                    for (int v = 0; v < n(); v++) store(y + d + v * LANES, sums[v]);
+                });
+            for (; d < width; d++) {
+                y[d] = 0;
+                for (int j = 0; j < seen; j++) y[d] += scores.data[j] * head.value(j)[d];
+            }
+        }
+    }
+
+    // ROWS tokens at a time, keys and values laid out for products before.
+    void many(const Head& head, const Sequence& sequence, float* y) {
+        int width = head.width, tokens = sequence.tokens, before = sequence.before, all = before + tokens;
+        int wide = (all + PANEL - 1) / PANEL * PANEL, broad = (width + PANEL - 1) / PANEL * PANEL;
+        static thread_local Array<float> scores, across, along;  // across [keys / PANEL][width][PANEL]
+        scores.grow((size_t)ROWS * wide);                        // along [width / PANEL][keys][PANEL]
         across.grow((size_t)width * wide);
         along.grow((size_t)all * broad);
         for (int j = 0; j < all; j++) {
-            const float *k = at(keys, 1, j), *v = at(values, 2, j);
+            const float *k = head.key(j), *v = head.value(j);
             float* to = across.data + (size_t)(j / PANEL * width) * PANEL + j % PANEL;
             for (int d = 0; d < width; d++) to[(size_t)d * PANEL] = k[d];
             for (int d = 0; d < width; d += PANEL)
@@ -124,9 +142,10 @@ struct Blocks {
             dispatch<ROWS>(std::min(ROWS, tokens - i), [&](auto n) {
                 int seen = causal ? before + i + n() : all;
                 for (int j = 0; j < seen; j += PANEL)
-                    tile<n(), 1>(q + i * three, three, across.data + (size_t)j * width, width, scores.data + j, wide);
+                    tile<n(), 1>(head.q + i * head.stride, head.stride, across.data + (size_t)j * width, width,
+                                 scores.data + j, wide);
                 for (int r = 0; r < n(); r++)
-                    softmax(scores.data + r * wide, causal ? before + i + r + 1 : all, seen, scale);
+                    softmax(scores.data + r * wide, causal ? before + i + r + 1 : all, seen, 1 / std::sqrt((float)width));
                 for (int d = 0; d < width; d += PANEL) {
                     float* to = y + (size_t)i * hidden + d;
                     bool whole = d + PANEL <= width;
