@@ -35,7 +35,7 @@ def test_texts_and_questions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> 
     """However long a batch of questions takes, a text gets as much time after it, not one token."""
 
     def slow(_: Any, __: str, asked: list[Any]) -> list[str]:
-        time.sleep(0.2)
+        time.sleep(0.6)
         return [""] * len(asked)
 
     monkeypatch.setattr(worker, "compute", slow)
