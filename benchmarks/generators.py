@@ -152,7 +152,8 @@ def ctranslate2(folder: Path, number: str) -> Program:
 def _model(folder: Path) -> Any:
     from transformers import GPT2LMHeadModel
 
-    return GPT2LMHeadModel.from_pretrained(folder).eval()
+    model: Any = GPT2LMHeadModel.from_pretrained(folder)
+    return model.eval()
 
 
 class _Block(nn.Module):
@@ -181,7 +182,7 @@ class _Blocks(nn.Module):
 
     def remember(self, batch: int, length: int) -> None:
         """Room for so many tokens; what is there stays where it is of that size."""
-        for block in self.blocks:
+        for block in list[Any](self.blocks):
             if block.keys.shape[::2] != (batch, length):
                 block.keys = torch.zeros(batch, self.SHAPE[0], length, self.SHAPE[1])
                 block.values = torch.zeros_like(block.keys)
