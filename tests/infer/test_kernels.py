@@ -12,7 +12,7 @@ from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 from phalanx.infer import kernels
 from phalanx.infer.backends import Wanted, build, lacking
-from phalanx.infer.kernels import library
+from phalanx.infer.kernels import compiled
 from phalanx.models import build as models
 from phalanx.nn.attention import Context
 from tests.infer.runs import GPT as CONFIG
@@ -94,17 +94,17 @@ def test_what_is_not_finite_shows(where: str, precision: str) -> None:
 @pytest.fixture
 def anew() -> Iterator[None]:
     """Nothing is remembered of the compiler."""
-    for remembered in (library.lacking, library.library):
+    for remembered in (compiled.lacking, compiled.library):
         remembered.cache_clear()
     yield
-    for remembered in (library.lacking, library.library):
+    for remembered in (compiled.lacking, compiled.library):
         remembered.cache_clear()
 
 
 @pytest.mark.usefixtures("anew")
 @pytest.mark.parametrize(("compiler", "said"), [("", "no C++ compiler is installed"), ("false", "could not make")])
 def test_without_a_compiler(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(library, "_compiler", lambda: compiler)
+    monkeypatch.setattr(compiled, "_compiler", lambda: compiler)
     monkeypatch.setenv("PHALANX_CACHE", str(tmp_path))
     assert said in lacking("native", "fp32")
     with pytest.raises(InputError, match=re.escape(said)):

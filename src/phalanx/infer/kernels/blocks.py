@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
 from phalanx.infer.cache import Cache, New
-from phalanx.infer.kernels.library import library
+from phalanx.infer.kernels.compiled import library
 from phalanx.models.names import split_heads
 from phalanx.nn.attention import Context
 from phalanx.nn.linear import Linear
