@@ -120,6 +120,18 @@ def test_a_sweep_over_rates_and_seeds(bert: Path, sentiment: Path, tmp_path: Pat
     assert again.count("is finished at step 4") == 4 and again.splitlines()[-4:] == said.splitlines()[-4:]
 
 
+def test_a_few_questions_of_several_windows(bert: Path, tmp_path: Path) -> None:
+    """`train.eval_sequences` counts questions, which may take more windows than that."""
+    context = "The old lighthouse stands on the far end of the northern pier, where gulls rest at dusk. " * 3
+    asked = [{"id": f"q{n}", "question": "Where?", "answers": [{"text": "pier", "answer_start": context.index("pier")}]}
+             for n in range(6)]  # fmt: skip
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"data": [{"title": "", "paragraphs": [{"context": context, "qas": asked}]}]}))
+    words = [*SMALL, "train.batch=4", "train.steps=2", "train.eval_sequences=2", "examples.stride=4"]
+    phalanx("tune", bert, "--task", "squad", "--data", file, "--valid", file, *words, "--out", tmp_path / "tuned")
+    assert 0 <= valids(tmp_path / "tuned")[-1]["f1"] <= 100
+
+
 def test_completions(gpt: Path, tmp_path: Path) -> None:
     """A GPT learns to answer; what it predicts is the completion alone."""
     file = tmp_path / "pairs.jsonl"

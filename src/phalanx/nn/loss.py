@@ -21,6 +21,7 @@ from phalanx.nn import slots
 LIMITS = {"cpu": (1 << 24, 512), "cuda": (1 << 26, 1 << 20)}
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Judge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Columns(NamedTuple):
@@ -70,6 +71,18 @@ def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
     )
 
 
+def judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses [n], and the gradient of their sum by the logits [n, vocab], in their numbers. For a compiler, which
+    reads the logits twice and writes nothing else of their size but the gradient.
+    """
+    numbers, known = logits.float(), labels >= 0
+    mass = numbers.logsumexp(-1)
+    picked = numbers.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    own = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
+    grad = ((numbers - mass[:, None]).exp() - own.float()) * known[:, None]
+    return torch.where(known, mass - picked, 0), grad.to(logits.dtype)
+
+
 class _Given(torch.autograd.Function):
     """A value whose gradient by `x` is known already. One node for each `x`, so that a pipeline may ask for the
     gradients of activations and of weights at different times.
@@ -86,29 +99,37 @@ class _Given(torch.autograd.Function):
         return grad.mul_(grads[0]), None, None
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
+def _chunks(hidden: Tensor, weight: Tensor, fused: bool = False) -> list[slice]:
     logits, most = LIMITS.get(hidden.device.type, LIMITS["cuda"])
+    logits *= 4 if fused else 1  # of which as much less is held
     rows, height = hidden.shape[0], max(1, min(most, logits // weight.shape[0]))
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 
 def vocabulary_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
-) -> Tensor:
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE,
+    whole: Judge | None = None,
+) -> Tensor:  # fmt: skip
     """Sum of the loss of labels [n] >= 0 given hidden [n, hidden] and the rows of a head's weight [vocab, hidden] and
-    bias [vocab] that are here.
+    bias [vocab] that are here. `whole`, `judged` as it was compiled, is taken where all are.
     """
     leaves = [None if p is None else p.detach().requires_grad_(p.requires_grad) for p in (hidden, weight, bias)]
     inner, weight_, bias_ = leaves
     assert inner is not None and weight_ is not None
     total = hidden.new_zeros((), dtype=torch.float32)
     hidden_grad = torch.empty_like(inner)
-    for part in _chunks(hidden, weight):
+    fused = whole is not None and columns is WHOLE
+    for part in _chunks(hidden, weight, fused):
         x = inner[part].detach().requires_grad_()
         logits = gemm(x, weight_, bias_)
-        scored = _scored(logits.detach(), labels[part], columns)
-        logits.backward(scored.grad(labels[part]).to(logits.dtype))  # type: ignore[no-untyped-call]
-        total += scored.loss.sum().detach()
+        if fused and whole:
+            losses, grad = whole(logits.detach(), labels[part])
+        else:
+            scored = _scored(logits.detach(), labels[part], columns)
+            losses, grad = scored.loss, scored.grad(labels[part]).to(logits.dtype)
+        logits.backward(grad)  # type: ignore[no-untyped-call]
+        del grad  # the next piece needs its room
+        total += losses.sum().detach()
         assert x.grad is not None
         hidden_grad[part] = x.grad
     loss: Tensor = _Given.apply(hidden, total, hidden_grad)  # type: ignore[no-untyped-call]
