@@ -12,11 +12,13 @@ from phalanx.infer.decoder import Decoder, Past
 from phalanx.infer.engine import Engine, looked_up
 from phalanx.infer.loaded import Loaded, load
 from phalanx.infer.sample import Options
+from phalanx.infer.steps import Steps
 from phalanx.precision import packed
 from tests.batches import batch_of
 from tests.infer.runs import GPT, make_run
 
 CONTEXT = 64
+KINDS = ("torch", "steps", "native")
 PROMPTS = ([5, 6, 7, 5, 6, 7, 5, 6], [900], [30, 31] * 9, list(range(40, 60)), [7, 7, 7])
 
 
@@ -29,20 +31,21 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return load(path)
 
 
-def decoder(loaded: Loaded, memory: int = 1 << 24, native: bool = False, precision: str = "fp32") -> Decoder:
+def decoder(loaded: Loaded, memory: int = 1 << 24, kind: str = "torch", precision: str = "fp32") -> Decoder:
+    """`steps` is what a GPU does, here without its graphs."""
     model: Any = loaded.shared()
-    if native:
+    if kind == "native":
         if reason := kernels.lacking():
             pytest.skip(reason)
         past: Any = kernels.fill(model, loaded.config.model, precision, memory)
     else:
-        packed.fill(model, precision, model.transformer.words)
+        packed.fill(model, precision, torch.device("cpu"), model.transformer.words)
         past = Past(model, memory)
-    return Decoder(model, loaded.tokenizer.vocab, past)
+    return (Steps if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, past)
 
 
-def engine(loaded: Loaded, lookup: bool = False, most: int = 64, memory: int = 1 << 24, native: bool = False) -> Engine:
-    return Engine(decoder(loaded, memory, native), CONTEXT, loaded.tokenizer.eod, most, lookup)
+def engine(loaded: Loaded, lookup: bool = False, most: int = 64, memory: int = 1 << 24, kind: str = "torch") -> Engine:
+    return Engine(decoder(loaded, memory, kind), CONTEXT, loaded.tokenizer.eod, most, lookup)
 
 
 @torch.no_grad()
@@ -55,10 +58,12 @@ def plain(loaded: Loaded, prompt: list[int], tokens: int) -> list[int]:
 
 
 @pytest.mark.parametrize("lookup", [False, True])
-@pytest.mark.parametrize(("most", "native"), [(64, False), (2, False), (64, True), (2, True)])
-def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: int, native: bool) -> None:
+@pytest.mark.parametrize("most", [64, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: int, kind: str) -> None:
     """Of several lengths, some past the context, joining and leaving at other steps."""
-    made = engine(loaded, lookup, most, native=native)
+    made = engine(loaded, lookup, most, kind=kind)
+    free = sum(made.decoder.cache.free)  # type: ignore[attr-defined]
     counts = (20, 9, 60, 3, 33)
     requests = [
         made.submit(prompt, Options(tokens=count, greedy=True)) for prompt, count in zip(PROMPTS, counts, strict=True)
@@ -67,7 +72,7 @@ def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: in
         made.step()
     for request, prompt, count in zip(requests, PROMPTS, counts, strict=True):
         assert request.tokens == plain(loaded, list(prompt), count) and request.ended == "length"
-    assert all(made.decoder.cache.free)  # type: ignore[attr-defined]
+    assert sum(made.decoder.cache.free) == free  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("options", [Options(tokens=30, seed=3), Options(tokens=30, seed=4, top_k=3, temperature=0.5)])
@@ -150,9 +155,9 @@ def test_pages_lie_together_where_they_can() -> None:
     assert scattered.rows(rows, 2 * PAGE + 3)[0].tolist() == [*range(2 * PAGE), *range(4 * PAGE, 4 * PAGE + 3)]
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_scattered_pages_hold_the_same(loaded: Loaded, native: bool) -> None:
-    made = engine(loaded, memory=5 * 2 * PAGE * 2 * 16 * 4, native=native)
+@pytest.mark.parametrize("kind", KINDS)
+def test_scattered_pages_hold_the_same(loaded: Loaded, kind: str) -> None:
+    made = engine(loaded, memory=(5 + (kind == "steps")) * 2 * PAGE * 2 * 16 * 4, kind=kind)
     cache = made.decoder.cache  # type: ignore[attr-defined]
     first, middle = cache.reserve(PAGE), cache.reserve(2 * PAGE)
     cache.release(first)
@@ -165,11 +170,11 @@ def test_scattered_pages_hold_the_same(loaded: Loaded, native: bool) -> None:
     cache.release(middle)
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_int8_is_near(loaded: Loaded, native: bool) -> None:
+@pytest.mark.parametrize("kind", ["torch", "native"])
+def test_int8_is_near(loaded: Loaded, kind: str) -> None:
     """Scores in int8 are those of fp32 but for rounding."""
     scores = []
-    for made in (decoder(loaded), decoder(loaded, native=native, precision="int8")):
+    for made in (decoder(loaded), decoder(loaded, kind=kind, precision="int8")):
         place = made.reserve(20)
         assert place is not None
         scores.append(made([New(place, 0, PROMPTS[3])])[0][0])

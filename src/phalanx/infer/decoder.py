@@ -2,10 +2,11 @@
 them at once and nothing is filled up; attention looks into each sequence's own past.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Decoder:
                  ) -> None:  # fmt: skip
         self.model, self.vocab, self.past, self.gathered = model, vocab, past, gathered
         self.cache, self.room = past.cache, len(past.cache.free) * PAGE
+        self.device = past.cache.keys[0].device
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for a sequence."""
@@ -46,10 +48,9 @@ class Decoder:
     def __call__(self, news: Sequence[New]) -> list[Tensor]:
         """Of each sequence, float32 [wanted, vocab] on the CPU; its new tokens are in the cache from now on."""
         self.past.news = news
-        device = self.cache.keys[0].device
-        tokens = torch.tensor([[token for new in news for token in new.tokens]], device=device)
-        index = torch.tensor([[at for new in news for at in range(new.start, new.stop)]], device=device)
-        key = torch.zeros(1, dtype=torch.int32, device=device)
+        tokens = torch.tensor([[token for new in news for token in new.tokens]], device=self.device)
+        index = torch.tensor([[at for new in news for at in range(new.start, new.stop)]], device=self.device)
+        key = torch.zeros(1, dtype=torch.int32, device=self.device)
         hidden = self.model.transformer(Batch(tokens, index, key))[0]
         ends = accumulate(len(new.tokens) for new in news)
         rows = [at for end, new in zip(ends, news, strict=True) for at in range(end - new.wanted, end)]
@@ -61,27 +62,49 @@ class Decoder:
         return list(torch.split(logits[:, : self.vocab].float().cpu(), [new.wanted for new in news]))
 
 
+class Step(NamedTuple):
+    """The same number of new tokens in each of several sequences, fewer being filled up. Attention is written out: a
+    compiler makes of it kernels that read keys and values where they lie, once.
+    """
+
+    at: Tensor  # int64 [sequences × new]: where their keys go
+    slots: Tensor  # int64 [sequences, longest]: where each one's past and new tokens lie
+    mask: Tensor  # bool [sequences, new, longest]
+
+    def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keys and values [heads, slots, width]; the rest [1, heads, sequences × new, width]."""
+        keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
+        apart = q.view(q.shape[1], *self.mask.shape[:2], 1, q.shape[3]).float() / math.sqrt(q.shape[3])
+        scores = (apart * keys[:, self.slots][:, :, None]).sum(-1)
+        shares = scores.masked_fill(~self.mask, -math.inf).softmax(-1)  # [heads, rows, new, longest]
+        y = (shares[..., None] * values[:, self.slots][:, :, None]).sum(-2)
+        return y.to(q.dtype).view_as(q)
+
+
 class Past:
     """Attention of a model's blocks by torch: keys and values are kept, then each sequence attends to its own."""
 
-    def __init__(self, model: Any, memory: int = GIB) -> None:
+    def __init__(self, model: Any, memory: int = GIB, number: torch.dtype = torch.float32) -> None:
         attentions = [block.attention for block in model.transformer.blocks.values()]
         weight, width = attentions[0].qkv.weight, attentions[0].width
         heads = weight.shape[0] // (3 * width)
-        self.cache = Cache.within(memory, len(attentions), heads, width, weight)
+        self.cache = Cache.within(memory, len(attentions), heads, width, weight.new_empty(0, dtype=number))
         self.news: Sequence[New] = ()
+        self.step: Step | None = None  # where many are taken alike
         for layer, attention in enumerate(attentions):
             attend_by(attention, partial(self._attend, self.cache.keys[layer], self.cache.values[layer]))
 
     def _attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Keys and values [heads, slots, width]; the rest [1, heads, new tokens, width]."""
+        if self.step is not None:
+            return self.step.attend(keys, values, q, k, v)
         parts, first = [], 0
         for new in self.news:
             last = first + len(new.tokens)
             slots = new.place.slots[new.start : new.stop]
-            keys[:, slots], values[:, slots] = k[0, :, first:last], v[0, :, first:last]
+            keys[:, slots], values[:, slots] = (x[0, :, first:last].to(keys.dtype) for x in (k, v))
             seen, said = (new.place.rows(x, new.stop)[None] for x in (keys, values))
-            parts.append(_attended(q[:, :, first:last], seen, said, new))
+            parts.append(_attended(q[:, :, first:last], seen.to(q.dtype), said.to(q.dtype), new))
             first = last
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 

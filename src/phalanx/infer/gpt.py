@@ -14,7 +14,8 @@ from phalanx.infer.decoder import GIB, Decoder, Past
 from phalanx.infer.engine import Decodes, Engine, Request
 from phalanx.infer.loaded import Loaded
 from phalanx.infer.sample import Options
-from phalanx.precision import gemm, packed
+from phalanx.infer.steps import Steps
+from phalanx.precision import packed
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # how a decoder shows the first bytes of an unfinished character
 
@@ -111,8 +112,6 @@ def _decoder(loaded: Loaded, backend: str, precision: str) -> Decoder:
     device, config = next(model.parameters()).device, loaded.config.model
     if backend != "torch" and not reason:
         return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, config, precision, GIB))
-    if device.type == "cpu":
-        packed.fill(model, precision, model.transformer.words)
-    elif precision != "fp32":
-        gemm.fill(model, precision, device)
-    return Decoder(model, loaded.tokenizer.vocab, Past(model, GIB))
+    packed.fill(model, precision, device, model.transformer.words)
+    past = Past(model, GIB, packed.NUMBERS[precision])
+    return (Steps if device.type == "cuda" else Decoder)(model, loaded.tokenizer.vocab, past)

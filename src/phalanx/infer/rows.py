@@ -5,7 +5,7 @@ after another and nothing is filled up.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -66,6 +66,11 @@ class InRectangles:
         return found
 
 
+def together(outputs: list[Array]) -> Array:
+    """A span's two outputs lie together, as its head gave them."""
+    return outputs[0] if len(outputs) == 1 else np.stack(outputs, -1)
+
+
 class Apart:
     """Attention of a model within each of several sequences that lie one after another; those of one length in one
     call.
@@ -111,45 +116,84 @@ def attend_by(attention: Attention, attend: Callable[[Tensor, Tensor, Tensor, Co
     attention.attend = attend
 
 
+class Line(NamedTuple):
+    """Rows one after another: int64 [tokens], and how long each row is."""
+
+    tokens: Array
+    places: Array
+    segment: Array
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded]) -> "Line":
+        """Of one row at least."""
+        lengths = [len(row.tokens) for row in rows]
+        places = np.concatenate([np.arange(length) for length in lengths])
+        second = [np.arange(length) >= row.second for length, row in zip(lengths, rows, strict=True)]
+        segment = np.concatenate(second).astype(np.int64)
+        return cls(np.concatenate([row.tokens for row in rows]), places, segment, lengths)
+
+
+class OneAfterAnother:
+    """Lets a program of lines take rows of any length, so that nothing is filled up. It gives float32 [tokens, …], or
+    [rows, …] where it gives one answer for a row.
+    """
+
+    def __init__(self, program: Callable[[Line], Array], per_token: bool) -> None:
+        self.program, self.per_token = program, per_token
+
+    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
+        """One answer a row."""
+        found: list[Any] = [None] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
+        for group in _filled(order, [len(row.tokens) for row in rows]):
+            line = Line.of([rows[i] for i in group])
+            answers = self.program(line)
+            parts = np.split(answers, np.cumsum(line.lengths)[:-1]) if self.per_token else answers
+            for i, answer in zip(group, parts, strict=True):
+                found[i] = answer
+        return found
+
+
 class Lengthy(Protocol):
     """What must know which rows are of which sequence: `Apart`, or kernels."""
 
     lengths: Sequence[int]
 
 
-class OneAfterAnother:
-    """A BERT for rows of any length that takes them as one row: nothing is filled up. `apart` is told their lengths."""
+class Said:
+    """What a BERT says to a line: its head, or what lies under it (`hidden`)."""
 
-    def __init__(self, model: Any, apart: Lengthy, per_token: bool, hidden: bool) -> None:
-        self.model, self.apart, self.per_token, self.hidden = model, apart, per_token, hidden
+    def __init__(self, model: Any, per_token: bool, hidden: bool) -> None:
+        self.model, self.per_token, self.hidden = model, per_token, hidden
+
+    def __call__(self, tokens: Tensor, places: Tensor, segment: Tensor, firsts: Tensor) -> Tensor:
+        """Whole numbers [tokens], where rows begin [rows] -> float32 [tokens, …], or [rows, …] of a pooled head."""
+        key = torch.zeros(1, dtype=torch.int32, device=tokens.device)
+        batch = Batch(tokens[None], places[None], key, segment=segment[None])
+        hidden = self.model.transformer(batch)
+        if self.hidden:
+            return hidden[0].float()  # type: ignore[no-any-return]
+        if self.per_token:
+            return self.model.answer(hidden, batch)[0]  # type: ignore[no-any-return]
+        first = Batch(tokens[firsts, None], places[firsts, None], key.expand(len(firsts)))
+        return self.model.answer(hidden[0, firsts, None], first)  # type: ignore[no-any-return]
+
+
+class Eager:
+    """A BERT as a program of lines; `apart` is told the rows' lengths."""
+
+    def __init__(self, said: Said, apart: Lengthy, device: torch.device) -> None:
+        self.said, self.apart, self.device = said, apart, device
 
     @torch.inference_mode()
-    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
-        """One answer a row."""
-        found: list[Any] = [None] * len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
-        for group in _filled(order, [len(row.tokens) for row in rows]):
-            for i, answer in zip(group, self._run([rows[i] for i in group]), strict=True):
-                found[i] = answer
-        return found
-
-    def _run(self, rows: Sequence[Encoded]) -> list[Array]:
-        lengths = [len(row.tokens) for row in rows]
-        self.apart.lengths = lengths
-        tokens = torch.from_numpy(np.concatenate([row.tokens for row in rows]))[None]
-        index = torch.cat([torch.arange(length) for length in lengths])[None]
-        second = [np.arange(n) >= row.second for n, row in zip(lengths, rows, strict=True)]
-        segment = torch.from_numpy(np.concatenate(second))
-        key = torch.zeros(1, dtype=torch.int32)
-        batch = Batch(tokens, index, key, segment=segment.long()[None])
-        hidden = self.model.transformer(batch)
-        if not self.hidden and not self.per_token:
-            starts = torch.tensor([0, *np.cumsum(lengths)[:-1]])
-            first = Batch(tokens[0, starts, None], index[0, starts, None], key.expand(len(rows)))
-            answers: Tensor = self.model.answer(hidden[0, starts, None], first)
-            return list(answers.float().numpy())
-        answers = (hidden if self.hidden else self.model.answer(hidden, batch))[0]
-        return [part.numpy() for part in torch.split(answers.float(), lengths)]
+    def __call__(self, line: Line) -> Array:
+        """float32"""
+        self.apart.lengths = line.lengths
+        tokens, places, segment = (torch.from_numpy(array).to(self.device) for array in line[:3])
+        firsts = torch.tensor([0, *np.cumsum(line.lengths)[:-1]], device=self.device)
+        answers: Array = self.said(tokens, places, segment, firsts).cpu().numpy()
+        return answers
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -1,76 +1,92 @@
-"""Products for inference on CPUs: each weight laid out once, for the kernel that will multiply by it.
+"""Products for inference: each weight rounded and laid out once, for the kernel that will multiply by it.
 
-oneDNN's own layout spares every call the packing of the weight, which at few rows is most of the work. int8 rounds
-weights by output channel and activations by call, and multiplies in integers.
+On CPUs oneDNN's own layout spares every call the packing of the weight, which at few rows is most of the work; int8
+rounds weights by output channel and activations by call, and multiplies in integers. On GPUs weights are held in the
+numbers they are multiplied in.
 """
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phalanx.errors import InputError
 from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Linear
 from phalanx.precision.gemm import native_bf16
 
-PRECISIONS = ("fp32", "bf16", "int8")
+NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 
 
-def fill(model: nn.Module, precision: str, words: Tensor | None = None) -> None:
-    """Put packed products into the model's slots. `words` is the embedding that a vocabulary head multiplies by."""
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision} is not for a CPU; use one of {', '.join(PRECISIONS)}")
-    if precision == "bf16" and not native_bf16(torch.device("cpu")):
-        raise InputError("precision=bf16: this processor does not multiply bf16; use fp32 or int8")
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those that it multiplies in."""
+    if device.type == "cuda":
+        return ("fp32", "bf16", "fp16") if native_bf16(device) else ("fp32", "fp16")
+    return ("fp32", "bf16", "int8") if native_bf16(device) else ("fp32", "int8")
+
+
+def fill(model: nn.Module, precision: str, device: torch.device, words: Tensor | None = None) -> None:
+    """Put packed products into the model's slots. `words` is the embedding that a vocabulary head multiplies by.
+    InputError for a precision that this device lacks.
+    """
+    possible = precisions(device)
+    if precision not in possible:
+        raise InputError(f"precision={precision}: this {device.type} has {' and '.join(possible)}; use one of them")
     for module in model.modules():
         if isinstance(module, Linear):
-            module.gemm = _PACKED[precision](module.weight.detach())
+            module.gemm = _packed(module.weight, module.bias, precision)
         elif isinstance(module, VocabularyHead) and words is not None:
-            module.gemm = _PACKED[precision](words.detach()[: module.held])
+            module.gemm = _packed(words[: module.held], module.bias, precision)
+
+
+def _packed(weight: Tensor, bias: Tensor | None, precision: str) -> Any:
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if precision == "int8":
+        return _Integers(weight, bias)
+    return (_Held if weight.is_cuda else _Plain)(weight, bias, NUMBERS[precision])
+
+
+class _Held:
+    """On a GPU. They are parameters because a compiler takes the sizes of these alone for constants."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, number: torch.dtype) -> None:
+        self.number, self.weight = number, nn.Parameter(weight.to(number), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.to(number), requires_grad=False)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The slot's; `weight` is known, and so is `bias` where there is one."""
+        return F.linear(x.to(self.number), self.weight, None if bias is None else self.bias)
 
 
 class _Plain:
-    """In fp32 or bf16."""
+    """On a CPU, in fp32 or bf16."""
 
-    def __init__(self, weight: Tensor, number: torch.dtype) -> None:
-        self.number = number
+    def __init__(self, weight: Tensor, bias: Tensor | None, number: torch.dtype) -> None:
+        self.number, self.bias = number, None if bias is None else bias.to(number)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(number).contiguous(), None)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The slot's; `weight` is known."""
-        bias = None if bias is None else bias.to(self.number)
-        x = x.to(self.number).contiguous()
+        """As of `_Held`."""
+        x, bias = x.to(self.number).contiguous(), None if bias is None else self.bias
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
         return y
 
 
 class _Integers:
-    """In int8."""
+    """On a CPU, in int8."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         scales = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
         zeros = torch.zeros(len(weight), dtype=torch.int64)
         rounded = torch.round(weight.double() / scales[:, None]).clamp(-127, 127).to(torch.int8)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch means to drop such tensors, and has nothing else that is as fast
-            self.weight = torch._make_per_channel_quantized_tensor(rounded, scales, zeros, 0)
-        self.packed: dict[int, object] = {}
+            made = torch._make_per_channel_quantized_tensor(rounded, scales, zeros, 0)
+        self.plain, self.biased = (torch.ops.quantized.linear_prepack(made, one) for one in (None, bias))
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The slot's; `weight` is known, and so is `bias` from the first call on."""
-        packed = self.packed.get(0 if bias is None else id(bias))
-        if packed is None:
-            packed = torch.ops.quantized.linear_prepack(self.weight, bias)
-            self.packed[0 if bias is None else id(bias)] = packed
-        y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), packed, True)
+        """As of `_Held`."""
+        y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.plain if bias is None else self.biased, True)
         return y
-
-
-_PACKED: dict[str, Callable[[Tensor], Any]] = {
-    "fp32": lambda weight: _Plain(weight, torch.float32),
-    "bf16": lambda weight: _Plain(weight, torch.bfloat16),
-    "int8": _Integers,
-}

@@ -4,9 +4,11 @@ another, so that nothing is filled up.
 
 from typing import Any
 
+import torch
+
 from phalanx.infer import kernels
 from phalanx.infer.backends import Program, Wanted
-from phalanx.infer.rows import OneAfterAnother
+from phalanx.infer.rows import Eager, OneAfterAnother, Said
 
 
 def lacking() -> str:
@@ -23,4 +25,5 @@ def build(wanted: Wanted) -> Program:
     """The model's embeddings and head around blocks in C++."""
     model: Any = wanted.loaded.shared()
     blocks = kernels.fill(model, wanted.loaded.config.model, wanted.precision)
-    return OneAfterAnother(model, blocks, wanted.per_token, wanted.hidden)
+    said = Said(model, wanted.per_token, wanted.hidden)
+    return OneAfterAnother(Eager(said, blocks, torch.device("cpu")), wanted.per_token)

@@ -9,9 +9,8 @@ import torch
 from phalanx.data.source import Array
 from phalanx.infer import store
 from phalanx.infer.backends import Program, Wanted, absent
-from phalanx.infer.backends.pytorch import joined
 from phalanx.infer.graphs import BertGraph, onnx_program
-from phalanx.infer.rows import InRectangles, Rectangle
+from phalanx.infer.rows import InRectangles, Rectangle, together
 
 STEP = 16
 LARGE = 1 << 31  # bytes of weights that fit inside a file
@@ -52,7 +51,7 @@ class Session:
         """float32"""
         tokens, segment, mask = inputs
         names = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": segment}
-        return joined(self.session.run(None, names))
+        return together(self.session.run(None, names))
 
 
 def _file(wanted: Wanted) -> Path:

@@ -16,9 +16,8 @@ from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.infer import store
 from phalanx.infer.backends import Program, Wanted, absent
-from phalanx.infer.backends.pytorch import joined
 from phalanx.infer.graphs import BertGraph
-from phalanx.infer.rows import InRectangles, Rectangle, rectangle
+from phalanx.infer.rows import InRectangles, Rectangle, rectangle, together
 from phalanx.precision.gemm import native_bf16
 
 STEP = 16
@@ -58,7 +57,7 @@ class Compiled:
         """float32"""
         tokens, segment, mask = inputs
         found = self.compiled([tokens, mask, segment])
-        return joined([found[output] for output in self.compiled.outputs])
+        return together([found[output] for output in self.compiled.outputs])
 
 
 def _graph(wanted: Wanted) -> Any:

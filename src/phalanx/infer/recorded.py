@@ -1,0 +1,64 @@
+"""A BERT on a GPU: a line of rows is one CUDA graph for each number of tokens and of rows, rounded up."""
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phalanx.data.source import Array
+from phalanx.infer.replay import Replay, compile_blocks, power, rounded
+from phalanx.infer.rows import Line, Said, attend_by
+from phalanx.nn.attention import Attention, Context
+
+STEP = 32  # tokens to which a line is rounded up at least
+
+
+class Within:
+    """Attention within each of several sequences that lie one after another, by a kernel that is told on the GPU where
+    they end (Dao, arXiv 2307.08691).
+    """
+
+    ends: Tensor  # int32 [sequences + 1], from 0 on
+    longest: int
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """All [1, heads, tokens, width]; of tokens past the last end nothing that means anything."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+        y: Any = varlen_attn(q, k, v, self.ends, self.ends, self.longest, self.longest)
+        return y.transpose(0, 1)[None]  # type: ignore[no-any-return]
+
+
+class Recorded:
+    """A program of lines. Its graphs are made as they are wanted."""
+
+    def __init__(self, said: Said, context: int, device: torch.device, within: Any = None) -> None:
+        self.said, self.context, self.device = said, context, device
+        self.within = within or Within()
+        for module in said.model.modules():
+            if isinstance(module, Attention):
+                attend_by(module, self.within)
+        compile_blocks(said.model, device)
+        self.replays: dict[tuple[int, int], Replay] = {}
+
+    def __call__(self, line: Line) -> Array:
+        """float32"""
+        used, count = len(line.tokens), len(line.lengths)
+        shape = tokens, rows = rounded(used, STEP), power(count)
+        if shape not in self.replays:
+            self.replays[shape] = Replay(lambda given: self._compute(given, tokens), 3 * tokens + rows + 1, self.device)
+        replay = self.replays[shape]
+        lines = replay.numbers[: 3 * tokens].reshape(3, tokens)
+        lines[:, :used], lines[:, used:] = line[:3], 0
+        ends = replay.numbers[3 * tokens :]
+        ends[: count + 1], ends[count + 1 :] = [0, *accumulate(line.lengths)], used
+        answers: Array = replay()[: used if self.said.per_token else count].cpu().numpy()
+        return answers
+
+    def _compute(self, given: Tensor, tokens: int) -> Tensor:
+        line, places, segment = given[: 3 * tokens].view(3, tokens)
+        ends = given[3 * tokens :]
+        self.within.ends, self.within.longest = ends.clone(), min(tokens, self.context)
+        return self.said(line, places, segment, ends[:-1].clamp(max=tokens - 1))

@@ -1,0 +1,63 @@
+"""Work of one shape, done again and again: on a GPU a CUDA graph, one launch however many kernels it has."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phalanx.data.source import Array
+
+Compute = Callable[[Tensor], Tensor]
+
+
+class Replay:
+    """`compute`, a function of `count` whole numbers, which are written into `numbers` before a call."""
+
+    def __init__(self, compute: Compute, count: int, device: torch.device) -> None:
+        self.compute, self.gpu = compute, device.type == "cuda"
+        self.given = torch.zeros(count, dtype=torch.int32, pin_memory=self.gpu)
+        self.numbers: Array = self.given.numpy()
+        self.place = self.given.to(device)
+        self.graph: Any = None
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """What came out, where it was computed; it is good until the next call."""
+        if not self.gpu:
+            return self.compute(self.given)
+        self.place.copy_(self.given, non_blocking=True)
+        if self.graph is None:
+            self._record()
+        self.graph.replay()
+        return self.answer
+
+    def _record(self) -> None:
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # compiles, and lets libraries take what they need
+                self.compute(self.place)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.answer = self.compute(self.place)
+
+
+def compile_blocks(model: Any, device: torch.device) -> None:
+    """Fuse what lies between a model's products, of any shape, where there are a GPU and a compiler."""
+    if device.type == "cuda" and shutil.which("gcc"):
+        for block in model.transformer.blocks.values():
+            block.compile(dynamic=True)
+
+
+def rounded(count: int, least: int = 1) -> int:
+    """Up to a number of which there are few: a multiple of `least`, an eighth too large at most past eight of them."""
+    step = max(least, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
+
+
+def power(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
