@@ -17,43 +17,48 @@ Prompts = np.ndarray  # int64 [batch, length]
 Program = Callable[[Prompts], np.ndarray]  # int64 [batch, NEW]
 
 
-def hugging_face(folder: Path) -> Program:
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hugging_face(folder: Path, number: torch.dtype = torch.float32) -> Program:
     """Its own `generate`."""
-    model = _model(folder)
+    model = _model(folder).to(DEVICE, number)
 
     @torch.inference_mode()
     def run(prompts: Prompts) -> np.ndarray:
-        ids = torch.from_numpy(prompts)
+        ids = torch.from_numpy(prompts).to(DEVICE)
         found = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW,
                                min_new_tokens=NEW, pad_token_id=0)  # fmt: skip
-        return np.asarray(found[:, ids.shape[1] :])
+        return np.asarray(found[:, ids.shape[1] :].cpu())
 
     return run
 
 
-def gpt_fast(folder: Path, int8: bool) -> Program:
-    """In the manner of gpt-fast: a cache of fixed size, prompts by the plain model, single tokens by a compiled one;
-    int8 rounds weights alone, which freezing would make fp32 again.
+def gpt_fast(folder: Path, int8: bool, number: torch.dtype = torch.float32) -> Program:
+    """In the manner of gpt-fast: a cache of fixed size, prompts by the plain model, single tokens by a compiled one, on
+    a GPU in a CUDA graph; int8 rounds weights alone, which freezing would make fp32 again.
     """
-    model = _Blocks(folder)
+    model = _Blocks(folder).to(DEVICE, number)
     if int8:
         for module in [*model.modules()]:
             for name, child in [*module.named_children()]:
                 if isinstance(child, nn.Linear):
                     setattr(module, name, _Rounded(child))
-    step = torch.compile(model, dynamic=False, options={"freezing": not int8})
+    gpu = DEVICE.type == "cuda"
+    how: dict[str, Any] = {"mode": "reduce-overhead"} if gpu else {"options": {"freezing": not int8}}
+    step = torch.compile(model, dynamic=False, **how)
 
     @torch.no_grad()
     def run(prompts: Prompts) -> np.ndarray:
         batch, length = prompts.shape
         model.remember(batch, length + NEW)
-        place = torch.arange(length)
-        tokens = model(torch.from_numpy(prompts), place)[:, -1:].argmax(-1)
+        place = torch.arange(length, device=DEVICE)
+        tokens = model(torch.from_numpy(prompts).to(DEVICE), place)[:, -1:].argmax(-1)
         found = [tokens]
         for at in range(length, length + NEW - 1):
-            tokens = step(tokens, torch.tensor([at]))[:, -1:].argmax(-1)
+            tokens = step(tokens, torch.tensor([at], device=DEVICE))[:, -1:].argmax(-1).clone()
             found.append(tokens)
-        return torch.cat(found, 1).numpy()
+        return torch.cat(found, 1).cpu().numpy()
 
     return run
 
@@ -184,7 +189,7 @@ class _Blocks(nn.Module):
         """Room for so many tokens; what is there stays where it is of that size."""
         for block in list[Any](self.blocks):
             if block.keys.shape[::2] != (batch, length):
-                block.keys = torch.zeros(batch, self.SHAPE[0], length, self.SHAPE[1])
+                block.keys = self.words.weight.new_zeros(batch, self.SHAPE[0], length, self.SHAPE[1])
                 block.values = torch.zeros_like(block.keys)
 
     def forward(self, tokens: Tensor, at: Tensor) -> Tensor:
@@ -193,7 +198,7 @@ class _Blocks(nn.Module):
         for block in blocks:
             q, k, v = _heads(block.qkv(block.ln_1(x)), self.SHAPE[0])
             block.keys[:, :, at], block.values[:, :, at] = k, v
-            seen = torch.arange(block.keys.shape[2]) <= at[:, None]
+            seen = torch.arange(block.keys.shape[2], device=at.device) <= at[:, None]
             x = _rest(block, x, F.scaled_dot_product_attention(q, block.keys, block.values, attn_mask=seen))
         logits: Tensor = self.head(self.norm(x[:, -1:]))
         return logits
@@ -286,6 +291,14 @@ def _exported(folder: Path) -> Path:
     return file
 
 
+def on_gpu(number: torch.dtype) -> dict[str, Callable[[Path], Program]]:
+    """Those who have one here."""
+    return {
+        "hugging face": lambda folder: hugging_face(folder, number),
+        "in gpt-fast's manner": lambda folder: gpt_fast(folder, False, number),
+    }
+
+
 PEERS: dict[str, dict[str, Callable[[Path], Program]]] = {
     "fp32": {
         "hugging face": hugging_face,
@@ -300,4 +313,6 @@ PEERS: dict[str, dict[str, Callable[[Path], Program]]] = {
         "openvino": lambda folder: openvino(folder, int8=True),
         "ctranslate2": lambda folder: ctranslate2(folder, "int8"),
     },
+    "fp16": on_gpu(torch.float16),
+    "bf16": on_gpu(torch.bfloat16),
 }

@@ -49,18 +49,21 @@ def by_length(program: Program) -> Program:
     return run
 
 
-def hugging_face(folder: Path, compiled: bool) -> Program:
-    """Eager, or compiled for each shape."""
+def hugging_face(folder: Path, compiled: bool, number: torch.dtype = torch.float32) -> Program:
+    """Eager, or compiled for each shape; on a GPU with CUDA graphs."""
     from transformers import BertForQuestionAnswering
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = BertForQuestionAnswering.from_pretrained(folder)
-    call = torch.compile(model, dynamic=False, options={"freezing": True}) if compiled else model
+    model = model.to(device, number).eval()
+    how: dict[str, Any] = {"mode": "reduce-overhead"} if device.type == "cuda" else {"options": {"freezing": True}}
+    call = torch.compile(model, dynamic=False, **how) if compiled else model
 
     def run(rows: Rows) -> Answers:
-        tokens, mask, segment = map(torch.from_numpy, rectangle(rows))
+        tokens, mask, segment = (torch.from_numpy(x).to(device) for x in rectangle(rows))
         with torch.inference_mode(not compiled), torch.no_grad():
             found = call(input_ids=tokens, attention_mask=mask, token_type_ids=segment)
-        return cut(found.start_logits.float().numpy(), found.end_logits.float().numpy(), rows)
+        return cut(found.start_logits.float().cpu().numpy(), found.end_logits.float().cpu().numpy(), rows)
 
     return run
 
@@ -169,6 +172,14 @@ def ctranslate2(folder: Path, number: str) -> Program:
     return run
 
 
+def on_gpu(number: torch.dtype) -> dict[str, Callable[[Path], Program]]:
+    """Those who have one here."""
+    return {
+        "hugging face": lambda folder: by_length(hugging_face(folder, False, number)),
+        "hugging face, compiled": lambda folder: by_length(hugging_face(folder, True, number)),
+    }
+
+
 PEERS: dict[str, dict[str, Callable[[Path], Program]]] = {
     "fp32": {
         "hugging face": lambda folder: by_length(hugging_face(folder, compiled=False)),
@@ -182,4 +193,6 @@ PEERS: dict[str, dict[str, Callable[[Path], Program]]] = {
         "openvino": lambda folder: by_length(openvino(folder, int8=True)),
         "ctranslate2": lambda folder: ctranslate2(folder, "int8"),
     },
+    "fp16": on_gpu(torch.float16),
+    "bf16": on_gpu(torch.bfloat16),
 }
