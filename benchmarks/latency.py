@@ -87,7 +87,8 @@ def compare(size: str, precision: str, cells: list[str], rounds: int, calls: int
                 for name in contenders.turn(turn):
                     if name == COMPILED and cell == "ragged":  # would compile for each length
                         continue
-                    found, answers[name] = contenders.ask(name, cell, calls or (5 if sum(shape(cell)) < 1000 else 2))
+                    count = calls or (5 if sum(shape(cell)) < 1000 else 2)
+                    found, answers[name] = contenders.ask(name, cell, count, warm=3 if calls else 1)
                     times[name] += found
             right = exact(cell)
             for name, spent in times.items():
