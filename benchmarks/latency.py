@@ -9,6 +9,7 @@ is to Hugging Face's fp32 answers, the largest of all cells.
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def compare(size: str, precision: str, cells: list[str], rounds: int, calls: int
                     count = calls or (5 if sum(shape(cell)) < 1000 else 2)
                     found, answers[name] = contenders.ask(name, cell, count, warm=3 if calls else 1)
                     times[name] += found
+                    print(f"{cell} {name}: {np.median(found) * 1e3:.2f} ms", file=sys.stderr, flush=True)
             right = exact(cell)
             for name, spent in times.items():
                 if spent:
