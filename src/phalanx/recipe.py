@@ -10,6 +10,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -139,9 +140,14 @@ def _keys(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldIn
             yield prefix + name, value, field
 
 
+@cache
+def _known() -> dict[str, FieldInfo]:
+    return {name: field for name, _, field in _keys(Config())}
+
+
 def _field(key: str) -> FieldInfo:
     """What is known of a key; InputError with the nearest known key when there is none."""
-    known = {name: field for name, _, field in _keys(Config())}
+    known = _known()
     if key in known:
         return known[key]
     if key in Config.model_fields:

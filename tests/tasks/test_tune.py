@@ -2,12 +2,15 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 from phalanx.cli.app import app
@@ -130,6 +133,20 @@ def test_a_few_questions_of_several_windows(bert: Path, tmp_path: Path) -> None:
     words = [*SMALL, "train.batch=4", "train.steps=2", "train.eval_sequences=2", "examples.stride=4"]
     phalanx("tune", bert, "--task", "squad", "--data", file, "--valid", file, *words, "--out", tmp_path / "tuned")
     assert 0 <= valids(tmp_path / "tuned")[-1]["f1"] <= 100
+
+
+def test_sentences_of_many_lengths_share_a_graph(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that compiles its blocks does so once or twice, not for each length."""
+    rows = (f"{' '.join([('fine', 'dull')[n % 2]] * (1 + n % 11))}\t{n % 2}" for n in range(88))
+    (tmp_path / "a.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    words = [word for word in SMALL if not word.startswith("train.compile")]
+    file = tmp_path / "a.tsv"
+    phalanx("tune", bert, "--task", "classes", "--data", file, "--valid", file, *words, "train.compile=on",
+            "train.batch=8", "train.steps=11", "--out", tmp_path / "tuned")  # fmt: skip
+    assert 1 <= counters["stats"]["unique_graphs"] <= 3 and not counters["graph_break"]
 
 
 def test_completions(gpt: Path, tmp_path: Path) -> None:
