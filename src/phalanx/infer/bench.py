@@ -50,7 +50,8 @@ def subject(model: str) -> Loaded:
     facts = {**family("bert").DEFAULTS, **family("bert").PRESETS.get(config.model.preset, {})}
     sizes = config.model.model_copy(update={**facts, "vocab": tokenizer.vocab, "head": "span", "classes": 0})
     whole = config.model_copy(update={"model": sizes, "task": "span"})
-    return Loaded(Path(model), build(sizes, 0, torch.device("cpu")).eval(), tokenizer, whole, Restored(0, None, ()))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Loaded(Path(model), build(sizes, 0, device).eval(), tokenizer, whole, Restored(0, None, ()))
 
 
 def programs(loaded: Loaded, names: Sequence[str], precisions: Sequence[str]) -> tuple[dict[str, Program], list[str]]:
@@ -109,7 +110,8 @@ class _HuggingFace:
         config: Config = loaded.config
         facts = facts_of(config, loaded.tokenizer)
         kind: Any = getattr(transformers, facts["architectures"][0])
-        self.model = kind(transformers.BertConfig(**facts)).eval()
+        self.device = next(loaded.model.parameters()).device
+        self.model = kind(transformers.BertConfig(**facts)).eval().to(self.device)
         state = dict(family("bert").to_hugging_face(loaded.model.state_dict(), config.model))
         self.model.load_state_dict(state, strict=False)
         self.pad, self.most = loaded.tokenizer.pad or 0, loaded.context
@@ -117,7 +119,8 @@ class _HuggingFace:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
         """All outputs of each row, filled up."""
-        tokens, segment, mask = map(torch.from_numpy, rectangle(rows, self.pad, 1, self.most))
+        tokens, segment, mask = (torch.from_numpy(x).to(self.device) for x in rectangle(rows, self.pad, 1, self.most))
         found = self.model(tokens, attention_mask=mask, token_type_ids=segment)
-        return list(torch.stack([found.start_logits, found.end_logits], -1).numpy()) if "start_logits" in found else [
-            *found[0].numpy()]  # fmt: skip
+        if "start_logits" in found:
+            return list(torch.stack([found.start_logits, found.end_logits], -1).cpu().numpy())
+        return list(found[0].cpu().numpy())

@@ -77,7 +77,8 @@ class Step(NamedTuple):
         apart = q.view(q.shape[1], *self.mask.shape[:2], 1, q.shape[3]).float() / math.sqrt(q.shape[3])
         scores = (apart * keys[:, self.slots][:, :, None]).sum(-1)
         shares = scores.masked_fill(~self.mask, -math.inf).softmax(-1)  # [heads, rows, new, longest]
-        y = (shares[..., None] * values[:, self.slots][:, :, None]).sum(-2)
+        said = values[:, self.slots][:, :, None].masked_fill(~self.mask[..., None], 0)  # what fills up may be anything
+        y = (shares[..., None] * said).sum(-2)
         return y.to(q.dtype).view_as(q)
 
 

@@ -7,12 +7,15 @@ model can see.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.infer import backends, kernels
 from phalanx.infer.decoder import GIB, Decoder, Past
 from phalanx.infer.engine import Decodes, Engine, Request
 from phalanx.infer.loaded import Loaded
+from phalanx.infer.replay import compiles
 from phalanx.infer.sample import Options
 from phalanx.infer.steps import Steps
 from phalanx.precision import packed
@@ -32,6 +35,8 @@ class GPT:
             raise InputError(f"{run} learned to fill masks, not to continue a text; use: phalanx fill {run}")
         self.loaded, self.tokenizer, self.context = loaded, loaded.tokenizer, loaded.context
         decoder = decoder or _decoder(loaded, backend, precision)
+        if precision == "int8" and isinstance(decoder, Decoder) and isinstance(decoder.past, Past):
+            lookup = False  # torch rounds all tokens of a call by the largest: drafts would change what is chosen
         self.engine = Engine(decoder, self.context, self.tokenizer.eod, lookup=lookup)
 
     def generate(self, prompt: str, options: Options | None = None) -> Iterator[str]:
@@ -103,15 +108,17 @@ class Pieces:
 
 def _decoder(loaded: Loaded, backend: str, precision: str) -> Decoder:
     """By kernels of our own where they can be had, else by torch; backends that are for BERTs alone count as auto."""
-    reason = backends.lacking("native", precision)
-    if backend == "native" and reason:
-        raise InputError(f"backend=native: {reason}")
     if backend != "auto":
         backends.of(backend)
+    reason = "" if backend == "torch" else backends.lacking("native", precision)
+    if backend == "native" and reason:
+        raise InputError(f"backend=native: {reason}")
     model: Any = loaded.shared()
     device, config = next(model.parameters()).device, loaded.config.model
     if backend != "torch" and not reason:
         return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, config, precision, GIB))
     packed.fill(model, precision, device, model.transformer.words)
-    past = Past(model, GIB, packed.NUMBERS[precision])
-    return (Steps if device.type == "cuda" else Decoder)(model, loaded.tokenizer.vocab, past)
+    if device.type == "cpu":
+        return Decoder(model, loaded.tokenizer.vocab, Past(model, GIB, packed.NUMBERS[precision]))
+    past = Past(model, torch.cuda.mem_get_info(device)[0] // 2, packed.NUMBERS[precision])
+    return (Steps if compiles() else Decoder)(model, loaded.tokenizer.vocab, past)

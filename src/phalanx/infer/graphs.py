@@ -139,6 +139,18 @@ _OUTPUTS = {"": ("logits", "pair_logits"), "span": ("start_logits", "end_logits"
 GRAPHS: dict[str, type[Graph]] = {"bert": BertGraph, "gpt2": GPTGraph}
 
 
+@contextmanager
+def quieter(name: str) -> Iterator[None]:
+    """A logger tells errors alone for a while."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def onnx_program(graph: Graph) -> Any:
     """A graph as an ONNX program; InputError where the exporter's packages are not here."""
     examples = tuple(tensor for tensor, _ in graph.inputs.values())
@@ -146,9 +158,8 @@ def onnx_program(graph: Graph) -> Any:
     if len(free) > 3:
         free = [free[0], free[1], tuple(free[2:])]  # as forward takes them
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quieter("torch.onnx"):  # what it misses of other packages
             warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # what it misses of other packages
             return torch.onnx.export(
                 graph, examples, input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True,
                 dynamic_shapes=tuple(free), opset_version=OPSET, verbose=False,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from phalanx.data.source import Array
-from phalanx.infer.replay import Replay, compile_blocks, power, rounded
+from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.infer.rows import Line, Said, attend_by
 from phalanx.nn.attention import Attention, Context
 
@@ -41,15 +41,17 @@ class Recorded:
             if isinstance(module, Attention):
                 attend_by(module, self.within)
         compile_blocks(said.model, device)
-        self.replays: dict[tuple[int, int], Replay] = {}
+        self.replays = Replays()
 
     def __call__(self, line: Line) -> Array:
         """float32"""
         used, count = len(line.tokens), len(line.lengths)
-        shape = tokens, rows = rounded(used, STEP), power(count)
-        if shape not in self.replays:
-            self.replays[shape] = Replay(lambda given: self._compute(given, tokens), 3 * tokens + rows + 1, self.device)
-        replay = self.replays[shape]
+        tokens, rows = rounded(used, STEP), power(count)
+
+        def made() -> Replay:
+            return Replay(lambda given: self._compute(given, tokens), 3 * tokens + rows + 1, self.device)
+
+        replay = self.replays.of((tokens, rows), made)
         lines = replay.numbers[: 3 * tokens].reshape(3, tokens)
         lines[:, :used], lines[:, used:] = line[:3], 0
         ends = replay.numbers[3 * tokens :]

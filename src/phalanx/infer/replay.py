@@ -1,7 +1,9 @@
 """Work of one shape, done again and again: on a GPU a CUDA graph, one launch however many kernels it has."""
 
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,14 +42,42 @@ class Replay:
             for _ in range(2):  # compiles, and lets libraries take what they need
                 self.compute(self.place)
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=_pool()):
             self.answer = self.compute(self.place)
+        self.graph = graph
+
+
+class Replays(OrderedDict[Any, Any]):
+    """The latest of many, by shape; the longest unused is dropped past MOST."""
+
+    MOST = 64
+
+    def of(self, shape: Any, make: Callable[[], Any]) -> Any:
+        """The one of a shape, made where it is not here."""
+        if shape not in self:
+            self[shape] = make()
+        self.move_to_end(shape)
+        if len(self) > self.MOST:
+            self.popitem(last=False)
+        return self[shape]
+
+
+@cache
+def _pool() -> Any:
+    """Memory that all graphs use: one runs at a time, and what it gives is taken before the next."""
+    return torch.cuda.graph_pool_handle()
+
+
+def compiles() -> bool:
+    """Whether there is what torch's compiler needs to make code for a GPU."""
+    return any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def compile_blocks(model: Any, device: torch.device) -> None:
     """Fuse what lies between a model's products, of any shape, where there are a GPU and a compiler."""
-    if device.type == "cuda" and shutil.which("gcc"):
+    if device.type == "cuda" and compiles():
+        torch._dynamo.config.recompile_limit = 256  # models of all sizes share the code of a block
         for block in model.transformer.blocks.values():
             block.compile(dynamic=True)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phalanx.infer.cache import PAGE, New
 from phalanx.infer.decoder import Decoder, Past, Step
-from phalanx.infer.replay import Replay, compile_blocks, power, rounded
+from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.nn.batch import Batch
 
 FEW = 16  # new tokens of a sequence that a step takes at most
@@ -31,7 +31,8 @@ class Steps(Decoder):
         assert nowhere is not None
         self.nowhere = nowhere.pages[0] * PAGE  # the slot of what only fills up
         self.room -= PAGE
-        self.shapes: dict[tuple[int, int, int], _Shape] = {}
+        self.shapes = Replays()
+        self.host = torch.empty(0)
         for kept in (*past.cache.keys, *past.cache.values):
             torch._dynamo.mark_static(kept)
         compile_blocks(model, self.device)
@@ -45,14 +46,25 @@ class Steps(Decoder):
                 return super().__call__(news)
         width = power(widest)
         shape = max(2, power(len(news))), width, rounded(max(new.start + width for new in news), STEP)
-        if shape not in self.shapes:
-            self.shapes[shape] = _Shape(self, *shape)
-        scores = self.shapes[shape](news)
-        return [scores[i, len(new.tokens) - new.wanted : len(new.tokens)] for i, new in enumerate(news)]
+        scores = self.shapes.of(shape, lambda: _Shape(self, *shape))(news)
+        if width > 1:
+            scores = scores[[i * width + at for i, new in enumerate(news) for at in _wanted(new)]]
+        return list(torch.split(self._on_host(scores[: sum(new.wanted for new in news)]), [new.wanted for new in news]))
+
+    def _on_host(self, scores: Tensor) -> Tensor:
+        """In memory that the GPU writes to by itself."""
+        if self.device.type == "cpu":
+            return scores
+        if len(self.host) < len(scores):
+            self.host = torch.empty(power(len(scores)), self.vocab, pin_memory=True)
+        found = self.host[: len(scores)]
+        found.copy_(scores, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return found
 
     def scores(self, tokens: Tensor, index: Tensor, at: Tensor, starts: Tensor, slots: Tensor) -> Tensor:
         """Of tokens [rows, new] at positions `index`, whose keys go to the slots `at`, after `starts` [rows] others,
-        where all of a row lie in `slots` [rows, longest]; int64 -> float32 [rows, new, vocab]
+        where all of a row lie in `slots` [rows, longest]; int64 -> float32 [rows × new, vocab]
         """
         device = tokens.device
         seen = starts[:, None] + torch.arange(tokens.shape[1], device=device)
@@ -64,7 +76,12 @@ class Steps(Decoder):
         finally:
             self.past.step = None
         logits = self.model.head(hidden, self.model.transformer.words)[:, : self.vocab]
-        return logits.float().view(*tokens.shape, -1)  # type: ignore[no-any-return]
+        return logits.float()  # type: ignore[no-any-return]
+
+
+def _wanted(new: New) -> range:
+    """Which of its tokens."""
+    return range(len(new.tokens) - new.wanted, len(new.tokens))
 
 
 class _Shape:
@@ -78,12 +95,9 @@ class _Shape:
 
         self.replay = Replay(compute, sum(map(math.prod, self.shapes)), steps.device)
         self.given = self._parts(self.replay.numbers)
-        gpu = steps.device.type == "cuda"
-        self.found = torch.empty(rows, width, steps.vocab, pin_memory=gpu)
-        self.wait = torch.cuda.current_stream().synchronize if gpu else lambda: None
 
     def __call__(self, news: Sequence[New]) -> Tensor:
-        """On the CPU."""
+        """float32 [rows × width, vocab], where it was computed."""
         tokens, index, at, starts, slots = self.given
         tokens[:], index[:], at[:], starts[:], slots[:] = 0, 0, self.nowhere, 0, self.nowhere
         for i, new in enumerate(news):
@@ -91,10 +105,7 @@ class _Shape:
             here = (np.array(new.place.pages)[:, None] * PAGE + np.arange(PAGE)).ravel()[: new.stop]
             tokens[i, :count], index[i, :count], starts[i] = new.tokens, range(new.start, new.stop), new.start
             at[i, :count], slots[i, : new.stop] = here[new.start :], here
-        found = self.found[: len(news)]
-        found.copy_(self.replay()[: len(news)], non_blocking=True)
-        self.wait()
-        return found
+        return self.replay()
 
     def _parts(self, numbers: Any) -> list[Any]:
         """Views: tokens, positions, slots for their keys, how many others stand before them, where all of these lie."""

@@ -83,10 +83,14 @@ class _Integers:
         rounded = torch.round(weight.double() / scales[:, None]).clamp(-127, 127).to(torch.int8)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch means to drop such tensors, and has nothing else that is as fast
-            made = torch._make_per_channel_quantized_tensor(rounded, scales, zeros, 0)
-        self.plain, self.biased = (torch.ops.quantized.linear_prepack(made, one) for one in (None, bias))
+            self.weight = torch._make_per_channel_quantized_tensor(rounded, scales, zeros, 0)
+        self.bias = bias
+        self.packed: dict[bool, Any] = {}  # with a bias, without
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """As of `_Held`."""
-        y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.plain if bias is None else self.biased, True)
+        biased = bias is not None
+        if biased not in self.packed:
+            self.packed[biased] = torch.ops.quantized.linear_prepack(self.weight, self.bias if biased else None)
+        y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed[biased], True)
         return y

@@ -1,6 +1,5 @@
 """onnxruntime on the model's ONNX graph; int8 by its dynamic quantisation. Graphs are kept between starts."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from phalanx.data.source import Array
 from phalanx.infer import store
 from phalanx.infer.backends import Program, Wanted, absent
-from phalanx.infer.graphs import BertGraph, onnx_program
+from phalanx.infer.graphs import BertGraph, onnx_program, quieter
 from phalanx.infer.rows import InRectangles, Rectangle, together
 
 STEP = 16
@@ -58,19 +57,20 @@ def _file(wanted: Wanted) -> Path:
     """The graph's file, made where it is not kept."""
     facts = "onnx", wanted.precision, wanted.hidden, store.versions("onnx", "onnxscript", "onnxruntime")
     file = store.folder() / f"{store.key(wanted.loaded, *facts)}.onnx"
-    if not file.exists():
-        plain = graph(wanted)
-        if wanted.precision == "fp32":
-            plain.rename(file)
-        else:
-            _rounded(plain, file)
+    with store.alone(file):
+        if not file.exists():
+            plain = graph(wanted)
+            if wanted.precision == "fp32":
+                plain.rename(file)
+            else:
+                _rounded(plain, file)
     return file
 
 
 def graph(wanted: Wanted) -> Path:
     """The fp32 graph in a file of its own."""
     made = BertGraph(wanted.loaded, wanted.hidden)
-    file = store.folder() / f"{store.key(wanted.loaded, wanted.hidden)}.partial.onnx"
+    file = store.folder() / f"{store.key(wanted.loaded, wanted.precision, wanted.hidden)}.partial.onnx"
     onnx_program(made).save(str(file), external_data=made.size() > LARGE)
     return file
 
@@ -78,9 +78,9 @@ def graph(wanted: Wanted) -> Path:
 def _rounded(plain: Path, file: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)  # its advice to run another tool first
     narrow = not {"avx_vnni", "avx512_vnni"} & set(store.processor().split())  # else sums of pairs overflow
     beside = file.with_suffix(".partial")
-    quantize_dynamic(plain, beside, per_channel=True, reduce_range=narrow, weight_type=QuantType.QInt8)
+    with quieter(""):  # its advice to run another tool first
+        quantize_dynamic(plain, beside, per_channel=True, reduce_range=narrow, weight_type=QuantType.QInt8)
     beside.rename(file)
     plain.unlink()

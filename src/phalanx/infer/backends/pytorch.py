@@ -9,7 +9,7 @@ import torch
 from phalanx.infer.backends import Program, Wanted
 from phalanx.infer.recorded import Recorded
 from phalanx.infer.rows import Apart, Eager, OneAfterAnother, Said
-from phalanx.precision import packed
+from phalanx.precision import gemm, packed
 
 
 def lacking() -> str:
@@ -28,6 +28,7 @@ def build(wanted: Wanted) -> Program:
     device = next(model.parameters()).device
     packed.fill(model, wanted.precision, device)
     said = Said(model, wanted.per_token, wanted.hidden)
-    if device.type == "cpu" or wanted.precision == "fp32":  # of which the kernel that graphs need has no form
+    recorded = device.type == "cuda" and wanted.precision != "fp32" and gemm.native_bf16(device)
+    if not recorded:  # flash attention, which graphs need, is for bf16 and fp16 from Ampere on
         return OneAfterAnother(Eager(said, Apart(model), device), wanted.per_token)
     return OneAfterAnother(Recorded(said, wanted.loaded.context, device), wanted.per_token)

@@ -74,20 +74,25 @@ def _rounded(wanted: Wanted) -> Path:
     """The int8 graph's file, made where it is not kept."""
     facts = "openvino", wanted.precision, wanted.hidden, store.versions("openvino", "nncf")
     file = store.folder() / f"{store.key(wanted.loaded, *facts)}.xml"
-    if not file.exists():
-        import nncf
-        import openvino as ov
-
-        nncf.set_log_level("ERROR")
-        samples = nncf.Dataset(list(_samples(wanted)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = nncf.quantize(_graph(wanted), samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=SAMPLES)
-        beside = file.with_suffix(".partial.xml")
-        ov.save_model(model, beside, compress_to_fp16=False)
-        beside.with_suffix(".bin").rename(file.with_suffix(".bin"))
-        beside.rename(file)
+    with store.alone(file):
+        if not file.exists():
+            _round(wanted, file)
     return file
+
+
+def _round(wanted: Wanted, file: Path) -> None:
+    import nncf
+    import openvino as ov
+
+    nncf.set_log_level("ERROR")
+    samples = nncf.Dataset(list(_samples(wanted)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nncf.quantize(_graph(wanted), samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=SAMPLES)
+    beside = file.with_suffix(".partial.xml")
+    ov.save_model(model, beside, compress_to_fp16=False)
+    beside.with_suffix(".bin").rename(file.with_suffix(".bin"))
+    beside.rename(file)
 
 
 def _samples(wanted: Wanted) -> Iterator[list[Array]]:
