@@ -7,3 +7,7 @@ Phalanx and keeps its traceback. A good message names the thing, the value and w
 
 class InputError(ValueError):
     """Bad input: a file, a key, a value, a run folder. The message is the whole report."""
+
+
+class ModelError(InputError):
+    """A model whose weights give no finite scores: bad input to who loaded it, not to who asks it something."""

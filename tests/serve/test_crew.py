@@ -106,3 +106,44 @@ def test_one_process_that_fails_leaves_the_others() -> None:
         return before, ended
 
     assert asyncio.run(run()) == ([], ["gone too"])
+
+
+class Silent(Still):
+    """A process that says nothing."""
+
+    def send(self, message: Any) -> None:
+        self.process: Any = self
+
+    def kill(self) -> None:
+        """Told of."""
+        self.stopping = True
+
+
+def test_a_process_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waited gets 503 a little after the deadline."""
+    monkeypatch.setattr("phalanx.serve.crew.SLACK", 0.05)
+
+    async def run() -> tuple[list[int], bool, list[int], bool]:
+        crew = Crew([], [], 1, 1000, 0.05)
+        member = Silent([], None, 1, asyncio.get_running_loop(), print)
+        crew.members = [member]
+        first, alive = await asked(crew, "classify", 3)(), not member.stopping
+        member.heard -= 1
+        return first, alive, await asked(crew, "classify", 1)(), member.stopping
+
+    assert asyncio.run(run()) == ([503] * 3, True, [503], True)
+
+
+def test_a_request_is_let_in_as_a_whole_or_not() -> None:
+    async def run() -> list[int]:
+        crew, found = Crew([], [], 1, 4, 0.2), list[int]()
+        crew.members = [Still([], None, 1, asyncio.get_running_loop(), print)]
+        for count in (4, 5):
+            try:
+                crew.admit("complete", count)
+                found.append(200)
+            except Refused as refused:
+                found.append(refused.status)
+        return found
+
+    assert asyncio.run(run()) == [200, 400]

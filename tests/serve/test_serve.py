@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -81,10 +82,10 @@ def test_stops(server: Server) -> None:
     ("path", "body", "status", "said"),
     [
         ("/answer", b"{", 422, "JSON"),
-        ("/answer", b"\xff\xfe{}", 422, "JSON decode error"),
+        ("/answer", b"\xff\xfe{}", 422, "the body is not JSON"),
         ("/answer", b"[]", 422, "dictionary"),
         ("/answer", b'{"question": "a"}', 422, "context: Field required"),
-        ("/answer", b'{"question": " ", "context": "b"}', 422, "question: Value error, is empty"),
+        ("/answer", b'{"question": " ", "context": "b"}', 422, "question: is empty; give some text"),
         ("/answer", b'{"question": "a", "context": "b", "colour": 1}', 422, "colour: Extra inputs"),
         ("/answer", b'{"question": "a", "context": "b", "model": "gpt"}', 400, "the model gpt can complete"),
         ("/classify", b'{"text": "a", "timeout": -1}', 422, "timeout"),
@@ -95,6 +96,13 @@ def test_stops(server: Server) -> None:
         ("/v1/completions", b'{"prompt": "a", "max_tokens": 0}', 422, "max_tokens"),
         ("/v1/completions", json.dumps({"prompt": "a " * 80}).encode(), 400, "the model's context 64"),
         ("/v1/completions", json.dumps({"prompt": "a " * 80, "stream": True}).encode(), 400, "the model's context 64"),
+        ("/v1/completions", json.dumps({"prompt": "a " * 80, "stream": True, "echo": True}).encode(), 400, "context"),
+        ("/v1/completions", b'{"prompt": []}', 422, "prompt: List should have at least 1 item"),
+        ("/v1/completions", b'{"prompt": [1, 2]}', 422, "prompt: token ids are not taken here; send text"),
+        ("/v1/completions", b'{"prompt": "a", "logprobs": 3}', 422, "logprobs is not supported here"),
+        ("/v1/completions", b'{"prompt": "a", "stop": ["a", "b", "c", "d", "e"]}', 422, "stop: List should have at"),
+        ("/v1/embeddings", b'{"input": "a", "dimensions": 5}', 422, "dimensions is not supported here"),
+        ("/answer", '{"question": "a", "context": "\u200b"}'.encode(), 422, "context: is empty"),
         ("/nowhere", b"{}", 404, "Not Found"),
         ("/answer", b"x" * (5 << 20), 413, "larger than 4194304 bytes"),
     ],
@@ -106,6 +114,13 @@ def test_refusals(server: Server, models: list[Path], path: str, body: bytes, st
     assert (response.status_code, said in told) == (status, True), told
     assert "message" in response.json()["error"] and str(models[0].parent) not in told and "Traceback" not in told
     assert server.post("/classify", text="a").status_code == 200
+
+
+def test_what_is_not_sent_as_json(server: Server) -> None:
+    """As curl does where nobody says otherwise."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    told = server.client.post("/classify", content=b'{"text": "a"}', headers=form)
+    assert told.status_code == 415 and "Content-Type: application/json" in told.json()["error"]["message"]
 
 
 def test_a_body_without_an_end(server: Server) -> None:
@@ -192,6 +207,8 @@ def test_a_full_queue_and_a_drain(models: list[Path]) -> None:
         while server.gauge("phalanx_jobs") < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         refused = server.post("/classify", text="a")
+        never = server.post("/v1/completions", prompt="a", n=3)
+        assert never.status_code == 400 and "3 texts are asked for at once, this server takes 2" in never.text
         assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
         server.client.close()
         server.process.terminate()
@@ -205,10 +222,12 @@ def test_a_full_queue_and_a_drain(models: list[Path]) -> None:
 
 
 def test_keys(models: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("first\nsecond\n")
+    (tmp_path / "keys").write_text("\N{ZERO WIDTH NO-BREAK SPACE}first\r\nsecond\r\n", newline="")
     server = Server(models[:1], "--api-key-file", tmp_path / "keys")
     try:
-        assert server.client.get("/health").status_code == 200
+        for page in ("/health", "/", "/docs", "/openapi.json"):
+            assert server.client.get(page).status_code == 200
+        assert server.client.head("/").status_code == 200
         for given in ("", "Bearer third", "Bearer firs", "first", "Basic first"):
             headers = {"Authorization": given} if given else {}
             refused = server.client.post("/classify", json={"text": "a"}, headers=headers)
@@ -233,18 +252,27 @@ def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> Non
     shutil.copytree(models[0], tmp_path / "cut")
     weights = next((tmp_path / "cut").rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    port = taken.getsockname()[1]
     for words, said in (
         ([tmp_path / "cut"], "cut"),
         ([tmp_path / "none"], "none is no folder; give a run, or hf:FOLDER"),
         ([tmp_path], "holds no config.toml"),
         ([models[0], f"classes={models[1]}"], "two models are called classes"),
         ([models[0], "--backend", "abacus"], "backend=abacus is not known"),
+        ([f"={models[0]}"], "names no model"),
+        ([models[0], "--budget", "inf"], "--budget inf: give seconds"),
+        ([models[0], "--port", str(port)], f"--port {port}: Address already in use; choose another"),
+        ([models[0], "--host", "nowhere.invalid"], "--host nowhere.invalid --port 0: "),
     ):
-        command = [sys.executable, "-m", "phalanx", "serve", *map(str, words), "--port", "0"]
+        command = [sys.executable, "-m", "phalanx", "serve", "--port", "0", *map(str, words)]
         told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         errors = [line for line in told.stderr.splitlines() if line.startswith("phalanx: ")]
         assert told.returncode == 2 and len(errors) == 1 and said in errors[0], told.stderr
         assert "Traceback" not in told.stderr
+    taken.close()
 
 
 def test_large_questions_do_not_keep_it_from_speaking(server: Server) -> None:

@@ -7,8 +7,16 @@ from typing import Annotated
 import typer
 
 from phalanx.cli.app import group
+from phalanx.errors import InputError
 
 bench_app = group("bench", "Measure speed beside others.")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise InputError(f"--{option} {text!r} is no list of numbers from 1 on; write 1,8")
+    return [int(word) for word in words]
 
 
 @bench_app.command("infer")
@@ -31,8 +39,9 @@ def bench_infer(
     from phalanx import durable
     from phalanx.infer import bench
 
+    batches, wanted = _numbers("batch", batch), _numbers("lengths", lengths)
     loaded = bench.subject(model)
-    sizes = sorted({min(int(length), loaded.context) for length in lengths.split(",")})
+    sizes = sorted({min(length, loaded.context) for length in wanted})
     found, lacking = bench.programs(loaded, backends.split(","), precision.split(","))
     print(*lacking, sep="\n")
     with Bar(transient=True) as bar:
@@ -41,7 +50,7 @@ def bench_infer(
         def told(n: int, total: int) -> None:
             bar.update(job, completed=n, total=total)
 
-        cells = list(bench.measure(found, loaded, [int(n) for n in batch.split(",")], sizes, rounds, told))
+        cells = list(bench.measure(found, loaded, batches, sizes, rounds, told))
     print(*bench.table(cells), sep="\n")
     if out:
         durable.write(out, json.dumps([cell._asdict() for cell in cells], indent=1).encode())

@@ -40,6 +40,4 @@ def serve(
     except ModuleNotFoundError as error:
         raise InputError(f"phalanx serve needs the package {error.name}; install phalanx[serve]") from None
     named = specs(models, backend, precision)
-    names = ", ".join(spec.name for spec in named)
-    print(f"phalanx: http://{host}:{port} serves {names}; /ready says when", flush=True)
     run(named, Options(host, port, queue, budget, max_body, api_key_file, threads, workers))

@@ -119,6 +119,8 @@ def generate(
     from phalanx.infer.sample import Options
 
     options = Options(tokens, temperature, top_k, top_p, seed, greedy)
+    if backend not in ("auto", "torch", "native"):
+        raise InputError(f"backend={backend} is not for GPTs; use torch, native or auto")
     if overrides:
         _generate_together(Path(model), prompt, options, overrides)
         return
@@ -177,7 +179,7 @@ def answer(
     from phalanx.infer import load_bert
 
     if context.startswith("@"):
-        context = Path(context[1:]).read_text(encoding="utf-8")
+        context = _read(context)
     found = load_bert(model, backend, precision).answer(question, context)
     print(f"{found.text}  (characters {found.start} to {found.stop})" if found.text else "no answer in this text")
 
@@ -218,7 +220,11 @@ def embed(
     from phalanx import durable
     from phalanx.infer import load_bert
 
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"--out {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file")
     lines = [line for text in texts for line in _lines(text)]
+    if not lines:
+        raise InputError(f"{' '.join(texts)}: no texts; give some, or @FILE with one a line")
     vectors, packed = load_bert(model, backend, precision).embed(lines), io.BytesIO()
     np.save(packed, vectors, allow_pickle=False)
     durable.write(out, packed.getvalue())
@@ -229,7 +235,14 @@ def _lines(text: str) -> list[str]:
     """A text, or those of @FILE."""
     if not text.startswith("@"):
         return [text]
-    return [line for line in Path(text[1:]).read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [line for line in _read(text).split("\n") if line.strip()]
+
+
+def _read(text: str) -> str:
+    """What is in @FILE."""
+    if text == "@":
+        raise InputError("@ names no file; write @FILE, without a space")
+    return Path(text[1:]).read_text(encoding="utf-8")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ def load(
     from phalanx.infer.loaded import load as loaded
 
     with brought(str(model), say) as run:
-        found = loaded(run, best)
+        found = replace(loaded(run, best), run=Path(model))
     for note in found.restored.notes:
         say(f"phalanx: {note}")
     return (
@@ -80,5 +81,5 @@ def brought(model: str, say: Callable[[str], None] = tell) -> Iterator[Path]:
     with TemporaryDirectory(prefix="phalanx-") as there:
         folder = Path(there) / "model"
         for line in import_folder(Path(model.removeprefix("hf:")), folder).lines():
-            say(line)
+            say(line.replace(str(folder), model))
         yield folder

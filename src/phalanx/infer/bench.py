@@ -42,7 +42,10 @@ def subject(model: str) -> Loaded:
     """A run's model, hf:FOLDER's, or random weights of a recipe's size with a head for questions."""
     if model not in recipe.names():
         with brought(model) as run:
-            return load(run)
+            found = load(run)
+        if found.config.model.family != "bert":
+            raise InputError(f"{model} is no BERT; bench infer is about those")
+        return found
     config = recipe.load(model)
     if config.model.family != "bert":
         raise InputError(f"{model} is no BERT; bench infer is about those")

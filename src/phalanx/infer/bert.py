@@ -62,8 +62,11 @@ class Bert:
         return self._program(hidden=True)
 
     def ready(self) -> None:
-        """Make now what the first call would make."""
-        _ = self.said if self.head else self.body
+        """Make now what the first calls would make: graphs of a few lengths, where there are graphs."""
+        program = self.said if self.head else self.body
+        for length in (16, 128, self.loaded.context):
+            tokens = np.zeros(min(length, self.loaded.context), np.int64)
+            program([Encoded(tokens, len(tokens))])
 
     def answer(self, question: str, context: str) -> Answer:
         """The part of `context` that answers `question`. InputError where the model was not tuned for that."""

@@ -49,6 +49,13 @@ class GPT:
         request = self.engine.submit(tokens, options or Options())
         return self._pieces(tokens, request)
 
+    def ready(self) -> None:
+        """Make now what the first calls would make."""
+        request = self.engine.submit([0], Options(tokens=2, greedy=True))
+        while self.engine.busy:
+            self.engine.step()
+        assert request.ended
+
     def encode(self, prompt: str) -> list[int]:
         """A prompt's tokens; names of special tokens in it stand for these."""
         tokens = self.tokenizer.encode(prompt, specials=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phalanx.config import Config
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
-from phalanx.errors import InputError
+from phalanx.errors import InputError, ModelError
 from phalanx.models.build import family
 from phalanx.nn.batch import Batch
 from phalanx.run.checkpoint import Checkpointer, Restored
@@ -41,7 +41,7 @@ class Loaded:
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """Scores of the tokenizer's words at each of at most `context` tokens: float32 [tokens, vocab], on the CPU.
 
-        InputError when the weights give none that are finite.
+        ModelError when the weights give none that are finite.
         """
         device = next(self.model.parameters()).device
         sequence = torch.tensor([tokens], device=device)
@@ -53,14 +53,14 @@ class Loaded:
         return self.finite(logits[0, :, : self.tokenizer.vocab].float().cpu())
 
     def finite(self, scores: Tensor) -> Tensor:
-        """The same scores; InputError where they are not finite."""
+        """The same scores; ModelError where they are not finite."""
         if not scores.isfinite().all():
             raise self.broken()
         return scores
 
-    def broken(self) -> InputError:
+    def broken(self) -> ModelError:
         """What to raise where scores are not finite."""
-        return InputError(
+        return ModelError(
             f"{self.run}: with the weights of step {self.restored.step} the scores are not finite; "
             "train again with a lower optim.lr"
         )

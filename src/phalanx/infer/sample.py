@@ -1,5 +1,6 @@
 """How the next token is chosen among those that a model thinks likely."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, fits, wanted in (
             ("tokens", self.tokens >= 1, "1 or more"),
-            ("temperature", self.temperature > 0, "above 0; for the most likely token use greedy"),
+            ("temperature", 0 < self.temperature < math.inf, "above 0; for the most likely token use greedy"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
         ):

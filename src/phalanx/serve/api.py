@@ -21,7 +21,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     404: {"description": "No such model."},
     413: {"description": "The body is too large."},
     422: {"description": "Not of the expected form."},
+    415: {"description": "Not sent as JSON."},
     429: {"description": "Too much is asked at once; Retry-After says when to come again."},
+    500: {"description": "The model's weights give no finite scores."},
     503: {"description": "Not ready, past the deadline, or the computing process was lost."},
 }
 
@@ -38,6 +40,7 @@ def make(crew: Crew) -> FastAPI:
             await asyncio.to_thread(crew.stop)
 
     app = FastAPI(title="Phalanx", lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS,
+                  redirect_slashes=False,
                   description="BERT and GPT: questions, classes, masks, embeddings, completions.")  # fmt: skip
     metrics = app.state.metrics = Metrics(crew)
     _errors(app)
@@ -112,11 +115,13 @@ def _openai(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
 
 
 def _about(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the server lives")
     async def health() -> Any:
         """Always, while it does."""
         return {"status": "ok"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", summary="Whether the models are loaded")
     async def ready() -> Any:
         """503 until then."""
@@ -127,6 +132,7 @@ def _about(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
         """Requests, times, tokens, jobs."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(files("phalanx").joinpath("assets", "page", "index.html").read_text(encoding="utf-8"))
@@ -166,7 +172,13 @@ def _errors(app: FastAPI) -> None:
         return told(error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            return told(415, "send the body as JSON, with the header Content-Type: application/json")
+        if first["type"] == "json_invalid":
+            return told(422, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return told(422, f"{where}: {first['msg']}" if where else str(first["msg"]))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        return told(422, f"{where}: {message}" if where else f"the body: {message}")

@@ -5,20 +5,24 @@ is started again, and whoever waited for it is told.
 import asyncio
 import itertools
 import multiprocessing
+import signal
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from phalanx.serve.jobs import Cancel, Failed, Job, Ready, Reply, Spec
-from phalanx.serve.worker import work
+from phalanx.serve.worker import TOO_LATE, work
 
 LOST = "the process that computed this ended unexpectedly; it is being started again, try in a moment"
 AGAIN = 1.0, 30.0  # seconds before a process that dies again and again is started again, doubled each time
 LEAVE = 2.0  # seconds in which a process ends once it is told to
 LASTED = 60.0  # seconds after which a death is the first again
+SLACK = 5.0  # seconds past its deadline in which a job may still be answered
+STUCK = 4  # budgets in which a process with jobs has said nothing: it is ended
 
 
 class Refused(Exception):
@@ -38,7 +42,8 @@ class Member:
         self.models: dict[str, dict[str, Any]] = {}
         self.waiting: dict[int, asyncio.Queue[Reply]] = {}
         self.beside = {False: 0, True: 0}  # of them questions, and texts: the process gives each half of its time
-        self.restarts, self.stopping, self.delay = 0, False, AGAIN[0]
+        self.restarts, self.stopping, self.delay, self.loaded = 0, False, AGAIN[0], False
+        self.heard = time.monotonic()
         self.send_lock = threading.Lock()
         self.start()
 
@@ -47,9 +52,10 @@ class Member:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(self.specs, theirs, self.device, self.threads), daemon=True)
-        self.process.start()
+        with _ignoring_interrupts():
+            self.process.start()
         theirs.close()
-        self.began = time.monotonic()
+        self.began = self.heard = time.monotonic()
         threading.Thread(target=self._listen, args=(self.pipe,), daemon=True).start()
 
     def send(self, message: Job | Cancel | None) -> None:
@@ -83,15 +89,19 @@ class Member:
                 self.loop.call_soon_threadsafe(self._lost)
 
     def _take(self, message: Ready | Failed | Reply) -> None:
+        self.heard = time.monotonic()
         if isinstance(message, Failed):
             self.stopping = True  # it would fail again
             self.failed(message.message)
         elif isinstance(message, Ready):
-            self.models = message.models
+            self.models, self.loaded = message.models, True
         elif message.number in self.waiting:
             self.waiting[message.number].put_nowait(message)
 
     def _lost(self) -> None:
+        if not self.loaded:
+            self._take(Failed("a process ended while it loaded the models; is there enough memory?"))
+            return
         self.models = {}
         for number, queue in self.waiting.items():
             queue.put_nowait(Reply(number, LOST, status=503))
@@ -103,6 +113,19 @@ class Member:
     def _restart(self) -> None:
         if not self.stopping:
             self.start()
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """For a process that begins: Ctrl-C is for the one that started it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Crew:
@@ -123,7 +146,9 @@ class Crew:
         self.members = [Member(self.specs, device, self.threads, loop, self._failed) for device in self.devices]
 
     def _failed(self, message: str) -> None:
-        if not self.ready:  # else the others go on
+        if self.ready:
+            print(f"phalanx: {message}; the other processes go on", file=sys.stderr, flush=True)
+        else:
             self.failure = message
             self.on_failure()
 
@@ -155,15 +180,24 @@ class Crew:
             found = result
         return found
 
+    def admit(self, kind: str, count: int = 1, seconds: float | None = None) -> None:
+        """Refused where so many jobs are too many, ever or now."""
+        if count > self.queue:
+            raise Refused(400, f"{count} texts are asked for at once, this server takes {self.queue}; ask for fewer")
+        member, text = self._least_busy(), kind == "complete"
+        expected = self.pace[text] * (member.beside[text] + 1)
+        late = member.beside[text] > 4 and expected > 0.7 * min(seconds or self.budget, self.budget)
+        if self.waiting + count > self.queue or late:
+            raise Refused(429, "too much is asked at once; try again", max(1.0, expected))
+
     async def stream(
-        self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None
+        self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None, admitted: bool = False
     ) -> AsyncIterator[tuple[Any, bool]]:
         """A job's result in parts, and whether each is the last. Left early, the job is cancelled."""
+        if not admitted:
+            self.admit(kind, 1, seconds)
         member, text = self._least_busy(), kind == "complete"
         budget = min(seconds or self.budget, self.budget)
-        expected = self.pace[text] * (member.beside[text] + 1)
-        if self.waiting >= self.queue or (member.beside[text] > 4 and expected > 0.7 * budget):
-            raise Refused(429, "too much is asked at once; try again", max(1.0, expected))
         number, replies = next(self.numbers), asyncio.Queue[Reply]()
         member.waiting[number] = replies
         member.beside[text] += 1
@@ -171,7 +205,7 @@ class Crew:
         try:
             member.send(Job(number, model, kind, asked, began + budget))
             while not last:
-                reply = await replies.get()
+                reply = await self._next(member, number, replies, began + budget + SLACK)
                 last = reply.last
                 took = time.monotonic() - began
                 if last and (reply.status == 200 or took >= budget):
@@ -185,6 +219,15 @@ class Crew:
             if not last:
                 with suppress(Refused):
                     member.send(Cancel(number))
+
+    async def _next(self, member: Member, number: int, replies: asyncio.Queue[Reply], until: float) -> Reply:
+        """What comes next; a process that has said nothing for too long is ended, and another started."""
+        try:
+            return await asyncio.wait_for(replies.get(), max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            if time.monotonic() - member.heard > STUCK * self.budget + SLACK:
+                member.process.kill()
+            return Reply(number, TOO_LATE, status=503)
 
     def _learn(self, text: bool, pace: float, late: bool) -> None:
         """From a job that was done, or was given up when it was late: it would have taken longer."""

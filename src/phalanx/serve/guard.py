@@ -18,7 +18,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-OPEN = ("/health", "/ready")  # without a key: for what watches the server
+PATIENCE = 2.0  # seconds for the rest of a body that is refused
+OPEN = ("/health", "/ready", "/", "/docs", "/openapi.json")  # without a key: what watches the server, and its pages
 
 
 class Guard:
@@ -47,10 +48,15 @@ class Guard:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         if self.keys and scope["path"] not in OPEN and not self._known(headers.get(b"authorization", b"")):
+            await _drain(receive)
             await _refuse(send, 401, "an API key is needed: Authorization: Bearer KEY")
             return
         length = headers.get(b"content-length", b"0")
-        body = None if length.isdigit() and int(length) > self.limit else await self._body(receive)
+        if length.isdigit() and int(length) > self.limit:
+            await _drain(receive)
+            body = None
+        else:
+            body = await self._body(receive)
         if body is None:
             await _refuse(send, 413, f"the body is larger than {self.limit} bytes")
             return
@@ -66,6 +72,8 @@ class Guard:
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
             if size > self.limit:
+                if more:
+                    await _drain(receive)
                 return None
         return b"".join(parts)
 
@@ -103,6 +111,14 @@ async def _while_there(app: Callable[[Receive], Awaitable[None]], body: bytes, r
         running.cancel()
 
 
+async def _drain(receive: Receive) -> None:
+    """Throw away what still comes, for a while: a connection that is closed on it may lose the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while (await receive()).get("more_body", False):
+                pass
+
+
 async def _refuse(send: Send, status: int, message: str) -> None:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": status}}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
@@ -111,8 +127,12 @@ async def _refuse(send: Send, status: int, message: str) -> None:
 
 
 def read_keys(file: Path) -> list[str]:
-    """One a line; InputError where there is none."""
-    keys = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """One a line; InputError where there is none, or the file cannot be read."""
+    try:
+        keys = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"--api-key-file {file} cannot be read: {why}") from None
     if not keys:
         raise InputError(f"{file} holds no key; write one a line")
     return keys

@@ -43,11 +43,12 @@ class Completing:
         self.crew, self.model, self.asked = crew, model, asked
         self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self.seed = secrets.randbits(62) if asked.seed is None else asked.seed
-        self.jobs = [prompt for prompt in asked.prompts for _ in range(asked.n or 1)]
+        self.jobs = [prompt for prompt in asked.prompt for _ in range(asked.n or 1)]
         self.said = self.given = 0  # tokens
 
     async def whole(self) -> dict[str, Any]:
         """The response when nothing is streamed."""
+        self.crew.admit("complete", len(self.jobs), self.asked.timeout)
         texts, why = [""] * len(self.jobs), [""] * len(self.jobs)
 
         async def one(index: int) -> None:
@@ -63,6 +64,7 @@ class Completing:
 
     async def events(self) -> AsyncIterator[str]:
         """Server-sent events; an error that comes too late for a status is an event too. Refused before the first."""
+        self.crew.admit("complete", len(self.jobs), self.asked.timeout)
         found: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         async def one(index: int) -> None:
@@ -104,17 +106,16 @@ class Completing:
 
     async def _pieces(self, index: int) -> AsyncIterator[tuple[str, str]]:
         """Pieces of a completion, and with the last why it ended."""
-        text, said = Text(self.asked.stops), 0
+        text, said = Text(self.asked.stop or []), 0
         asked = {"prompt": self.jobs[index], "options": self.asked.options(index, self.seed)}
-        if self.asked.echo:
-            yield self.jobs[index], ""
-        stream = self.crew.stream(self.model, "complete", asked)
+        echo = self.jobs[index] if self.asked.echo else ""
+        stream = self.crew.stream(self.model, "complete", asked, self.asked.timeout, admitted=True)
         try:
             async for part, last in stream:
                 self.said += part["said"] - said
                 self.given += part["prompt"] if not said and index % (self.asked.n or 1) == 0 else 0
                 said = part["said"]
-                piece = text.add(part["text"], last)
+                piece, echo = echo + text.add(part["text"], last), ""
                 yield piece, "stop" if text.stopped else part["why"] if last else ""
                 if text.stopped:
                     return
@@ -142,7 +143,7 @@ def error(status: int, message: str) -> dict[str, Any]:
 
 async def embeddings(crew: Crew, model: str, asked: Embeddings) -> dict[str, Any]:
     """The response."""
-    found = await crew.ask(model, "embed", {"texts": asked.texts})
+    found = await crew.ask(model, "embed", {"texts": asked.input}, asked.timeout)
     data = [
         {
             "object": "embedding",

@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ def specs(models: Sequence[str], backend: str, precision: str) -> list[Spec]:
             name, source = Path(model.removeprefix("hf:")).resolve().name, model
         if name in found:
             raise InputError(f"two models are called {name}; call one otherwise: NAME={source}")
+        if not name or not source.removeprefix("hf:"):
+            raise InputError(f"{model!r} names no model; give a run, hf:FOLDER, or NAME= before either")
         where = Path(source.removeprefix("hf:")).absolute()
         if not where.is_dir():
             raise InputError(f"{source} is no folder; give a run, or hf:FOLDER")
@@ -49,16 +52,31 @@ def specs(models: Sequence[str], backend: str, precision: str) -> list[Spec]:
     return list(found.values())
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: {error.strerror}; choose another") from None
+    return listener
+
+
 def serve(models: Sequence[Spec], options: Options) -> None:
-    """Until it is told to stop."""
+    """Until it is told to stop. InputError where it cannot listen, or the models cannot be loaded."""
+    if not math.isfinite(options.budget):
+        raise InputError(f"--budget {options.budget}: give seconds")
+    keys = read_keys(options.keys) if options.keys else []
+    listener = _listening(options.host, options.port)
     gpus = torch.cuda.device_count()
     devices: list[int | None] = [*range(gpus)] if gpus else [None] * options.workers
     threads = options.threads or max(1, len(os.sched_getaffinity(0)) // len(devices))
     crew = Crew(models, devices, threads, options.queue, options.budget)
     app = make(crew)
-    guarded = Guard(app, options.body, read_keys(options.keys) if options.keys else [], app.state.metrics.told)
+    guarded = Guard(app, options.body, keys, app.state.metrics.told)
     server = uvicorn.Server(uvicorn.Config(
-        guarded, host=options.host, port=options.port, log_level="warning",
+        guarded, log_level="warning",
         server_header=False, timeout_keep_alive=KEPT, timeout_graceful_shutdown=math.ceil(options.budget) + GRACE,
     ))  # fmt: skip
 
@@ -66,6 +84,8 @@ def serve(models: Sequence[Spec], options: Options) -> None:
         server.should_exit = True
 
     crew.on_failure = stop
-    server.run()
+    names, port = ", ".join(model.name for model in models), listener.getsockname()[1]
+    print(f"phalanx: http://{options.host}:{port} serves {names}; /ready says when", flush=True)
+    server.run(sockets=[listener])
     if crew.failure:
         raise InputError(crew.failure)

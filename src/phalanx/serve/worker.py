@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from phalanx.errors import InputError
+from phalanx.errors import InputError, ModelError
 from phalanx.infer import load
 from phalanx.infer.bert import Bert
 from phalanx.infer.engine import Request
@@ -57,8 +57,7 @@ def _loaded(spec: Spec) -> Bert | GPT:
     """Called by its name, for errors go to clients."""
     model = load(spec.source, spec.backend, spec.precision)
     model.loaded = replace(model.loaded, run=Path(spec.name))
-    if isinstance(model, Bert):
-        model.ready()
+    model.ready()
     return model
 
 
@@ -155,6 +154,10 @@ class Worker:
         """All together; where that fails, one by one, so that each gets what is its own."""
         try:
             results = compute(self.models[batch[0].model], batch[0].kind, [job.asked for job in batch])
+        except ModelError as error:
+            for job in batch:
+                self.pipe.send(Reply(job.number, str(error), status=500))
+            return
         except InputError as error:
             if len(batch) == 1:
                 self.pipe.send(Reply(batch[0].number, str(error), status=400))
