@@ -185,6 +185,18 @@ def test_the_fastest_is_chosen_and_remembered(runs: dict[str, Path], monkeypatch
     assert again[0].startswith(f"backend {taken}, the fastest when")
 
 
+def test_answers_that_are_no_numbers_are_far(runs: dict[str, Path]) -> None:
+    """And one number of the right sign is not near for that."""
+    loaded = load(runs["value"])
+    exact = backends.build("torch", Wanted(loaded, "fp32", False))
+    wrong = {
+        "none": lambda rows: [np.full(1, np.nan, np.float32) for _ in rows],
+        "larger": lambda rows: [3 * answer for answer in exact(rows)],
+    }
+    none, larger = choose.measure(wrong, [4, 9], loaded, exact)
+    assert none.distance == np.inf and larger.distance == pytest.approx(2)
+
+
 def test_far_answers_are_not_taken(runs: dict[str, Path]) -> None:
     loaded = load(runs["classes"])
     exact = backends.build("torch", Wanted(loaded, "fp32", False))

@@ -75,6 +75,21 @@ def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: in
     assert sum(made.decoder.cache.free) == free  # type: ignore[attr-defined]
 
 
+def test_a_text_that_overflows_leaves_its_neighbours_alone(loaded: Loaded) -> None:
+    """One goes on by several tokens, the other by one that is no number."""
+    found = []
+    for broken in (False, True):
+        made = decoder(loaded, kind="steps")
+        a, b = made.reserve(20), made.reserve(20)
+        assert a and b
+        made([New(a, 0, PROMPTS[3][:17]), New(b, 0, PROMPTS[3][:17])])
+        if broken:
+            for keys in (*made.cache.keys, *made.cache.values):
+                keys[:, b.slots] = torch.nan
+        found.append(made([New(a, 17, [5, 6, 7], 3), New(b, 17, [9], 1)]))
+    assert found[0][0].equal(found[1][0]) and found[1][1].isnan().any()
+
+
 @pytest.mark.parametrize("options", [Options(tokens=30, seed=3), Options(tokens=30, seed=4, top_k=3, temperature=0.5)])
 def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Options) -> None:
     """Drawn tokens too are those that would have been drawn one by one."""

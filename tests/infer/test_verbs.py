@@ -66,6 +66,27 @@ def test_bench(runs: Path, tmp_path: Path) -> None:
         phalanx("bench", "infer", "gpt-tiny")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("bench infer RUNS/span --lengths 0", "--lengths '0' is no list of numbers from 1 on"),
+        ("bench infer RUNS/span --batch x", "--batch 'x' is no list of numbers from 1 on"),
+        ("bench infer RUNS/gpt", "is no BERT"),
+        ("embed RUNS/plain a --out RUNS", "is a folder; name a file"),
+        ("embed RUNS/plain a --out RUNS/none/v.npy", "its folder is not there"),
+        ("embed RUNS/plain @/dev/null --out RUNS/v.npy", "no texts"),
+        ("answer RUNS/span who @", "@ names no file"),
+        ("generate RUNS/gpt a --backend onnxruntime", "is not for GPTs; use torch, native or auto"),
+        ("generate RUNS/gpt a --temperature inf", "temperature=inf is out of range"),
+    ],
+)
+def test_refusals(runs: Path, words: str, said: str) -> None:
+    with pytest.raises(InputError) as told:
+        phalanx(*words.replace("RUNS", str(runs)).split())
+    assert said in str(told.value)
+    assert not list(runs.parent.glob("*.partial"))
+
+
 def test_the_right_kind(runs: Path) -> None:
     assert isinstance(load(runs / "span", "torch"), Bert)
     with pytest.raises(InputError, match="learned to continue a text"):
