@@ -1,9 +1,10 @@
 # make quickstart: set up and train a GPT and a BERT on bundled text.  make test: set up and run every check.
+# make bench: set up what Phalanx is compared with, measure by turns, draw (hours; python -m benchmarks has the parts).
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test bench clean
 
 quickstart: $(VENV)/.phalanx
 	$(VENV)/bin/phalanx quickstart
@@ -13,6 +14,15 @@ test: $(VENV)/.test
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+bench: $(VENV)-peers/.peers
+	$(VENV)-peers/bin/python -m benchmarks
+
+$(VENV)-peers/.peers: pyproject.toml constraints.txt benchmarks/peers.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[serve,onnx,openvino]' -r benchmarks/peers.txt
+	touch $@
 
 $(VENV)/.phalanx: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,4 +34,4 @@ $(VENV)/.test: $(VENV)/.phalanx
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-peers bench build dist src/*.egg-info

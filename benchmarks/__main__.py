@@ -1,0 +1,118 @@
+"""Everything that is compared with others, one subject after another, as JSON and pictures: `make bench`.
+
+    python -m benchmarks [answering continuing training serving] [--folder bench]
+
+Each subject is a command of its own (--help of benchmarks.latency, generation, train, load), in which ours and the
+others take turns. What is there already is drawn, not measured again; delete its JSON for that.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.turns import machine
+from phalanx import durable
+from phalanx.report.canvas import COLORS, FAINT, canvas
+
+Panels = Mapping[str, Mapping[str, float]]  # of each panel, a figure by contender
+
+
+class Measurement(NamedTuple):
+    """A command but for where its JSON goes, which figures to draw of that, and what they are."""
+
+    command: str
+    panels: Callable[[Any], Panels]
+    unit: str
+
+
+def _by(panel: str, value: str) -> Callable[[Any], Panels]:
+    def panels(lines: Any) -> Panels:
+        found: dict[str, dict[str, float]] = {}
+        for line in lines:
+            found.setdefault(panel.format(**line), {})[line["name"]] = line[value]
+        return found
+
+    return panels
+
+
+def _trained(told: Any) -> Panels:
+    return {told["dtype"]: {name: row["tokens_per_s"] for name, row in told["results"].items()}}
+
+
+SUBJECTS = {
+    "answering": {
+        f"{size}-{precision}": Measurement(
+            f"latency {size} --precisions {precision} --rounds 3 --out", _by("{cell}", "p50"), "ms, the median"
+        )
+        for size in ("bert-base", "bert-large") for precision in ("fp32", "int8")
+    },
+    "continuing": {
+        "gpt2": Measurement(
+            "generation --rounds 3 --out", _by("{precision}, batch {batch}", "tokens_per_s"), "tokens/s"
+        )
+    },
+    "training": {
+        f"{shape}-{dtype}": Measurement(
+            f"train --shape {shape} --dtype {dtype} --rounds 3 --contestants {names} --json", _trained, "tokens/s"
+        )
+        for shape, dtype, names in (
+            ("small", "fp32", "phalanx,phalanx-compiled,script,script-compiled,hf,hf-compiled"),
+            ("small", "bf16", "phalanx,phalanx-compiled,script,hf"),
+            ("gpt2", "fp32", "phalanx-compiled,script-compiled,hf-compiled"),
+            ("bert-base-128", "fp32", "phalanx-compiled,hf-compiled"),
+        )
+    },
+    "serving": {
+        "load": Measurement("load --out", lambda told: {"200 clients": {
+            server["name"]: server["kinds"]["all"]["per_s"] for server in told["servers"]}}, "requests/s")
+    },
+}  # fmt: skip
+
+
+def draw(panels: Panels, unit: str, title: str, file: Path) -> None:
+    """Bars, ours in a colour of its own."""
+    with canvas(1, len(panels), (3.4, 3.2)) as made:
+        for axes, (panel, figures) in zip(made.axes, panels.items(), strict=True):
+            names = list(figures)[::-1]
+            colors = [COLORS[0] if name.startswith("phalanx") else FAINT for name in names]
+            axes.bar_label(axes.barh(names, [figures[name] for name in names], color=colors), fmt="%.4g", padding=3)
+            axes.set_title(panel, loc="left")
+            axes.set_xlabel(unit)
+            axes.margins(x=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        made.axes[0].figure.suptitle(title, x=0.01, ha="left")
+    durable.write(file, made.png)
+
+
+def main() -> None:
+    """Run what is asked for and is not there."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("subjects", nargs="*", help=f"of {', '.join(SUBJECTS)}; all by default")
+    parser.add_argument("--folder", type=Path, default=Path("bench"))
+    words = parser.parse_args()
+    if unknown := set(words.subjects) - set(SUBJECTS):
+        parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
+    words.folder.mkdir(parents=True, exist_ok=True)
+    wanted = {name: one for subject in words.subjects or SUBJECTS for name, one in SUBJECTS[subject].items()}
+    print(machine(), flush=True)
+    for number, (name, one) in enumerate(wanted.items(), 1):
+        file = words.folder / f"{name}.json"
+        print(f"\n{number} of {len(wanted)}: {name}", flush=True)
+        if not file.exists():
+            module, *options = one.command.split()
+            partial = file.with_suffix(".partial")
+            command = [sys.executable, "-m", f"benchmarks.{module}", *options, str(partial)]
+            if subprocess.run(command, check=False).returncode:
+                print(f"{name} failed; the others go on")
+                continue
+            durable.rename(partial, file)
+        draw(one.panels(json.loads(file.read_text())), one.unit, name, file.with_suffix(".png"))
+        print(f"{file} and {file.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
