@@ -60,9 +60,8 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     from phalanx.config import ModelConfig
     from phalanx.models.build import build, family
     from phalanx.nn.batch import Batch
-    from phalanx.nn.block import Block
-    from phalanx.nn.heads import VocabularyHead
     from phalanx.precision import gemm
+    from phalanx.train.compiled import compile_parts
 
     form = {"gpt2": "124m", "bert": "base"}[shape.family]
     sizes = shape._asdict() | {"positions": shape.sequence, "dropout": 0.0}
@@ -72,11 +71,7 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     model = build(config, 1, device)
     gemm.fill(model, dtype, device)
     if compiled:
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=False)
-            elif isinstance(module, VocabularyHead):
-                module.compile_loss()
+        compile_parts(model, lengths_vary=False)
     rows, length = data["tokens"].shape
     index = torch.arange(rows * length, device=device).view(rows, length)
     key = torch.ones(rows, dtype=torch.int32, device=device)

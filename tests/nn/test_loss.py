@@ -37,11 +37,12 @@ def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -
 
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("whole", [None, loss.judged], ids=["step by step", "for a compiler"])
-def test_value_and_gradients(bias: bool, whole: loss.Judge | None) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_value_and_gradients(bias: bool, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     *leaves, labels = inputs(bias)
     wanted = [leaf for leaf in leaves if leaf is not None]
-    ours = loss.vocabulary_loss(*leaves, labels, slots.gemm, whole=whole)
+    ours = loss.vocabulary_loss(*leaves, labels, slots.gemm, loss.compiled() if fused else loss.WHOLE)
     theirs = plain(*leaves, labels)
     torch.testing.assert_close(ours, theirs)
     grads = torch.autograd.grad(ours / 7, wanted), torch.autograd.grad(theirs / 7, wanted)

@@ -22,12 +22,7 @@ class VocabularyHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab)) if bias else None
         self.enter: Slot = slots.same
         self.columns = loss.WHOLE
-        self.whole: loss.Judge | None = None
         self.gemm = slots.gemm
-
-    def compile_loss(self) -> None:
-        """Fuse what lies between the products of the loss."""
-        self.whole = torch.compile(loss.judged, dynamic=True)
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden [..., hidden], the embedding's weight [rows, hidden] -> logits [..., vocab]"""
@@ -40,8 +35,7 @@ class VocabularyHead(nn.Module):
         shape = labels.shape
         hidden, labels, weight = self.enter(hidden.flatten(0, -2)), labels.flatten(), weight[: self.held]
         if torch.is_grad_enabled():
-            how = self.gemm, self.columns, self.whole
-            return {name: loss.vocabulary_loss(hidden, weight, self.bias, labels, *how)}
+            return {name: loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm, self.columns)}
         losses, right = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm, self.columns)
         answers = torch.stack([losses, right], -1).view(*shape, 2)
         return {name: losses.sum(), f"{name}_correct": right.sum(), "answers": answers}

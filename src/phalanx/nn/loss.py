@@ -21,7 +21,6 @@ from phalanx.nn import slots
 LIMITS = {"cpu": (1 << 24, 512), "cuda": (1 << 26, 1 << 20)}
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-Judge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Columns(NamedTuple):
@@ -30,6 +29,7 @@ class Columns(NamedTuple):
     start: int = 0
     total: Callable[[Tensor], Tensor] = slots.same  # sum over the parts
     largest: Callable[[Tensor], Tensor] = slots.same  # maximum over the parts
+    judge: Callable[..., Any] | None = None  # in place of `_scored`, where all are here: see `compiled`
 
 
 WHOLE = Columns()
@@ -71,6 +71,17 @@ def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
     )
 
 
+class _Judged(NamedTuple):
+    """As `_Scored`, its gradient known."""
+
+    loss: Tensor
+    given: Tensor
+
+    def grad(self, _: Tensor) -> Tensor:
+        """Of the sum of the losses by the logits."""
+        return self.given
+
+
 def judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The losses [n], and the gradient of their sum by the logits [n, vocab], in their numbers. For a compiler, which
     reads the logits twice and writes nothing else of their size but the gradient.
@@ -81,6 +92,12 @@ def judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     own = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
     grad = ((numbers - mass[:, None]).exp() - own.float()) * known[:, None]
     return torch.where(known, mass - picked, 0), grad.to(logits.dtype)
+
+
+def compiled() -> Columns:
+    """All columns, what lies between their products in one or two kernels."""
+    fused = torch.compile(judged, dynamic=True)
+    return Columns(judge=lambda logits, labels, _: _Judged(*fused(logits, labels)))
 
 
 class _Given(torch.autograd.Function):
@@ -107,29 +124,22 @@ def _chunks(hidden: Tensor, weight: Tensor, fused: bool = False) -> list[slice]:
 
 
 def vocabulary_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE,
-    whole: Judge | None = None,
-) -> Tensor:  # fmt: skip
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
+) -> Tensor:
     """Sum of the loss of labels [n] >= 0 given hidden [n, hidden] and the rows of a head's weight [vocab, hidden] and
-    bias [vocab] that are here. `whole`, `judged` as it was compiled, is taken where all are.
+    bias [vocab] that are here.
     """
     leaves = [None if p is None else p.detach().requires_grad_(p.requires_grad) for p in (hidden, weight, bias)]
     inner, weight_, bias_ = leaves
     assert inner is not None and weight_ is not None
     total = hidden.new_zeros((), dtype=torch.float32)
     hidden_grad = torch.empty_like(inner)
-    fused = whole is not None and columns is WHOLE
-    for part in _chunks(hidden, weight, fused):
+    for part in _chunks(hidden, weight, columns.judge is not None):
         x = inner[part].detach().requires_grad_()
         logits = gemm(x, weight_, bias_)
-        if fused and whole:
-            losses, grad = whole(logits.detach(), labels[part])
-        else:
-            scored = _scored(logits.detach(), labels[part], columns)
-            losses, grad = scored.loss, scored.grad(labels[part]).to(logits.dtype)
-        logits.backward(grad)  # type: ignore[no-untyped-call]
-        del grad  # the next piece needs its room
-        total += losses.sum().detach()
+        scored = (columns.judge or _scored)(logits.detach(), labels[part], columns)
+        logits.backward(scored.grad(labels[part]).to(logits.dtype))  # type: ignore[no-untyped-call]
+        total += scored.loss.sum().detach()
         assert x.grad is not None
         hidden_grad[part] = x.grad
     loss: Tensor = _Given.apply(hidden, total, hidden_grad)  # type: ignore[no-untyped-call]

@@ -45,11 +45,13 @@ def answered(
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, float], list[Array]]:
     """Held-out loss in nats, perplexity of the first loss, and accuracies, over `limit` samples at most. Of a labelled
-    task instead what it makes of the model's answers, and these, one for each sample.
+    task, whose sources have no more examples than are wanted, what it makes of the model's answers to all samples, and
+    these.
 
     Every loss is reported by its name beside their sum `loss`; `tokens` counts the positions of the first. Laid out
     over a `mesh`, every rank calls this and gets the same.
     """
+    limit = None if task.labelled else limit
     numbers, size, mesh = sample_numbers(source, limit), config.layout.micro_batch, mesh or Mesh()
     device = next(model.parameters()).device
     names = [name for loss in task.losses for name in (loss, f"{loss}_correct")]

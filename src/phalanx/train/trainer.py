@@ -20,7 +20,6 @@ from phalanx.errors import InputError
 from phalanx.models.build import make
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
-from phalanx.nn.heads import VocabularyHead
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.lifeline import failing_together
 from phalanx.parallel.mesh import make_mesh
@@ -29,6 +28,7 @@ from phalanx.precision.scale import LossScale
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.train import begin, state
+from phalanx.train.compiled import compile_parts
 from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
 from phalanx.train.heap import keep_freed
@@ -129,8 +129,7 @@ class Trainer:
         if source is None or not train.eval_every or (step % train.eval_every and step < train.steps):
             return False
         with self.monitor.evaluating():
-            limit = None if self.task.labelled else train.eval_sequences  # such a source has no more examples than that
-            result = evaluate(self.model, self.task, source, self.config, limit, mesh=self.mesh)
+            result = evaluate(self.model, self.task, source, self.config, train.eval_sequences, mesh=self.mesh)
         improved = self.progress.record(goal(self.task, result), train.patience)
         self.monitor.valid(step, result)
         if self.progress.turned and (note := self.progress.verdict(self.monitor.judged(), self.task.best_by)):
@@ -176,14 +175,10 @@ class Trainer:
     def _prepare(self, model: nn.Module) -> None:
         """Put precision, recompute and compilation into a model."""
         gemm.fill(model, self.config.precision.dtype, self.device)
-        compiled = self.config.train.compile == "on"
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.recompute = self.config.layout.recompute
-                if compiled:
-                    module.compile(dynamic=self.task.labelled)  # whose batches have many lengths
-            elif isinstance(module, VocabularyHead) and compiled:
-                module.compile_loss()
+        for block in (m for m in model.modules() if isinstance(m, Block)):
+            block.recompute = self.config.layout.recompute
+        if self.config.train.compile == "on":
+            compile_parts(model, self.task.labelled)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,0 +1,16 @@
+"""What of a model is compiled: its blocks, which all share a graph, and the loss over a vocabulary that is whole."""
+
+from torch import nn
+
+from phalanx.nn import loss
+from phalanx.nn.block import Block
+from phalanx.nn.heads import VocabularyHead
+
+
+def compile_parts(model: nn.Module, lengths_vary: bool) -> None:
+    """Before the first step. Where batches have many lengths one graph serves them all."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=lengths_vary)
+        elif isinstance(module, VocabularyHead) and module.columns is loss.WHOLE:
+            module.columns = loss.compiled()
