@@ -3,6 +3,7 @@
 import math
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from phalanx import recipe
@@ -44,23 +45,24 @@ class Question:
     def pins(self) -> dict[str, Any]:
         """What the overrides say of the layout, and so is not searched."""
         keys = [word.partition("=")[0] for word in self.overrides]
-        asked = self._asked()
+        asked = self._asked.layout
         given = {key.removeprefix("layout."): None for key in keys if key.startswith("layout.")}
         return {key: value for key in given if (value := getattr(asked, key)) != 0}
 
-    def _asked(self) -> LayoutConfig:
-        return expand(recipe.load_mapping(self.name, self.overrides)).layout
+    @cached_property
+    def _asked(self) -> Config:
+        return expand(recipe.load_mapping(self.name, self.overrides))
 
     def command(self, layout: LayoutConfig) -> str:
         """What runs it."""
-        asked, words = self._asked(), [word for word in self.overrides if not word.startswith("layout.")]
+        asked, words = self._asked.layout, [word for word in self.overrides if not word.startswith("layout.")]
         if self.tokens:
             words.append(f"train.steps={self.steps(self.config())}")
-        if not expand(recipe.load_mapping(self.name, self.overrides)).data.train:
+        if not self._asked.data.train:
             words.append("data.train=PREFIX")
-        local = self.gpus <= self.cluster.node  # else the nodes say how many replicas there are
+        pins, local = self.pins(), self.gpus <= self.cluster.node  # else the nodes say how many replicas there are
         for key, value in layout.model_dump().items():
-            if (key != "dp" or local) and (value != getattr(asked, key) or key in self.pins()):
+            if (key != "dp" or local) and (value != getattr(asked, key) or key in pins):
                 words.append(f"layout.{key}={str(value).lower() if isinstance(value, bool) else value}")
         line = shlex.join([self.name, *words])
         if local:

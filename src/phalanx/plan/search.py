@@ -55,7 +55,7 @@ def search(config: Config, cluster: Cluster, gpus: int, pins: Pins, most: int = 
 class _Search:
     def __init__(self, config: Config, cluster: Cluster, gpus: int, pins: Pins) -> None:
         self.config, self.cluster, self.gpus, self.pins = config, cluster, gpus, pins
-        self.block, self.weights = cache(self._block), cache(self._weights)
+        self.block, self.weights, self.pipe = cache(self._block), cache(self._weights), cache(self._pipe)
 
     def run(self, most: int) -> Found:
         found = Found([])
@@ -120,13 +120,18 @@ class _Search:
 
     def least(self, layout: LayoutConfig) -> float:
         """Seconds, at the least: the blocks of the busiest rank, the pipeline's bubble, gradients and weights."""
-        spread = stages.spread(self.config.model, stages.stages_of(layout))
-        busiest = max(sum(spread[n] for n in stages.numbers(layout, rank)) for rank in (0, layout.pp // 2))
-        bubble = (layout.pp - 1) * min(spread) * (layout.schedule != "zbv")
+        busiest, bubble = self.pipe(layout.pp, layout.schedule, layout.chunks)
         recompute = self.choices("recompute", RECOMPUTE)[0]
         count = self.config.train.batch // (layout.dp * layout.micro_batch)
         one = self.block(layout.tp, layout.sequence_parallel, layout.cp, layout.micro_batch, recompute)
         return (count * busiest + bubble) * one + self.weights(layout.tp, layout.pp, layout.cp, layout.shard, count)
+
+    def _pipe(self, pp: int, schedule: str, chunks: int) -> tuple[int, int]:
+        """Blocks of the busiest rank, and those of the pipeline's bubble."""
+        layout = LayoutConfig().model_copy(update={"pp": pp, "schedule": schedule, "chunks": chunks})
+        spread = stages.spread(self.config.model, stages.stages_of(layout))
+        busiest = max(sum(spread[n] for n in stages.numbers(layout, rank)) for rank in (0, pp // 2))
+        return busiest, (pp - 1) * min(spread) * (schedule != "zbv")
 
     def _weights(self, tp: int, pp: int, cp: int, shard: str, count: int) -> float:
         """Seconds of a step's gradients, of which replicas hide most, and of the optimizer."""
