@@ -94,10 +94,10 @@ def test_what_is_not_finite_shows(where: str, precision: str) -> None:
 @pytest.fixture
 def anew() -> Iterator[None]:
     """Nothing is remembered of the compiler."""
-    for remembered in (compiled.lacking, compiled.library):
+    for remembered in (compiled.lacking, compiled.functions):
         remembered.cache_clear()
     yield
-    for remembered in (compiled.lacking, compiled.library):
+    for remembered in (compiled.lacking, compiled.functions):
         remembered.cache_clear()
 
 

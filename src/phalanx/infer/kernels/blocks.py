@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
 from phalanx.infer.cache import Cache, New
-from phalanx.infer.kernels.compiled import library
+from phalanx.infer.kernels.compiled import functions
 from phalanx.models.names import split_heads
 from phalanx.nn.attention import Context
 from phalanx.nn.linear import Linear
@@ -51,14 +51,14 @@ class Blocks(nn.Module):
         blocks = list(transformer.blocks.values())
         ffn = blocks[0].feed_forward.up.weight.shape[0]
         shape = config.hidden, ffn, config.heads, config.norm_first, transformer.causal, config.gelu == "tanh"
-        self.handle = library().blocks_new(*shape)
-        finalize(self, library().blocks_free, self.handle)
+        self.handle = functions().blocks_new(*shape)
+        finalize(self, functions().blocks_free, self.handle)
         for block in blocks:
             attention, feed = block.attention, block.feed_forward
             qkv = (torch.cat(split_heads(x, config.heads)) for x in (attention.qkv.weight, attention.qkv.bias))
             others = (attention.out, feed.up, feed.down, block.norm1, block.norm2)
             weights = [_plain(x) for x in (*qkv, *(x for one in others for x in (one.weight, one.bias)))]
-            library().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))
+            functions().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))
 
     def remember(self, cache: Cache) -> None:
         """Keep keys and values there."""
@@ -75,7 +75,7 @@ class Blocks(nn.Module):
         x = x.contiguous()
         assert x.dtype == torch.float32 and x.shape[:2] == (1, sum(one.tokens for one in sequences))
         listed = (_Sequence * len(sequences))(*sequences)
-        library().blocks_run(self.handle, x.data_ptr(), listed, len(listed), *self.caches, torch.get_num_threads())
+        functions().blocks_run(self.handle, x.data_ptr(), listed, len(listed), *self.caches, torch.get_num_threads())
         return x
 
 
@@ -85,15 +85,15 @@ class PackedLinear:
     def __init__(self, weight: Tensor, integers: bool) -> None:
         weight = _plain(weight)
         self.outputs, inputs = weight.shape
-        self.handle = library().linear_new(inputs, self.outputs, integers, weight.data_ptr(), None)
-        finalize(self, library().linear_free, self.handle)
+        self.handle = functions().linear_new(inputs, self.outputs, integers, weight.data_ptr(), None)
+        finalize(self, functions().linear_free, self.handle)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """[…, inputs] -> float32 […, outputs]; `weight` is known."""
         x = _plain(x)
         y = x.new_empty(*x.shape[:-1], self.outputs)
         rows = x.numel() // x.shape[-1]
-        library().linear_run(self.handle, x.data_ptr(), rows, y.data_ptr(), torch.get_num_threads())
+        functions().linear_run(self.handle, x.data_ptr(), rows, y.data_ptr(), torch.get_num_threads())
         return y if bias is None else y + bias
 
 

@@ -44,7 +44,7 @@ def lacking() -> str:
     if not _compiler():
         return "no C++ compiler is installed (g++, or what CXX names)"
     try:
-        library()
+        functions()
     except (OSError, subprocess.SubprocessError) as error:
         lines = (getattr(error, "stderr", None) or str(error)).splitlines()
         said = next((line for line in lines if "error" in line), lines[0])
@@ -53,7 +53,7 @@ def lacking() -> str:
 
 
 @cache
-def library() -> Any:
+def functions() -> Any:
     """The functions of the kernels; OSError or SubprocessError where they cannot be made."""
     threads = _threads()
     name = hashlib.sha256(repr((version(), _compiler(), OPTIONS, store.processor(), threads)).encode()).hexdigest()[:24]
