@@ -3,11 +3,7 @@
 import http.client
 import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +15,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from typer.testing import CliRunner
 
-from phalanx.cli.app import app
-from phalanx.errors import InputError
 from phalanx.infer import load_bert, load_gpt
 from phalanx.infer.sample import Options
 from tests.serve.conftest import Server
@@ -224,71 +217,12 @@ def test_a_full_queue_and_a_drain(models: list[Path]) -> None:
         server.process.kill()
 
 
-def test_keys(models: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("\N{ZERO WIDTH NO-BREAK SPACE}first\r\nsecond\r\n", newline="")
-    server = Server(models[:1], "--api-key-file", tmp_path / "keys")
-    try:
-        for page in ("/health", "/", "/docs", "/openapi.json"):
-            assert server.client.get(page).status_code == 200
-        assert server.client.head("/").status_code == 200
-        for given in ("", "Bearer third", "Bearer firs", "first", "Basic first"):
-            headers = {"Authorization": given} if given else {}
-            refused = server.client.post("/classify", json={"text": "a"}, headers=headers)
-            assert refused.status_code == 401 and "API key is needed" in refused.text
-        for key in ("first", "second"):
-            done = server.client.post("/classify", json={"text": "a"}, headers={"Authorization": f"Bearer {key}"})
-            assert done.status_code == 200
-    finally:
-        server.stop()
-
-
 def test_pages_fetch_nothing_from_outside(server: Server) -> None:
     for path in ("/", "/docs"):
         page = server.client.get(path)
         assert page.status_code == 200 and "https://" not in page.text and "http://" not in page.text
     told = server.client.get("/openapi.json").json()
     assert {"/answer", "/v1/completions", "/metrics"} <= told["paths"].keys()
-
-
-def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> None:
-    """One line and exit code 2, before anything is asked."""
-    shutil.copytree(models[0], tmp_path / "cut")
-    weights = next((tmp_path / "cut").rglob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:1000])
-    taken = socket.socket()
-    taken.bind(("127.0.0.1", 0))
-    taken.listen()
-    port = taken.getsockname()[1]
-    for words, said in (
-        ([tmp_path / "cut"], "cut"),
-        ([models[0], "--backend", "abacus"], "backend=abacus is not known"),
-        ([models[0], "--port", str(port)], f"--port {port}: Address already in use; choose another"),
-    ):
-        command = [sys.executable, "-m", "phalanx", "serve", "--port", "0", *map(str, words)]
-        told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        errors = [line for line in told.stderr.splitlines() if line.startswith("phalanx: ")]
-        assert told.returncode == 2 and len(errors) == 1 and said in errors[0], told.stderr
-        assert "Traceback" not in told.stderr
-    taken.close()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["RUNS/none"], "none is no folder; give a run, or hf:FOLDER"),
-        (["RUNS/classes", "classes=RUNS/span"], "two models are called classes"),
-        (["=RUNS/span"], "names no model"),
-        (["RUNS/span", "--budget", "inf"], "--budget inf: give seconds"),
-        (["RUNS/span", "--host", "nowhere.invalid"], "--host nowhere.invalid --port 8000: "),
-        (["RUNS/span", "--api-key-file", "RUNS"], "cannot be read: Is a directory"),
-    ],
-)
-def test_words_that_cannot_be(models: list[Path], words: list[str], said: str) -> None:
-    """Before any process is started."""
-    with pytest.raises(InputError) as told:
-        asked = [word.replace("RUNS", str(models[0].parent)) for word in words]
-        CliRunner().invoke(app, ["serve", *asked], catch_exceptions=False)
-    assert said in str(told.value)
 
 
 def test_large_questions_do_not_keep_it_from_speaking(server: Server) -> None:
