@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import typer
 
+from phalanx.errors import InputError
+
 CONTINUES, ANEW = "the same command does what is left", "the same command starts anew"
 
 app = typer.Typer(
@@ -29,6 +31,14 @@ def interruptible(then: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"phalanx: interrupted; {then}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Of an option that takes several, as 1,2,4."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise InputError(f"--{option} {text!r} is no list of numbers from 1 on; write 1,2,4")
+    return [int(word) for word in words]
 
 
 def group(name: str, help_text: str) -> typer.Typer:

@@ -6,17 +6,9 @@ from typing import Annotated
 
 import typer
 
-from phalanx.cli.app import group
-from phalanx.errors import InputError
+from phalanx.cli.app import group, numbers
 
 bench_app = group("bench", "Measure speed beside others.")
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise InputError(f"--{option} {text!r} is no list of numbers from 1 on; write 1,8")
-    return [int(word) for word in words]
 
 
 @bench_app.command("infer")
@@ -39,7 +31,7 @@ def bench_infer(
     from phalanx import durable
     from phalanx.infer import bench
 
-    batches, wanted = _numbers("batch", batch), _numbers("lengths", lengths)
+    batches, wanted = numbers("batch", batch), numbers("lengths", lengths)
     loaded = bench.subject(model)
     sizes = sorted({min(length, loaded.context) for length in wanted})
     found, lacking = bench.programs(loaded, backends.split(","), precision.split(","))

@@ -7,16 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from phalanx.cli.app import app
+from phalanx.cli.app import app, numbers
 from phalanx.errors import InputError
-
-
-def _counts(text: str) -> list[int]:
-    """Of processes, as 1,2,4."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdigit() and int(word) for word in words):
-        raise InputError(f"--procs {text!r} is no list of numbers of processes; write 1,2,4")
-    return [int(word) for word in words]
 
 
 @app.command()
@@ -48,7 +40,7 @@ def scale(
     from phalanx.measure import scale as measured
     from phalanx.report.scaling import draw_measured
 
-    counts = _counts(procs)
+    counts = numbers("procs", procs)
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         job = bar.add_task("measuring", total=measured.turns(counts, steps))
@@ -93,7 +85,7 @@ def calibrate(
         raise InputError(f"{out} is there already; give --overwrite, or another --out")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     here = torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
-    counts = _counts(procs) if procs else [n for n in (1, 2, 4, 8, 16) if n <= here]
+    counts = numbers("procs", procs) if procs else [n for n in (1, 2, 4, 8, 16) if n <= here]
     if max(counts) > here:
         raise InputError(f"--procs {procs}: there are {here} {'GPUs' if device == 'cuda' else 'cores'} here")
     machine = Calibration(device, counts, here)
