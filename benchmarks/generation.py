@@ -66,11 +66,14 @@ def ours(folder: Path, precision: str) -> Any:
 
 def compare(precision: str, batches: Sequence[int], rounds: int, exact: dict[int, np.ndarray]) -> list[dict[str, Any]]:
     """A line for each contender and batch. `exact` is Hugging Face's text, which fp32 writes."""
-    lines, contenders = [], Contenders()
+    import torch
+
+    lines, contenders = [], Contenders(together=torch.cuda.is_available())
     with tempfile.TemporaryDirectory() as there:
         make(folder := Path(there))
         for name in [OURS, *PEERS[precision]]:
             contenders.add(name, contender, name, precision, folder)
+        contenders.ready(*batches, warm=2)
         for batch in batches:
             times: dict[str, list[float]] = {name: [] for name in contenders.ends}
             texts = {}

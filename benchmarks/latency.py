@@ -73,13 +73,16 @@ def contender(name: str, precision: str, folder: Path) -> Program:
 
 def compare(size: str, precision: str, cells: list[str], rounds: int, calls: int) -> list[dict[str, Any]]:
     """A line for each contender and cell."""
+    import torch
+
     from benchmarks.peers import PEERS
 
-    lines, contenders = [], Contenders()
+    lines, contenders = [], Contenders(together=torch.cuda.is_available())
     with tempfile.TemporaryDirectory() as there:
         make(size, folder := Path(there))
-        for name in [OURS, *PEERS[precision]]:  # one after another: ours measures, and some files are shared
+        for name in [OURS, *PEERS[precision]]:  # on a CPU one after another: ours measures, and some files are shared
             contenders.add(name, contender, name, precision, folder)
+        contenders.ready(*[cell for cell in cells if cell != "ragged"])
         exact = contender(EXACT, "fp32", folder)
         for cell in cells:
             times: dict[str, list[float]] = {name: [] for name in contenders.ends}
