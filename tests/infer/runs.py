@@ -1,16 +1,20 @@
 """Run folders and answers for the tests of inference."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from phalanx.config import Config, DataConfig, ModelConfig
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.infer.cache import New, Place
 from phalanx.infer.gpt import GPT as Model
 from phalanx.infer.loaded import Loaded
+from phalanx.infer.sample import likeliest
 from phalanx.models.build import build
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
@@ -50,7 +54,7 @@ class Scripted:
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     def reserve(self, tokens: int) -> Place:
-        return Place((len(self.known),), torch.zeros(0), True)
+        return Place((len(self.known),), torch.zeros(0), True, np.zeros(0))
 
     def release(self, place: Place) -> None:
         pass
@@ -64,7 +68,7 @@ class Scripted:
             scores = torch.zeros(new.wanted, self.vocab)
             for row in range(new.wanted):
                 scores[row, self.answer(tokens[: len(tokens) - new.wanted + 1 + row])] = 100
-            found.append(scores)
+            found.append(likeliest(scores) if new.greedy else scores)
         return found
 
 
@@ -73,3 +77,12 @@ def scripted(answer: Callable[[list[int]], int], config: Config = GPT) -> tuple[
     decoder = Scripted(answer, config.model.vocab)
     loaded = Loaded(Path("run"), nn.Linear(1, 1), load_tokenizer("gpt2"), config, Restored(1, None, ()))
     return Model(loaded, decoder=decoder, lookup=False), decoder
+
+
+def sliced(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: bool = False) -> Tensor:
+    """`nn.attention.within` on any device, in any precision."""
+    y = torch.full_like(q, torch.nan)
+    for part in (slice(first, last) for first, last in pairwise(ends.tolist())):
+        assert part.stop - part.start <= longest
+        y[:, :, part] = F.scaled_dot_product_attention(*(x[:, :, part] for x in (q, k, v)), is_causal=causal)
+    return y

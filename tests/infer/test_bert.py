@@ -1,14 +1,11 @@
 """What a BERT is asked, by every backend: the model's own answers on ragged rows, places in the original text."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from phalanx.config import Config
 from phalanx.data.labelled import Encoded
@@ -18,11 +15,10 @@ from phalanx.infer import load as ready
 from phalanx.infer.backends import Wanted
 from phalanx.infer.fill import fill
 from phalanx.infer.loaded import Loaded, load
-from phalanx.infer.recorded import Recorded, Within
+from phalanx.infer.recorded import Recorded
 from phalanx.infer.rows import OneAfterAnother, Said, groups
-from phalanx.nn.attention import Context
 from tests.batches import batch_of
-from tests.infer.runs import BERT, make_run
+from tests.infer.runs import BERT, make_run, sliced
 
 HEADS = ("classes", "value", "span", "tokens", "")
 CLOSE = {"fp32": 1e-4, "int8": 0.2}
@@ -96,23 +92,14 @@ def test_every_backend_says_what_the_model_says(runs: dict[str, Path], head: str
     np.testing.assert_array_equal(alone(loaded, rows()[0], not head), wanted[0])
 
 
-class Sliced(Within):
-    """The same by torch, on any device."""
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        y = torch.full_like(q, torch.nan)
-        for part in (slice(first, last) for first, last in pairwise(self.ends.tolist())):
-            y[:, :, part] = F.scaled_dot_product_attention(*(x[:, :, part] for x in (q, k, v)))
-        return y
-
-
 @pytest.mark.parametrize("head", HEADS)
-def test_what_a_gpu_records(runs: dict[str, Path], head: str) -> None:
+def test_what_a_gpu_records(runs: dict[str, Path], head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here without its graphs: rounded up, with tokens that are nobody's."""
+    monkeypatch.setattr("phalanx.infer.recorded.within", sliced)
     loaded = load(runs[head])
     model: Any = loaded.shared()
     said = Said(model, head in ("", "span", "tokens"), hidden=not head)
-    program = OneAfterAnother(Recorded(said, loaded.context, torch.device("cpu"), Sliced()), said.per_token)
+    program = OneAfterAnother(Recorded(said, loaded.context, torch.device("cpu")), said.per_token)
     for asked in (rows(), rows()[:3], rows()[:1], rows()[1:]):
         for found, row in zip(program(asked), asked, strict=True):
             np.testing.assert_allclose(found, alone(loaded, row, hidden=not head), atol=1e-4, rtol=0)

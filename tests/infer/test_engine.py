@@ -15,7 +15,7 @@ from phalanx.infer.sample import Options
 from phalanx.infer.steps import Steps
 from phalanx.precision import packed
 from tests.batches import batch_of
-from tests.infer.runs import GPT, make_run
+from tests.infer.runs import GPT, make_run, sliced
 
 CONTEXT = 64
 KINDS = ("torch", "steps", "native")
@@ -102,6 +102,40 @@ def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Optio
         while made.busy:
             made.step()
     assert first.tokens == second.tokens
+
+
+@pytest.mark.parametrize("lookup", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_drawn_and_greedy_texts_share_steps(loaded: Loaded, lookup: bool, kind: str) -> None:
+    """Of the greedy only the likeliest tokens leave the decoder, of the others their scores."""
+    options = [Options(tokens=12, greedy=n % 2 == 0, seed=n) for n in range(5)]
+    made = engine(loaded, lookup, kind=kind)
+    together = [made.submit(prompt, each) for prompt, each in zip(PROMPTS, options, strict=True)]
+    while made.busy:
+        made.step()
+    for request, prompt, each in zip(together, PROMPTS, options, strict=True):
+        alone = made.submit(prompt, each)
+        while made.busy:
+            made.step()
+        assert request.tokens == alone.tokens and request.ended == alone.ended
+
+
+def test_prompts_on_a_gpu(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here by another kernel: those that begin together go through it at once."""
+    made, ends = engine(loaded, kind="steps"), []
+
+    def attend(*words: Any, causal: bool) -> torch.Tensor:
+        ends.append(words[3].tolist())
+        return sliced(*words, causal)
+
+    monkeypatch.setattr("phalanx.infer.steps.within", attend)
+    made.decoder.half = True  # type: ignore[attr-defined]
+    requests = [made.submit(prompt, Options(tokens=5, greedy=True)) for prompt in PROMPTS]
+    while made.busy:
+        made.step()
+    for request, prompt in zip(requests, PROMPTS, strict=True):
+        assert request.tokens == plain(loaded, list(prompt), 5)
+    assert [len(each) for each in ends] == [6, 6]  # both layers, all five
 
 
 def test_windows_that_slide_take_turns(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

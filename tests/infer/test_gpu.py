@@ -8,6 +8,7 @@ import torch
 
 from phalanx.infer import backends, load_gpt
 from phalanx.infer.backends import Wanted
+from phalanx.infer.cache import New
 from phalanx.infer.loaded import load
 from phalanx.infer.sample import Options
 from tests.infer.runs import GPT, make_run
@@ -49,6 +50,22 @@ def test_a_gpt_writes_what_it_writes_plainly(tmp_path: Path) -> None:
             said.append(int(loaded.logits(said[-64:])[-1].argmax()))
         assert tokens == said
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_prompts_in_half_precision(tmp_path: Path, precision: str) -> None:
+    """Several of different lengths at once, wide heads as fused attention wants, then a step."""
+    model = GPT.model.model_copy(update={"hidden": 64, "positions": 64, "init_std": 0.2})
+    data = GPT.data.model_copy(update={"sequence": 64})
+    make_run(tmp_path / "run", GPT.model_copy(update={"model": model, "data": data}), "gpt2")
+    decoder, loaded = load_gpt(tmp_path / "run", precision=precision).engine.decoder, load(tmp_path / "run")
+    prompts = [[5, 6 + n, 7] * (4 * n + 6) for n in range(3)]
+    places = [decoder.reserve(64) for _ in prompts]
+    said = decoder([New(place, 0, prompt) for place, prompt in zip(places, prompts, strict=True)])
+    said += decoder([New(place, len(prompt), [9]) for place, prompt in zip(places, prompts, strict=True)])
+    for scores, tokens in zip(said, [*prompts, *([*prompt, 9] for prompt in prompts)], strict=True):
+        right = loaded.logits(tokens)[-1].cpu()
+        assert (scores[0].cpu() - right).abs().max() < (0.02 if precision == "fp16" else 0.15) * right.abs().max()
 
 
 def test_half_precision_continues(tmp_path: Path) -> None:

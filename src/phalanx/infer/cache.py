@@ -10,15 +10,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phalanx.data.source import Array
+
 PAGE = 16  # tokens
 
 
 class Place(NamedTuple):
-    """The pages of a sequence, and the slots of its tokens in order: int64 [pages × PAGE]."""
+    """The pages of a sequence, and the slots of its tokens in order, int64 [pages × PAGE], also as numbers."""
 
     pages: tuple[int, ...]
     slots: Tensor
     together: bool
+    numbers: Array
 
     def rows(self, x: Tensor, stop: int) -> Tensor:
         """Of x [heads, slots, …] those of the first `stop` tokens; a view where they lie together."""
@@ -53,7 +56,7 @@ class Cache:
             self.free[page] = False
         slots = (torch.tensor(pages)[:, None] * PAGE + torch.arange(PAGE)).flatten()
         together = pages == list(range(pages[0], pages[0] + count))
-        return Place(tuple(pages), slots.to(self.keys[0].device), together)
+        return Place(tuple(pages), slots.to(self.keys[0].device), together, slots.numpy())
 
     def release(self, place: Place) -> None:
         """The sequence has ended."""
@@ -76,13 +79,14 @@ class Cache:
 
 class New(NamedTuple):
     """Tokens that a sequence goes on with: where its cache is, where they begin in it, and of how many of the last the
-    scores are wanted.
+    scores are wanted, or only which token is the likeliest.
     """
 
     place: Place
     start: int
     tokens: Sequence[int]
     wanted: int = 1
+    greedy: bool = False
 
     @property
     def stop(self) -> int:

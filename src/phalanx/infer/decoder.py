@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from phalanx.infer.cache import PAGE, Cache, New, Place
 from phalanx.infer.rows import attend_by
+from phalanx.infer.sample import likeliest
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 
@@ -46,7 +47,9 @@ class Decoder:
 
     @torch.inference_mode()
     def __call__(self, news: Sequence[New]) -> list[Tensor]:
-        """Of each sequence, float32 [wanted, vocab] on the CPU; its new tokens are in the cache from now on."""
+        """Of each sequence, on the CPU, float32 [wanted, vocab], or of a greedy one `likeliest` of that; its new tokens
+        are in the cache from now on.
+        """
         self.past.news = news
         tokens = torch.tensor([[token for new in news for token in new.tokens]], device=self.device)
         index = torch.tensor([[at for new in news for at in range(new.start, new.stop)]], device=self.device)
@@ -59,7 +62,15 @@ class Decoder:
         logits = self.model.head(self.model.head.enter(hidden), self.model.transformer.words)
         if self.gathered is not None:
             logits = self.gathered(logits)
-        return list(torch.split(logits[:, : self.vocab].float().cpu(), [new.wanted for new in news]))
+        scores = torch.split(logits[:, : self.vocab].float().cpu(), [new.wanted for new in news])
+        return [likeliest(rows) if new.greedy else rows for rows, new in zip(scores, news, strict=True)]
+
+
+class Together(Protocol):
+    """Several sequences at once: their keys and values are kept, and each attends to its own."""
+
+    def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keys and values [heads, slots, width]; the rest [1, heads, new tokens, width]."""
 
 
 class Step(NamedTuple):
@@ -91,7 +102,7 @@ class Past:
         heads = weight.shape[0] // (3 * width)
         self.cache = Cache.within(memory, len(attentions), heads, width, weight.new_empty(0, dtype=number))
         self.news: Sequence[New] = ()
-        self.step: Step | None = None  # where many are taken alike
+        self.step: Together | None = None  # where many are taken alike
         for layer, attention in enumerate(attentions):
             attend_by(attention, partial(self._attend, self.cache.keys[layer], self.cache.values[layer]))
 

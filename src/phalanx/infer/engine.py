@@ -35,7 +35,7 @@ class Decodes(Protocol):
         """It has ended."""
 
     def __call__(self, news: Sequence[New]) -> list[Tensor]:
-        """Of each sequence float32 [wanted, vocab]."""
+        """Of each sequence float32 [wanted, vocab], or of a greedy one int64 [wanted], -1 where not finite."""
 
 
 @dataclass(eq=False)
@@ -96,8 +96,8 @@ class Engine:
         joining = self._admitted()
         chosen = joining or self._turn()
         news = [self._new(request) for request in chosen]
-        for request, new, scores in zip([*chosen], news, self.decoder(news) if news else (), strict=True):
-            self._take(request, new, scores)
+        for request, new, said in zip([*chosen], news, self.decoder(news) if news else (), strict=True):
+            self._take(request, new, said)
         return [*chosen]
 
     def stream(self, request: Request) -> Iterator[int]:
@@ -139,24 +139,25 @@ class Engine:
 
     def _new(self, request: Request) -> New:
         assert request.place is not None
+        greedy = request.options.greedy
         if len(request.tokens) > self.context:  # the window slides: all of it has new positions
-            return New(request.place, 0, request.tokens[-self.context :])
+            return New(request.place, 0, request.tokens[-self.context :], greedy=greedy)
         new = request.tokens[request.cached :]
         draft: list[int] = []
         if self.lookup and request.cached and len(self.active) <= FEW:
             room = min(DRAFT, request.options.tokens - request.said - 1, self.context - len(request.tokens))
             draft = looked_up(request.tokens, room)
-        return New(request.place, request.cached, [*new, *draft], 1 + len(draft))
+        return New(request.place, request.cached, [*new, *draft], 1 + len(draft), greedy)
 
-    def _take(self, request: Request, new: New, scores: Tensor) -> None:
-        """Choose a token by each row of scores while the one before was what had been tried."""
+    def _take(self, request: Request, new: New, said: Tensor) -> None:
+        """Choose a token by each row of what the decoder said while the one before was what had been tried."""
         tried = [*new.tokens[len(new.tokens) - new.wanted + 1 :], -1]
         request.cached = new.stop - new.wanted + 1
-        if not scores.sum().isfinite():  # a sum of what is not finite is not
-            self._end(request, "broken")
-            return
-        for row, guess in zip(scores, tried, strict=True):
-            token = choose(row, request.options, request.generator)
+        for row, guess in zip(said, tried, strict=True):
+            token = int(row) if new.greedy else choose(row, request.options, request.generator)
+            if token < 0:
+                self._end(request, "broken")
+                return
             if token == self.end:
                 self._end(request, "stop")
                 return

@@ -1,7 +1,6 @@
 """A BERT on a GPU: a line of rows is one CUDA graph for each number of tokens and of rows, rounded up."""
 
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,34 +8,28 @@ from torch import Tensor
 from phalanx.data.source import Array
 from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.infer.rows import Line, Said, attend_by
-from phalanx.nn.attention import Attention, Context
+from phalanx.nn.attention import Attention, Context, within
 
 STEP = 32  # tokens to which a line is rounded up at least
 
 
 class Within:
-    """Attention within each of several sequences that lie one after another, by a kernel that is told on the GPU where
-    they end (Dao, arXiv 2307.08691).
-    """
+    """Attention `within` the sequences of a line."""
 
-    ends: Tensor  # int32 [sequences + 1], from 0 on
+    ends: Tensor
     longest: int
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """All [1, heads, tokens, width]; of tokens past the last end nothing that means anything."""
-        from torch.nn.attention.varlen import varlen_attn
-
-        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
-        y: Any = varlen_attn(q, k, v, self.ends, self.ends, self.longest, self.longest)
-        return y.transpose(0, 1)[None]  # type: ignore[no-any-return]
+        """All [1, heads, tokens, width]."""
+        return within(q, k, v, self.ends, self.longest)
 
 
 class Recorded:
     """A program of lines. Its graphs are made as they are wanted."""
 
-    def __init__(self, said: Said, context: int, device: torch.device, within: Any = None) -> None:
+    def __init__(self, said: Said, context: int, device: torch.device) -> None:
         self.said, self.context, self.device = said, context, device
-        self.within = within or Within()
+        self.within = Within()
         for module in said.model.modules():
             if isinstance(module, Attention):
                 attend_by(module, self.within)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phalanx.data.source import Array
 
-Compute = Callable[[Tensor], Tensor]
+Compute = Callable[[Tensor], Any]
 
 
 class Replay:
@@ -25,7 +25,7 @@ class Replay:
         self.graph: Any = None
 
     @torch.inference_mode()
-    def __call__(self) -> Tensor:
+    def __call__(self) -> Any:
         """What came out, where it was computed; it is good until the next call."""
         if not self.gpu:
             return self.compute(self.given)

@@ -1,19 +1,20 @@
 """A GPT on a GPU: a step in which each sequence goes on by a few tokens is one CUDA graph for each number of sequences,
-of new tokens and of tokens that the longest has seen, rounded up. Prompts go the plain way.
+of new tokens and of tokens that the longest has seen, rounded up. Prompts are not recorded.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from phalanx.infer.cache import PAGE, New
 from phalanx.infer.decoder import Decoder, Past, Step
 from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
+from phalanx.infer.sample import likeliest
+from phalanx.nn.attention import within
 from phalanx.nn.batch import Batch
 
 FEW = 16  # new tokens of a sequence that a step takes at most
@@ -33,6 +34,7 @@ class Steps(Decoder):
         self.room -= PAGE
         self.shapes = Replays()
         self.host = torch.empty(0)
+        self.half = self.device.type == "cuda" and past.cache.keys[0].dtype != torch.float32
         for kept in (*past.cache.keys, *past.cache.values):
             torch._dynamo.mark_static(kept)
         compile_blocks(model, self.device)
@@ -42,29 +44,38 @@ class Steps(Decoder):
         """As `Decoder`; good until the next call."""
         widest = max(len(new.tokens) for new in news)
         if widest > FEW:
-            with torch.compiler.set_stance("force_eager"):
-                return super().__call__(news)
+            begin = self.half and not any(new.start for new in news)
+            self.past.step = Prompts.of(news) if begin else None
+            try:
+                with torch.compiler.set_stance("force_eager"):
+                    return super().__call__(news)
+            finally:
+                self.past.step = None
         width = power(widest)
         shape = max(2, power(len(news))), width, rounded(max(new.start + width for new in news), STEP)
-        scores = self.shapes.of(shape, lambda: _Shape(self, *shape))(news)
-        if width > 1:
-            scores = scores[[i * width + at for i, new in enumerate(news) for at in _wanted(new)]]
-        return list(torch.split(self._on_host(scores[: sum(new.wanted for new in news)]), [new.wanted for new in news]))
+        scores, best = self.shapes.of(shape, lambda: _Shape(self, *shape))(news)
+        wanted = [slice(i * width + len(n.tokens) - n.wanted, i * width + len(n.tokens)) for i, n in enumerate(news)]
+        drawn = [scores[rows] for rows, new in zip(wanted, news, strict=True) if not new.greedy]
+        given = iter(self._on_host(drawn) if drawn else ())
+        best = best.cpu()
+        return [best[rows] if new.greedy else next(given) for rows, new in zip(wanted, news, strict=True)]
 
-    def _on_host(self, scores: Tensor) -> Tensor:
+    def _on_host(self, parts: Sequence[Tensor]) -> Sequence[Tensor]:
         """In memory that the GPU writes to by itself."""
         if self.device.type == "cpu":
-            return scores
+            return parts
+        scores = torch.cat([*parts])
         if len(self.host) < len(scores):
             self.host = torch.empty(power(len(scores)), self.vocab, pin_memory=True)
         found = self.host[: len(scores)]
         found.copy_(scores, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        return found
+        return torch.split(found, [len(part) for part in parts])
 
-    def scores(self, tokens: Tensor, index: Tensor, at: Tensor, starts: Tensor, slots: Tensor) -> Tensor:
+    def scores(self, tokens: Tensor, index: Tensor, at: Tensor, starts: Tensor, slots: Tensor
+               ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Of tokens [rows, new] at positions `index`, whose keys go to the slots `at`, after `starts` [rows] others,
-        where all of a row lie in `slots` [rows, longest]; int64 -> float32 [rows × new, vocab]
+        where all of a row lie in `slots` [rows, longest]; int64 -> float32 [rows × new, vocab], and `likeliest` of it
         """
         device = tokens.device
         seen = starts[:, None] + torch.arange(tokens.shape[1], device=device)
@@ -75,13 +86,28 @@ class Steps(Decoder):
             hidden = self.model.transformer(Batch(tokens.view(1, -1), index.view(1, -1), key))[0]
         finally:
             self.past.step = None
-        logits = self.model.head(hidden, self.model.transformer.words)[:, : self.vocab]
-        return logits.float()  # type: ignore[no-any-return]
+        scores = self.model.head(hidden, self.model.transformer.words)[:, : self.vocab].float()
+        return scores, likeliest(scores)
 
 
-def _wanted(new: New) -> range:
-    """Which of its tokens."""
-    return range(len(new.tokens) - new.wanted, len(new.tokens))
+class Prompts(NamedTuple):
+    """Sequences that begin, one after another."""
+
+    at: Tensor  # int64 [tokens]: where their keys go
+    ends: Tensor  # int32 [sequences + 1]
+    longest: int
+
+    @classmethod
+    def of(cls, news: Sequence[New]) -> "Prompts":
+        """All of their tokens."""
+        at = torch.cat([new.place.slots[: new.stop] for new in news])
+        ends = torch.tensor([0, *accumulate(new.stop for new in news)], dtype=torch.int32, device=at.device)
+        return cls(at, ends, max(new.stop for new in news))
+
+    def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keys and values [heads, slots, width]; the rest [1, heads, tokens, width]."""
+        keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
+        return within(q, k, v, self.ends, self.longest, causal=True)
 
 
 class _Shape:
@@ -90,22 +116,23 @@ class _Shape:
     def __init__(self, steps: Steps, rows: int, width: int, longest: int) -> None:
         self.shapes, self.nowhere = [*[(rows, width)] * 3, (rows,), (rows, longest)], steps.nowhere
 
-        def compute(given: Tensor) -> Tensor:
+        def compute(given: Tensor) -> tuple[Tensor, Tensor]:
             return steps.scores(*(part.clone() for part in self._parts(given.long())))
 
         self.replay = Replay(compute, sum(map(math.prod, self.shapes)), steps.device)
         self.given = self._parts(self.replay.numbers)
 
-    def __call__(self, news: Sequence[New]) -> Tensor:
-        """float32 [rows × width, vocab], where it was computed."""
+    def __call__(self, news: Sequence[New]) -> tuple[Tensor, Tensor]:
+        """As `Steps.scores`, where it was computed."""
         tokens, index, at, starts, slots = self.given
         tokens[:], index[:], at[:], starts[:], slots[:] = 0, 0, self.nowhere, 0, self.nowhere
         for i, new in enumerate(news):
             count = len(new.tokens)
-            here = (np.array(new.place.pages)[:, None] * PAGE + np.arange(PAGE)).ravel()[: new.stop]
+            here = new.place.numbers[: new.stop]
             tokens[i, :count], index[i, :count], starts[i] = new.tokens, range(new.start, new.stop), new.start
             at[i, :count], slots[i, : new.stop] = here[new.start :], here
-        return self.replay()
+        scores, best = self.replay()
+        return scores, best
 
     def _parts(self, numbers: Any) -> list[Any]:
         """Views: tokens, positions, slots for their keys, how many others stand before them, where all of these lie."""

@@ -7,6 +7,7 @@ faster kernel, or, with dropout of the probabilities, the plain formula that kee
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,18 @@ def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v in one kernel; all [batch, heads, seq, d]."""
     causal = context.causal and context.mask is None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal)
+
+
+def within(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: bool = False) -> Tensor:
+    """As `fused` of sequences that lie one after another, [1, heads, tokens, d], by a kernel that is told on the GPU
+    where they end (Dao, arXiv 2307.08691): `ends` int32 [sequences + 1], from 0 on. fp16 or bf16; of tokens past the
+    last end nothing that means anything.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+    y: Any = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0 if causal else -1))
+    return y.transpose(0, 1)[None]  # type: ignore[no-any-return]
 
 
 class Dropping(nn.Module):
