@@ -10,8 +10,7 @@ import pytest
 from phalanx import recipe
 from phalanx.config import Config, ModelConfig
 from phalanx.errors import InputError
-from phalanx.models import build
-from phalanx.nn.transformer import padded_vocab
+from phalanx.models import build, sizes
 
 NAMES = sorted(recipe.names())
 
@@ -31,14 +30,14 @@ def test_recipe_loads_and_comes_back_from_its_dump(name: str, tmp_path: Path) ->
 
 
 def _model(mapping: dict[str, Any], vocab: int) -> ModelConfig:
-    return ModelConfig(**build.with_preset(mapping["model"]) | {"vocab": vocab})
+    return ModelConfig(**sizes.with_preset(mapping["model"]) | {"vocab": vocab})
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"finetune"}))  # whose model is another run's
 def test_recipe_is_a_model_that_its_sequences_fit(name: str) -> None:
     mapping = recipe.load_mapping(name)
     model = _model(mapping, 30522)
-    build.check(model)
+    sizes.check(model)
     assert mapping["data"]["sequence"] <= model.positions
     assert (mapping["task"], model.segments) == (("mlm", 2) if model.family == "bert" else ("clm", 0))
     assert mapping["train"]["batch"] % mapping.get("layout", {}).get("micro_batch", 1) == 0
@@ -46,7 +45,7 @@ def test_recipe_is_a_model_that_its_sequences_fit(name: str) -> None:
 
 def test_largest_recipe_has_the_published_number_of_parameters() -> None:
     model = _model(recipe.load_mapping("gpt2-8.3b"), 50257)
-    padded = model.model_copy(update={"vocab": padded_vocab(model)})
+    padded = model.model_copy(update={"vocab": model.padded_vocab})
     assert build.family("gpt2").parameters_of(padded) == 8_317_040_640
 
 

@@ -80,6 +80,11 @@ class ModelConfig(Section):
     init_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights; residual outputs are divided by sqrt(2 × layers)."""
 
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the token embedding: the vocabulary rounded up, the same for every layout."""
+        return -(-self.vocab // self.pad_vocab_to) * self.pad_vocab_to
+
 
 class DataConfig(Section):
     """What it learns from."""

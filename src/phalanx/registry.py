@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from phalanx.config import OptimConfig
     from phalanx.models.build import Family
+    from phalanx.models.sizes import Sizes
     from phalanx.parallel.parameters import Parameters
     from phalanx.train.task import Kind
 
@@ -48,6 +49,11 @@ class Table(Generic[T]):
         return found
 
 
+SIZES: "Table[Sizes]" = Table(
+    "model.family",
+    {"gpt2": "phalanx.models.sizes:GPT2", "bert": "phalanx.models.sizes:Bert"},
+    ("DEFAULTS", "PRESETS"),
+)
 MODELS: "Table[Family]" = Table(
     "model.family",
     {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert"},

@@ -11,7 +11,8 @@ import phalanx
 from phalanx import recipe
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.train.lay_out import processes_of
-from phalanx.train.resolve import expand, resolve
+from phalanx.train.resolve import resolve
+from phalanx.train.settle import expand
 
 PAGE = Path(__file__).parents[2] / "docs" / "parallelism.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from phalanx import recipe, registry
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.run.folder import RunFolder
-from phalanx.train.resolve import expand, resolve
+from phalanx.train.resolve import resolve
+from phalanx.train.settle import expand
 from phalanx.train.trainer import Trainer
 from tests.train.runs import SIZES, Corpus, Record
 

@@ -7,8 +7,9 @@ import torch
 
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
-from phalanx.models.build import build, with_preset
+from phalanx.models.build import build
 from phalanx.models.gpt2 import GPT2
+from phalanx.models.sizes import with_preset
 
 CPU = torch.device("cpu")
 SMALL = ModelConfig(layers=2, hidden=64, heads=4, positions=32, vocab=300)

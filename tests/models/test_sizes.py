@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from phalanx.config import ModelConfig
-from phalanx.models import build
-from phalanx.nn.transformer import padded_vocab
+from phalanx.models import build, sizes
 
 PUBLISHED = [
     ("gpt2", "124m", 50257, 124_439_808),
@@ -33,7 +32,7 @@ PRESETS = [(name, preset) for name in ("gpt2", "bert") for preset in build.famil
 
 
 def config_of(family: str, preset: str, vocab: int) -> ModelConfig:
-    return ModelConfig(**build.with_preset({"family": family, "preset": preset, "vocab": vocab}))
+    return ModelConfig(**sizes.with_preset({"family": family, "preset": preset, "vocab": vocab}))
 
 
 def on_meta(config: ModelConfig) -> nn.Module:
@@ -55,7 +54,7 @@ def test_every_large_preset_is_published() -> None:
 def test_built_model_has_the_closed_form_and_padding(family: str, preset: str) -> None:
     config = config_of(family, preset, 30522)
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())
-    padding = (padded_vocab(config) - config.vocab) * config.hidden
+    padding = (config.padded_vocab - config.vocab) * config.hidden
     assert padding == 70 * config.hidden
     assert built - padding == build.family(family).parameters_of(config)
 
@@ -70,10 +69,10 @@ def test_closed_form_of_an_odd_shape(family: str) -> None:
 
 
 def test_own_keys_override_the_preset() -> None:
-    section = build.with_preset({"family": "bert", "preset": "large", "layers": 3})
+    section = sizes.with_preset({"family": "bert", "preset": "large", "layers": 3})
     assert (section["layers"], section["hidden"]) == (3, 1024)
 
 
 def test_padding_does_not_depend_on_anything_but_the_vocabulary() -> None:
     sizes = [ModelConfig(vocab=vocab) for vocab in (1, 128, 129, 50257, 50304)]
-    assert [padded_vocab(size) for size in sizes] == [128, 128, 256, 50304, 50304]
+    assert [size.padded_vocab for size in sizes] == [128, 128, 256, 50304, 50304]

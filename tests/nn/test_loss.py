@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_iter
 
 from phalanx.config import ModelConfig
 from phalanx.models.build import build
-from phalanx.nn import loss, slots
+from phalanx.nn import loss, pieces, slots
 from tests.batches import batch_of
 
 ROWS, HIDDEN, VOCAB = 70, 8, 300
@@ -20,7 +20,7 @@ BERT = {"family": "bert", "norm_first": False, "gelu": "erf", "segments": 2}
 
 @pytest.fixture(params=[1, 1 << 11, 1 << 25], ids=["one row a chunk", "uneven chunks", "one chunk"])
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(loss.LIMITS, "cpu", (request.param, 1 << 20))
+    monkeypatch.setitem(pieces.LIMITS, "cpu", (request.param, 1 << 20))
 
 
 def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -96,7 +96,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("training", [True, False])
 def test_no_tensor_of_the_size_of_the_logits(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 10 * VOCAB
-    monkeypatch.setitem(loss.LIMITS, "cpu", (limit, 1 << 20))
+    monkeypatch.setitem(pieces.LIMITS, "cpu", (limit, 1 << 20))
     *leaves, labels = inputs(bias=True)
     with torch.set_grad_enabled(training), Largest() as seen:
         if training:

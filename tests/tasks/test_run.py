@@ -7,7 +7,7 @@ import pytest
 
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.errors import InputError
-from phalanx.models.build import with_preset
+from phalanx.models.sizes import with_preset
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import train, wanted
 from phalanx.tasks.score import score

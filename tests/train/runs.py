@@ -17,7 +17,8 @@ from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.vocabulary import train_tokenizer
 from phalanx.run.folder import RunFolder
 from phalanx.run.verdict import judge
-from phalanx.train.resolve import expand, resolve
+from phalanx.train.resolve import resolve
+from phalanx.train.settle import expand
 from phalanx.train.trainer import Trainer
 from tests.data.sets import write_set
 

@@ -10,7 +10,8 @@ from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.precision import gemm
-from phalanx.train.resolve import expand, resolve
+from phalanx.train.resolve import resolve
+from phalanx.train.settle import expand
 from tests.train.runs import Corpus
 
 CPU = torch.device("cpu")

@@ -17,7 +17,8 @@ from phalanx.convert.folder import Weights, read_json
 from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
-from phalanx.models.build import build, check, family, make
+from phalanx.models.build import build, family, make
+from phalanx.models.sizes import check
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.storage import write_file

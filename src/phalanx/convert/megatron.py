@@ -18,8 +18,9 @@ from phalanx.convert.huggingface import TASKS, Imported
 from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.models.build import build, check, make
+from phalanx.models.build import build, make
 from phalanx.models.names import pad_rows
+from phalanx.models.sizes import check
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 

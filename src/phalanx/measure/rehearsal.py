@@ -12,7 +12,8 @@ from phalanx.config import Config
 from phalanx.data.source import Sample
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.models.build import check, family
+from phalanx.models.build import family
+from phalanx.models.sizes import check
 from phalanx.nn.batch import Batch
 from phalanx.precision import gemm
 from phalanx.run.folder import RunFolder

@@ -20,7 +20,8 @@ from phalanx.errors import InputError
 from phalanx.measure.crew import Crew
 from phalanx.measure.rehearsal import definite, rehearse
 from phalanx.models.build import flops_per_token
-from phalanx.train.resolve import device_of, expand
+from phalanx.train.resolve import device_of
+from phalanx.train.settle import expand
 
 WARM = 2  # steps before the first that counts
 DEFAULT_BATCH = 8

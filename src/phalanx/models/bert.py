@@ -1,46 +1,24 @@
 """BERT: Google's post-LN sizes (arXiv 1810.04805, 1908.08962) and Megatron's pre-LN sizes (arXiv 1909.08053)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
-from phalanx.models import names
+from phalanx.models import names, sizes
 from phalanx.nn import loss
 from phalanx.nn.answer import POOLED, AnswerHead
 from phalanx.nn.batch import Batch
 from phalanx.nn.heads import MaskedHead, PairHead
 from phalanx.nn.transformer import Transformer
 
-_COMMON = {"positions": 512, "segments": 2, "gelu": "erf", "norm_first": False, "norm_eps": 1e-12}
 
-
-def _google(layers: int, hidden: int, heads: int) -> dict[str, Any]:
-    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads}
-
-
-def _megatron(layers: int, hidden: int, heads: int) -> dict[str, Any]:
-    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads, "norm_first": True, "norm_eps": 1e-5}
-
-
-class Bert(nn.Module):
+class Bert(sizes.Bert, nn.Module):
     """Bidirectional transformer with a masked-language-model head and a next-sentence head, or, to be fine-tuned, with
     the one head that `model.head` names."""
 
     LOSSES = ("mlm", "nsp")
-    DEFAULTS: Mapping[str, Any] = _COMMON
-    PRESETS: Mapping[str, Mapping[str, Any]] = {
-        "tiny": _google(2, 128, 2),
-        "mini": _google(4, 256, 4),
-        "small": _google(4, 512, 8),
-        "base": _google(12, 768, 12),
-        "large": _google(24, 1024, 16),
-        "megatron-345m": _megatron(24, 1024, 16),
-        "megatron-1.3b": _megatron(24, 2048, 32),
-        "megatron-3.9b": _megatron(48, 2560, 40),
-    }
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,35 +1,25 @@
 """From a configuration to a model with weights."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from phalanx import registry
 from phalanx.config import ModelConfig
-from phalanx.errors import InputError
+from phalanx.models.sizes import Sizes, check
 from phalanx.nn.init import initialise
 
 Named = Iterator[tuple[str, Tensor]]
 
 
-class Family(Protocol):
+class Family(Sizes, Protocol):
     """The class of a model family."""
 
     @property
     def LOSSES(self) -> tuple[str, ...]:
         """Names of the losses that its models can give."""
-        ...
-
-    @property
-    def DEFAULTS(self) -> Mapping[str, Any]:
-        """What its presets have in common."""
-        ...
-
-    @property
-    def PRESETS(self) -> Mapping[str, Mapping[str, Any]]:
-        """Named [model] sections."""
         ...
 
     def __call__(self, config: ModelConfig) -> nn.Module:
@@ -52,26 +42,6 @@ class Family(Protocol):
 def family(name: str) -> Family:
     """The family of that name."""
     return registry.MODELS.find(name)
-
-
-def with_preset(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A [model] section over its preset, and that over what its family has in common."""
-    kind = family(section.get("family", "gpt2"))
-    preset = section.get("preset", "")
-    if preset and preset not in kind.PRESETS:
-        raise InputError(f"model.preset={preset} is unknown; use one of {', '.join(kind.PRESETS)}")
-    return {**kind.DEFAULTS, **kind.PRESETS.get(preset, {}), **section}
-
-
-def check(config: ModelConfig) -> None:
-    """Raise InputError for sizes that no model can have."""
-    if config.hidden % config.heads:
-        fits = [n for n in range(1, config.hidden + 1) if config.hidden % n == 0 and config.hidden // n >= 16]
-        near = sorted(fits, key=lambda n: abs(n - config.heads))[:4]
-        choice = ", ".join(map(str, sorted(near))) or "1"
-        raise InputError(f"model.heads={config.heads} does not divide model.hidden={config.hidden}; use {choice}")
-    if config.vocab == 0:
-        raise InputError("model.vocab=0 and no tokenizer to take it from; set model.vocab")
 
 
 def make(config: ModelConfig) -> nn.Module:

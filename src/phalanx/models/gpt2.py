@@ -1,39 +1,21 @@
 """GPT-2: OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
-from phalanx.models import names
+from phalanx.models import names, sizes
 from phalanx.nn.batch import Batch
 from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.transformer import Transformer
 
-_COMMON = {"positions": 1024, "segments": 0, "norm_first": True, "norm_eps": 1e-5, "gelu": "tanh"}
 
-
-def _size(layers: int, hidden: int, heads: int) -> dict[str, Any]:
-    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads}
-
-
-class GPT2(nn.Module):
+class GPT2(sizes.GPT2, nn.Module):
     """Decoder-only transformer, pre-LN, learned positions, head tied to the embedding."""
 
     LOSSES = ("lm",)
-    DEFAULTS: Mapping[str, Any] = _COMMON
-    PRESETS: Mapping[str, Mapping[str, Any]] = {
-        "124m": _size(12, 768, 12),
-        "355m": _size(24, 1024, 16),
-        "774m": _size(36, 1280, 20),
-        "1.5b": _size(48, 1600, 25),
-        "1.2b": _size(40, 1536, 16),
-        "2.5b": _size(54, 1920, 20),
-        "4.2b": _size(64, 2304, 24),
-        "8.3b": _size(72, 3072, 32),
-    }
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

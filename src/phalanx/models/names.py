@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from phalanx.config import ModelConfig
-from phalanx.nn.transformer import padded_vocab
 
 
 def join_heads(stacked: Tensor, heads: int) -> Tensor:
@@ -24,5 +23,5 @@ def split_heads(joined: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def pad_rows(embedding: Tensor, config: ModelConfig) -> Tensor:
     """The embedding [vocab, hidden] with zero rows up to the padded vocabulary."""
-    missing = padded_vocab(config) - embedding.shape[0]
+    missing = config.padded_vocab - embedding.shape[0]
     return torch.cat([embedding, embedding.new_zeros(missing, embedding.shape[1])]) if missing else embedding

@@ -15,10 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from phalanx.nn import slots
-
-# Logits held at once, and rows of them: what a cache likes, what fills a GPU.
-LIMITS = {"cpu": (1 << 24, 512), "cuda": (1 << 26, 1 << 20)}
+from phalanx.nn import pieces, slots
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -117,9 +114,8 @@ class _Given(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor, fused: bool = False) -> list[slice]:
-    logits, most = LIMITS.get(hidden.device.type, LIMITS["cuda"])
-    logits *= 4 if fused else 1  # of which as much less is held
-    rows, height = hidden.shape[0], max(1, min(most, logits // weight.shape[0]))
+    part = 4 if fused else 1  # as much less is held
+    rows, height = hidden.shape[0], pieces.height(hidden.device.type, weight.shape[0], part)
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 

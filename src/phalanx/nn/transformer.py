@@ -23,7 +23,7 @@ class Embeddings(nn.Module):
         super().__init__()
         hidden, std = config.hidden, config.init_std
         self.positions = config.positions
-        self.token = Embedding(padded_vocab(config), hidden, ("vocab", "embed"), std)
+        self.token = Embedding(config.padded_vocab, hidden, ("vocab", "embed"), std)
         self.position = Embedding(config.positions, hidden, ("position", "embed"), std)
         self.segment = Embedding(config.segments, hidden, ("segment", "embed"), std) if config.segments else None
         self.norm = None if config.norm_first else Norm(hidden, config.norm_eps)
@@ -88,11 +88,6 @@ class Transformer(nn.Module):
             past = (batch.index[:, :, None] >= self.everywhere(batch.index)[:, None, :])[:, None]
             mask = past if mask is None else mask & past
         return Context(batch.index, batch.key, mask, self.causal, documents)
-
-
-def padded_vocab(config: ModelConfig) -> int:
-    """Rows of the token embedding: the vocabulary rounded up, the same for every layout."""
-    return math.ceil(config.vocab / config.pad_vocab_to) * config.pad_vocab_to
 
 
 def _block(config: ModelConfig, layer: int) -> Block:

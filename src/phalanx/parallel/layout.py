@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from phalanx.config import Config
 from phalanx.nn.batch import Batch
 from phalanx.nn.init import Piece, initialise
-from phalanx.parallel import context, data, stages
+from phalanx.parallel import context, data, division, stages
 from phalanx.parallel.mesh import Mesh
 from phalanx.parallel.parameters import Local, Parameters
 from phalanx.parallel.shard import Part, shard
@@ -44,9 +44,9 @@ class Layout:
         self.config, self.mesh, self.device = config, mesh, torch.device(config.train.device)
         self.stages: list[Stage] = []
         self.locals: dict[str, Local] = {}
-        count, sequence = stages.stages_of(config.layout), config.layout.sequence_parallel
+        count, sequence = division.stages_of(config.layout), config.layout.sequence_parallel
         parts: list[dict[str, Part]] = []
-        for number in stages.numbers(config.layout, mesh.pp.rank):
+        for number in division.numbers(config.layout, mesh.pp.rank):
             with torch.device("meta"):
                 model = build()
             stages.cut(model, config.model, number, count)

@@ -12,8 +12,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from phalanx.config import ModelConfig
-from phalanx.errors import InputError
 from phalanx.nn import slots
 from phalanx.nn.attention import Attention, Dropping
 from phalanx.nn.dropout import Dropout
@@ -21,7 +19,7 @@ from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Embedding, Linear
 from phalanx.nn.loss import Columns
 from phalanx.nn.norm import Norm
-from phalanx.nn.transformer import Embeddings, Transformer, padded_vocab
+from phalanx.nn.transformer import Embeddings, Transformer
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
 
@@ -36,29 +34,6 @@ class Part:
     offset: tuple[int, ...]
     split: bool = False  # over tp
     partial: bool = False
-
-
-def check(model: ModelConfig, tp: int) -> None:
-    """InputError for a model that tp ranks cannot share, with the numbers that would do."""
-    if why := _why_not(model, tp):
-        fits = ", ".join(str(n) for n in range(1, model.heads + 1) if not _why_not(model, n))
-        raise InputError(f"{why}; use one of {fits}")
-
-
-def _why_not(model: ModelConfig, tp: int) -> str:
-    """Why so many ranks cannot share a model; nothing if they can."""
-    rows, ffn = padded_vocab(model), model.ffn or 4 * model.hidden
-    for key, size in (("heads", model.heads), ("ffn", ffn)):
-        if size % tp:
-            return f"layout.tp={tp} does not divide model.{key}={size}"
-    if rows % tp:
-        return f"layout.tp={tp} does not divide the vocabulary padded to {rows}; set another model.pad_vocab_to"
-    if tp > 1 and model.vocab <= rows - rows // tp:
-        return (
-            f"layout.tp={tp} leaves a rank without words: model.vocab={model.vocab} is padded to {rows}; lower "
-            "model.pad_vocab_to"
-        )
-    return ""
 
 
 def shard(model: nn.Module, tp: Axis, sequence: bool) -> dict[str, Part]:

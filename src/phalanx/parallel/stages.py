@@ -6,7 +6,6 @@ rank has already. Each schedule lets a stage see the micro-batches in their orde
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from phalanx.config import LayoutConfig, ModelConfig
 from phalanx.nn import slots
 from phalanx.nn.batch import Batch
 from phalanx.nn.transformer import Transformer
+from phalanx.parallel import division
 from phalanx.parallel.mesh import Axis
 
 WORDS = "embeddings.token.weight"  # the name's end of what the first stage and the last both hold
@@ -25,50 +25,10 @@ Sums = dict[str, Tensor]
 Objective = Callable[[Sums], Tensor]
 
 
-def spread(config: ModelConfig, stages: int) -> list[int]:
-    """Blocks of each stage, so that the slowest is as fast as can be.
-
-    In units of a block, which multiplies 12 hidden² a token: the head costs what it multiplies, vocab × hidden; the
-    embedding what it moves, some 36 bytes a token and hidden unit there and back, at 50 operations in a byte's time.
-    """
-    return list(_spread(config.layers, config.hidden, config.vocab, stages))
-
-
-@cache
-def _spread(layers: int, hidden: int, vocab: int, stages: int) -> tuple[int, ...]:
-    cost = [0.0] * stages
-    cost[0] += 36 * 50 / (6 * 12 * hidden)
-    cost[-1] += vocab / (12 * hidden)
-    blocks = [1] * stages
-    for _ in range(layers - stages):
-        least = min(range(stages), key=lambda stage: cost[stage] + blocks[stage])
-        blocks[least] += 1
-    return tuple(blocks)
-
-
-def numbers(layout: LayoutConfig, rank: int) -> list[int]:
-    """The stages of a rank of the pp axis: one, or several in turn (interleaved), or two mirrored ones (zbv)."""
-    if layout.schedule == "zbv":
-        return [rank, 2 * layout.pp - 1 - rank]
-    return [rank + turn * layout.pp for turn in range(layout.chunks)]
-
-
-def _rank(number: int, layout: LayoutConfig) -> int:
-    """The rank of the pp axis that holds a stage."""
-    if layout.schedule == "zbv":
-        return number if number < layout.pp else 2 * layout.pp - 1 - number
-    return number % layout.pp
-
-
-def stages_of(layout: LayoutConfig) -> int:
-    """How many stages there are in all."""
-    return layout.pp * (2 if layout.schedule == "zbv" else layout.chunks)
-
-
 def cut(model: nn.Module, config: ModelConfig, stage: int, stages: int) -> None:
     """Take from a whole model (on the meta device) what is not of this stage."""
     transformer = next(child for child in model.children() if isinstance(child, Transformer))
-    blocks = spread(config, stages)
+    blocks = division.spread(config, stages)
     first = sum(blocks[:stage])
     for number in range(config.layers):
         if not first <= number < first + blocks[stage]:
@@ -133,11 +93,11 @@ class Pipeline:
 
     def forward(self, batch: Batch) -> Sums:
         """The sums of one batch, without gradients, on the last stage; nothing elsewhere."""
-        count, group = stages_of(self.layout), self.axis.group
-        mine = dict(zip(numbers(self.layout, self.axis.rank), self.stages, strict=True))
+        count, group = division.stages_of(self.layout), self.axis.group
+        mine = dict(zip(division.numbers(self.layout, self.axis.rank), self.stages, strict=True))
         stream, sums = torch.empty(self.stream, device=self.device), Sums()
         for number in range(count):
-            here, there = _rank(number, self.layout), _rank(number + 1, self.layout)
+            here, there = division.rank_of(number, self.layout), division.rank_of(number + 1, self.layout)
             if number in mine:
                 stage = mine[number]
                 stage.coming, stage.sums = iter([batch]), []
@@ -155,11 +115,11 @@ class Pipeline:
     def _make(self, micro_batches: int) -> Any:
         from torch.distributed import pipelining  # takes 1.5 s, and only pipelines need it
 
-        count = stages_of(self.layout)
+        count = division.stages_of(self.layout)
         nothing = torch.zeros(1, device=self.device)
         stream = torch.empty(self.stream, device=self.device, requires_grad=True)
         wrapped: list[Any] = []
-        for index, stage in zip(numbers(self.layout, self.axis.rank), self.stages, strict=True):
+        for index, stage in zip(division.numbers(self.layout, self.axis.rank), self.stages, strict=True):
             wrapped.append(pipelining.PipelineStage(
                 stage, index, count, self.device, group=self.axis.group,
                 input_args=nothing if stage.first else stream,

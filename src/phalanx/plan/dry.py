@@ -6,8 +6,8 @@ from pathlib import Path
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.run.folder import RunFolder
-from phalanx.train.lay_out import processes_of
-from phalanx.train.resolve import expand, resolve
+from phalanx.train.lay_out import lay_out, processes_of
+from phalanx.train.settle import expand, settle
 
 WORDS = {"clm": 50257, "mlm": 30522}  # of GPT-2's and BERT's tokenizers, where model.vocab leaves it open
 
@@ -26,4 +26,4 @@ def rehearse(name: str, overrides: Sequence[str], processes: int = 0) -> Config:
     precision = config.precision.model_copy(update={"dtype": dtype})
     words = config.model.vocab or WORDS.get(config.task, WORDS["clm"])
     asked = config.model_copy(update={"train": train, "precision": precision})
-    return resolve(asked, words, processes or processes_of(asked.layout))
+    return lay_out(settle(asked, words), processes or processes_of(asked.layout))

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from phalanx.config import Config
-from phalanx.nn import loss
+from phalanx.nn import pieces
 from phalanx.plan import pipeline
 from phalanx.plan.portion import Portion
 
@@ -52,7 +52,7 @@ class _Rank(Portion):
         super().__init__(config, pp)
         self.stream = self.positions * self.hidden  # elements of a micro-batch, whole over tp
         self.mine = self.stream // (self.layout.tp if self.sequence else 1)
-        self.pieces = loss.LIMITS[device]
+        self.device = device
         self.casts = self.narrow if self.narrow < WIDE else 0  # bytes of a weight as products take it
         pairs = self.positions * config.data.sequence * self.model.heads / self.layout.tp
         self.pairs = pairs * (self.model.attention_dropout > 0)  # of queries and keys, where their scores are stored
@@ -145,8 +145,7 @@ class _Rank(Portion):
         if self.bert:
             positions = round(positions * self.config.data.mask_fraction)
         columns = self.words // self.hidden
-        limit, most = self.pieces
-        rows = min(positions, most, max(1, limit // columns))
+        rows = min(positions, pieces.height(self.device, columns))
         piece = rows * columns * (WIDE + (2 * width if width < WIDE else WIDE))
         several = rows < positions
         weight = self.words * (WIDE + (width if width < WIDE else 0) + WIDE * several)

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from phalanx.config import Config
-from phalanx.nn import loss
+from phalanx.nn import pieces
 from phalanx.parallel.data import BUCKET
 from phalanx.parallel.mesh import Mesh
 from phalanx.plan.portion import Portion
@@ -39,7 +39,7 @@ class Expected(Portion):
 
     def __init__(self, config: Config, mesh: Mesh, labelled: list[int], device: str = "cuda") -> None:
         super().__init__(config, mesh.pp.rank, mesh.tp.rank)
-        self.mesh, self.labelled, self.limits = mesh, labelled, loss.LIMITS[device]
+        self.mesh, self.labelled, self.device = mesh, labelled, device
         self.losses = 2 if self.bert else 1
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
 
@@ -74,8 +74,7 @@ class Expected(Portion):
 
     def pieces(self, labelled: int) -> list[int]:
         """Rows of the logits that are there at once: see `vocabulary_loss`."""
-        logits, most = self.limits
-        height = min(most, logits // (self.words // self.hidden))
+        height = pieces.height(self.device, self.words // self.hidden)
         return [min(height, labelled - start) for start in range(0, labelled, height)]
 
     def backward(self, labelled: int) -> Messages:

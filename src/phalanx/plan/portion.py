@@ -3,8 +3,7 @@
 from functools import cached_property
 
 from phalanx.config import Config
-from phalanx.nn.transformer import padded_vocab
-from phalanx.parallel import stages
+from phalanx.parallel import division
 
 Shape = tuple[int, int]  # rows and width of a parameter
 
@@ -22,9 +21,9 @@ class Portion:
         self.positions = self.layout.micro_batch * config.data.sequence // self.layout.cp  # of a micro-batch
         self.micro_batches = config.train.batch // (self.layout.dp * self.layout.micro_batch)
         self.shards = (self.layout.shard_ways or self.layout.dp * self.layout.cp) if self.sharded else 1
-        self.stages = stages.numbers(self.layout, pp)
-        self.final = stages.stages_of(self.layout) - 1
-        spread = stages.spread(self.model, self.final + 1)
+        self.stages = division.numbers(self.layout, pp)
+        self.final = division.stages_of(self.layout) - 1
+        spread = division.spread(self.model, self.final + 1)
         self.spread = [spread[stage] for stage in self.stages]
         self.blocks = sum(self.spread)
         self.first, self.last = 0 in self.stages, self.final in self.stages
@@ -37,7 +36,7 @@ class Portion:
     @cached_property
     def words(self) -> int:
         """Of the word embedding."""
-        return padded_vocab(self.model) // self.layout.tp * self.hidden
+        return self.model.padded_vocab // self.layout.tp * self.hidden
 
     @property
     def block_shapes(self) -> list[Shape]:

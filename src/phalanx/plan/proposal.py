@@ -13,7 +13,7 @@ from phalanx.plan.cluster import Cluster
 from phalanx.plan.dry import rehearse
 from phalanx.plan.names import short
 from phalanx.plan.search import ROOM, Found, search
-from phalanx.train.resolve import expand
+from phalanx.train.settle import expand
 
 GIB = 2**30
 _SINGLE = {"tp": 1, "cp": 1, "pp": 1, "dp": 1, "micro_batch": 1, "schedule": "1f1b", "chunks": 1, "shard": "none",

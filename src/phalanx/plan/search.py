@@ -14,7 +14,7 @@ from typing import Any
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
-from phalanx.parallel import stages
+from phalanx.parallel import division
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
@@ -129,8 +129,8 @@ class _Search:
     def _pipe(self, pp: int, schedule: str, chunks: int) -> tuple[int, int]:
         """Blocks of the busiest rank, and those of the pipeline's bubble."""
         layout = LayoutConfig().model_copy(update={"pp": pp, "schedule": schedule, "chunks": chunks})
-        spread = stages.spread(self.config.model, stages.stages_of(layout))
-        busiest = max(sum(spread[n] for n in stages.numbers(layout, rank)) for rank in (0, pp // 2))
+        spread = division.spread(self.config.model, division.stages_of(layout))
+        busiest = max(sum(spread[n] for n in division.numbers(layout, rank)) for rank in (0, pp // 2))
         return busiest, (pp - 1) * min(spread) * (schedule != "zbv")
 
     def _weights(self, tp: int, pp: int, cp: int, shard: str, count: int) -> float:

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.models.build import family, make
-from phalanx.nn import loss, random
+from phalanx.nn import pieces, random
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
@@ -81,7 +81,7 @@ def trace(
         layout = Layout(config, mesh, partial(make, config.model), partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
-        limits = mock.patch.dict(loss.LIMITS, cpu=loss.LIMITS[device])
+        limits = mock.patch.dict(pieces.LIMITS, cpu=pieces.LIMITS[device])
         with fake, _Answers(labelled(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
             with mock.patch.object(Block, "forward", _pass_by):
                 _step(config, layout, optimizers, ledger)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from phalanx.config import Config
+from phalanx.parallel import division
 
 Attention = Literal["fused", "softmax", "plain"]
 Pointwise = Literal["fused", "split"]
@@ -53,9 +54,6 @@ class Work:
     @classmethod
     def of(cls, config: Config) -> "Work":
         """What Phalanx does for a resolved configuration."""
-        from phalanx.nn.transformer import padded_vocab
-        from phalanx.parallel import stages
-
         model, layout = config.model, config.layout
         plain = model.attention_dropout > 0
         return cls(
@@ -64,7 +62,7 @@ class Work:
             hidden=model.hidden,
             heads=model.heads,
             ffn=model.ffn or 4 * model.hidden,
-            vocab=padded_vocab(model),
+            vocab=model.padded_vocab,
             sequence=config.data.sequence,
             batch=config.train.batch,
             micro_batch=layout.micro_batch or max(1, config.train.batch // max(1, layout.dp)),
@@ -80,7 +78,7 @@ class Work:
             recompute=layout.recompute,
             precision="bf16" if config.precision.dtype == "auto" else config.precision.dtype,
             optimizer=config.optim.name,
-            blocks=tuple(stages.spread(model, stages.stages_of(layout))),
+            blocks=tuple(division.spread(model, division.stages_of(layout))),
             attention="plain" if plain else "fused",
             pointwise="split" if config.train.compile == "off" else "fused",
             labelled=config.data.mask_fraction if config.task == "mlm" else 1.0,

@@ -26,7 +26,8 @@ from phalanx.tasks.sources import tokenizer_of
 from phalanx.together import leading
 from phalanx.train.lay_out import lay_out, processes_of
 from phalanx.train.monitor import Monitor, Silent
-from phalanx.train.resolve import device_of, expand, resolve
+from phalanx.train.resolve import device_of, resolve
+from phalanx.train.settle import expand
 from phalanx.train.task import Task
 from phalanx.train.trainer import Trainer
 

@@ -11,7 +11,6 @@ from phalanx.errors import InputError
 from phalanx.infer.decoder import Decoder, Past
 from phalanx.infer.gpt import GPT
 from phalanx.infer.loaded import Loaded
-from phalanx.nn.transformer import padded_vocab
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
 from phalanx.tasks.judging import judging, layout_of
@@ -25,7 +24,7 @@ def laid_out(run: Path, overrides: Sequence[str]) -> Iterator[GPT]:
         raise InputError("generation is laid out by layout.tp alone; leave out the other layout words")
     with judging(run, [*overrides, "layout.sequence_parallel=false"]) as judged:
         loaded = Loaded(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored)
-        rows = padded_vocab(judged.config.model) // judged.mesh.tp.size
+        rows = judged.config.model.padded_vocab // judged.mesh.tp.size
 
         def gathered(logits: Tensor) -> Tensor:
             return _whole(logits, rows, judged.mesh.tp)

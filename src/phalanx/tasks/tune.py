@@ -16,7 +16,7 @@ from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.tasks.known import KNOWN, Known, columns, files
 from phalanx.tasks.run import words_from
-from phalanx.train.resolve import expand
+from phalanx.train.settle import expand
 from phalanx.units import aligned
 
 RECIPE = "finetune"

@@ -2,7 +2,7 @@
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
-from phalanx.parallel import shard, stages
+from phalanx.parallel import division
 from phalanx.train.schedule import batch_sizes
 
 
@@ -14,7 +14,7 @@ def processes_of(layout: LayoutConfig) -> int:
 def lay_out(config: Config, processes: int) -> Config:
     """The configuration with its layout made definite for so many processes; InputError for what does not fit."""
     layout = _sized(config.layout, processes)
-    shard.check(config.model, layout.tp)
+    division.check(config.model, layout.tp)
     _check_sequence(config, layout)
     _check_stages(config, layout)
     rows = _rows(config, layout)
@@ -64,7 +64,7 @@ def _check_sequence(config: Config, layout: LayoutConfig) -> None:
 
 
 def _check_stages(config: Config, layout: LayoutConfig) -> None:
-    count = stages.stages_of(layout)
+    count = division.stages_of(layout)
     if count > config.model.layers:
         raise InputError(
             f"layout.pp={layout.pp} makes {count} stages, but model.layers={config.model.layers}; "

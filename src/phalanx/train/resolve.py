@@ -4,29 +4,21 @@ This happens once. The result is written into the run folder and is never change
 """
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from phalanx import recipe
 from phalanx.config import Config, DataConfig
 from phalanx.data.tokenize import BUNDLED
 from phalanx.errors import InputError
-from phalanx.models.build import check, flops_per_token, with_preset
+from phalanx.models.build import flops_per_token
 from phalanx.precision import gemm
 from phalanx.train.lay_out import lay_out
-from phalanx.train.schedule import batch_size, check_schedule
+from phalanx.train.schedule import batch_size
+from phalanx.train.settle import settle
 
 # Compiling takes about a minute on a CPU and saves up to a third of every step after: worth it above this much work.
 _COMPILE_FLOPS = {"cpu": 1e15, "cuda": 1e17}
-
-
-def expand(mapping: Mapping[str, Any]) -> Config:
-    """A validated configuration with the model's preset laid under the explicit keys."""
-    model = mapping.get("model", {})
-    return recipe.validate({**mapping, "model": with_preset(model)})
 
 
 def resolve(config: Config, vocab: int, processes: int = 1) -> Config:
@@ -34,28 +26,12 @@ def resolve(config: Config, vocab: int, processes: int = 1) -> Config:
 
     InputError for what cannot run.
     """
-    model, data = config.model, config.data
-    if 0 < model.vocab < vocab:
-        raise InputError(f"model.vocab={model.vocab} but the data's tokenizer has {vocab} tokens; leave model.vocab=0")
-    if data.sequence > model.positions:
-        raise InputError(
-            f"data.sequence={data.sequence} is longer than model.positions={model.positions}; lower it or raise those"
-        )
-    if model.segments == 1 and config.task == "mlm" and data.pairs != "none":
-        raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
-    model = model.model_copy(update={"vocab": model.vocab or vocab, "ffn": model.ffn or 4 * model.hidden})
-    check(model)
-    check_schedule(config)
+    config = settle(config, vocab)
     device = device_of(config.train.device)
     train = config.train.model_copy(update={"device": device.type, "init": _absolute(config.train.init)})
-    resolved = config.model_copy(
-        update={
-            "model": model,
-            "data": _placed(data),
-            "train": train,
-            "precision": config.precision.model_copy(update={"dtype": gemm.resolve(config.precision.dtype, device)}),
-        }
-    )
+    dtype = gemm.resolve(config.precision.dtype, device)
+    precision = config.precision.model_copy(update={"dtype": dtype})
+    resolved = config.model_copy(update={"data": _placed(config.data), "train": train, "precision": precision})
     compiled = resolved.model_copy(update={"train": train.model_copy(update={"compile": _compile(resolved)})})
     return lay_out(compiled, processes)
 

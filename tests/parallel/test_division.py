@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from phalanx.config import ModelConfig
-from phalanx.parallel.stages import spread
+from phalanx.parallel.division import spread
 
 
 def slowest(config: ModelConfig, blocks: list[int]) -> float:

@@ -1,0 +1,69 @@
+"""What a layout allows a model and who has which part of it, in numbers alone: no torch, so that planning is quick."""
+
+from functools import cache
+
+from phalanx.config import LayoutConfig, ModelConfig
+from phalanx.errors import InputError
+
+
+def check(model: ModelConfig, tp: int) -> None:
+    """InputError for a model that tp ranks cannot share, with the numbers that would do."""
+    if why := _why_not(model, tp):
+        fits = ", ".join(str(n) for n in range(1, model.heads + 1) if not _why_not(model, n))
+        raise InputError(f"{why}; use one of {fits}")
+
+
+def _why_not(model: ModelConfig, tp: int) -> str:
+    """Why so many ranks cannot share a model; nothing if they can."""
+    rows, ffn = model.padded_vocab, model.ffn or 4 * model.hidden
+    for key, size in (("heads", model.heads), ("ffn", ffn)):
+        if size % tp:
+            return f"layout.tp={tp} does not divide model.{key}={size}"
+    if rows % tp:
+        return f"layout.tp={tp} does not divide the vocabulary padded to {rows}; set another model.pad_vocab_to"
+    if tp > 1 and model.vocab <= rows - rows // tp:
+        return (
+            f"layout.tp={tp} leaves a rank without words: model.vocab={model.vocab} is padded to {rows}; lower "
+            "model.pad_vocab_to"
+        )
+    return ""
+
+
+def spread(config: ModelConfig, stages: int) -> list[int]:
+    """Blocks of each stage, so that the slowest is as fast as can be.
+
+    In units of a block, which multiplies 12 hidden² a token: the head costs what it multiplies, vocab × hidden; the
+    embedding what it moves, some 36 bytes a token and hidden unit there and back, at 50 operations in a byte's time.
+    """
+    return list(_spread(config.layers, config.hidden, config.vocab, stages))
+
+
+@cache
+def _spread(layers: int, hidden: int, vocab: int, stages: int) -> tuple[int, ...]:
+    cost = [0.0] * stages
+    cost[0] += 36 * 50 / (6 * 12 * hidden)
+    cost[-1] += vocab / (12 * hidden)
+    blocks = [1] * stages
+    for _ in range(layers - stages):
+        least = min(range(stages), key=lambda stage: cost[stage] + blocks[stage])
+        blocks[least] += 1
+    return tuple(blocks)
+
+
+def numbers(layout: LayoutConfig, rank: int) -> list[int]:
+    """The stages of a rank of the pp axis: one, or several in turn (interleaved), or two mirrored ones (zbv)."""
+    if layout.schedule == "zbv":
+        return [rank, 2 * layout.pp - 1 - rank]
+    return [rank + turn * layout.pp for turn in range(layout.chunks)]
+
+
+def rank_of(number: int, layout: LayoutConfig) -> int:
+    """The rank of the pp axis that holds a stage."""
+    if layout.schedule == "zbv":
+        return number if number < layout.pp else 2 * layout.pp - 1 - number
+    return number % layout.pp
+
+
+def stages_of(layout: LayoutConfig) -> int:
+    """How many stages there are in all."""
+    return layout.pp * (2 if layout.schedule == "zbv" else layout.chunks)
