@@ -1,5 +1,7 @@
 """The simulated schedules against their closed forms."""
 
+from itertools import accumulate
+
 import pytest
 
 from phalanx.plan.pipeline import order, simulate
@@ -32,8 +34,8 @@ def test_zero_bubble_idles_less_than_1f1b() -> None:
 
 @pytest.mark.parametrize("rank", range(4))
 def test_live_micro_batches(rank: int) -> None:
-    flow = simulate("1f1b", 4, 1, 16, (1.0,) * 4, (2.0,) * 4, 0.0)
-    assert flow.live[rank] == 4 - rank
+    changes = [1 if kind == "F" else -1 for kind, _, _ in order("1f1b", 4, 1, 16, rank)]
+    assert max(accumulate(changes)) == 4 - rank
 
 
 @pytest.mark.parametrize(("schedule", "chunks"), [("1f1b", 1), ("interleaved", 2), ("zbv", 2)])

@@ -1,6 +1,7 @@
 """What a layout allows a model and who has which part of it, in numbers alone: no torch, so that planning is quick."""
 
 from functools import cache
+from heapq import heapify, heapreplace
 
 from phalanx.config import LayoutConfig, ModelConfig
 from phalanx.errors import InputError
@@ -44,9 +45,12 @@ def _spread(layers: int, hidden: int, vocab: int, stages: int) -> tuple[int, ...
     cost[0] += 36 * 50 / (6 * 12 * hidden)
     cost[-1] += vocab / (12 * hidden)
     blocks = [1] * stages
+    slowness = [(each + 1, stage) for stage, each in enumerate(cost)]
+    heapify(slowness)
     for _ in range(layers - stages):
-        least = min(range(stages), key=lambda stage: cost[stage] + blocks[stage])
-        blocks[least] += 1
+        stage = slowness[0][1]
+        blocks[stage] += 1
+        heapreplace(slowness, (cost[stage] + blocks[stage], stage))
     return tuple(blocks)
 
 

@@ -6,8 +6,8 @@ Everything else moves bytes. A kernel also takes a moment to start. What is coun
 that the operation cannot avoid, in the numbers it computes in.
 """
 
-from dataclasses import dataclass
 from math import ceil, prod
+from typing import NamedTuple
 
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.work import Work
@@ -21,8 +21,7 @@ GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3))}  # passes and kern
 STATES = {"adamw": 3, "lamb": 3, "muon": 2}  # fp32 numbers of a parameter that an optimizer reads and writes
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """`shape` is (m, n, k) of a product, empty for what only moves bytes; `times` of them follow one another."""
 
     kind: str
@@ -171,10 +170,13 @@ class Timer:
 
     def __call__(self, kernel: Kernel) -> float:
         """Seconds."""
-        if kernel not in self.known:
-            busy = max(kernel.bytes / self.stream, self._multiply(kernel) if kernel.shape[0] else 0.0)
-            self.known[kernel] = kernel.times * (busy + self.fitted.kernel)
-        return self.known[kernel]
+        if (seconds := self.known.get(kernel)) is None:
+            seconds = self.known[kernel] = kernel.times * (self.busy(kernel) + self.fitted.kernel)
+        return seconds
+
+    def busy(self, kernel: Kernel) -> float:
+        """Seconds of one of its `times`, once it has started."""
+        return max(kernel.bytes / self.stream, self._multiply(kernel) if kernel.shape[0] else 0.0)
 
     def total(self, kernels: list[Kernel]) -> float:
         """Seconds of all, one after the other."""

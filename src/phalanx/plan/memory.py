@@ -6,7 +6,7 @@ masks. Three moments compete: the loss, with all activations and a piece of the 
 gradients; and the first block's backward of a rank that has no loss. Blocks are not compiled.
 """
 
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -35,16 +35,20 @@ def memory(config: Config, pp: int = 0, device: str = "cuda") -> Memory:
 
 
 @cache
-def _alive(schedule: str, pp: int, chunks: int, count: int, rank: int) -> set[tuple[int, int]]:
-    """How many passes of a stage have been forward, and how many of these backward but for weights, over a step."""
+def _alive(schedule: str, pp: int, chunks: int, count: int, rank: int) -> list[tuple[int, int]]:
+    """How many passes of a stage have been forward, and how many of these backward but for weights, over a step, where
+    neither is less than at another time."""
     if pp == 1:
-        return {(1, 0)}
+        return [(1, 0)]
     operations = pipeline.order(schedule, pp, chunks, count, rank)
     apart = any(kind == "W" for kind, _, _ in operations)
     changes = {"F": (1, 0), "B": (0, 1) if apart else (-1, 0), "W": (-1, -1)}
-    return set(
-        accumulate((changes[kind] for kind, _, _ in operations), lambda held, by: (held[0] + by[0], held[1] + by[1]))
-    )
+    held = accumulate((changes[kind] for kind, _, _ in operations), lambda held, by: (held[0] + by[0], held[1] + by[1]))
+    most: list[tuple[int, int]] = []
+    for forward, backward in sorted(set(held), reverse=True):
+        if not most or backward > most[-1][1]:
+            most.append((forward, backward))
+    return most
 
 
 class _Rank(Portion):
@@ -64,9 +68,9 @@ class _Rank(Portion):
         gradients are made later, `moving` as well until then."""
         return max(forward * kept + backward * moving for forward, backward in self.alive)
 
-    def kept(self) -> float:
+    def kept(self, recompute: str) -> float:
         """Bytes that a block keeps for backward of a micro-batch."""
-        width, recompute, tp = self.narrow, self.layout.recompute, self.layout.tp
+        width, tp = self.narrow, self.layout.tp
         if recompute == "block":
             return WIDE * self.mine
         kept = 2 * WIDE * self.mine + self.mlp()  # what the norms begin with, or what the sub-layers do
@@ -93,33 +97,28 @@ class _Rank(Portion):
         ffn = self.model.ffn or 4 * self.hidden
         again = 0.0
         if self.layout.recompute == "block":
-            again = self._replaced("none").kept()
+            again = self.kept("none")
         elif self.layout.recompute == "attention":
             again = self.attended()
         moving = 2 * self.narrow * self.stream * ffn / self.hidden / self.layout.tp
         scores = (3 * WIDE - self.narrow) * self.pairs - self.mlp()  # while the written-out formula goes forward
         return again + max(moving, scores) + 2 * WIDE * self.mine
 
-    def _replaced(self, recompute: str) -> "_Rank":
-        layout = self.layout.model_copy(update={"recompute": recompute})
-        other = object.__new__(_Rank)
-        other.__dict__ = {**self.__dict__, "layout": layout}
-        return other
-
+    @cached_property
     def stage(self) -> float:
         """Bytes that a stage keeps for backward of a micro-batch, on average of the rank's."""
-        return (self.blocks * self.kept() + WIDE * self.mine * self.first) / len(self.stages)
+        return (self.blocks * self.kept(self.layout.recompute) + WIDE * self.mine * self.first) / len(self.stages)
 
+    @cached_property
     def activations(self) -> float:
         """Bytes that all micro-batches keep, when most of it is there."""
         ffn = self.model.ffn or 4 * self.hidden
         moving = self.narrow * self.stream * (5 + ffn / self.hidden) / self.layout.tp + 4 * WIDE * self.mine
-        return self.fullest(self.stage(), self.blocks / len(self.stages) * moving)
+        return self.fullest(self.stage, self.blocks / len(self.stages) * moving)
 
     def received(self) -> float:
         """Bytes of the places, one for each micro-batch of a step, where neighbours' messages arrive."""
-        boundaries = sum((stage in self.stages) != (stage + 1 in self.stages) for stage in range(self.final))
-        return WIDE * self.mine * boundaries * self.micro_batches
+        return WIDE * self.mine * self.boundaries * self.micro_batches
 
     def states(self) -> tuple[float, float]:
         """Bytes of weights and of moments."""
@@ -154,7 +153,7 @@ class _Rank(Portion):
             weights + self.gathered(),
             self.gradients(0),
             moments,
-            self.activations() + head + piece,
+            self.activations + head + piece,
             weight + self.received(),
         )
 
@@ -167,7 +166,7 @@ class _Rank(Portion):
             weights + self.gathered(),
             self.gradients(1) + held,
             moments,
-            self.activations(),
+            self.activations,
             self.inside() + self.received(),
         )
 
@@ -175,7 +174,7 @@ class _Rank(Portion):
         """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the
         first block, and when a pipeline's two copies are added."""
         weights, moments = self.states()
-        words, left = self.words * WIDE, max(0.0, self.activations() - self.stage())
+        words, left = self.words * WIDE, max(0.0, self.activations - self.stage)
         moving = max(words * (self.first + self.last) + left, 2 * words * (self.first != self.last))
         moving += WIDE * self.mine + self.received()
         return Memory(weights + self.gathered(), self.gradients(self.blocks), moments, left, moving - left)

@@ -145,12 +145,11 @@ class Expected(Portion):
     def neighbours(self) -> Messages:
         """Over each boundary between stages of two ranks the stream one way, its gradient the other, in each
         micro-batch; once a step the gradients of the two copies of the word embedding."""
-        boundaries = sum((stage in self.stages) != (stage + 1 in self.stages) for stage in range(self.final))
         stream = self.positions * self.hidden // (self.mesh.tp.size if self.sequence else 1)
         twins = self.first != self.last
         said: Messages = Counter()
         for kind in ("send", "receive"):
-            said += say(boundaries * len(self.labelled), kind, self.axes("pp"), stream)
+            said += say(self.boundaries * len(self.labelled), kind, self.axes("pp"), stream)
             said += say(twins, kind, self.axes("pp"), self.words // self.shards)
         return said
 

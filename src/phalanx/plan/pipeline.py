@@ -1,34 +1,31 @@
-"""A pipeline schedule played through: how long a step takes, and how many micro-batches are alive where.
+"""A pipeline schedule played through: how long a step takes.
 
 1F1B and interleaved 1F1B of Narayanan et al. (arXiv 2104.04473), the zero-bubble V of Qi et al. (arXiv 2401.10241), in
 the order in which torch.distributed.pipelining runs them. An operation starts when its rank is free and what it needs
-has come from another rank. Which operations can be played together depends on the schedule alone, so that is found
-once; then a step is a few numpy operations a wave. In the steady state every pp micro-batches take as long as the pp
-before, so of long steps the middle is not played.
+has come from another rank. What waits for what depends on the schedule alone, so that is found once. In the steady
+state every pp micro-batches take as long as the pp before, so of long steps the middle is not played.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 Operation = tuple[str, int, int]  # F, B (of the input, and of the weights unless W is apart), W; stage; micro-batch
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Seconds of a step's passes, those of a micro-batch's passes on a rank, who has which stage, and how many
-    activations of a stage's forward each rank holds at most, counted in micro-batches of one stage."""
+    """Seconds of a step's passes, those of a micro-batch's passes on a rank, and who has which stage."""
 
     seconds: float
     forward: float
     backward: float
     ranks: tuple[int, ...]
-    live: tuple[int, ...]
 
 
+@cache
 def ranks(schedule: str, pp: int, chunks: int) -> tuple[int, ...]:
     """The rank of each stage."""
     if schedule == "zbv":
@@ -86,52 +83,36 @@ def _zbv(pp: int, count: int, rank: int) -> Iterator[Operation]:
             yield from do(("W", stage))
 
 
-@dataclass(frozen=True)
-class Play:
-    """A schedule without its durations: operations by number, a rank's one after another."""
+class Played(NamedTuple):
+    """An operation of a schedule without its duration: numbers of what it waits for, 0 for nothing."""
 
-    kinds: NDArray[np.int64]  # index into FBW
-    stages: NDArray[np.int64]
-    waves: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]
-    live: tuple[int, ...]
+    before: int  # the rank's previous
+    other: int  # what is needed besides
+    sent: bool  # from another rank
+    which: int  # of the durations: those of all stages' F, then of their B, then of their W
 
 
 @lru_cache(maxsize=256)
-def plan(schedule: str, pp: int, chunks: int, count: int) -> Play:
-    """Waves of operations, after all that they wait for: numbers, the rank's previous, the other's, whether sent."""
+def plan(schedule: str, pp: int, chunks: int, count: int) -> list[Played]:
+    """All operations, numbered from 1 on, each after all that it waits for."""
     where, last = ranks(schedule, pp, chunks), pp * chunks - 1
-    lists = [order(schedule, pp, chunks, count, rank) for rank in range(pp)]
+    left = [deque(order(schedule, pp, chunks, count, rank)) for rank in range(pp)]
     number: dict[Operation, int] = {}
-    for operations in lists:
-        for operation in operations:
-            number[operation] = len(number) + 1  # 0 is before all
-    size = len(number) + 1
-    wave, before, other, sent = [0] * size, [0] * size, [0] * size, [0.0] * size
-    ready = [0] * pp
-    moved = True
-    while moved:
-        moved = False
-        for rank, operations in enumerate(lists):
-            while ready[rank] < len(operations):
-                kind, stage, batch = operations[ready[rank]]
-                need = _need(kind, stage, batch, last)
-                me = number[kind, stage, batch]
-                if need and not wave[number[need]]:
+    before, played = [0] * pp, list[Played]()
+    while any(left):
+        already = len(played)
+        for rank, operations in enumerate(left):
+            while operations:
+                kind, stage, _ = operation = operations[0]
+                need = _need(*operation, last)
+                if need and need not in number:
                     break
-                before[me] = me - 1 if ready[rank] else 0
-                other[me] = number[need] if need else 0
-                sent[me] = float(bool(need) and where[need[1]] != where[stage]) if need else 0.0
-                wave[me] = 1 + max(wave[before[me]], wave[other[me]])
-                ready[rank] += 1
-                moved = True
-    assert all(done == len(operations) for done, operations in zip(ready, lists, strict=True)), "a schedule that hangs"
-    kinds = np.array([0, *("FBW".index(kind) for kind, _, _ in number)])
-    stages = np.array([0, *(stage for _, stage, _ in number)])
-    by_wave = np.argsort(wave, kind="stable")[1:]
-    cuts = np.flatnonzero(np.diff(np.array(wave)[by_wave])) + 1
-    columns = [np.split(np.array(column)[by_wave], cuts) for column in (before, other, sent)]
-    waves = list(zip(np.split(by_wave, cuts), *columns, strict=True))
-    return Play(kinds, stages, waves, tuple(_most(operations) for operations in lists))
+                sent = need is not None and where[need[1]] != rank
+                which = "FBW".index(kind) * len(where) + stage
+                played.append(Played(before[rank], number[need] if need else 0, sent, which))
+                before[rank] = number[operations.popleft()] = len(played)
+        assert len(played) > already, "a schedule that hangs"
+    return played
 
 
 def _need(kind: str, stage: int, batch: int, last: int) -> Operation | None:
@@ -141,17 +122,6 @@ def _need(kind: str, stage: int, batch: int, last: int) -> Operation | None:
     if kind == "B":
         return ("B", stage + 1, batch) if stage < last else ("F", stage, batch)
     return "B", stage, batch
-
-
-def _most(operations: list[Operation]) -> int:
-    """Forwards without their end, at most."""
-    split = any(kind == "W" for kind, _, _ in operations)
-    ends = "W" if split else "B"
-    alive = most = 0
-    for kind, _, _ in operations:
-        alive += (kind == "F") - (kind == ends)
-        most = max(most, alive)
-    return most
 
 
 @lru_cache(4096)
@@ -164,28 +134,27 @@ def simulate(
     """
     where = ranks(schedule, pp, chunks)
     if pp == 1:
-        return Flow(count * (sum(forward) + sum(backward)), sum(forward), sum(backward), where, (1,))
+        return Flow(count * (sum(forward) + sum(backward)), sum(forward), sum(backward), where)
     most = 3 * pp + count % pp
     played = count if count <= most + pp or (chunks > 1 and count % pp) else most
     seconds = _seconds(schedule, pp, chunks, played, forward, backward, hop)
     if played < count:
         more = _seconds(schedule, pp, chunks, played + pp, forward, backward, hop)
         seconds += (count - played) / pp * (more - seconds)
-    there, back = (
-        max(sum(t for t, r in zip(times, where, strict=True) if r == rank) for rank in range(pp))
-        for times in (forward, backward)
-    )
-    return Flow(seconds, there, back, where, plan(schedule, pp, chunks, played).live)
+    there, back = [0.0] * pp, [0.0] * pp
+    for rank, out, home in zip(where, forward, backward, strict=True):
+        there[rank] += out
+        back[rank] += home
+    return Flow(seconds, max(there), max(back), where)
 
 
 def _seconds(
     schedule: str, pp: int, chunks: int, count: int, forward: tuple[float, ...], backward: tuple[float, ...], hop: float
 ) -> float:
-    play = plan(schedule, pp, chunks, count)
     share = 0.5 if schedule == "zbv" else 1.0
-    durations = np.array([forward, [share * b for b in backward], [(1 - share) * b for b in backward]])
-    lasting = durations[play.kinds, play.stages]
-    end = np.zeros(len(lasting))
-    for ids, before, other, sent in play.waves:
-        end[ids] = np.maximum(end[before], end[other] + hop * sent) + lasting[ids]
-    return float(end.max())
+    durations = [*forward, *(share * b for b in backward), *((1 - share) * b for b in backward)]
+    end = [0.0]
+    for before, other, sent, which in plan(schedule, pp, chunks, count):
+        free, come = end[before], end[other] + hop if sent else end[other]
+        end.append((come if come > free else free) + durations[which])
+    return max(end)

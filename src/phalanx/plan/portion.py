@@ -34,6 +34,12 @@ class Portion:
         return self.layout.shard != "none"
 
     @cached_property
+    def boundaries(self) -> int:
+        """How many of its stages' sides are to another rank's stage."""
+        beside = [stage + side for stage in self.stages for side in (-1, 1)]
+        return sum(0 <= stage <= self.final and stage not in self.stages for stage in beside)
+
+    @cached_property
     def words(self) -> int:
         """Of the word embedding."""
         return self.model.padded_vocab // self.layout.tp * self.hidden

@@ -12,7 +12,7 @@ from math import inf, log, sqrt
 
 from phalanx.plan import kernels, measured, pipeline
 from phalanx.plan.cluster import Cluster
-from phalanx.plan.kernels import Kernel
+from phalanx.plan.kernels import Kernel, Timer
 from phalanx.plan.links import Group, send
 from phalanx.plan.work import Work
 
@@ -47,11 +47,13 @@ class Pass:
 
     parts: Mapping[str, float]
     launches: int
+    host: float  # seconds of a launch
 
-    def seconds(self, host: float) -> float:
+    @cached_property
+    def seconds(self) -> float:
         """Of the GPU or of launching, whichever is longer; near each other, where now one waits and now the other, a
         little more than either."""
-        return float((sum(self.parts.values()) ** SOFT + (self.launches * host) ** SOFT) ** (1 / SOFT))
+        return float((sum(self.parts.values()) ** SOFT + (self.launches * self.host) ** SOFT) ** (1 / SOFT))
 
 
 def predict(work: Work, cluster: Cluster) -> Prediction:
@@ -60,11 +62,11 @@ def predict(work: Work, cluster: Cluster) -> Prediction:
 
 
 class Step:
-    """The parts of a step."""
+    """The parts of a step. A timer that another step had on as many GPUs of a node knows its kernels."""
 
-    def __init__(self, work: Work, cluster: Cluster) -> None:
+    def __init__(self, work: Work, cluster: Cluster, timer: Timer | None = None) -> None:
         self.work, self.cluster = work, cluster
-        self.timer = measured.timer(cluster, work)
+        self.timer = timer or measured.timer(cluster, work)
         self.hidden = cluster.measured.hidden if cluster.measured else HIDDEN
         self.tp = Group(cluster, work.tp, 1)
         self.cp = Group(cluster, work.cp, work.tp)
@@ -101,7 +103,7 @@ class Step:
         if self.work.cp > 1:
             parts["cp"] += len(pairs) * self.cp.scatter(self.narrow / self.work.tp * self.work.cp)
             launches += len(pairs)
-        return Pass(parts, launches)
+        return Pass(parts, launches, self.cluster.fitted.host)
 
     def stages(self, direction: str) -> list[Pass]:
         """All of each stage for one micro-batch."""
@@ -120,7 +122,7 @@ class Step:
             ends += kernels.gather(self.work, self.parameters(blocks, first, last))
         for kernel in ends:
             parts[kernel.kind] += self.timer(kernel)
-        return Pass(parts, blocks * one.launches + sum(kernel.times for kernel in ends))
+        return Pass(parts, blocks * one.launches + sum(kernel.times for kernel in ends), one.host)
 
     def parameters(self, blocks: int, first: bool, last: bool) -> float:
         """On a GPU of a stage."""
@@ -170,10 +172,10 @@ class Step:
         return busy - self.hidden * min(busy * (1 - LAST), under) if self.work.overlap else busy
 
     def prediction(self) -> Prediction:
-        work, host, count = self.work, self.cluster.fitted.host, self.work.micro_batches
+        work, count = self.work, self.work.micro_batches
         passes = self.stages("forward"), self.stages("backward")
         slowest = 1 + SPREAD * sqrt(2 * log(work.gpus))
-        forward, backward = (tuple(slowest * p.seconds(host) for p in one) for one in passes)
+        forward, backward = (tuple(slowest * each.seconds for each in one) for one in passes)
         hop = 0.0
         if work.pp > 1:
             size = self.wide / (work.tp if work.sequence_parallel else 1)

@@ -10,21 +10,38 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.parallel import division
+from phalanx.plan import measured
 from phalanx.plan.cluster import Cluster
+from phalanx.plan.kernels import Timer
 from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
 from phalanx.plan.work import Work
-from phalanx.train.lay_out import lay_out
+from phalanx.train.lay_out import fills, lay_out
+from phalanx.train.schedule import batch_sizes
 
 ROOM = 0.92  # of a GPU's memory that a step may fill; the rest is the context's, the communicator's and lost in pieces
 RECOMPUTE = ("none", "attention", "block")
 
 Pins = dict[str, Any]  # keys of the layout section that the user has decided
+
+
+class Candidate(NamedTuple):
+    """A layout without a say on recompute."""
+
+    tp: int
+    sequence_parallel: bool
+    cp: int
+    pp: int
+    schedule: str
+    chunks: int
+    dp: int
+    shard: str
+    micro_batch: int
 
 
 @dataclass(frozen=True)
@@ -55,19 +72,21 @@ def search(config: Config, cluster: Cluster, gpus: int, pins: Pins, most: int = 
 class _Search:
     def __init__(self, config: Config, cluster: Cluster, gpus: int, pins: Pins) -> None:
         self.config, self.cluster, self.gpus, self.pins = config, cluster, gpus, pins
+        self.pinned, self.timers = LayoutConfig(**pins), dict[int, Timer]()
+        self.recompute = self.choices("recompute", RECOMPUTE)
+        self.single = self.work(self._with(LayoutConfig()))
         self.block, self.weights, self.pipe = cache(self._block), cache(self._weights), cache(self._pipe)
 
     def run(self, most: int) -> Found:
         found = Found([])
-        candidates = [(self.least(layout), number, layout) for number, layout in enumerate(self.layouts())]
-        candidates.sort()
+        candidates = sorted((self.least(one), number, one) for number, one in enumerate(self.candidates()))
         found.layouts = len(candidates)
         best: list[tuple[float, int, Planned]] = []  # a heap, the slowest on top
-        for least, number, layout in candidates:
+        for least, number, candidate in candidates:
             if len(best) == most and (not best or least > -best[0][0]):
                 break
             found.worked_out += 1
-            planned = self.work_out(layout, found)
+            planned = self.work_out(candidate, found)
             if planned is None:
                 continue
             entry = (-planned.prediction.seconds, -number, planned)
@@ -81,30 +100,34 @@ class _Search:
             return values
         return [value for value in values if value == self.pins[key]]
 
-    def layouts(self) -> Iterator[LayoutConfig]:
-        """All that divide, without a say on recompute."""
-        base = LayoutConfig(**self.pins)
+    def candidates(self) -> Iterator[Candidate]:
+        """All that divide."""
         for tp, pp, cp in product(*(self.choices(key, _divisors(self.gpus)) for key in ("tp", "pp", "cp"))):
             if self.gpus % (tp * pp * cp) or not self.choices("dp", [dp := self.gpus // (tp * pp * cp)]):
                 continue
             if tp > self.config.model.heads or self.config.train.batch % dp:
                 continue
-            rows = self.config.train.batch // dp
             sequence = self.choices("sequence_parallel", [True, False] if tp > 1 else [True])
             shards = self.choices("shard", ["none", "zero2", "zero3"] if dp * cp > 1 else ["none"])
-            for micro_batch, (schedule, chunks) in product(
-                self.choices("micro_batch", _divisors(rows)), self.schedules(pp)
-            ):
-                sizes = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "micro_batch": micro_batch}
-                layout = base.model_copy(update={**sizes, "schedule": schedule, "chunks": chunks})
-                try:
-                    lay_out(self._with(layout.model_copy(update={"sequence_parallel": sequence[-1]})), self.gpus)
-                except InputError:
+            sizes = {"tp": tp, "sequence_parallel": sequence[-1], "cp": cp, "pp": pp, "dp": dp, "micro_batch": 1}
+            schedules = [each for each in self.schedules(pp) if self.possible(sizes, *each)]
+            rows = [size // dp for size in batch_sizes(self.config.train)]
+            micro_batches = self.choices("micro_batch", _divisors(self.config.train.batch // dp))
+            for micro_batch, (schedule, chunks) in product(micro_batches, schedules):
+                if pp > 1 and not all(fills(each, micro_batch, pp, schedule) for each in rows):
                     continue
                 for parallel, shard in product(sequence, shards):
-                    if (schedule, shard) == ("zbv", "zero3"):
-                        continue
-                    yield layout.model_copy(update={"sequence_parallel": parallel, "shard": shard})
+                    if (schedule, shard) != ("zbv", "zero3"):
+                        yield Candidate(tp, parallel, cp, pp, schedule, chunks, dp, shard, micro_batch)
+
+    def possible(self, sizes: dict[str, Any], schedule: str, chunks: int) -> bool:
+        """Whether the trainer takes it."""
+        layout = self.pinned.model_copy(update={**sizes, "schedule": schedule, "chunks": chunks})
+        try:
+            lay_out(self._with(layout), self.gpus)
+        except InputError:
+            return False
+        return True
 
     def schedules(self, pp: int) -> list[tuple[str, int]]:
         """With their chunks; interleaved, what divides the layers evenly."""
@@ -118,13 +141,13 @@ class _Search:
         counts = self.choices("chunks", [chunks for _, chunks in every])
         return [(name, chunks) for name, chunks in every if name in allowed and chunks in counts]
 
-    def least(self, layout: LayoutConfig) -> float:
+    def least(self, one: Candidate) -> float:
         """Seconds, at the least: the blocks of the busiest rank, the pipeline's bubble, gradients and weights."""
-        busiest, bubble = self.pipe(layout.pp, layout.schedule, layout.chunks)
-        recompute = self.choices("recompute", RECOMPUTE)[0]
-        count = self.config.train.batch // (layout.dp * layout.micro_batch)
-        one = self.block(layout.tp, layout.sequence_parallel, layout.cp, layout.micro_batch, recompute)
-        return (count * busiest + bubble) * one + self.weights(layout.tp, layout.pp, layout.cp, layout.shard, count)
+        busiest, bubble = self.pipe(one.pp, one.schedule, one.chunks)
+        count = self.config.train.batch // (one.dp * one.micro_batch)
+        block = self.block(one.tp, one.sequence_parallel, one.cp, one.micro_batch, self.recompute[0])
+        weights = self.weights(one.tp, one.cp, one.pp, one.dp, one.shard, one.micro_batch)
+        return (count * busiest + bubble) * block + weights
 
     def _pipe(self, pp: int, schedule: str, chunks: int) -> tuple[int, int]:
         """Blocks of the busiest rank, and those of the pipeline's bubble."""
@@ -133,24 +156,27 @@ class _Search:
         busiest = max(sum(spread[n] for n in division.numbers(layout, rank)) for rank in (0, pp // 2))
         return busiest, (pp - 1) * min(spread) * (schedule != "zbv")
 
-    def _weights(self, tp: int, pp: int, cp: int, shard: str, count: int) -> float:
+    def _weights(self, tp: int, cp: int, pp: int, dp: int, shard: str, micro_batch: int) -> float:
         """Seconds of a step's gradients, of which replicas hide most, and of the optimizer."""
-        dp = self.gpus // (tp * pp * cp)
-        rows = self.config.train.batch // dp
-        sizes = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "shard": shard, "micro_batch": rows // count}
-        layout = LayoutConfig().model_copy(update=sizes)
-        step = Step(self.work(self._with(layout)), self.cluster)
-        return step.least(self.config.model.layers // pp)
+        work = replace(self.single, tp=tp, cp=cp, pp=pp, dp=dp, shard=shard, micro_batch=micro_batch)
+        return self.step(work).least(self.config.model.layers // pp)
 
-    def _block(self, tp: int, sequence_parallel: bool, cp: int, micro_batch: int, recompute: str) -> float:
-        sizes = {"tp": tp, "sequence_parallel": sequence_parallel, "cp": cp, "dp": 1, "micro_batch": micro_batch}
-        layout = LayoutConfig().model_copy(update={**sizes, "recompute": recompute})
-        step = Step(self.work(self._with(layout)), self.cluster)
-        return sum(each.seconds(self.cluster.fitted.host) for each in step.block.values())
+    def _block(self, tp: int, sequence: bool, cp: int, micro_batch: int, recompute: str) -> float:
+        one = replace(self.single, tp=tp, sequence_parallel=sequence, cp=cp, micro_batch=micro_batch)
+        work = replace(one, recompute=recompute)
+        return sum(each.seconds for each in self.step(work).block.values())
 
-    def work_out(self, layout: LayoutConfig, found: Found) -> Planned | None:
+    def step(self, work: Work) -> Step:
+        """With the timer of all on as many GPUs of a node."""
+        near = min(work.gpus, self.cluster.node)
+        if near not in self.timers:
+            self.timers[near] = measured.timer(self.cluster, work)
+        return Step(work, self.cluster, self.timers[near])
+
+    def work_out(self, candidate: Candidate, found: Found) -> Planned | None:
         """With as little recompute as fits; None if nothing does."""
-        for recompute in self.choices("recompute", RECOMPUTE):
+        layout = self.pinned.model_copy(update=candidate._asdict())
+        for recompute in self.recompute:
             if layout.schedule == "zbv" and recompute != "none":
                 break  # torch's zbv asks for each weight's gradient apart, and computes the block again for each
             config = lay_out(self._with(layout.model_copy(update={"recompute": recompute})), self.gpus)
@@ -158,7 +184,7 @@ class _Search:
             if found.smallest is None or sum(needed) < found.smallest[0]:
                 found.smallest = sum(needed), config.layout
             if sum(needed) <= ROOM * self.cluster.gpu.memory:
-                return Planned(config, needed, Step(self.work(config), self.cluster).prediction())
+                return Planned(config, needed, self.step(self.work(config)).prediction())
         found.too_large += 1
         return None
 

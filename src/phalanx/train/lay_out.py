@@ -100,9 +100,14 @@ def _share(rows: int, layout: LayoutConfig) -> int:
     return next(rows // count for count in range(wanted, 0, -1) if rows % count == 0)
 
 
-def _check_micro_batches(rows: int, size: int, layout: LayoutConfig) -> None:
+def fills(rows: int, size: int, pp: int, schedule: str) -> bool:
+    """Whether micro-batches of `size` out of a replica's `rows` sequences keep a pipeline going."""
     count = rows // size
-    if rows % size or count < layout.pp or (layout.schedule == "interleaved" and count % layout.pp):
+    return not rows % size and count >= pp and not (schedule == "interleaved" and count % pp)
+
+
+def _check_micro_batches(rows: int, size: int, layout: LayoutConfig) -> None:
+    if not fills(rows, size, layout.pp, layout.schedule):
         raise InputError(
             f"a replica's {rows} sequences make {rows / size:g} micro-batches of layout.micro_batch={size}; a pipeline "
             f"of {layout.pp} takes a whole number, at least {layout.pp}, interleaved a multiple: change train.batch, "
