@@ -112,6 +112,7 @@ def test_json() -> None:
     [
         ("pp8", "slower than"),
         ("zero3 block", "slower than"),
+        ("wide", "slower than"),
         ("tp3", "divides on no layout; layout.tp=3"),
         ("pp64", "divides on no layout"),
     ],

@@ -105,9 +105,9 @@ class _Search:
         for tp, pp, cp in product(*(self.choices(key, _divisors(self.gpus)) for key in ("tp", "pp", "cp"))):
             if self.gpus % (tp * pp * cp) or not self.choices("dp", [dp := self.gpus // (tp * pp * cp)]):
                 continue
-            if tp > self.config.model.heads or self.config.train.batch % dp:
-                continue
             sequence = self.choices("sequence_parallel", [True, False] if tp > 1 else [True])
+            if tp > self.config.model.heads or self.config.train.batch % dp or not sequence:
+                continue
             shards = self.choices("shard", ["none", "zero2", "zero3"] if dp * cp > 1 else ["none"])
             sizes = {"tp": tp, "sequence_parallel": sequence[-1], "cp": cp, "pp": pp, "dp": dp, "micro_batch": 1}
             schedules = [each for each in self.schedules(pp) if self.possible(sizes, *each)]
