@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tiktoken
 import zstandard
 
-from phalanx.data.indexed import IndexedDataset
+from phalanx.data.chunks import CHUNK
+from phalanx.data.indexed import IndexedDataset, IndexedWriter
 from phalanx.data.journal import journal_path
 from phalanx.data.manifest import Manifest, checksum
 from phalanx.data.prepare import PrepareOptions, prepare
@@ -116,6 +120,29 @@ def test_wikitext_gives_the_tokens_that_megatron_gives(data_dir: Path, tmp_path:
     assert (tmp_path / "set.bin").stat().st_size == 4_876_126
     assert (tmp_path / "set.idx").stat().st_size == 12_242
     assert manifest.text_bytes == sum(len(article.encode()) for article in articles)
+
+
+@pytest.mark.parametrize("document", ["file", "line", "blank-line"])
+def test_a_chunk_costs_one_call_of_the_tokenizer_and_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
+) -> None:
+    """However many documents it holds: counts that a slower way would raise, on any machine."""
+    text = "the cat sat on the mat\n\n" * 100_000
+    (tmp_path / "a.txt").write_text(text)
+    calls = {"encode_to_numpy": 0, "extend": 0}
+    for kind, name in ((tiktoken.Encoding, "encode_to_numpy"), (IndexedWriter, "extend")):
+        monkeypatch.setattr(kind, name, counted(calls, name, getattr(kind, name)))
+    prepare([str(tmp_path / "a.txt")], str(tmp_path / "set"), replace(GPT, document=document))
+    chunks = len(text) / CHUNK
+    assert calls["extend"] == calls["encode_to_numpy"] <= chunks * 1.1 + 1
+
+
+def counted(calls: dict[str, int], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls[name] += 1
+        return function(*arguments, **options)
+
+    return call
 
 
 def test_documents_end_with_end_of_text_and_hold_no_other(tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 import json
 import lzma
+import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Backend
 
+from phalanx.data import words
 from phalanx.data.backend import byte_level
+from phalanx.data.fastpath import CUT, MARK
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.tokenize import BUNDLED, Tokenizer, load_tokenizer
 from phalanx.data.vocabulary import train_tokenizer
@@ -77,9 +82,78 @@ def test_fast_path_gives_the_ids_of_the_slow_one(gpt2: Tokenizer) -> None:
         assert fast == gpt2.encode(text), repr(text)
 
 
+@pytest.mark.parametrize("name", BUNDLED)
+def test_texts_made_of_oddities_have_the_ids_that_the_library_gives(name: str) -> None:
+    """Blanks of every kind in runs, marks of accents, controls, and the marks that the fast path puts between texts."""
+    dice = random.Random(0)
+    blanks = "\t\n\x0b\x0c\r\x1c\x1f \x85\xa0\u1680\u2000\u200a\u200b\u2028\u202f\u205f\u3000\x00"
+    others = [
+        "'",
+        "s",
+        "ll",
+        "Σ",
+        "ς",
+        "İ",
+        "é",
+        "\u0301",
+        "日",
+        "ก",
+        "٣",
+        "½",
+        ".",
+        "!",
+        "\ufffd",
+        "\u200d",
+        "𝐀",
+        "[MASK]",
+    ]
+    marks = [MARK, CUT, MARK[1:], MARK[:-1], CUT[:-1]]
+
+    def text() -> str:
+        kinds = dice.choices([" ", "\n", blanks, others, marks], [3, 2, 3, 9, 0.01], k=dice.randint(0, 30))
+        return "".join(dice.choice(kind) * dice.choice([1, 1, 1, 2, 3, 4]) for kind in kinds)
+
+    tokenizer = load_tokenizer(name)
+    for _ in range(400):
+        texts = [text() for _ in range(dice.randint(1, 4))]
+        assert encode_all(tokenizer, texts) == [tokenizer.encode(one) for one in texts], texts
+
+
+def test_a_text_that_ends_like_a_mark_stays_whole(gpt2: Tokenizer) -> None:
+    texts = [MARK[:-1], "b", CUT[:-1], f"a{MARK}"]
+    assert encode_all(gpt2, texts) == [gpt2.encode(text) for text in texts]
+
+
 def test_blanks_without_end_are_encoded_all_the_same(gpt2: Tokenizer) -> None:
     text = " " * 3_000_000 + "x"
     assert gpt2.decode(encode_all(gpt2, [text])[0]) == text
+
+
+class Counting:
+    """A tokenizer of the library that counts what it is asked."""
+
+    def __init__(self, name: str) -> None:
+        self.backend = Backend.from_str(load_tokenizer(name).json())
+        self.asked: list[int] = []
+
+    def encode_batch_fast(self, texts: list[str], **options: bool) -> list[Any]:
+        self.asked.append(len(texts))
+        found: list[Any] = self.backend.encode_batch_fast(texts, **options)
+        return found
+
+
+def test_a_word_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counting: Any = Counting("bert-uncased")
+    memo = words.Words(counting)
+    texts = ["the cat sat on the mat", "the cat\nsaw the mat"] * 100
+    for _ in range(3):
+        _, lengths = memo.encode(texts)
+        assert lengths.tolist() == [6, 5] * 100
+    assert counting.asked == [6]
+    monkeypatch.setattr(words, "HELD", 20)
+    assert memo.encode(["a dog"])[1].tolist() == [2]
+    assert memo.encode(texts[:1])[1].tolist() == [6]
+    assert counting.asked == [6, 2, 5], "what was forgotten is learned again"
 
 
 def test_tiktoken_is_not_trusted_with_merges_that_hide_a_token() -> None:

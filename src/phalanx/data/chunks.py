@@ -41,7 +41,7 @@ def read_chunks(files: Sequence[Path], reading: Reading, start: Cursor, strict: 
                 continue
             texts.append(record.text)
             ends.append(record.ends)
-            size += len(record.text.encode())
+            size += len(record.text) if record.text.isascii() else len(record.text.encode())
             if size >= CHUNK:
                 cursor = cursor.moved(source, bookmark or Bookmark(), size)
                 yield Chunk(texts, ends, size, finished + reader.consumed(), cursor if bookmark else None)

@@ -53,6 +53,7 @@ class Reading:
 
 
 Raw = tuple[bytes | None, int, Bookmark]  # a record's bytes (None: too long), its first line, where the next one begins
+Line = tuple[bytes | None, int, int]  # a line's bytes (None: too long), its number, the offset of the next one
 
 
 class DocumentReader:
@@ -81,7 +82,7 @@ class DocumentReader:
         if self._reading.document == "line":
             return self._decode(_lines(stream, start), _plain_text)
         if self._reading.document == "blank-line":
-            return self._decode(_blocks(_lines(stream, start)), _plain_text)
+            return self._decode(_blocks(_numbered(stream, start)), _plain_text)
         return self._file(stream, start)
 
     def _decode(self, raws: Iterable[Raw], parse: Callable[[bytes], str]) -> Iterator[Record]:
@@ -97,11 +98,13 @@ class DocumentReader:
                     yield from self._whole(text, after)
 
     def _whole(self, text: str, after: Bookmark) -> Iterator[Record]:
-        if text and not text.isspace():
-            size = self._reading.piece
+        size = self._reading.piece
+        if len(text) > size and not text.isspace():
             slices = (text[i : i + size] for i in range(0, len(text), size))
-            for piece, ends in self._pieces(slices if len(text) > size else [text]):
+            for piece, ends in self._pieces(slices):
                 yield Record(piece, ends, after if ends else None)
+        elif text and not text.isspace():
+            yield Record(text, True, after)
 
     def _file(self, stream: Any, start: Bookmark) -> Iterator[Record]:
         head = stream.read(HEAD)
@@ -150,6 +153,10 @@ class DocumentReader:
 
 
 def _lines(stream: Any, start: Bookmark) -> Iterator[Raw]:
+    return ((line, number, Bookmark(offset, number)) for line, number, offset in _numbered(stream, start))
+
+
+def _numbered(stream: Any, start: Bookmark) -> Iterator[Line]:
     offset, number = start
     while line := stream.readline(LIMIT + 1):
         offset += len(line)
@@ -158,18 +165,17 @@ def _lines(stream: Any, start: Bookmark) -> Iterator[Raw]:
         while len(line) > LIMIT and not line.endswith(b"\n"):
             line = stream.readline(LIMIT + 1)
             offset += len(line)
-        yield None if too_long else line, number, Bookmark(offset, number)
+        yield None if too_long else line, number, offset
 
 
-def _blocks(lines: Iterable[Raw]) -> Iterator[Raw]:
+def _blocks(lines: Iterable[Line]) -> Iterator[Raw]:
     """Lines joined up to the next blank one."""
     held: list[bytes] = []
-    size = first = 0
-    after = Bookmark()
-    for line, number, after in lines:
-        if line is not None and not line.strip():
+    size = first = number = offset = 0
+    for line, number, offset in lines:
+        if line is not None and line.isspace():
             if first:
-                yield b"".join(held) if size <= LIMIT else None, first, after
+                yield b"".join(held) if size <= LIMIT else None, first, Bookmark(offset, number)
             held, size, first = [], 0, 0
             continue
         first = first or number
@@ -177,7 +183,7 @@ def _blocks(lines: Iterable[Raw]) -> Iterator[Raw]:
         if line is not None and size <= LIMIT:
             held.append(line)
     if first:
-        yield b"".join(held) if size <= LIMIT else None, first, after
+        yield b"".join(held) if size <= LIMIT else None, first, Bookmark(offset, number)
 
 
 def _plain_text(raw: bytes) -> str:

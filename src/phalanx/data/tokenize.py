@@ -1,6 +1,6 @@
 """Tokenizers: text to ids and back, offline, the same ids whichever library computes them.
 
-Each is one of the `tokenizers` library; bulk encoding takes the fast path where there is one. Names of special tokens
+Each is one of the `tokenizers` library; in bulk, tiktoken or a memory of words stands in for it. Names of special tokens
 inside a text are plain text, so no document can forge an end of text or a mask.
 """
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiktoken
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 from phalanx import durable
 from phalanx.data.backend import read_backend
-from phalanx.data.fastpath import MARK, fast_path, is_gpt2_like
+from phalanx.data.fastpath import FastPath, fast_path, is_gpt2_like
+from phalanx.data.words import Words, is_bert_like
 from phalanx.errors import InputError
 
 BUNDLED = ("gpt2", "bert-uncased", "bert-cased")
@@ -59,21 +59,10 @@ class Tokenizer:
         return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def encode_joined(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """The ids of all texts back to back, uint32, and how many each text has, int64.
-
-        Thousands of short texts cost one call of the library, in which the interpreter is free for other threads.
-        """
-        if self._fast is not None and texts:
-            joined = MARK.join(texts)
-            if joined.count(MARK) == len(texts) - 1:
-                try:
-                    ids = self._fast.encode_to_numpy(joined, allowed_special={MARK}, disallowed_special=())
-                except ValueError:  # millions of blanks before a letter are too much for tiktoken's regular expressions
-                    return self._encode_slowly(texts)
-                marks = np.flatnonzero(ids == self._fast.encode_single_token(MARK))
-                bounds = np.concatenate([[-1], marks, [len(ids)]])
-                return np.delete(ids, marks), np.diff(bounds) - 1
-        return self._encode_slowly(texts)
+        """The ids of all texts back to back, uint32, and how many each text has, int64."""
+        if self._fast is not None and texts and (encoded := self._fast.encode(texts)):
+            return encoded
+        return self._words.encode(texts) if self._words else self._encode_slowly(texts)
 
     def decode(self, ids: Sequence[int] | Array) -> str:
         """The text of some ids; special tokens come out by name."""
@@ -110,8 +99,12 @@ class Tokenizer:
         return self._fast is not None
 
     @cached_property
-    def _fast(self) -> tiktoken.Encoding | None:
+    def _fast(self) -> FastPath | None:
         return fast_path(self._backend)
+
+    @cached_property
+    def _words(self) -> Words | None:
+        return Words(self._backend) if is_bert_like(self._backend) else None
 
     def _encode_slowly(self, texts: Sequence[str]) -> tuple[Array, Array]:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
