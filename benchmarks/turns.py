@@ -94,10 +94,10 @@ def _serve(end: Connection, make: Callable[..., Program], words: Sequence[Any]) 
         end.send(f"{type(error).__name__}: {error}")
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = PACKAGES) -> str:
     """Cores, processor, versions."""
     versions = []
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
