@@ -19,6 +19,9 @@ from phalanx.nn import pieces, slots
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+# What Tensor.backward calls. That imports sympy first, to compare the shapes of a tensor and the gradient it is given.
+_ENGINE: Any = torch.autograd.Variable._execution_engine
+
 
 class Columns(NamedTuple):
     """Which logits are here, and how those that are elsewhere are added: all, until a layout splits the vocabulary."""
@@ -134,7 +137,7 @@ def vocabulary_loss(
         x = inner[part].detach().requires_grad_()
         logits = gemm(x, weight_, bias_)
         scored = (columns.judge or _scored)(logits.detach(), labels[part], columns)
-        logits.backward(scored.grad(labels[part]).to(logits.dtype))  # type: ignore[no-untyped-call]
+        _ENGINE.run_backward((logits,), (scored.grad(labels[part]).to(logits.dtype),), False, False, (), True, True)
         total += scored.loss.sum().detach()
         assert x.grad is not None
         hidden_grad[part] = x.grad

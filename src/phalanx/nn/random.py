@@ -59,8 +59,9 @@ def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float
     top, left = (*offset, 0)[:2]
     out = torch.empty(height, width)
     radius_key, angle_key = mix(torch.tensor([[key], [key ^ signed(mixing.GOLDEN)]], dtype=torch.int32))
-    for start in range(0, height, 4096):  # whole embeddings would need ten times their own size in temporaries
-        stop = min(start + 4096, height)
+    rows = max(1, 2**19 // width)  # few enough that what lies between the operations stays in a cache
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
         # mixed on both sides: of two keys that differ in a few low bits one would give the rows of the other, moved
         row = mix(torch.arange(top + start, top + stop, dtype=torch.int32))
         radius = _unit(bits(mix(row ^ radius_key), width, left))

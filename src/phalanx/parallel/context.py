@@ -16,7 +16,6 @@ from phalanx.nn.batch import Batch
 from phalanx.nn.transformer import Transformer
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
-from phalanx.parallel.ring import Ring
 
 
 def positions(length: int, ranks: int, rank: int) -> Tensor:
@@ -43,6 +42,8 @@ def fill(model: nn.Module, axis: Axis, kind: str) -> None:
     """Let every attention see all keys: gathered in their natural order, or as they come by in a ring."""
     if axis.size == 1:
         return
+    from phalanx.parallel.ring import Ring  # imports torch's compiler, to keep it out
+
     gather = comm.conjugate("gather", axis, dim=2)
     sequence = comm.conjugate("gather", axis, dim=1)
 

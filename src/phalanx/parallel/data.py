@@ -2,7 +2,8 @@
 
 Replicated parameters: gradients are gathered in buckets, in the order in which backward makes them, and a bucket is
 sent off as soon as its last gradient is complete. Sharded parameters (ZeRO, Rajbhandari et al., arXiv 1910.02054) are
-left to torch's `fully_shard`. With gradient accumulation either communicates in the last micro-batch only.
+left to torch's `fully_shard`, which is imported where it is wanted: with it comes a second of torch's compiler. With
+gradient accumulation either communicates in the last micro-batch only.
 """
 
 from collections.abc import Iterable
@@ -11,7 +12,6 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from phalanx.nn.block import Block
 from phalanx.parallel.mesh import Axis, Mesh
@@ -72,8 +72,19 @@ class Buckets:
                 parameter.grad = grad.view_as(parameter)
 
 
+def allocate(root: nn.Module, mesh: Mesh, device: torch.device, zero3: bool) -> None:
+    """Give memory on a device to a model that has none, or to this rank's shards of it."""
+    if mesh.fsdp is not None:
+        fully(root, mesh, zero3)
+        root.to_empty(device=device)  # the root's own: it sees to the padding of its shards
+    else:  # as to_empty does, which imports sympy for it
+        root._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))  # type: ignore[no-untyped-call]
+
+
 def fully(model: nn.Module, mesh: Mesh, zero3: bool) -> None:
     """Shard the parameters of every block, and of the rest together; zero3 frees whole weights after their forward."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
     assert mesh.fsdp is not None
     for block in (module for module in model.modules() if isinstance(module, Block)):
         fully_shard(block, mesh=mesh.fsdp, reshard_after_forward=zero3)
@@ -82,3 +93,20 @@ def fully(model: nn.Module, mesh: Mesh, zero3: bool) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # losses are divided by global counts already
             module.set_force_sum_reduction_for_comms(True)
+
+
+def accumulate(model: nn.Module, last: bool, reshard: bool) -> None:
+    """A backward pass of a sharded model begins: gradients are reduced in the `last`, weights freed if `reshard`."""
+    from torch.distributed.fsdp import FSDPModule
+
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(last)
+    model.set_reshard_after_backward(reshard)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a parameter or gradient that `fully` has split."""
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()

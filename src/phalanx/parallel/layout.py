@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from phalanx.config import Config
 from phalanx.nn.batch import Batch
@@ -97,9 +95,7 @@ class Layout:
     def _accumulate(self, batch: Batch, objective: Objective, last: bool) -> Sums:
         model = self.stages[0].model
         if self.sharded:
-            assert isinstance(model, FSDPModule)
-            model.set_requires_gradient_sync(last)
-            model.set_reshard_after_backward(last or self.config.layout.shard == "zero3")
+            data.accumulate(model, last, reshard=last or self.config.layout.shard == "zero3")
         sums: Sums = self.module(batch)
         objective(sums).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in sums.items()}
@@ -112,7 +108,7 @@ class Layout:
         for local in locals:
             if local.source is not local.tensor:
                 grad = local.source.grad
-                local.tensor.grad = grad.to_local() if isinstance(grad, DTensor) else grad
+                local.tensor.grad = None if grad is None else data.local(grad)
             if local.tensor.grad is None:  # unused: between replicas zeros are summed, so zeros everywhere
                 local.tensor.grad = torch.zeros_like(local.tensor)
         if self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
@@ -149,9 +145,7 @@ class Layout:
         """Give memory to what is left of a stage, and first weights; note what there is."""
         model, mesh = stage.model, self.mesh
         root = stage if mesh.pp.size > 1 else model
-        if self.sharded:
-            data.fully(root, mesh, self.config.layout.shard == "zero3")
-        root.to_empty(device=self.device)  # the root's own: it sees to the padding of its shards
+        data.allocate(root, mesh, self.device, self.config.layout.shard == "zero3")
         pieces: dict[str, Piece] = {}
         for name, source in list(model.named_parameters()):
             if name in self.locals:  # a V of stages begins and ends here: one word embedding serves both
@@ -161,8 +155,8 @@ class Layout:
                 continue
             part = parts[name]
             tensor, offset = source, part.offset
-            if isinstance(source, DTensor):
-                tensor = nn.Parameter(source.to_local())
+            if self.sharded:
+                tensor = nn.Parameter(data.local(source))
                 rows = -(-source.shape[0] // mesh.shards.size) * mesh.shards.rank
                 offset = (part.offset[0] + min(rows, source.shape[0]), *part.offset[1:])
             alike = 1 if part.split else mesh.tp.size

@@ -6,6 +6,7 @@ run holds the same tensors.
 """
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -25,11 +26,25 @@ def adamw(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
 
 def _adamw(parameters: list[nn.Parameter], optim: OptimConfig) -> Optimizer:
     groups = _groups(parameters, optim.weight_decay)
-    optimizer = AdamW(groups, optim.lr, (optim.beta1, optim.beta2), optim.eps, fused=True)
+    optimizer = Uncompiled(groups, optim.lr, (optim.beta1, optim.beta2), optim.eps, fused=True)
     for p in parameters:
         moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
     return optimizer
+
+
+class Uncompiled(AdamW):
+    """torch's, with methods that are not wrapped in a message to torch's compiler, which would be imported for it and
+    takes as long as torch itself.
+    """
+
+    add_param_group = unwrap(AdamW.add_param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None
+        unwrap(AdamW.step)(self)
 
 
 def lamb(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
