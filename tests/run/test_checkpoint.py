@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,8 +13,6 @@ from phalanx.run import storage
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from tests.run.states import State, fill_of, make_state, steps
-
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
@@ -77,6 +76,7 @@ def test_training_goes_on_exactly(folder: RunFolder, kind: Any) -> None:
     train(model, optimizer, 0)
     saver = Checkpointer(folder)
     saver.save(3, parts(model, optimizer))
+    saver.staged()
     expected = train(model, optimizer, 3)  # while the save is written
 
     model, optimizer = made()
@@ -87,16 +87,22 @@ def test_training_goes_on_exactly(folder: RunFolder, kind: Any) -> None:
 
 
 def test_a_save_under_way_sees_no_later_change(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = storage.write_file
+    write, copy = storage.write_file, np.copyto
 
     def slow(*arguments: Any) -> Any:
-        time.sleep(0.3)
+        time.sleep(0.1)
         return write(*arguments)
 
+    def unhurried(*arguments: Any) -> None:
+        time.sleep(0.01)
+        copy(*arguments)
+
     monkeypatch.setattr(storage, "write_file", slow)
+    monkeypatch.setattr(np, "copyto", unhurried)
     saver, state = Checkpointer(folder, keep=9), make_state(1)
     for step in 1, 2, 3:
         saver.save(step, state)
+        saver.staged()
         for weight in state["model"].values():
             weight.add_(1)
         state["optimizer"]["state"]["w"]["step"].add_(1)

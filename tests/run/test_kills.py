@@ -17,8 +17,6 @@ from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from tests.run.states import fill_of, make_folder, make_state, steps
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_full_disk_is_one_line_and_costs_one_checkpoint(

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from phalanx.errors import InputError
-from phalanx.run.storage import DTYPES
+from phalanx.run.files import DTYPES
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
 

@@ -20,8 +20,8 @@ from phalanx.errors import InputError
 from phalanx.models.build import build, family, make
 from phalanx.models.sizes import check
 from phalanx.run.checkpoint import Checkpointer
+from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
-from phalanx.run.storage import write_file
 
 TASKS = {"gpt2": "clm", "bert": "mlm"}
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "bert": "BertForPreTraining"}

@@ -1,17 +1,17 @@
 """Checkpoints: saved in the background, kept whole, verified when loaded.
 
-`save` copies the state into buffers of its own and returns; a thread writes them while training goes on. Whatever
-happens at whatever moment, the newest finished checkpoint stays: a new one is written beside (".partial") and renamed
-when all of it is on the disk, and only then are old ones removed. `load` reads back checksums first and takes the
-next older checkpoint when one is damaged.
+`save` returns at once: a thread copies the state, which may change when `staged` returns, and writes the copy while
+training goes on. Whatever happens at whatever moment, the newest finished checkpoint stays: a new one is written beside
+(".partial") and renamed when all of it is on the disk, and only then are old ones removed. `load` sums what it reads
+and takes the next older checkpoint when one is damaged.
 """
 
 import concurrent.futures
+import copy
 import errno
 import math
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,23 +20,18 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from phalanx import durable
 from phalanx.errors import InputError
 from phalanx.run import storage, tree
+from phalanx.run.files import NAMES, Damaged, write_file
 from phalanx.run.folder import RunFolder
-from phalanx.run.planners import LoadPlanner, Place, SavePlanner, place_of
-from phalanx.run.storage import Damaged
+from phalanx.run.shards import Place, part_of, place_of
+from phalanx.run.staging import Staging
 from phalanx.run.weights import Weights
 from phalanx.together import leading, sharing
 
 GIB = 1 << 30
-
-# DCP warns of every save in a single process. Once for all: catch_warnings is not for threads.
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 class Restored(NamedTuple):
@@ -64,13 +59,9 @@ class Checkpointer:
         self.path = folder.checkpoints
         self.keep = keep
         self.asynchronous = asynchronous
-        gpu = torch.cuda.is_available()
-        self._stager = DefaultStager(  # keeps its buffers from save to save
-            StagingOptions(
-                use_pinned_memory=gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu
-            )
-        )
+        self._staging = Staging()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._copying: concurrent.futures.Future[dict[str, Tensor]] | None = None
         self._writing: concurrent.futures.Future[None] | None = None
 
     @property
@@ -84,8 +75,9 @@ class Checkpointer:
         """Save `state`, whose tensors lie at `places`; with the held-out `loss`, remember it as the best if it is the
         lowest so far.
 
-        Asynchronous: returns when the state is copied. If the save before this one failed, its InputError is raised
-        here, after this one is under way: a disk that was full for a while costs one checkpoint, no more.
+        Asynchronous: returns at once; the tensors may change when `staged` has returned. If the save before this one
+        failed, its InputError is raised here, after this one is under way: a disk that was full for a while costs one
+        checkpoint, no more.
         """
         failure: InputError | None = None
         try:
@@ -94,14 +86,18 @@ class Checkpointer:
             failure = error
         tensors, values = tree.split(state)
         if self.asynchronous:
-            staged: Any = self._stager.stage({"tensors": tensors, "values": values})
-            self._writing = self._thread.submit(
-                self._write, step, loss, staged["tensors"], staged["values"], places or {}
-            )
+            self._copying = self._thread.submit(self._staging.copy, tensors, self._staging.ready(tensors))
+            copied, values = self._copying.result, copy.deepcopy(values)
+            self._writing = self._thread.submit(lambda: self._write(step, loss, copied(), values, places or {}))
         else:
             self._write(step, loss, tensors, values, places or {})
         if failure:
             raise failure
+
+    def staged(self) -> None:
+        """Wait until the state of the save under way is copied, before it is changed."""
+        if self._copying is not None:
+            self._copying.result()
 
     def wait(self) -> None:
         """Wait for the save under way. InputError if it failed; what was saved before is whole."""
@@ -121,18 +117,25 @@ class Checkpointer:
         OSError where the system refuses to read.
         """
         self.wait()
-        path, index, damages = self._choose(state.keys(), step, best)
-        self._fill(state, path, index, places or {}, whole)
+        tensors, values = tree.split(state)
+
+        def fill(path: Path, index: dict[str, Any]) -> None:
+            self._fits(path, index, tensors, values, places or {}, whole)
+            storage.fill(path, index, tensors, places or {}, state.keys(), self.group)
+
+        path, index, damages = self._first_whole(fill, step, best)
+        tree.put(state, index["values"])
         notes = tuple(f"{damage}; loaded {path.name} instead" for damage in damages)
         return Restored(index["step"], index["loss"], notes)
 
-    def _choose(self, parts: Collection[str], step: int | None, best: bool) -> tuple[Path, dict[str, Any], list[str]]:
-        """The first of the candidates that is whole, its index, and what was wrong with those before it."""
+    def _first_whole(self, use: Callable[[Path, dict[str, Any]], None], step: int | None,
+                     best: bool) -> tuple[Path, dict[str, Any], list[str]]:  # fmt: skip
+        """The first of the candidates that `use` does not find Damaged, its index, and what was wrong before it."""
         damages: list[str] = []
         for path in leading(lambda: [*self._candidates(self._finished(), step, best)], self.group):
             try:
                 index = leading(partial(storage.read_index, path), self.group)
-                sharing(partial(storage.verify, path, index, parts), self.group)
+                use(path, index)
             except (Damaged, OSError) as damage:
                 if isinstance(damage, OSError) and damage.errno != errno.EIO:
                     raise  # too many open files, no permission: passed over, a whole checkpoint would soon be pruned
@@ -147,17 +150,13 @@ class Checkpointer:
 
     def shapes(self, part: str, best: bool = False) -> dict[str, tuple[int, ...]]:
         """Names and shapes of a part's tensors in a whole checkpoint; none where an imported model has only weights."""
-        _, index, _ = self._choose([], None, best)
+        _, index, _ = self._first_whole(lambda *_: None, None, best)
         found = index["tensors"].items()
-        return {
-            path.removeprefix(f"{part}/"): tuple(entry["shape"])
-            for path, entry in found
-            if storage.part_of(path) == part
-        }
+        return {path.removeprefix(f"{part}/"): tuple(entry["shape"]) for path, entry in found if part_of(path) == part}
 
     def weights(self, best: bool = True) -> Weights:
         """Those of a whole checkpoint, read one at a time when they are asked for."""
-        path, index, _ = self._choose(["model"], None, best)
+        path, index, _ = self._first_whole(partial(storage.verify, parts=["model"]), None, best)
         return Weights(path, index)
 
     def import_weights(self, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
@@ -165,16 +164,16 @@ class Checkpointer:
         path = self.path / "step-0000000"
         partial = path.with_name(path.name + ".partial")
         self._begin(partial)
-        file = storage.write_file(partial / "model.0.safetensors", shapes, read)
+        file = write_file(partial / "model.0.safetensors", shapes, read)
         tensors = {
             f"model/{name}": {
-                "dtype": storage.NAMES[like.dtype],
+                "dtype": NAMES[like.dtype],
                 "shape": [*like.shape],
                 "chunks": [{"file": file.name, "offsets": [0] * like.ndim, "sizes": [*like.shape]}],
             }
             for name, like in shapes.items()
         }
-        files = {file.name: {"bytes": file.bytes, "checksum": file.checksum}}
+        files = {file.name: storage.sizes(file)}
         storage.write_index(partial, {"step": 0, "loss": None, "values": {}, "tensors": tensors, "files": files})
         self._publish(partial, path, None)
 
@@ -207,43 +206,32 @@ class Checkpointer:
         unfinished = path.with_name(path.name + ".partial")
         try:
             leading(lambda: self._begin(unfinished), self.group)
-            writer = storage.Writer(unfinished, {"step": step, "loss": loss, "values": values})
-            state_dict_saver.save(tensors, storage_writer=writer, planner=SavePlanner(places), process_group=self.group)
+            storage.write(unfinished, {"step": step, "loss": loss, "values": values}, tensors, places, self.group)
             leading(lambda: self._publish(unfinished, path, loss), self.group)
-        except (OSError, CheckpointException) as error:
-            cause = _cause(error)
-            if not isinstance(cause, OSError):
-                raise cause from error
+        except OSError as error:
             leading(lambda: shutil.rmtree(unfinished, ignore_errors=True), self.group)
             size = sum(tensor.nbytes for tensor in tensors.values()) / GIB
             free = shutil.disk_usage(self.path).free / GIB
             raise InputError(
-                f"{path} was not saved: {cause.strerror}: it takes {size:.3g} GiB, {free:.3g} GiB are free; "
+                f"{path} was not saved: {error.strerror}: it takes {size:.3g} GiB, {free:.3g} GiB are free; "
                 "make room there or lower save.keep; earlier checkpoints are whole"
             ) from error
 
-    def _fill(self, state: tree.Tree, path: Path, index: dict[str, Any], places: Mapping[str, Place],
-              whole: bool) -> None:  # fmt: skip
-        """Load a verified checkpoint into `state`, which holds all of its parts that the checkpoint has, if `whole`."""
-        tensors, values = tree.split(state)
-        parts = {storage.part_of(name) for name in [*tensors, *values]}
+    def _fits(self, path: Path, index: dict[str, Any], tensors: Mapping[str, Tensor], values: tree.Tree,
+              places: Mapping[str, Place], whole: bool) -> None:  # fmt: skip
+        """InputError unless the checkpoint has all that is here and, if `whole`, no more in the same parts."""
+        parts = {part_of(name) for name in [*tensors, *values]}
         there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
         there = {
             name: what
             for name, what in (there | dict.fromkeys(index["values"], "a value")).items()
-            if storage.part_of(name) in parts
+            if part_of(name) in parts
         }
-        here = {name: f"{storage.NAMES[t.dtype]} {[*place_of(places, name, t)[0]]}" for name, t in tensors.items()}
+        here = {name: f"{NAMES[t.dtype]} {[*place_of(places, name, t)[0]]}" for name, t in tensors.items()}
         here |= dict.fromkeys(values, "a value")
         sharing(lambda *_: _compare(path, here, {name: there.get(name, "absent") for name in here}), self.group)
         if whole:
             _compare(path, dict.fromkeys(self._lacking(there, here), "absent"), there)
-        reader, planner = storage.Reader(path, index), LoadPlanner(places)
-        try:
-            state_dict_loader.load(tensors, storage_reader=reader, planner=planner, process_group=self.group)
-        except CheckpointException as error:
-            raise _cause(error) from error
-        tree.put(state, index["values"])
 
     def _lacking(self, there: Collection[str], here: Collection[str]) -> list[str]:
         """Which names are on no rank: the stages of a pipeline have different tensors."""
@@ -302,10 +290,3 @@ def _compare(path: Path, here: Mapping[str, str], there: Mapping[str, str]) -> N
             raise InputError(
                 f"{path}: {name} is {there[name]} there and {what} here; load it with the configuration that made it"
             )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error inside: DCP wraps what a rank raises."""
-    if isinstance(error, CheckpointException):
-        return next(iter(error.failures.values()))[0]
-    return error

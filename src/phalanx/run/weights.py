@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from phalanx.run.storage import DTYPES, shard_name
+from phalanx.run.files import DTYPES
+from phalanx.run.shards import shard_name
 
 
 class Weights(Mapping[str, Tensor]):

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from phalanx.parallel.parameters import Parameters
 from phalanx.precision.scale import LossScale
 from phalanx.run import tree
-from phalanx.run.planners import Place
+from phalanx.run.shards import Place
 from phalanx.train.guard import Guard
 from phalanx.train.progress import Progress
 

@@ -94,6 +94,7 @@ class Trainer:
         losses = {name: total / max(count, 1) for total, (name, count) in zip(values, counts.items(), strict=True)}
         loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, train.steps)
         if self._fit_to_use(loss, norm, batches):
+            self.checkpointer.staged()
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate

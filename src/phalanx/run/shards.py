@@ -1,0 +1,107 @@
+"""Tensors of which every rank holds a part: who writes which part, and which written parts a wanted one overlaps.
+
+`places` gives, for the path of a tensor, the shape of the whole and the offset of the part that is here; what it does
+not name is whole. A checkpoint is thus free of any layout: parts saved by one are cut anew for another.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from phalanx.run.files import NAMES, Damaged, Wanted
+
+Place = tuple[tuple[int, ...], tuple[int, ...]]  # shape of the whole, offset of the part
+
+
+class Shard(NamedTuple):
+    """A part of a tensor that a rank holds."""
+
+    path: str
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    whole: tuple[int, ...]
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        """That within the file of its part of the state."""
+        return shard_name(self.path.partition("/")[2], self.offsets)
+
+
+def shard_name(name: str, offsets: Sequence[int]) -> str:
+    """A tensor's, and where the shard begins unless at the origin."""
+    return f"{name}{[*offsets]}" if any(offsets) else name
+
+
+def part_of(path: str) -> str:
+    """The part of the state that a tensor or value belongs to."""
+    return path.partition("/")[0]
+
+
+def place_of(places: Mapping[str, Place], path: str, tensor: Tensor) -> Place:
+    """Where a tensor lies."""
+    return places.get(path, (tuple(tensor.shape), (0,) * tensor.ndim))
+
+
+def held(tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Shard]:
+    """What is here; a part without elements only of a whole without elements."""
+    found = []
+    for path, tensor in tensors.items():
+        whole, offsets = place_of(places, path, tensor)
+        if tensor.numel() or 0 in whole:
+            found.append(Shard(path, tuple(offsets), tuple(tensor.shape), tuple(whole), NAMES[tensor.dtype]))
+    return found
+
+
+def shared_out(everyone: Sequence[Sequence[Shard]]) -> list[list[Shard]]:
+    """What each rank writes of what each holds: of equal parts one, by whoever of its holders has least to write."""
+    holders: dict[Shard, list[int]] = defaultdict(list)
+    for rank, shards in enumerate(everyone):
+        for shard in shards:
+            holders[shard].append(rank)
+    mine: list[list[Shard]] = [[] for _ in everyone]
+    load = [0] * len(everyone)
+    for shard, ranks in holders.items():
+        least = min(ranks, key=load.__getitem__)
+        mine[least].append(shard)
+        load[least] += prod(shard.sizes)
+    return mine
+
+
+def wanted(
+    entries: Mapping[str, Any], tensors: Mapping[str, Tensor], places: Mapping[str, Place]
+) -> dict[str, dict[str, list[Wanted]]]:
+    """By file and name there, what to read of a checkpoint's `entries` to fill `tensors`; Damaged if a part is not
+    there.
+    """
+    found: dict[str, dict[str, list[Wanted]]] = defaultdict(lambda: defaultdict(list))
+    for path, tensor in tensors.items():
+        offsets, filled = place_of(places, path, tensor)[1], 0
+        for chunk in entries[path]["chunks"]:
+            if (both := _overlap(chunk["offsets"], chunk["sizes"], offsets, tensor.shape)) is None:
+                continue
+            there, here = both
+            target = tensor.detach()[here]
+            name = shard_name(path.partition("/")[2], chunk["offsets"])
+            found[chunk["file"]][name].append(Wanted(there, target))
+            filled += target.numel()
+        if filled != tensor.numel():
+            raise Damaged(f"{path} is there only in part")
+    return found
+
+
+def _overlap(
+    theirs: Sequence[int], their_sizes: Sequence[int], ours: Sequence[int], our_sizes: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+    """Of two boxes with their offsets, the region they share, in the first's and in the second's coordinates."""
+    there, here = [], []
+    for a, size_a, b, size_b in zip(theirs, their_sizes, ours, our_sizes, strict=True):
+        low, high = max(a, b), min(a + size_a, b + size_b)
+        if low >= high:
+            return None
+        there.append(slice(low - a, high - a))
+        here.append(slice(low - b, high - b))
+    return tuple(there), tuple(here)

@@ -1,0 +1,56 @@
+"""Copies of a state in this machine's memory, from which a save is written while training goes on.
+
+The copying too happens beside training: the state stays as it is until the next step reaches its optimizer, and forward
+and backward take longer than a copy. Buffers are kept from save to save.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Staging:
+    """Buffers for the tensors of one state. `ready` is called when a save begins, `copy` in the thread that writes."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}
+
+    def ready(self, tensors: Mapping[str, Tensor]) -> torch.cuda.Event | None:
+        """After which point of its work a GPU has the state that is to be copied, if it is on one."""
+        return torch.cuda.current_stream().record_event() if _on_gpu(tensors) else None
+
+    def copy(self, tensors: Mapping[str, Tensor], ready: torch.cuda.Event | None) -> dict[str, Tensor]:
+        """The buffers, filled."""
+        self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
+        if ready:
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_event(ready)
+            with torch.cuda.stream(stream):
+                for path, tensor in tensors.items():
+                    self.buffers[path].copy_(tensor, non_blocking=True)
+            stream.synchronize()
+        else:
+            for path, tensor in tensors.items():
+                _copy(tensor, self.buffers[path])
+        return self.buffers
+
+    def _buffer(self, path: str, tensor: Tensor) -> Tensor:
+        known = self.buffers.get(path)
+        if known is not None and known.shape == tensor.shape and known.dtype == tensor.dtype:
+            return known
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+
+
+def _copy(tensor: Tensor, buffer: Tensor) -> None:
+    """By this thread alone: torch's own copy would start as many more threads as training has already."""
+    if tensor.is_contiguous():
+        source, target = (each.detach().flatten().view(torch.uint8).numpy() for each in (tensor, buffer))
+        np.copyto(target, source)
+    else:
+        buffer.copy_(tensor)
+
+
+def _on_gpu(tensors: Mapping[str, Tensor]) -> bool:
+    return any(tensor.is_cuda for tensor in tensors.values())
