@@ -1,17 +1,19 @@
 """Texts to tokens on many cores, in order.
 
-Where the fast path encodes, threads suffice, as it frees the interpreter lock; splitting sentences is Python and needs
-processes. Which it is changes no token: blocks come back in the order they went in.
+Where the fast path encodes, threads suffice, as it frees the interpreter lock; the rest is Python and needs processes.
+Which it is changes no token: blocks come back in the order they went in.
 """
 
 import os
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import cache, partial
-from multiprocessing import get_context, parent_process
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -51,11 +53,14 @@ def encode_all(
     if workers == 1:
         yield from ((chunk, encode(tokenizer, options, chunk.texts, chunk.ends)) for chunk in chunks)
         return
-    threads = tokenizer.frees_lock and not options.sentences
-    work = partial(encode, tokenizer, options) if threads else partial(_encode_elsewhere, options)
-    waiting: deque[tuple[Chunk, Future[Block]]] = deque()
-    held = 0
-    with ThreadPoolExecutor(workers) if threads else _processes(workers) as pool:
+    with ExitStack() as stack:
+        work: Callable[[list[str], list[bool]], Block] = partial(encode, tokenizer, options)
+        if options.sentences or not tokenizer.frees_lock:
+            work = stack.enter_context(_Processes(options, workers)).encode
+        pool = ThreadPoolExecutor(workers)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        waiting: deque[tuple[Chunk, Future[Block]]] = deque()
+        held = 0
         for chunk in chunks:
             waiting.append((chunk, pool.submit(work, chunk.texts, chunk.ends)))
             held += chunk.size
@@ -87,27 +92,56 @@ def _sentences(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], e
     return Block(tokens, np.cumsum(lengths), np.cumsum(counts)[np.array(ends, bool)])
 
 
-def _processes(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, get_context("spawn"), _settle)
+class _Processes:
+    """Processes that encode, each for one thread at a time, over a pipe of its own: one that dies is noticed at once.
+
+    (A process killed while it sends leaves half a message; in a pipe that others share the reader would wait for ever.)
+    """
+
+    def __init__(self, options: EncodeOptions, count: int) -> None:
+        spawn = get_context("spawn")
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
+        self._running = []
+        for _ in range(count):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(theirs, options), daemon=True)
+            process.start()
+            theirs.close()
+            self._running.append((process, ours))
+            self._idle.put(ours)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, end in self._running:
+            end.close()
+            process.join()
+
+    def encode(self, texts: list[str], ends: list[bool]) -> Block:
+        """As the function, elsewhere. Raises BrokenExecutor where a process has died, and whatever it raised."""
+        end = self._idle.get()
+        try:
+            end.send((texts, ends))
+            answer = end.recv()
+        except (EOFError, OSError) as error:
+            raise BrokenExecutor("a process that encodes has died") from error
+        finally:
+            self._idle.put(end)
+        if isinstance(answer, Exception):
+            raise answer
+        return Block(*answer)
 
 
-def _settle() -> None:
-    """In a new worker: keep the tokenizers library from starting a thread per core, and do not outlive the parent."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
-
-
-def _encode_elsewhere(options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
-    return encode(_tokenizer(options.tokenizer), options, texts, ends)
-
-
-@cache
-def _tokenizer(name: str) -> Tokenizer:
-    return load_tokenizer(name)
+def _serve(end: Connection, options: EncodeOptions) -> None:
+    """Encode what comes until the parent closes its end or dies."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for every core
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        tokenizer = load_tokenizer(options.tokenizer)
+        while True:
+            texts, ends = end.recv()
+            try:
+                answer: Any = tuple(encode(tokenizer, options, texts, ends))
+            except Exception as error:
+                answer = error
+            end.send(answer)

@@ -9,7 +9,6 @@ GPT-2's pattern looks ahead, `\\s+(?!\\S)`, which tiktoken's fastest regular exp
 that of three or more blanks before a word the last stands apart; so a mark is put there and the pattern goes without.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -62,9 +61,8 @@ def is_gpt2_like(backend: Backend) -> bool:
     return byte_level and backend.normalizer is None and not ordinary
 
 
-def fast_path(backend: Backend) -> FastPath | None:
-    """The same tokenizer for tiktoken, or None where the same ids cannot be promised."""
-    model = json.loads(backend.to_str())["model"]
+def fast_path(backend: Backend, model: dict[str, Any]) -> FastPath | None:
+    """The same tokenizer for tiktoken, or None where the same ids cannot be promised; `model` as in its JSON."""
     odd = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
     if model["type"] != "BPE" or any(model.get(key) for key in odd) or not is_gpt2_like(backend):
         return None

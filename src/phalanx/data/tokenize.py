@@ -1,9 +1,10 @@
 """Tokenizers: text to ids and back, offline, the same ids whichever library computes them.
 
-Each is one of the `tokenizers` library; in bulk, tiktoken or a memory of words stands in for it. Names of special tokens
+Each is one of the `tokenizers` library; in bulk, tiktoken or a memory of words stands in. Names of special tokens
 inside a text are plain text, so no document can forge an end of text or a mask.
 """
 
+import json
 import lzma
 import re
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ class Tokenizer:
 
     def json(self) -> str:
         """The whole tokenizer as the text of a tokenizer.json; equal tokenizers give equal texts."""
-        return str(self._backend.to_str())
+        return self._json
 
     def save(self, path: str | Path) -> None:
         """Write a tokenizer.json."""
@@ -100,7 +101,11 @@ class Tokenizer:
 
     @cached_property
     def _fast(self) -> FastPath | None:
-        return fast_path(self._backend)
+        return fast_path(self._backend, json.loads(self._json)["model"])
+
+    @cached_property
+    def _json(self) -> str:
+        return str(self._backend.to_str())
 
     @cached_property
     def _words(self) -> Words | None:
