@@ -1,6 +1,6 @@
 """How fast text becomes a tokenized set, ours and others by turns in one run.
 
-    python -m benchmarks.prepare TEXT... [--rounds 5] [--megabytes 32] [--json FILE]
+    python -m benchmarks.prepare TEXT... [--kinds gpt2,bert] [--rounds 5] [--megabytes 32] [--json FILE]
 
 Every document is some paragraphs, about 4,000 characters. `phalanx` is the whole of `phalanx prepare` on a JSONL file
 of them: checksums, reading, encoding, writing, syncing. For GPT-2 the others only encode documents that already lie in
@@ -124,6 +124,7 @@ def _sentences(line: str) -> list[list[int]]:
 
 splitter: Any
 wordpiece: Any
+KINDS = {"gpt2": gpt2, "bert": bert}
 
 
 def race(contenders: dict[str, Run], megabytes: float, rounds: int) -> list[dict[str, Any]]:
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("texts", nargs="*", default=[str(NOVELS)], help="files, folders, globs; the bundled novels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=float, default=32.0, help="of text, at most")
+    parser.add_argument("--kinds", default="gpt2,bert")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
@@ -172,8 +174,8 @@ def main() -> None:
         folder = Path(name)
         text = corpus(words.texts, words.megabytes, folder)
         print(f"{len(text.documents):,} documents, {text.megabytes:.1f} MB, {words.workers} workers")
-        for kind, contenders in (("gpt2", gpt2), ("bert sentences", bert)):
-            rows = race(contenders(text, words.workers, folder), text.megabytes, words.rounds)
+        for kind in words.kinds.split(","):
+            rows = race(KINDS[kind](text, words.workers, folder), text.megabytes, words.rounds)
             print(f"\n| {kind} | MB/s | MB a second of CPU | tokens |\n|---|---|---|---|")
             for row in rows:
                 lines.append({"kind": kind, **row})
