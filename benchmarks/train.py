@@ -149,10 +149,11 @@ def summary(shape: Shape, turns: dict[str, list[float]], last: dict[str, Any], p
     from phalanx.models.build import flops_per_token
 
     sizes = {name: value for name, value in shape._asdict().items() if name in ModelConfig.model_fields}
-    flops = flops_per_token(ModelConfig(**sizes), shape.sequence)
+    tokens = sum(shape.lengths)
+    flops = flops_per_token(ModelConfig(**sizes), tokens // shape.batch)
     results = {}
     for name, seconds in turns.items():
-        speed = shape.batch * shape.sequence / statistics.median(seconds)
+        speed = tokens / statistics.median(seconds)
         results[name] = {
             "step_s": statistics.median(seconds), "best_s": min(seconds), "tokens_per_s": speed,
             "mfu": flops * speed / peak, "peak_gib": last[name]["peak_gib"], "loss": last[name]["loss"],

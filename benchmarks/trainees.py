@@ -16,6 +16,14 @@ class Shape(NamedTuple):
     vocab: int
     sequence: int
     batch: int
+    ragged: bool = False  # rows of all lengths up to the sequence, so that about half is padding
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of the rows, in tokens."""
+        if not self.ragged:
+            return [self.sequence] * self.batch
+        return [self.sequence * (row + 1) // self.batch for row in range(self.batch)]
 
 
 SHAPES = {
@@ -29,6 +37,9 @@ SHAPES = {
     "bert-large-512": Shape("bert", 24, 1024, 16, 30592, 512, 2),
     "bert-large-128-gpu": Shape("bert", 24, 1024, 16, 30592, 128, 128),
     "bert-large-512-gpu": Shape("bert", 24, 1024, 16, 30592, 512, 32),
+    "bert-base-128-ragged": Shape("bert", 12, 768, 12, 30592, 128, 16, ragged=True),
+    "bert-large-128-ragged-gpu": Shape("bert", 24, 1024, 16, 30592, 128, 256, ragged=True),
+    "bert-large-512-ragged-gpu": Shape("bert", 24, 1024, 16, 30592, 512, 64, ragged=True),
 }
 
 Loss = Callable[[], Any]
@@ -41,6 +52,7 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     from phalanx.config import ModelConfig
     from phalanx.models.build import build, family
     from phalanx.nn.batch import Batch
+    from phalanx.nn.line import line_up
     from phalanx.precision import gemm
     from phalanx.train.compiled import compile_parts
 
@@ -51,12 +63,16 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     device = data["tokens"].device
     model = build(config, 1, device)
     gemm.fill(model, dtype, device)
+    lined = shape.ragged and (device.type == "cuda" or not compiled)  # as runs do
+    if lined:
+        line_up(model)
     if compiled:
-        compile_parts(model, lengths_vary=False)
+        compile_parts(model, lengths_vary=lined)
     rows, length = data["tokens"].shape
     index = torch.arange(rows * length, device=device).view(rows, length)
     key = torch.ones(rows, dtype=torch.int32, device=device)
-    batch = Batch(data["tokens"], index, key, data["labels"], data.get("segment"), None, data.get("related"))
+    given = {name: data.get(name) for name in ("segment", "document", "related")}
+    batch = Batch(data["tokens"], index, key, data["labels"], **given)
     counts = {"lm": (data["labels"] >= 0).sum(), "mlm": (data["labels"] >= 0).sum(), "nsp": rows}
 
     def loss() -> Any:
@@ -95,6 +111,8 @@ def hugging_face(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any])
         inputs["labels"] = data["tokens"]  # this model shifts its labels itself
     else:
         inputs |= {"token_type_ids": data["segment"], "next_sentence_label": data["related"]}
+    if "document" in data:
+        inputs["attention_mask"] = (data["document"] >= 0).long()
 
     def loss() -> Any:
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
@@ -133,4 +151,8 @@ def synthetic(shape: Shape) -> dict[str, Any]:
     chosen = torch.rand(tokens.shape) < 0.15
     half = (torch.arange(shape.sequence) >= shape.sequence // 2).long().expand_as(tokens).contiguous()
     related = torch.randint(2, (shape.batch,))
-    return {"tokens": tokens, "labels": torch.where(chosen, tokens, -1), "segment": half, "related": related}
+    data = {"tokens": tokens, "labels": torch.where(chosen, tokens, -1), "segment": half, "related": related}
+    if shape.ragged:
+        outside = torch.arange(shape.sequence) >= torch.tensor(shape.lengths)[:, None]
+        data |= {"document": -outside.int(), "labels": data["labels"].masked_fill(outside, -1)}
+    return data

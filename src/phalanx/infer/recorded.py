@@ -8,7 +8,8 @@ from torch import Tensor
 from phalanx.data.source import Array
 from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.infer.rows import Line, Said, attend_by
-from phalanx.nn.attention import Attention, Context, within
+from phalanx.nn.attention import Attention, Context
+from phalanx.nn.line import within
 
 STEP = 32  # tokens to which a line is rounded up at least
 

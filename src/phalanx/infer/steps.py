@@ -14,8 +14,8 @@ from phalanx.infer.cache import PAGE, New
 from phalanx.infer.decoder import Decoder, Past, Step
 from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.infer.sample import likeliest
-from phalanx.nn.attention import within
 from phalanx.nn.batch import Batch
+from phalanx.nn.line import within
 
 FEW = 16  # new tokens of a sequence that a step takes at most
 STEP = 128  # tokens to which the past is rounded up

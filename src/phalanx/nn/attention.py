@@ -7,7 +7,6 @@ faster kernel, or, with dropout of the probabilities, the plain formula that kee
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +25,17 @@ class Context:
     mask: Tensor | None  # bool [batch, 1, seq, keys], True where attention is allowed; None: all, or all that is past
     causal: bool
     documents: Tensor | None = None  # int32 [batch, keys], where attention stays within equal numbers
+    ends: Tensor | None = None  # int32 [sequences + 1], from 0 on, where a row is a line of them
+    longest: int = 0  # of these at most
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v in one kernel; all [batch, heads, seq, d]."""
     causal = context.causal and context.mask is None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal)
-
-
-def within(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: bool = False) -> Tensor:
-    """As `fused` of sequences that lie one after another, [1, heads, tokens, d], by a kernel that is told on the GPU
-    where they end (Dao, arXiv 2307.08691): `ends` int32 [sequences + 1], from 0 on. fp16 or bf16; of tokens past the
-    last end nothing that means anything.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
-    y: Any = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0 if causal else -1))
-    return y.transpose(0, 1)[None]  # type: ignore[no-any-return]
 
 
 class Dropping(nn.Module):
@@ -89,7 +81,7 @@ class Attention(nn.Module):
         self.qkv = Linear(hidden, 3 * hidden, ("embed", "heads"), stds[0])
         self.out = Linear(hidden, hidden, ("heads", "embed"), stds[1])
         self.keys: Slot = slots.same
-        self.attend: Callable[..., Tensor] = Dropping(drop, site) if drop else fused
+        self.attend: Attend = Dropping(drop, site) if drop else fused
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""

@@ -10,6 +10,7 @@ from phalanx.nn.attention import Attention, Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block, FeedForward
 from phalanx.nn.dropout import Dropout
+from phalanx.nn.line import Line
 from phalanx.nn.linear import Embedding, Slot
 from phalanx.nn.norm import Norm
 
@@ -47,7 +48,7 @@ class Transformer(nn.Module):
 
     A layout that splits the stream puts it together again in `leave`; one that splits the sequence of every batch lets
     `everywhere` collect what the mask needs of the keys, or does without (`masked`) where attention makes its own. A
-    pipeline's stage lacks what is not its own.
+    pipeline's stage lacks what is not its own. Where all is here, padding may be left out (`lined`).
     """
 
     def __init__(self, config: ModelConfig, causal: bool) -> None:
@@ -59,10 +60,12 @@ class Transformer(nn.Module):
         self.leave: Slot = slots.same
         self.everywhere: Slot = slots.same
         self.masked = True
+        self.lined = False
 
     def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor:
         """-> float32 [batch, seq, hidden]; `x` is the stream as the stage before left it"""
-        context = self.context(batch)
+        line = Line(batch, self.causal) if self.lined else None
+        batch, context = (batch, self.context(batch)) if line is None else (line.batch, line.context)
         if x is None:
             assert self.embeddings is not None
             x = self.embeddings(batch)
@@ -70,7 +73,7 @@ class Transformer(nn.Module):
             x = block(x, context)
         if self.norm is not None:
             x = self.norm(x)
-        return self.leave(x)
+        return self.leave(x) if line is None else line.back(x)
 
     @property
     def words(self) -> Tensor:

@@ -63,6 +63,8 @@ def _compile(config: Config) -> str:
         raise InputError("train.compile=on needs a C++ compiler (g++ or clang++) and none is installed; use off")
     if config.train.compile != "auto":
         return config.train.compile
+    if config.train.device == "cpu" and config.model.head:
+        return "off"  # most of such rows is padding, which only blocks that are not compiled leave out there
     sequences = config.train.steps * batch_size(config.train.steps, config.train)
     work = sequences * config.data.sequence * flops_per_token(config.model, config.data.sequence)
     return "on" if compiler and work > _COMPILE_FLOPS[config.train.device] else "off"

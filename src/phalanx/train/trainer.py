@@ -20,6 +20,7 @@ from phalanx.errors import InputError
 from phalanx.models.build import make
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
+from phalanx.nn.line import line_up
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.lifeline import failing_together
 from phalanx.parallel.mesh import make_mesh
@@ -35,6 +36,7 @@ from phalanx.train.heap import keep_freed
 from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.optim import clip
+from phalanx.train.padding import left_out
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import learning_rate
 from phalanx.train.task import Task, goal
@@ -49,10 +51,10 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed()
         self.mesh = make_mesh(config.layout, self.device)
+        self.loader = Loader(task, config, self.mesh.dp)
         self.layout = Layout(config, self.mesh, partial(make, config.model), self._prepare)
         self.model, self.parameters = self.layout.module, self.layout.parameters
         self.optimizers = registry.OPTIMIZERS.find(config.optim.name)(self.parameters, config.optim)
-        self.loader = Loader(task, config, self.mesh.dp)
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
         group = dist.new_group(backend="gloo", group_desc="saving") if self.mesh.world.size > 1 else None
@@ -174,12 +176,14 @@ class Trainer:
             )
 
     def _prepare(self, model: nn.Module) -> None:
-        """Put precision, recompute and compilation into a model."""
+        """Put precision, recompute, the leaving out of padding and compilation into a model."""
         gemm.fill(model, self.config.precision.dtype, self.device)
         for block in (m for m in model.modules() if isinstance(m, Block)):
             block.recompute = self.config.layout.recompute
+        if lined := left_out(self.config, self.loader):
+            line_up(model)
         if self.config.train.compile == "on":
-            compile_parts(model, self.task.labelled)
+            compile_parts(model, self.task.labelled or lined)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

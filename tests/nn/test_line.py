@@ -1,0 +1,68 @@
+"""Padding left out: the same sums and gradients, dropout on, from fewer tokens."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phalanx.config import ModelConfig
+from phalanx.models.build import build
+from phalanx.nn.batch import Batch
+from phalanx.nn.line import STEP, line_up
+from tests.batches import batch_of
+
+LENGTHS = (5, 24, 1, 17, 24, 9)
+SIZES = {"layers": 2, "hidden": 16, "heads": 2, "positions": 24, "vocab": 50, "dropout": 0.2, "init_std": 0.3}
+
+
+def padded() -> Batch:
+    """Rows of several lengths; padding is 0, and nothing is asked there."""
+    tokens = torch.randint(1, 50, (len(LENGTHS), 24), generator=torch.Generator().manual_seed(0))
+    document = -torch.ones_like(tokens, dtype=torch.int32)
+    for row, length in enumerate(LENGTHS):
+        document[row, :length], tokens[row, length:] = 0, 0
+    labels = torch.where((document == 0) & (tokens % 3 == 0), tokens, -1)
+    related = torch.arange(len(LENGTHS)) % 2
+    segment = (torch.arange(24) > 3).long().expand_as(tokens).contiguous()
+    return batch_of(tokens, 24, labels=labels, document=document, related=related, segment=segment)
+
+
+def several() -> Batch:
+    """Rows that hold several documents."""
+    batch = padded()
+    tokens, cuts = batch.tokens.clamp(min=1), torch.tensor([[3], [9], [24], [12], [1], [20]])
+    document = (torch.arange(24) >= cuts).int() + (torch.arange(24) >= cuts + 5).int()
+    return batch_of(tokens, 24, labels=tokens.roll(-1, 1), document=document)
+
+
+def sums(model: nn.Module, batch: Batch) -> tuple[Mapping[str, Tensor], list[Tensor]]:
+    found = model(batch)
+    model.zero_grad()
+    sum(value for name, value in found.items() if name in ("mlm", "nsp", "lm")).backward()
+    return found, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_the_same_sums_and_gradients(family: str) -> None:
+    form = {"segments": 2, "norm_first": False} if family == "bert" else {}
+    config = ModelConfig(family=family, **SIZES, **form)
+    batch = padded() if family == "bert" else several()
+    rows, line = (build(config, 1, torch.device("cpu")).train() for _ in range(2))
+    line_up(line)
+    (found, grads), (lined, lined_grads) = sums(rows, batch), sums(line, batch)
+    assert found.keys() == lined.keys() and len(grads) == len(lined_grads)
+    for a, b in zip([*found.values(), *grads], [*lined.values(), *lined_grads], strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
+    rows.eval(), line.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(rows(batch)["answers"], line(batch)["answers"])
+
+
+def test_padding_is_not_computed() -> None:
+    model, seen = build(ModelConfig(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), []
+    line_up(model)
+    model.transformer.blocks["0"].register_forward_pre_hook(lambda _, words: seen.append(words[0].shape))
+    model(padded())
+    used = -(-sum(LENGTHS) // STEP) * STEP
+    assert seen == [(1, used, 16)] and used < len(LENGTHS) * 24
