@@ -31,24 +31,24 @@ class Scaled:
 
 
 class _Product(torch.autograd.Function):
-    """Keeps its input in 8 bits."""
+    """Keeps its operands in 8 bits, as the columns that backward wants: the kernel that rounds writes both."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         small, scale = quantised(x.flatten(0, -2), FORWARD)
-        ctx.save_for_backward(small, scale, weight)
+        weight, weight_scale = quantised(weight, FORWARD)
+        ctx.save_for_backward(small.t().contiguous(), scale, weight.t().contiguous(), weight_scale)
         ctx.shape, ctx.dtype = x.shape, x.dtype
-        y = _product(small, scale, *quantised(weight, FORWARD), torch.bfloat16).view(*x.shape[:-1], -1)
+        y = _product(small, scale, weight, weight_scale, torch.bfloat16).view(*x.shape[:-1], -1)
         return y if bias is None else y + bias.to(y.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, x_scale, weight = ctx.saved_tensors
+        x, x_scale, weight, weight_scale = ctx.saved_tensors
         flat = grads[0].flatten(0, -2)
         grad, scale = quantised(flat, BACKWARD)
-        small, weight_scale = quantised(weight, FORWARD)
-        dx = _product(grad, scale, small.t().contiguous(), weight_scale, torch.bfloat16)
-        dw = _product(grad.t().contiguous(), scale, x.t().contiguous(), x_scale, torch.float32)
+        dx = _product(grad, scale, weight, weight_scale, torch.bfloat16)
+        dw = _product(grad.t().contiguous(), scale, x, x_scale, torch.float32)
         bias = flat.float().sum(0) if ctx.needs_input_grad[2] else None
         return dx.view(ctx.shape).to(ctx.dtype), dw, bias
 
