@@ -1,0 +1,61 @@
+"""The Python that runs for every sample and every token, counted in bytecodes: no clock, so the same on any machine."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import phalanx
+from phalanx.infer.sample import Options
+from phalanx.train.loader import Loader
+from tests.infer.runs import scripted
+from tests.layouts.curves import made
+from tests.train.runs import make_corpus
+
+HOME = str(Path(phalanx.__file__).parent)
+
+
+def bytecodes(work: Callable[[], object]) -> int:
+    """Those that Phalanx's own frames execute while `work` runs."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(HOME):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize(("family", "most"), [("gpt", 1500), ("bert", 3500)])
+def test_a_batch(tmp_path: Path, family: str, most: int) -> None:
+    """Of eight samples, after a first that opens what they need."""
+    trainer, _ = made(make_corpus(tmp_path).folder, family, "train.batch=8")
+    loader: Loader = trainer.loader
+    loader.make(0)
+    found = bytecodes(lambda: loader.make(1))
+    loader.close()
+    assert most / 3 < found / 8 <= most, found / 8
+
+
+def test_a_token() -> None:
+    """Of eight texts under way, greedy, nothing looked up."""
+    engine = scripted(lambda _: 262)[0].engine
+    requests = [engine.submit([5, 6], Options(tokens=6, greedy=True)) for _ in range(8)]
+    for _ in range(2):
+        engine.step()
+    found = bytecodes(lambda: engine.step())
+    assert [request.said for request in requests] == [3] * 8
+    assert 80 < found / 8 <= 320, found / 8
