@@ -62,9 +62,21 @@ class _Round(list[Any]):
 
 def phalanx(shape: Shape, *words: str) -> Step:
     """The trainer's own step, on the layout that `words` name."""
+    from phalanx.run.folder import RunFolder
+
+    trainer, told = trainer_of(shape, RunFolder(os.devnull), *words)
+
+    def step(number: int) -> float:
+        trainer._step(number)
+        return told["loss"]
+
+    return step
+
+
+def trainer_of(shape: Shape, folder: Any, *words: str) -> tuple[Any, dict[str, float]]:
+    """A trainer on random tokens that saves in a run folder, and what the last step told."""
     from phalanx import recipe
     from phalanx.config import Config
-    from phalanx.run.folder import RunFolder
     from phalanx.train.lay_out import lay_out
     from phalanx.train.monitor import Silent
     from phalanx.train.trainer import Trainer
@@ -82,13 +94,7 @@ def phalanx(shape: Shape, *words: str) -> Step:
             told.update(values)
 
     task: Any = Tokens(shape)
-    trainer = Trainer(config, task, RunFolder(os.devnull), Told())
-
-    def step(number: int) -> float:
-        trainer._step(number)
-        return told["loss"]
-
-    return step
+    return Trainer(config, task, folder, Told()), told
 
 
 def ddp(shape: Shape) -> Step:

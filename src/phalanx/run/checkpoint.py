@@ -69,6 +69,11 @@ class Checkpointer:
         """Step of the newest finished checkpoint."""
         return leading(lambda: max(self._finished(), default=None), self.group)
 
+    def prepare(self, state: tree.Tree) -> None:
+        """Find memory for the copies of a state like this one, beside the first steps."""
+        if self.asynchronous:
+            self._thread.submit(self._staging.prepare, tree.split(state)[0])
+
     def save(
         self, step: int, state: tree.Tree, loss: float | None = None, places: Mapping[str, Place] | None = None
     ) -> None:

@@ -5,6 +5,7 @@ and backward take longer than a copy. Buffers are kept from save to save.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 class Staging:
-    """Buffers for the tensors of one state. `ready` is called when a save begins, `copy` in the thread that writes."""
+    """Buffers for the tensors of a state. `ready` is called where a save begins, all else in the thread that writes."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Tensor] = {}
@@ -20,6 +21,13 @@ class Staging:
     def ready(self, tensors: Mapping[str, Tensor]) -> torch.cuda.Event | None:
         """After which point of its work a GPU has the state that is to be copied, if it is on one."""
         return torch.cuda.current_stream().record_event() if _on_gpu(tensors) else None
+
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have the buffers, and every page of them: finding the memory takes several times as long as a copy."""
+        self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
+        for buffer in self.buffers.values():
+            if not buffer.is_pinned():
+                _bytes(buffer)[:] = 0
 
     def copy(self, tensors: Mapping[str, Tensor], ready: torch.cuda.Event | None) -> dict[str, Tensor]:
         """The buffers, filled."""
@@ -46,10 +54,13 @@ class Staging:
 def _copy(tensor: Tensor, buffer: Tensor) -> None:
     """By this thread alone: torch's own copy would start as many more threads as training has already."""
     if tensor.is_contiguous():
-        source, target = (each.detach().flatten().view(torch.uint8).numpy() for each in (tensor, buffer))
-        np.copyto(target, source)
+        np.copyto(_bytes(buffer), _bytes(tensor))
     else:
         buffer.copy_(tensor)
+
+
+def _bytes(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.detach().flatten().view(torch.uint8).numpy()
 
 
 def _on_gpu(tensors: Mapping[str, Tensor]) -> bool:

@@ -68,6 +68,7 @@ class Trainer:
         """Train to the last step, an early stop, or a signal; in each case what was learned is saved."""
         train, every, progress = self.config.train, self.config.save.every, self.progress
         self._start()
+        self.checkpointer.prepare(self._state())
         try:
             with self._signals(), failing_together(), self.monitor.running(progress.step, progress.tokens):
                 while progress.step < train.steps and not self.stopped_by and not progress.finished:
