@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from phalanx.nn.batch import Batch
 from phalanx.nn.line import line_up
-from phalanx.train import trainer
-from phalanx.train.padding import left_out
+from phalanx.train import padding
 from tests.batches import batch_of
 from tests.layouts.labelled import tuned
 from tests.train.runs import Corpus
@@ -28,7 +28,7 @@ class Loads:
 
 def decided(corpus: Corpus, loads: Any, *words: str) -> bool:
     config = corpus.config("bert", "train.compile=off", *words, processes=2 if words else 1)
-    return left_out(config, loads)
+    return padding.leave_out(nn.Linear(1, 1), config, loads)
 
 
 def test_where_there_is_some(corpus: Corpus) -> None:
@@ -41,9 +41,9 @@ def test_where_there_is_some(corpus: Corpus) -> None:
 def test_the_same_curve(corpus: Corpus, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a BERT that is fine-tuned, dropout on."""
     lined: list[bool] = []
-    monkeypatch.setattr(trainer, "line_up", lambda model: [lined.append(True), line_up(model)])
+    monkeypatch.setattr(padding, "line_up", lambda model: [lined.append(True), line_up(model)])
     line = tuned(corpus.folder, kind)
-    monkeypatch.setattr(trainer, "left_out", lambda *_: False)
+    monkeypatch.setattr(padding, "_pays", lambda *_: False)
     rows = tuned(corpus.folder, kind)
     assert lined == [True]
     assert line.losses == pytest.approx(rows.losses, abs=1e-5) and line.norms == pytest.approx(rows.norms, rel=1e-4)

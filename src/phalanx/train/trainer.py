@@ -20,7 +20,6 @@ from phalanx.errors import InputError
 from phalanx.models.build import make
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
-from phalanx.nn.line import line_up
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.lifeline import failing_together
 from phalanx.parallel.mesh import make_mesh
@@ -36,7 +35,7 @@ from phalanx.train.heap import keep_freed
 from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.optim import clip
-from phalanx.train.padding import left_out
+from phalanx.train.padding import leave_out
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import learning_rate
 from phalanx.train.task import Task, goal
@@ -48,8 +47,7 @@ class Trainer:
     def __init__(self, config: Config, task: Task, folder: RunFolder, monitor: Monitor | Silent) -> None:
         self.config, self.task, self.folder, self.monitor = config, task, folder, monitor
         self.device = torch.device(config.train.device)
-        if self.device.type == "cpu":
-            keep_freed()
+        keep_freed()
         self.mesh = make_mesh(config.layout, self.device)
         self.loader = Loader(task, config, self.mesh.dp)
         self.layout = Layout(config, self.mesh, partial(make, config.model), self._prepare)
@@ -61,8 +59,7 @@ class Trainer:
         self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous, group)
         self.progress = Progress()
         self.saved = 0  # step of the newest checkpoint
-        self.signal = 0  # the one that told this process to stop
-        self.stopped_by = 0  # the one that ended the run
+        self.signal = self.stopped_by = 0  # signals: the one that told this process to stop, the one that ended the run
 
     def fit(self) -> None:
         """Train to the last step, an early stop, or a signal; in each case what was learned is saved."""
@@ -181,8 +178,7 @@ class Trainer:
         gemm.fill(model, self.config.precision.dtype, self.device)
         for block in (m for m in model.modules() if isinstance(m, Block)):
             block.recompute = self.config.layout.recompute
-        if lined := left_out(self.config, self.loader):
-            line_up(model)
+        lined = leave_out(model, self.config, self.loader)
         if self.config.train.compile == "on":
             compile_parts(model, self.task.labelled or lined)
 
