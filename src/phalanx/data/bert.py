@@ -68,7 +68,7 @@ class BertSource:
     def sample(self, i: int, draw: int) -> Sample:
         """The sample anchored at token i × room, moved by a random part of the room."""
         key = mixing.key(self.seed, draw, i)
-        draws = _Draws(*hash.uniform(mixing.key(key, _DRAWS), len(_Draws._fields)).tolist())
+        draws = _Draws(*(word / 2.0**32 for word in hash.words(mixing.key(key, _DRAWS), len(_Draws._fields))))
         position = min(self.first + int((i + draws.offset) * self.room), self.last - 1)
         short = draws.short < self.data.short_fraction
         target = 2 + int(draws.length * (self.room - 1)) if short else self.room

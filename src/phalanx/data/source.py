@@ -5,6 +5,7 @@ The whole state of a loader is one integer, the number of the next sample, on an
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _EPOCH, _BLOCK = 0, 1  # what a key orders
 _SLOTS = 4096  # of a blend's block: weights are exact to 1/4096
+
+_order = lru_cache(64)(Permutation)  # a few, as many samples in turn ask for the same
 
 
 class Sample(NamedTuple):
@@ -66,7 +69,7 @@ class Endless:
 
     def __getitem__(self, n: int) -> Sample:
         epoch, i = divmod(n, len(self.source))
-        order = Permutation(len(self.source), mixing.key(self.seed, _EPOCH, epoch))
+        order = _order(len(self.source), mixing.key(self.seed, _EPOCH, epoch))
         return self.source.sample(order(i), n)
 
 
@@ -87,7 +90,7 @@ class Blend:
 
     def __getitem__(self, n: int) -> Sample:
         block, slot = divmod(n, _SLOTS)
-        slot = Permutation(_SLOTS, mixing.key(self.seed, _BLOCK, block))(slot)
+        slot = _order(_SLOTS, mixing.key(self.seed, _BLOCK, block))(slot)
         k = int(np.searchsorted(self.starts, slot, "right")) - 1
         return self.parts[k][block * self.counts[k] + slot - int(self.starts[k])]
 
