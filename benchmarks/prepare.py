@@ -179,7 +179,7 @@ def main() -> None:
             print(f"\n| {kind} | MB/s | MB a second of CPU | tokens |\n|---|---|---|---|")
             for row in rows:
                 lines.append({"kind": kind, **row})
-                speed = "{mb_per_s:.1f} ({slowest:.1f} to {fastest:.1f}) | {mb_per_cpu_s:.1f}".format(**row)
+                speed = "{mb_per_s:.2f} ({slowest:.2f} to {fastest:.2f}) | {mb_per_cpu_s:.2f}".format(**row)
                 print(f"| {row['name']} | {speed} | {row['tokens']:,} |")
             assert kind != "gpt2" or len({row["tokens"] for row in rows}) == 1, "the contenders disagree on the tokens"
     if words.json:
