@@ -80,7 +80,7 @@ def scripted(answer: Callable[[list[int]], int], config: Config = GPT) -> tuple[
 
 
 def sliced(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: bool = False) -> Tensor:
-    """`nn.attention.within` on any device, in any precision."""
+    """`nn.line.within` on any device, in any precision."""
     y = torch.full_like(q, torch.nan)
     for part in (slice(first, last) for first, last in pairwise(ends.tolist())):
         assert part.stop - part.start <= longest

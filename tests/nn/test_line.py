@@ -1,6 +1,7 @@
 """Padding left out: the same sums and gradients, dropout on, from fewer tokens."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,3 +67,11 @@ def test_padding_is_not_computed() -> None:
     model(padded())
     used = -(-sum(LENGTHS) // STEP) * STEP
     assert seen == [(1, used, 16)] and used < len(LENGTHS) * 24
+
+
+def test_a_batch_of_padding_alone() -> None:
+    model, batch = build(ModelConfig(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), padded()
+    line_up(model)
+    assert batch.document is not None and batch.labels is not None
+    empty = replace(batch, document=batch.document.fill_(-1), labels=batch.labels.fill_(-1))
+    assert model(empty)["mlm"] == 0

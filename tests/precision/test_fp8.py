@@ -68,3 +68,14 @@ def test_it_is_for_the_blocks() -> None:
     inside = [m for m in blocks if isinstance(m, Linear)]
     assert len(inside) == 4 and all(isinstance(m.gemm, fp8.Scaled) for m in inside)
     assert sum(isinstance(getattr(m, "gemm", None), fp8.Scaled) for m in model.modules()) == 4
+
+
+def test_without_gradients_nothing_is_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(torch.autograd.function.FunctionCtx, "save_for_backward", lambda _, *x: kept.append(len(x)))
+    x, weight = torch.randn(32, 64), torch.randn(48, 64, requires_grad=True)
+    with torch.no_grad():
+        fp8.Scaled(slots.gemm)(x, weight)
+    assert kept == []
+    fp8.Scaled(slots.gemm)(x, weight)
+    assert kept == [4]

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phalanx.run import checksum, files
+from phalanx.run import checksum, files, staging
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 
@@ -83,3 +84,31 @@ def test_what_is_wanted_is_found_in_any_cut(tmp_path: Path) -> None:
         assert torch.equal(target, whole[region])
     with pytest.raises(files.Damaged, match="it lacks v"):
         files.read_file(tmp_path / "x", {"v": [files.Wanted((), torch.zeros(()))]}, None)
+    content = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(content.replace(b"[40, 30]", b"[40, 31]"))
+    with pytest.raises(files.Damaged, match="x is altered"):  # who reads a part sums nothing, and has to notice
+        files.read_file(tmp_path / "x", {"w": [files.Wanted((slice(3, 10), slice(0, 30)), rows)]}, None)
+
+
+def test_copies_are_made_by_the_gpu_that_has_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that copies has another current GPU. Stood in for here."""
+    used: list[Any] = []
+
+    class Stream:
+        def __init__(self, device: Any) -> None:
+            used.append(device)
+
+        def wait_event(self, event: Any) -> None:
+            used.append(event)
+
+        def synchronize(self) -> None:
+            used.append("waited")
+
+    monkeypatch.setattr(staging, "_gpu", lambda _: torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: used.append(device) or nullcontext())
+    state, event = {"w": torch.randn(3)}, object()
+    copies = staging.Staging().copy(state, event)  # type: ignore[arg-type]
+    assert used == [torch.device("cuda", 1), torch.device("cuda", 1), event, "waited"]
+    assert torch.equal(copies["w"], state["w"])

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from phalanx.nn.batch import Batch
 from phalanx.nn.line import line_up
@@ -22,13 +21,13 @@ class Loads:
         document[:, 20 - padding :] = -1
         self.batch: Batch = batch_of(torch.zeros(3, 20, dtype=torch.int64), 20, document=document)
 
-    def make(self, _: int) -> Batch:
+    def make(self, _: int, most: int) -> Batch:
         return self.batch
 
 
 def decided(corpus: Corpus, loads: Any, *words: str) -> bool:
     config = corpus.config("bert", "train.compile=off", *words, processes=2 if words else 1)
-    return padding.leave_out(nn.Linear(1, 1), config, loads)
+    return padding._pays(config, loads)
 
 
 def test_where_there_is_some(corpus: Corpus) -> None:

@@ -15,7 +15,7 @@ from phalanx.infer.decoder import Decoder, Past, Step
 from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.infer.sample import likeliest
 from phalanx.nn.batch import Batch
-from phalanx.nn.line import within
+from phalanx.nn.line import kernel_takes, within
 
 FEW = 16  # new tokens of a sequence that a step takes at most
 STEP = 128  # tokens to which the past is rounded up
@@ -34,7 +34,8 @@ class Steps(Decoder):
         self.room -= PAGE
         self.shapes = Replays()
         self.host = torch.empty(0)
-        self.half = self.device.type == "cuda" and past.cache.keys[0].dtype != torch.float32
+        kept = past.cache.keys[0]
+        self.half = kept.dtype != torch.float32 and kernel_takes(self.device, kept.shape[-1])
         for kept in (*past.cache.keys, *past.cache.values):
             torch._dynamo.mark_static(kept)
         compile_blocks(model, self.device)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phalanx.nn.attention import Attend, Attention, Context
+from phalanx.nn.attention import Attend, Context
 from phalanx.nn.batch import Batch
 
 STEP = 64  # tokens to which a line is rounded up, with padding that attends to itself
@@ -22,7 +22,7 @@ class Line:
     def __init__(self, rows: Batch, causal: bool) -> None:
         document = torch.zeros_like(rows.tokens, dtype=torch.int32) if rows.document is None else rows.document
         padding, (height, width) = document.flatten() < 0, rows.tokens.shape
-        count = min(-(-int((~padding).sum()) // STEP) * STEP, height * width)
+        count = min(-(-max(1, int((~padding).sum())) // STEP) * STEP, height * width)
         self.kept = padding.byte().argsort(stable=True)[:count]
         row, number = self.kept // width, document.flatten()[self.kept]
         new = torch.ones_like(row, dtype=torch.bool)
@@ -68,10 +68,18 @@ def within(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: 
     return y.transpose(0, 1)[None]  # type: ignore[no-any-return]
 
 
-def line_up(model: nn.Module) -> None:
-    """Let a model whose layers are all here leave padding out."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.attend = partial(apart, module.attend)
-        elif hasattr(module, "lined"):
-            module.lined = True  # type: ignore[assignment]
+def kernel_takes(device: torch.device, width: int) -> bool:
+    """Whether `within` is there for heads of a width: it is flash attention, of Ampere and later."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    return width % 8 == 0 and width <= 256
+
+
+def line_up(model: Any) -> None:
+    """Let a model whose layers are all here leave padding out. Dropout of attention goes by places in the row: there
+    it cannot.
+    """
+    model.transformer.lined = True
+    for block in model.transformer.blocks.values():
+        assert not isinstance(block.attention.attend, nn.Module)
+        block.attention.attend = partial(apart, block.attention.attend)

@@ -26,7 +26,7 @@ class Scaled:
         rows = x.shape[:-1].numel()
         if rows % MULTIPLE or weight.shape[0] % MULTIPLE or weight.shape[1] % MULTIPLE:
             return self.wider(x, weight, bias)
-        y: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        y: Tensor = _Product.apply(x, weight, bias, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return y
 
 
@@ -34,23 +34,24 @@ class _Product(torch.autograd.Function):
     """Keeps its operands in 8 bits, as the columns that backward wants: the kernel that rounds writes both."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kept: bool) -> Tensor:
         small, scale = quantised(x.flatten(0, -2), FORWARD)
         weight, weight_scale = quantised(weight, FORWARD)
-        ctx.save_for_backward(small.t().contiguous(), scale, weight.t().contiguous(), weight_scale)
+        if kept:
+            ctx.save_for_backward(small.t().contiguous(), scale, weight.t().contiguous(), weight_scale)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         y = _product(small, scale, weight, weight_scale, torch.bfloat16).view(*x.shape[:-1], -1)
         return y if bias is None else y + bias.to(y.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, x_scale, weight, weight_scale = ctx.saved_tensors
         flat = grads[0].flatten(0, -2)
         grad, scale = quantised(flat, BACKWARD)
         dx = _product(grad, scale, weight, weight_scale, torch.bfloat16)
         dw = _product(grad.t().contiguous(), scale, x, x_scale, torch.float32)
         bias = flat.float().sum(0) if ctx.needs_input_grad[2] else None
-        return dx.view(ctx.shape).to(ctx.dtype), dw, bias
+        return dx.view(ctx.shape).to(ctx.dtype), dw, bias, None
 
 
 def quantised(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from phalanx.errors import InputError
@@ -96,7 +96,7 @@ class _Sink:
         try:
             self.handle = os.open(path, flags | self.direct, 0o666)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
             self.handle, self.direct = os.open(path, flags, 0o666), 0
 
@@ -166,9 +166,12 @@ def read_file(path: Path, wanted: Mapping[str, Sequence[Wanted]], written: int |
     if written is not None and checksum.joined(zip(sums, (size for _, size, _ in pieces), strict=True)) != written:
         raise Damaged(f"{path.name} is altered: its checksum differs")
     if cut:
-        with safe_open(path, framework="pt") as file:
-            for name, each in cut:
-                each.target.copy_(file.get_slice(name)[each.region])
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name, each in cut:
+                    each.target.copy_(file.get_slice(name)[each.region])
+        except SafetensorError as error:  # stricter about headers than we are
+            raise Damaged(f"{path.name} is altered: {error}") from None
 
 
 class _Block(threading.local):

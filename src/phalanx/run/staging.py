@@ -5,6 +5,7 @@ and backward take longer than a copy. Buffers are kept from save to save.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,35 +14,40 @@ from torch import Tensor
 
 
 class Staging:
-    """Buffers for the tensors of a state. `ready` is called where a save begins, all else in the thread that writes."""
+    """Buffers for the tensors of a state. `ready` is called where a save begins, all else in the thread that writes,
+    which has a current GPU of its own: not this process's.
+    """
 
     def __init__(self) -> None:
         self.buffers: dict[str, Tensor] = {}
 
     def ready(self, tensors: Mapping[str, Tensor]) -> torch.cuda.Event | None:
         """After which point of its work a GPU has the state that is to be copied, if it is on one."""
-        return torch.cuda.current_stream().record_event() if _on_gpu(tensors) else None
+        gpu = _gpu(tensors)
+        return torch.cuda.current_stream(gpu).record_event() if gpu else None
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
         """Have the buffers, and every page of them: finding the memory takes several times as long as a copy."""
-        self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
-        for buffer in self.buffers.values():
-            if not buffer.is_pinned():
+        with _on(_gpu(tensors)):
+            self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
+        for path, buffer in self.buffers.items():
+            if not tensors[path].is_cuda:
                 _bytes(buffer)[:] = 0
 
     def copy(self, tensors: Mapping[str, Tensor], ready: torch.cuda.Event | None) -> dict[str, Tensor]:
         """The buffers, filled."""
-        self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
-        if ready:
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_event(ready)
-            with torch.cuda.stream(stream):
-                for path, tensor in tensors.items():
-                    self.buffers[path].copy_(tensor, non_blocking=True)
-            stream.synchronize()
-        else:
-            for path, tensor in tensors.items():
-                _copy(tensor, self.buffers[path])
+        with _on(gpu := _gpu(tensors)):
+            self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
+            if ready:
+                stream = torch.cuda.Stream(gpu)  # type: ignore[no-untyped-call]
+                stream.wait_event(ready)
+                with torch.cuda.stream(stream):
+                    for path, tensor in tensors.items():
+                        self.buffers[path].copy_(tensor, non_blocking=True)
+                stream.synchronize()
+                return self.buffers
+        for path, tensor in tensors.items():
+            _copy(tensor, self.buffers[path])
         return self.buffers
 
     def _buffer(self, path: str, tensor: Tensor) -> Tensor:
@@ -63,5 +69,9 @@ def _bytes(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.detach().flatten().view(torch.uint8).numpy()
 
 
-def _on_gpu(tensors: Mapping[str, Tensor]) -> bool:
-    return any(tensor.is_cuda for tensor in tensors.values())
+def _gpu(tensors: Mapping[str, Tensor]) -> torch.device | None:
+    return next((tensor.device for tensor in tensors.values() if tensor.is_cuda), None)
+
+
+def _on(gpu: torch.device | None) -> AbstractContextManager[Any]:
+    return torch.cuda.device(gpu) if gpu else nullcontext()

@@ -20,10 +20,10 @@ class Loader:
         self.pool = ThreadPoolExecutor(1, "loader")
         self.next: tuple[int, Future[Batch]] | None = None
 
-    def make(self, step: int) -> Batch:
-        """The batch of 0-based `step`, computed now."""
+    def make(self, step: int, most: int = 1 << 30) -> Batch:
+        """The batch of 0-based `step`, or as many of its sequences as `most`, computed now."""
         train = self.config.train
-        rows = batch_size(step, train) // self.replicas.size
+        rows = min(batch_size(step, train) // self.replicas.size, most)
         row = rows * self.replicas.rank
         first = samples_before(step, train) + row
         samples = [self.task.train[n] for n in range(first, first + rows)]

@@ -1,12 +1,14 @@
 """Whether a run leaves padding out of its batches."""
 
+import torch
 from torch import nn
 
 from phalanx.config import Config
-from phalanx.nn.line import line_up
+from phalanx.nn.line import kernel_takes, line_up
 from phalanx.train.loader import Loader
 
-MUCH = 0.1  # of a batch: on a GPU the kernel for lines is a third slower than the one for rows
+MUCH = 0.1  # padding: on a GPU the kernel for lines is a third slower than the one for rows
+ROWS = 64  # of a batch that are looked at
 
 
 def leave_out(model: nn.Module, config: Config, loader: Loader) -> bool:
@@ -21,11 +23,13 @@ def _pays(config: Config, loader: Loader) -> bool:
     """Where a process has all layers and whole sequences, attention can be taken of a line, and the run's first batch
     has padding or ends documents inside a sequence. Dropout of attention goes by places in the row.
     """
-    layout = config.layout
-    possible = config.precision.dtype != "fp32" if config.train.device == "cuda" else config.train.compile == "off"
-    if not possible or max(layout.tp, layout.cp, layout.pp) > 1 or config.model.attention_dropout:
+    layout, model = config.layout, config.model
+    possible = config.train.compile == "off"
+    if config.train.device == "cuda":
+        possible = config.precision.dtype != "fp32" and kernel_takes(torch.device("cuda"), model.hidden // model.heads)
+    if not possible or max(layout.tp, layout.cp, layout.pp) > 1 or model.attention_dropout:
         return False
-    document = loader.make(0).document
+    document = loader.make(0, ROWS).document
     if document is None:
         return False
     return bool((document > 0).any()) or (document < 0).float().mean().item() > MUCH

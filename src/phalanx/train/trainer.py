@@ -89,7 +89,7 @@ class Trainer:
         told = torch.full((), float(self.signal > 0), device=self.device)  # added up, so that all stop at one step
         totals = self.layout.totals(sums, list(counts), self.parameters.square(), told)
         norm = clip(self.parameters, totals[-2], self.config.optim.clip, self.scale.value)
-        *values, stop, norm = torch.cat([totals[:-2], totals[-1:], norm[None]]).tolist()  # the one wait for the device
+        *values, stop, norm = torch.cat([totals[:-2], totals[-1:], norm[None]]).tolist()  # a wait for the device
         self.stopped_by = (self.signal or signal.SIGTERM) if stop else 0
         losses = {name: total / max(count, 1) for total, (name, count) in zip(values, counts.items(), strict=True)}
         loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, train.steps)
