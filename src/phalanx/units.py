@@ -32,7 +32,7 @@ def parse_count(text: str, where: str) -> float:
     """The number that `count` would have written: 300B, 8.3b, 950; InputError names `where` it stood."""
     scales = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", text.replace(",", "").strip().upper().replace("E", "e"))
-    if not found or not float(found[1]):
+    if not found or not 0 < float(found[1]) < math.inf:
         raise InputError(f"{where} {text!r} is no number; write one like 300B or 2.5e9")
     return float(found[1]) * scales[found[2]]
 

@@ -59,6 +59,15 @@ def test_as_little_recompute_as_fits() -> None:
         assert needed > ROOM * asked.cluster.gpu.memory
 
 
+def test_a_sequence_that_does_not_divide_among_tensor_parallel_ranks() -> None:
+    """1,024 tokens are no multiple of three: such layouts keep whole sequences, and the others are there."""
+    config = rehearse("gpt2-124m", ["train.batch=12"], 1)
+    found = search(config, cluster.load("h100-eos"), 6, {})
+    assert found.best and all(one.config.layout.tp % 3 or not one.config.layout.sequence_parallel for one in found.best)
+    (wide, *_) = search(config, cluster.load("h100-eos"), 6, {"tp": 3}).best
+    assert not wide.config.layout.sequence_parallel
+
+
 def test_words_of_the_layout_are_kept() -> None:
     found = answer(question("gpt2-355m", "layout.tp=2", "layout.shard=zero3"), 10)
     assert {(p.config.layout.tp, p.config.layout.shard) for p in found.best} == {(2, "zero3")}

@@ -95,7 +95,7 @@ def test_counts(text: str, number: float) -> None:
     assert parse_count(text, "--tokens") == pytest.approx(number)
 
 
-@pytest.mark.parametrize("text", ["", "x", "3Q", "-1", "0"])
+@pytest.mark.parametrize("text", ["", "x", "3Q", "-1", "0", "1e400"])
 def test_no_counts(text: str) -> None:
     with pytest.raises(InputError, match="--tokens"):
         parse_count(text, "--tokens")

@@ -172,6 +172,7 @@ def test_completions(gpt: Path, tmp_path: Path) -> None:
         ("sst2", "a.xml", "<a/>", "tables are .tsv, .csv or .jsonl"),
         ("stsb", "a.csv", "sentence1,sentence2,score\na,b,much\n", "line 2: 'much' is no finite number"),
         ("classes", "a.jsonl", '{"text": "a", "label": "b"}\n{"text": "a', "line 2 is not JSON.*cut off"),
+        ("classes", "a.jsonl", '{"text": "a", "label": "b"}\n', "of 1 examples none can be held out"),
         ("squad", "a.json", '{"data": [{"paragraphs": [{"cont', "is not JSON.*cut off"),
         ("squad", "a.json", '{"data": []}', "has no questions"),
         ("squad", "a.json", '{"version": "1.1"}', "not of SQuAD's form"),

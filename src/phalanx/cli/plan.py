@@ -42,10 +42,12 @@ def layouts(
         typer.Option(help="h100-eos, h200, selene (A100), dgx2h-superpod (V100), t4, laptop, …, or a .toml file."),
     ] = "h100-eos",
     gpus: Annotated[int, typer.Option(min=1, help="How many of its GPUs.")] = 8,
-    batch: Annotated[int, typer.Option(min=0, help="Sequences of a step: train.batch.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, max=10**9, help="Sequences of a step: train.batch.")] = 0,
     precision: Annotated[str, typer.Option(help="precision.dtype: bf16, fp16, fp8 or fp32.")] = "",
     tokens: Annotated[str, typer.Option(help="Tokens to train on, as 300B; the recipe's steps by default.")] = "",
-    price: Annotated[float, typer.Option(min=0, help="Dollars of a GPU for an hour; the cluster's by default.")] = 0,
+    price: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Dollars of a GPU for an hour; the cluster's by default.")
+    ] = 0,
     top: Annotated[int, typer.Option(min=1, max=1000, help="Rows.")] = 10,
     why: Annotated[
         str, typer.Option(help='Why a layout is not the best: --why "tp8 pp2", as the table names them.')

@@ -6,6 +6,7 @@ what was found. Of recompute only as much is taken as it needs to fit, since eac
 """
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,7 +22,7 @@ from phalanx.plan.kernels import Timer
 from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
 from phalanx.plan.work import Work
-from phalanx.train.lay_out import fills, lay_out
+from phalanx.train.lay_out import fills, lay_out, parts_of
 from phalanx.train.schedule import batch_sizes
 
 ROOM = 0.92  # of a GPU's memory that a step may fill; the rest is the context's, the communicator's and lost in pieces
@@ -105,7 +106,8 @@ class _Search:
         for tp, pp, cp in product(*(self.choices(key, _divisors(self.gpus)) for key in ("tp", "pp", "cp"))):
             if self.gpus % (tp * pp * cp) or not self.choices("dp", [dp := self.gpus // (tp * pp * cp)]):
                 continue
-            sequence = self.choices("sequence_parallel", [True, False] if tp > 1 else [True])
+            ways = self.choices("sequence_parallel", [True, False] if tp > 1 else [True])
+            sequence = [way for way in ways if self.config.data.sequence % parts_of(tp, cp, way) == 0]
             if tp > self.config.model.heads or self.config.train.batch % dp or not sequence:
                 continue
             shards = self.choices("shard", ["none", "zero2", "zero3"] if dp * cp > 1 else ["none"])
@@ -199,4 +201,5 @@ class _Search:
 
 @cache
 def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})

@@ -94,7 +94,12 @@ class Labelled(Task, ABC):
         if self.config.data.valid:
             return examples, []
         shares, order = self.config.data.split, Permutation(len(examples), 0)
-        out = round(len(examples) * shares[1] / max(sum(shares), 1e-9))
+        out = max(shares[1] > 0, round(len(examples) * shares[1] / max(sum(shares), 1e-9)))
+        if len(examples) <= out:
+            raise InputError(
+                f"{', '.join(self.config.data.train)}: of {len(examples)} examples none can be held out; give more, "
+                "or data.valid, or data.split=1,0,0"
+            )
         mixed = [examples[order(i)] for i in range(len(examples))]
         return mixed[out:], mixed[:out]
 

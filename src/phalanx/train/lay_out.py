@@ -46,11 +46,17 @@ def _sized(layout: LayoutConfig, processes: int) -> LayoutConfig:
     return layout.model_copy(update={"dp": dp})
 
 
+def parts_of(tp: int, cp: int, sequence_parallel: bool) -> int:
+    """In how many equal parts a layout cuts a sequence."""
+    return (2 * cp if cp > 1 else 1) * (tp if sequence_parallel else 1)
+
+
 def _check_sequence(config: Config, layout: LayoutConfig) -> None:
-    parts = (2 * layout.cp if layout.cp > 1 else 1) * (layout.tp if layout.sequence_parallel else 1)
+    parts = parts_of(layout.tp, layout.cp, layout.sequence_parallel)
     if config.data.sequence % parts:
         near = max(parts, config.data.sequence // parts * parts)
-        other = ", or layout.sequence_parallel=false" if layout.tp > 1 and layout.cp == 1 else ""
+        splits = layout.tp > 1 and layout.cp == 1 and layout.sequence_parallel
+        other = ", or layout.sequence_parallel=false" if splits else ""
         raise InputError(
             f"data.sequence={config.data.sequence} is no multiple of {parts} (2 × cp × tp parts of a sequence); "
             f"use {near}{other}"
