@@ -1,9 +1,9 @@
 """Everything that is compared with others, one subject after another, as JSON and pictures: `make bench`.
 
-    python -m benchmarks [answering continuing training serving] [--folder bench]
+    python -m benchmarks [answering continuing training preparing serving starting] [--folder bench]
 
-Each subject is a command of its own (--help of benchmarks.latency, generation, train, load), in which ours and the
-others take turns. What is there already is drawn, not measured again; delete its JSON for that.
+Each subject is a command of its own (--help of benchmarks.latency, generation, train, prepare, loader, load, starting),
+in which ours and the others take turns. What is there already is drawn, not measured again; delete its JSON for that.
 """
 
 import argparse
@@ -43,6 +43,14 @@ def _trained(told: Any) -> Panels:
     return {told["dtype"]: {name: row["tokens_per_s"] for name, row in told["results"].items()}}
 
 
+def _loaded(rows: Any) -> Panels:
+    return {row["name"]: {"phalanx": 1e3 * row["real_s"], "the same batch": 1e3 * row["synthetic_s"]} for row in rows}
+
+
+def _started(told: Any) -> Panels:
+    return {subject: figures for subject, figures in told.items() if isinstance(figures, dict)}
+
+
 SUBJECTS = {
     "answering": {
         f"{size}-{precision}": Measurement(
@@ -64,12 +72,18 @@ SUBJECTS = {
             ("small", "bf16", "phalanx,phalanx-compiled,script,hf"),
             ("gpt2", "fp32", "phalanx-compiled,script-compiled,hf-compiled"),
             ("bert-base-128", "fp32", "phalanx-compiled,hf-compiled"),
+            ("bert-base-128-ragged", "fp32", "phalanx,hf,hf-compiled"),
         )
+    },
+    "preparing": {
+        "prepare": Measurement("prepare --json", _by("{kind}", "mb_per_s"), "MB/s"),
+        "loader": Measurement("loader --json", _loaded, "ms a step"),
     },
     "serving": {
         "load": Measurement("load --out", lambda told: {"200 clients": {
             server["name"]: server["kinds"]["all"]["per_s"] for server in told["servers"]}}, "requests/s")
     },
+    "starting": {"starting": Measurement("starting --json", _started, "s, or GB/s of disks")},
 }  # fmt: skip
 
 
