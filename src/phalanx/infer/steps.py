@@ -100,7 +100,7 @@ class Prompts(NamedTuple):
 
     @classmethod
     def of(cls, news: Sequence[New]) -> "Prompts":
-        """All of their tokens."""
+        """Where the tokens of all of them go, and where each ends."""
         at = torch.cat([new.place.slots[: new.stop] for new in news])
         ends = torch.tensor([0, *accumulate(new.stop for new in news)], dtype=torch.int32, device=at.device)
         return cls(at, ends, max(new.stop for new in news))

@@ -1,4 +1,4 @@
-"""BERT: Google's post-LN sizes (arXiv 1810.04805, 1908.08962) and Megatron's pre-LN sizes (arXiv 1909.08053)."""
+"""BERT: bidirectional, with its heads of pretraining or one to be fine-tuned; from and to Hugging Face's names."""
 
 from collections.abc import Iterator, Mapping
 

@@ -1,4 +1,4 @@
-"""GPT-2: OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
+"""GPT-2: causal, its head tied to the embedding; from and to Hugging Face's names."""
 
 from collections.abc import Iterator, Mapping
 

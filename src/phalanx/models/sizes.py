@@ -11,7 +11,7 @@ Section = Mapping[str, Any]  # of [model]
 
 
 class Sizes(Protocol):
-    """Of a model family."""
+    """What a model family offers by name."""
 
     @property
     def DEFAULTS(self) -> Section:
