@@ -198,6 +198,7 @@ def _agree(folder: RunFolder, config: Config) -> None:
     for key, value in here.items():
         if there[key] != value and not key.startswith(FREE):
             raise InputError(
-                f"{folder.path} holds a run with {key}={there[key]}, not {value}; give another --out, "
+                f"{folder.path} holds a run with {key}={there[key]}, not {value}; give another --out "
+                f"(train.init={folder.path} begins with its weights), "
                 f"or continue that run with: phalanx train {folder.path}"
             )
