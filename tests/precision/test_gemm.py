@@ -9,7 +9,8 @@ from phalanx.config import ModelConfig
 from phalanx.models.build import build
 from phalanx.nn.attention import fused
 from phalanx.nn.linear import Linear
-from phalanx.precision import gemm
+from phalanx.precision import gemm, onednn
+from phalanx.train.compiled import compile_parts
 from tests.batches import batch_of
 
 CPU = torch.device("cpu")
@@ -77,12 +78,50 @@ def test_a_filled_model_is_close_to_fp32_and_its_weights_stay_fp32(dtype: str, a
     assert sums[dtype].item() == pytest.approx(sums["fp32"].item(), rel=2e-3)
 
 
-def test_fp32_fills_nothing() -> None:
+def test_fp32_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "pays", lambda _: False)
     model = _model()
     gemm.fill(model, "fp32", CPU)
     slots = [m.gemm for m in model.modules() if isinstance(m, Linear)]
     assert all(slot.__module__ == "phalanx.nn.slots" for slot in slots)
     assert model.transformer.blocks["0"].attention.attend is fused  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("rows", [(6,), (2, 3), (0,)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_products_by_onednn_are_those_of_torch(rows: tuple[int, ...], biased: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias, grad = (torch.randn(shape) for shape in ((*rows, 16), (8, 16), (8,), (*rows, 8)))
+    given = x, weight, bias if biased else None, grad
+    for ours, theirs in zip(_gradients(onednn.gemm, *given), _gradients(F.linear, *given), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_frozen_weight_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    linear = onednn._linear
+    monkeypatch.setattr(onednn, "_linear", lambda *given: made.append(1) or linear(*given))
+    x, weight = torch.randn(2, 4), torch.randn(3, 4).requires_grad_()
+    onednn.gemm(x, weight).sum().backward()
+    assert len(made) == 2 and x.grad is None and weight.grad is not None
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_model_by_onednn_is_that_of_torch(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an AMD processor with AVX-512, which not every machine of tests has."""
+    monkeypatch.setattr(onednn, "pays", lambda _: True)
+    batch = batch_of(torch.arange(32).reshape(2, 16), 16, labels=torch.arange(32).reshape(2, 16) + 1)
+    models = _model(), _model()
+    gemm.fill(models[0], "fp32", CPU)
+    assert all(m.gemm is onednn.gemm for m in models[0].modules() if isinstance(m, Linear))
+    if compiled:
+        compile_parts(models[0], lengths_vary=False)
+    sums = [model(batch)["lm"] for model in models]
+    torch.testing.assert_close(*sums)
+    for loss in sums:
+        loss.backward()
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
 
 
 def test_auto_is_what_the_hardware_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phalanx.errors import InputError
+from phalanx.nn import slots
 from phalanx.nn.attention import Attention, Context, Dropping
 from phalanx.nn.block import Block
 from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Linear
-from phalanx.precision import fp8
+from phalanx.precision import fp8, onednn
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -38,20 +39,34 @@ def resolve(dtype: str, device: torch.device) -> str:
 
 def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
     """Put the functions of `dtype` (fp32, bf16, fp16, fp8) into the model's slots."""
-    if dtype == "fp32":
-        return
-    number = torch.float16 if dtype == "fp16" else torch.bfloat16
-    emulate = device.type == "cpu" and not (number == torch.bfloat16 and native_bf16(device))
-    gemm = _Rounded(number) if emulate else _Cast(number)
+    gemm = _product(dtype, device)
     for module in model.modules():
         if isinstance(module, Linear | VocabularyHead):
             module.gemm = gemm
-        elif isinstance(module, Attention) and emulate and not isinstance(module.attend, Dropping):
-            module.attend = _Wide(module.attend)
+    if isinstance(gemm, _Rounded):
+        _attend_in_fp32(model)
     if dtype == "fp8":
-        for linear in (m for block in model.modules() if isinstance(block, Block) for m in block.modules()):
-            if isinstance(linear, Linear):
-                linear.gemm = fp8.Scaled(gemm)
+        _multiply_blocks_by(model, fp8.Scaled(gemm))
+
+
+def _product(dtype: str, device: torch.device) -> Callable[..., Tensor]:
+    if dtype == "fp32":
+        return onednn.gemm if onednn.pays(device) else slots.gemm
+    number = torch.float16 if dtype == "fp16" else torch.bfloat16
+    emulate = device.type == "cpu" and not (number == torch.bfloat16 and native_bf16(device))
+    return _Rounded(number) if emulate else _Cast(number)
+
+
+def _attend_in_fp32(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, Attention) and not isinstance(module.attend, Dropping):
+            module.attend = _Wide(module.attend)
+
+
+def _multiply_blocks_by(model: nn.Module, gemm: Callable[..., Tensor]) -> None:
+    for linear in (m for block in model.modules() if isinstance(block, Block) for m in block.modules()):
+        if isinstance(linear, Linear):
+            linear.gemm = gemm
 
 
 class _Cast:
