@@ -1,9 +1,12 @@
-"""What tests share: where the large data lies."""
+"""What tests share: where the large data lies, and one thread a process: tests run side by side, and threads that wait
+for each other on a busy core take three times as long."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
 
 
 @pytest.fixture(scope="session")
