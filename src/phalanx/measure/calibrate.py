@@ -61,7 +61,8 @@ class Calibration:
             for name in self.names:
                 self.crews[name] = stack.enter_context(self._crew(name))
                 self.samples[name] = defaultdict(list)
-                self.crews[name].turn()  # the first is slow
+            for crew in self.crews.values():
+                crew.turn()  # the first is slow
             yield self
 
     def _crew(self, name: str) -> Crew:

@@ -117,14 +117,14 @@ def _ready(rank: int, size: int, device: str, store: Path, build: Callable[..., 
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
     os.environ.update(GLOO_SOCKET_IFNAME="lo", TRANSFORMERS_VERBOSITY="error")
-    if device == "cpu":
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
     import torch
     from torch.distributed import FileStore  # type: ignore[attr-defined]
 
     from phalanx.parallel import processes
 
+    if device == "cpu":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)
     processes.join(torch.device(device), FileStore(str(store), size) if size > 1 else None)
     return build(*arguments)
