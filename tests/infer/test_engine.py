@@ -41,6 +41,8 @@ def decoder(loaded: Loaded, memory: int = 1 << 24, kind: str = "torch", precisio
     else:
         packed.fill(model, precision, torch.device("cpu"), model.transformer.words)
         past = Past(model, memory)
+    for kept in (*past.cache.keys, *past.cache.values):
+        kept.fill_(torch.nan)  # what is not written is not read
     return (Steps if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, past)
 
 

@@ -20,10 +20,14 @@ from tests.infer.runs import GPT as CONFIG
 LENGTHS = (1, 5, 40, 40, 13, 98)  # past a tile's rows, a panel's keys, a task's rows
 
 
-@pytest.fixture(autouse=True)
-def here() -> None:
+@pytest.fixture(autouse=True, params=[1, 2], ids=["one thread", "two threads"])
+def here(request: pytest.FixtureRequest) -> Iterator[None]:
     if reason := kernels.lacking():
         pytest.skip(reason)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("precision", kernels.PRECISIONS)

@@ -109,6 +109,20 @@ def test_no_tensor_of_the_size_of_the_logits(training: bool, monkeypatch: pytest
     assert seen.numel == ROWS * VOCAB
 
 
+@pytest.mark.parametrize("kind", [{}, BERT], ids=["gpt", "bert"])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_model_makes_one(kind: dict[str, Any], training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 128 tokens, all labelled, where the loss may hold 16."""
+    monkeypatch.setitem(pieces.LIMITS, "cpu", (16 * 1024, 1 << 20))
+    model = build(ModelConfig(layers=1, hidden=8, heads=1, positions=32, vocab=1024, **kind), 0, torch.device("cpu"))
+    labels = torch.randint(1024, (4, 32))
+    with torch.set_grad_enabled(training), Largest() as seen:
+        total = model(batch_of(torch.randint(1024, (4, 32)), 32, labels=labels))
+        if training:
+            next(iter(total.values())).backward()
+    assert seen.numel <= 16 * 1024
+
+
 def test_nothing_labelled() -> None:
     hidden, weight, bias, labels = inputs(bias=True)
     total = loss.vocabulary_loss(hidden[:0], weight, bias, labels[:0], slots.gemm)

@@ -9,11 +9,13 @@ from phalanx.config import ModelConfig
 from phalanx.models.build import build
 from phalanx.nn.attention import fused
 from phalanx.nn.linear import Linear
+from phalanx.plan.ledger import Ledger
 from phalanx.precision import gemm, onednn
 from phalanx.train.compiled import compile_parts
 from tests.batches import batch_of
 
 CPU = torch.device("cpu")
+WITH_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -87,6 +89,7 @@ def test_fp32_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.transformer.blocks["0"].attention.attend is fused  # type: ignore[union-attr]
 
 
+@WITH_ONEDNN
 @pytest.mark.parametrize("rows", [(6,), (2, 3), (0,)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_products_by_onednn_are_those_of_torch(rows: tuple[int, ...], biased: bool) -> None:
@@ -97,15 +100,25 @@ def test_products_by_onednn_are_those_of_torch(rows: tuple[int, ...], biased: bo
         torch.testing.assert_close(ours, theirs)
 
 
+@WITH_ONEDNN
+def test_the_plan_counts_products_by_onednn() -> None:
+    x, weight = torch.randn(2, 3, 16).requires_grad_(), torch.randn(8, 16).requires_grad_()
+    with Ledger() as ledger:
+        onednn.gemm(x, weight).sum().backward()
+    assert ledger.flops == 3 * 2 * 6 * 16 * 8
+
+
+@WITH_ONEDNN
 def test_a_frozen_weight_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    linear = onednn._linear
-    monkeypatch.setattr(onednn, "_linear", lambda *given: made.append(1) or linear(*given))
+    linear = onednn.linear
+    monkeypatch.setattr(onednn, "linear", lambda *given: made.append(1) or linear(*given))
     x, weight = torch.randn(2, 4), torch.randn(3, 4).requires_grad_()
     onednn.gemm(x, weight).sum().backward()
     assert len(made) == 2 and x.grad is None and weight.grad is not None
 
 
+@WITH_ONEDNN
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_model_by_onednn_is_that_of_torch(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an AMD processor with AVX-512, which not every machine of tests has."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from phalanx import durable
+from phalanx import durable, processor
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.errors import InputError
@@ -117,4 +117,5 @@ def _machine() -> tuple[object, ...]:
     """What the choice depends on beside the model."""
     packages = store.versions("torch", "onnxruntime", "openvino", "nncf", "tensorrt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return store.processor(), os.cpu_count(), torch.get_num_threads(), gpu, packages, kernels.version()
+    cores = processor.name(), processor.abilities(), os.cpu_count(), torch.get_num_threads()
+    return *cores, gpu, packages, kernels.version()

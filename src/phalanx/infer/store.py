@@ -6,7 +6,6 @@ It lies under PHALANX_CACHE, by default ~/.cache/phalanx, named by the weights i
 import fcntl
 import hashlib
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -39,15 +38,6 @@ def alone(file: Path) -> Iterator[None]:
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def processor() -> str:
-    """Its model and what it can do."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor() or platform.machine()
-    lines = info.read_text().split("\n\n")[0].splitlines()
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
 
 
 def key(loaded: Loaded, *facts: object) -> str:

@@ -24,6 +24,7 @@ from phalanx.measure.rehearsal import rehearse
 from phalanx.nn.linear import Slot
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis, make_mesh
+from phalanx.precision import onednn
 
 Probe = Callable[[], Any]
 
@@ -44,6 +45,7 @@ KINDS = {
     "optimizer": ("_fused_adamw_", "linalg_vector_norm", "_foreach_mul_"),
 }
 KIND_OF = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
+KIND_OF |= dict.fromkeys(("phalanx::linear", "mkldnn::_linear_pointwise"), "products")
 
 
 def products(device: str, dtypes: tuple[str, ...]) -> Step:
@@ -165,5 +167,11 @@ def _layer(side: int, dtype: torch.dtype, device: torch.device) -> Probe:
 
     def layer() -> tuple[Tensor, Tensor, Tensor]:
         return F.linear(x, weight), grad @ weight, grad.t() @ x
+
+    def by_onednn() -> tuple[Tensor, Tensor, Tensor]:
+        return onednn.linear(x, weight), onednn.linear(grad, weight.t()), onednn.linear(grad.t(), x.t())
+
+    if dtype == torch.float32 and onednn.pays(device):
+        return by_onednn
 
     return layer

@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from phalanx.precision.onednn import OPERATOR
+
 KINDS = ("parameters", "gradients", "optimizer", "activations", "temporary")
 _aten = torch.ops.aten
 _FLASH = _aten._scaled_dot_product_flash_attention_for_cpu
@@ -126,4 +128,6 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
         return int(sdpa_flop_count(*(a.shape for a in args[:3])))  # type: ignore[no-untyped-call]
     if packet is _FLASH_BACKWARD:
         return int(sdpa_backward_flop_count(*(a.shape for a in args[:4])))  # type: ignore[no-untyped-call]
+    if packet is OPERATOR:
+        return int(2 * args[0].numel() * args[1].shape[0])
     return 0

@@ -5,12 +5,14 @@ oneDNN reaches 770. With AVX2 alone MKL is the faster one.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from phalanx import processor
 
 
 @cache
@@ -18,15 +20,14 @@ def pays(device: torch.device) -> bool:
     """Whether this is such a processor, and torch has both libraries."""
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    if not (torch._C.has_mkl and torch._C._has_mkldnn):
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
-    info = Path("/proc/cpuinfo")
-    return info.exists() and "AuthenticAMD" in info.read_text()
+    return processor.facts().get("vendor_id") == "AuthenticAMD"
 
 
 def gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `slots.gemm`, of float32."""
-    if not x.numel():  # oneDNN has no sum of nothing
+    if not (x.numel() and weight.numel()):  # oneDNN refuses what is empty
         return F.linear(x, weight, bias)
     y: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return y
@@ -36,28 +37,30 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _linear(x, weight, bias)
+        return linear(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (x, weight), (of_x, of_weight, of_bias) = ctx.saved_tensors, ctx.needs_input_grad
         flat = grads[0].flatten(0, -2)
         return (
-            _linear(grads[0], weight.t()) if of_x else None,
-            _linear(flat.t(), x.flatten(0, -2).t()) if of_weight else None,
+            linear(grads[0], weight.t()) if of_x else None,
+            linear(flat.t(), x.flatten(0, -2).t()) if of_weight else None,
             flat.sum(0) if of_bias else None,
         )
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in], plus bias [out]"""
-    y: Tensor = torch.ops.phalanx.linear(x, weight, bias)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] times weight [out, in], plus bias [out], without a gradient."""
+    y: Tensor = OPERATOR(x, weight, bias)
     return y
 
 
-# An operator of our own: torch's compiler takes theirs for weights that never change only.
+# torch's compiler lowers oneDNN's own operator for frozen weights alone; one that it does not know it calls as it is.
 _OURS = torch.library.Library("phalanx", "DEF")  # type: ignore[no-untyped-call]
 _OURS.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
+OPERATOR = torch.ops.phalanx.linear
 
 
 @torch.library.impl(_OURS, "linear", "CPU")

@@ -8,12 +8,13 @@ counts; it is kept in the user's cache folder.
 import functools
 import json
 import os
-import platform
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from phalanx import processor
 from phalanx.precision import onednn
 from phalanx.precision.gemm import native_bf16
 
@@ -40,13 +41,11 @@ def _measure(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(a)
     by_onednn = dtype == torch.float32 and onednn.pays(device)
+    multiply = partial(onednn.gemm, a, b) if by_onednn else partial(torch.mm, a, b, out=product)
     best, stop = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < stop:
         start = time.perf_counter()
-        if by_onednn:
-            onednn.gemm(a, b)
-        else:
-            torch.mm(a, b, out=product)
+        multiply()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
@@ -57,12 +56,7 @@ def name_of(device: torch.device) -> str:
     """What its maker calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
+    return processor.name()
 
 
 def _cache() -> Path:

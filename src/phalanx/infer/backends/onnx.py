@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from phalanx import processor
 from phalanx.data.source import Array
 from phalanx.infer import store
 from phalanx.infer.backends import Program, Wanted, absent
@@ -78,7 +79,7 @@ def graph(wanted: Wanted) -> Path:
 def _rounded(plain: Path, file: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    narrow = not {"avx_vnni", "avx512_vnni"} & set(store.processor().split())  # else sums of pairs overflow
+    narrow = not {"avx_vnni", "avx512_vnni"} & set(processor.abilities())  # else sums of pairs overflow
     beside = file.with_suffix(".partial")
     with quieter(""):  # its advice to run another tool first
         quantize_dynamic(plain, beside, per_channel=True, reduce_range=narrow, weight_type=QuantType.QInt8)

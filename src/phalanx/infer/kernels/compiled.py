@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from phalanx import durable
+from phalanx import durable, processor
 from phalanx.infer import store
 
 SOURCES = files("phalanx.infer.kernels")
@@ -56,7 +56,8 @@ def lacking() -> str:
 def functions() -> Any:
     """The functions of the kernels; OSError or SubprocessError where they cannot be made."""
     threads = _threads()
-    name = hashlib.sha256(repr((version(), _compiler(), OPTIONS, store.processor(), threads)).encode()).hexdigest()[:24]
+    made_of = version(), _compiler(), OPTIONS, processor.name(), processor.abilities(), threads
+    name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
     file = store.folder() / f"kernels-{name}.so"
     if not file.exists():
         _compile(file, threads)
