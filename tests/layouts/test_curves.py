@@ -12,12 +12,12 @@ TOLERANCE = 1e-4  # of 12 steps in fp32
 
 RING = "layout.context=ring"
 DEEPER = "model.layers=4"
-ACCUMULATE = "layout.micro_batch=2"
+ACCUMULATE, TWICE = "layout.micro_batch=2", "layout.micro_batch=4"  # of eight sequences
 LAYOUTS = {
     "tp2 whole stream": (2, ["layout.tp=2", "layout.sequence_parallel=false"]),
-    "tp2": (2, ["layout.tp=2", ACCUMULATE]),
+    "tp2": (2, ["layout.tp=2", TWICE]),
     "tp4": (4, ["layout.tp=4"]),
-    "cp2": (2, ["layout.cp=2", ACCUMULATE]),
+    "cp2": (2, ["layout.cp=2", TWICE]),
     "cp2 ring": (2, ["layout.cp=2", RING, "layout.recompute=attention"]),
     "cp4 ring": (4, ["layout.cp=4", RING]),
     "dp2": (2, ["layout.dp=2", ACCUMULATE]),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_resume_leaves_one_curve(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_the_same_curve(tmp_path: Path) -> None:
     run(tmp_path, 1, 7)
+    time.sleep(1)  # its files are in order by the second
     run(tmp_path, 5, 9, offset=100)
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
