@@ -4,6 +4,8 @@
 
 Each subject is a command of its own (--help of benchmarks.latency, generation, train, prepare, loader, load, starting),
 in which ours and the others take turns. What is there already is drawn, not measured again; delete its JSON for that.
+Beside each JSON, NAME.origin.json tells date, commit, machine, versions and command. On a GPU precisions and shapes are
+those of one.
 """
 
 import argparse
@@ -14,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.turns import machine
+from benchmarks.train import on_gpu
+from benchmarks.turns import machine, origin
 from phalanx import durable
 from phalanx.report.canvas import COLORS, FAINT, canvas
 
@@ -51,29 +54,41 @@ def _started(told: Any) -> Panels:
     return {subject: figures for subject, figures in told.items() if isinstance(figures, dict)}
 
 
+GPU = on_gpu()
+PRECISIONS = ("fp16",) if GPU else ("fp32", "int8")
+TRAINED = (
+    ("gpt2-1.2b", "bf16", "phalanx-compiled,script-compiled,hf-compiled"),
+    ("gpt2-1.2b", "fp8", "phalanx-compiled"),
+    ("gpt2-355m", "bf16", "phalanx-compiled,script-compiled,hf-compiled"),
+    ("bert-large-128-ragged-gpu", "bf16", "phalanx-compiled,hf-compiled"),
+    ("bert-large-512-gpu", "bf16", "phalanx-compiled,hf-compiled"),
+    ("bert-large-512-ragged-gpu", "bf16", "phalanx-compiled,hf-compiled"),
+) if GPU else (
+    ("small", "fp32", "phalanx,phalanx-compiled,script,script-compiled,hf,hf-compiled"),
+    ("small", "bf16", "phalanx,phalanx-compiled,script,hf"),
+    ("gpt2", "fp32", "phalanx-compiled,script-compiled,hf-compiled"),
+    ("bert-base-128", "fp32", "phalanx-compiled,hf-compiled"),
+    ("bert-base-128-ragged", "fp32", "phalanx,hf,hf-compiled"),
+)  # fmt: skip
 SUBJECTS = {
     "answering": {
         f"{size}-{precision}": Measurement(
             f"latency {size} --precisions {precision} --rounds 3 --out", _by("{cell}", "p50"), "ms, the median"
         )
-        for size in ("bert-base", "bert-large") for precision in ("fp32", "int8")
+        for size in ("bert-base", "bert-large") for precision in PRECISIONS
     },
     "continuing": {
         "gpt2": Measurement(
-            "generation --rounds 3 --out", _by("{precision}, batch {batch}", "tokens_per_s"), "tokens/s"
+            f"generation --precisions {','.join(PRECISIONS)} --rounds 3 --out",
+            _by("{precision}, batch {batch}", "tokens_per_s"),
+            "tokens/s",
         )
     },
     "training": {
         f"{shape}-{dtype}": Measurement(
             f"train --shape {shape} --dtype {dtype} --rounds 3 --contestants {names} --json", _trained, "tokens/s"
         )
-        for shape, dtype, names in (
-            ("small", "fp32", "phalanx,phalanx-compiled,script,script-compiled,hf,hf-compiled"),
-            ("small", "bf16", "phalanx,phalanx-compiled,script,hf"),
-            ("gpt2", "fp32", "phalanx-compiled,script-compiled,hf-compiled"),
-            ("bert-base-128", "fp32", "phalanx-compiled,hf-compiled"),
-            ("bert-base-128-ragged", "fp32", "phalanx,hf,hf-compiled"),
-        )
+        for shape, dtype, names in TRAINED
     },
     "preparing": {
         "prepare": Measurement("prepare --json", _by("{kind}", "mb_per_s"), "MB/s"),
@@ -88,7 +103,7 @@ SUBJECTS = {
 
 
 def draw(panels: Panels, unit: str, title: str, file: Path) -> None:
-    """Bars, ours in a colour of its own."""
+    """Bars, ours in a colour of its own; the title tells what, when and on what."""
     with canvas(1, len(panels), (3.4, 3.2)) as made:
         for axes, (panel, figures) in zip(made.axes, panels.items(), strict=True):
             names = list(figures)[::-1]
@@ -114,7 +129,7 @@ def main() -> None:
     wanted = {name: one for subject in words.subjects or SUBJECTS for name, one in SUBJECTS[subject].items()}
     print(machine(), flush=True)
     for number, (name, one) in enumerate(wanted.items(), 1):
-        file = words.folder / f"{name}.json"
+        file, beside = words.folder / f"{name}.json", words.folder / f"{name}.origin.json"
         print(f"\n{number} of {len(wanted)}: {name}", flush=True)
         if not file.exists():
             module, *options = one.command.split()
@@ -124,7 +139,11 @@ def main() -> None:
                 print(f"{name} failed; the others go on")
                 continue
             durable.rename(partial, file)
-        draw(one.panels(json.loads(file.read_text())), one.unit, name, file.with_suffix(".png"))
+            durable.write(beside, json.dumps(origin(command[2:]), indent=1).encode())
+        known = json.loads(beside.read_text()) if beside.exists() else dict.fromkeys(("date", "commit", "machine"), "?")
+        title = f"{name}, {known['date']}, {known['commit']}\n{known['machine'].split(';')[0]}"
+        print(f"{known['date']}, {known['commit']}: {known['machine']}")
+        draw(one.panels(json.loads(file.read_text())), one.unit, title, file.with_suffix(".png"))
         print(f"{file} and {file.with_suffix('.png')}")
 
 

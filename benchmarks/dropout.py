@@ -1,7 +1,7 @@
 """What stateless dropout costs beside torch's own, in a compiled block.
 
-    python benchmarks/dropout.py                      on the GPU if there is one
-    python benchmarks/dropout.py --hidden 1024 --rows 8 --sequence 512
+    python -m benchmarks.dropout                      on the GPU if there is one
+    python -m benchmarks.dropout --hidden 1024 --rows 8 --sequence 512
 
 One transformer block, forward and backward, three times: without dropout, with Phalanx's (a hash of seed and
 coordinates, nothing stored) and with `F.dropout` (a generator's numbers, the mask stored). They take turns; printed are

@@ -1,7 +1,7 @@
 """Weak scaling on this machine: processes of one thread each, one core each, beside the plainest peers.
 
-    python benchmarks/scaling.py                               a table, and docs/images/scaling.png
-    python benchmarks/scaling.py --rounds 9 --json scaling.json
+    python -m benchmarks.scaling                               a table, and docs/images/scaling.png
+    python -m benchmarks.scaling --rounds 9 --json scaling.json
 
 Tensor parallel over 1, 2 and 4 processes with a model that grows in proportion, as in the Megatron paper (arXiv
 1909.08053, table 1); data parallel over 1, 2 and 4 with a batch that does. Efficiency is model FLOP/s a process against
