@@ -122,7 +122,7 @@ def _ready(rank: int, size: int, device: str, store: Path, build: Callable[..., 
 
     from phalanx.parallel import processes
 
-    if device == "cpu":
+    if device == "cpu":  # only now: groups that start together import on all cores
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)

@@ -39,7 +39,7 @@ def resolve(dtype: str, device: torch.device) -> str:
 
 def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
     """Put the functions of `dtype` (fp32, bf16, fp16, fp8) into the model's slots."""
-    gemm = _product(dtype, device)
+    gemm = _multiplier(dtype, device)
     for module in model.modules():
         if isinstance(module, Linear | VocabularyHead):
             module.gemm = gemm
@@ -49,7 +49,7 @@ def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
         _multiply_blocks_by(model, fp8.Scaled(gemm))
 
 
-def _product(dtype: str, device: torch.device) -> Callable[..., Tensor]:
+def _multiplier(dtype: str, device: torch.device) -> Callable[..., Tensor]:
     if dtype == "fp32":
         return onednn.gemm if onednn.pays(device) else slots.gemm
     number = torch.float16 if dtype == "fp16" else torch.bfloat16
