@@ -139,7 +139,7 @@ def main() -> None:
                 print(f"{name} failed; the others go on")
                 continue
             durable.rename(partial, file)
-            durable.write(beside, json.dumps(origin(command[2:]), indent=1).encode())
+            durable.write(beside, json.dumps(origin([*command[2:-1], str(file)]), indent=1).encode())
         known = json.loads(beside.read_text()) if beside.exists() else dict.fromkeys(("date", "commit", "machine"), "?")
         title = f"{name}, {known['date']}, {known['commit']}\n{known['machine'].split(';')[0]}"
         print(f"{known['date']}, {known['commit']}: {known['machine']}")
