@@ -35,13 +35,13 @@ LAYOUTS = {
     "zero3 cp2 ring": (4, ["layout.cp=2", RING, "layout.shard=zero3", ACCUMULATE]),
     "cp2 tp2": (4, ["layout.cp=2", "layout.tp=2"]),
     "cp2 tp2 ring": (4, ["layout.cp=2", "layout.tp=2", RING, "layout.recompute=block"]),
-    "pp2 tp2": (4, ["layout.pp=2", "layout.tp=2", ACCUMULATE]),
-    "pp2 cp2": (4, ["layout.pp=2", "layout.cp=2", ACCUMULATE]),
+    "pp2 tp2": (4, ["layout.pp=2", "layout.tp=2", TWICE]),
+    "pp2 cp2": (4, ["layout.pp=2", "layout.cp=2", TWICE]),
     "pp2 zero3": (4, ["layout.pp=2", "layout.shard=zero3", ACCUMULATE]),
     "pp2 zero2 zbv": (4, [DEEPER, "layout.pp=2", "layout.shard=zero2", "layout.schedule=zbv", "layout.micro_batch=1"]),
     "dp2 cp2 tp2": (8, ["layout.cp=2", "layout.tp=2"]),
     "pp2 dp2 tp2": (8, ["layout.pp=2", "layout.tp=2", ACCUMULATE]),
-    "pp2 cp2 tp2": (8, ["layout.pp=2", "layout.cp=2", "layout.tp=2", RING, ACCUMULATE]),
+    "pp2 cp2 tp2": (8, ["layout.pp=2", "layout.cp=2", "layout.tp=2", RING, TWICE]),
 }
 OPTIMIZERS = {"adamw": ["optim.name=adamw"], "lamb": ["optim.name=lamb", "optim.weight_decay=0.1"]}
 CASES = [
