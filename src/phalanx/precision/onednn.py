@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -58,17 +58,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 # torch's compiler lowers oneDNN's own operator for frozen weights alone; one that it does not know it calls as it is.
-_OURS = torch.library.Library("phalanx", "DEF")  # type: ignore[no-untyped-call]
+_OURS = library.Library("phalanx", "DEF")  # type: ignore[no-untyped-call]
 _OURS.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
 OPERATOR = torch.ops.phalanx.linear
 
 
-@torch.library.impl(_OURS, "linear", "CPU")
+@library.impl(_OURS, "linear", "CPU")
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
 
 
-@torch.library.impl(_OURS, "linear", "Meta")
+@library.impl(_OURS, "linear", "Meta")
 def _shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
