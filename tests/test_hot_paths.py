@@ -1,4 +1,4 @@
-"""The Python that runs for every sample and every token, counted in bytecodes: no clock, so the same on any machine."""
+"""The Python that runs for every sample, step and token, counted in bytecodes: no clock, so the same on any machine."""
 
 import sys
 from collections.abc import Callable
@@ -48,6 +48,20 @@ def test_a_batch(tmp_path: Path, family: str, most: int) -> None:
     found = bytecodes(lambda: loader.make(1))
     loader.close()
     assert most / 3 < found / 8 <= most, found / 8
+
+
+@pytest.mark.parametrize(("family", "rest"), [("gpt", 3600), ("bert", 5000)])
+def test_a_step(tmp_path: Path, family: str, rest: int) -> None:
+    """Of the trainer, forward, backward and optimizer: what a block costs, and all that is not of a block."""
+    corpus, found = make_corpus(tmp_path), []
+    for layers in (2, 4):
+        trainer, _ = made(corpus.folder, family, "layout.micro_batch=8", f"model.layers={layers}")
+        trainer._step(0)
+        found.append(bytecodes(lambda trainer=trainer: trainer._step(1)))
+        trainer.loader.close()
+    block = (found[1] - found[0]) / 2
+    assert 1000 < block <= 2600, block
+    assert rest / 3 < found[0] - 2 * block <= rest, found[0] - 2 * block
 
 
 def test_a_token() -> None:
