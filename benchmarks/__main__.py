@@ -4,8 +4,7 @@
 
 Each subject is a command of its own (--help of benchmarks.latency, generation, train, prepare, loader, load, starting),
 in which ours and the others take turns. What is there already is drawn, not measured again; delete its JSON for that.
-Beside each JSON, NAME.origin.json tells date, commit, machine, versions and command. On a GPU precisions and shapes are
-those of one.
+Each JSON tells date, commit, machine, versions and command. On a GPU precisions and shapes are those of one.
 """
 
 import argparse
@@ -16,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.origin import machine, origin
 from benchmarks.train import on_gpu
-from benchmarks.turns import machine, origin
 from phalanx import durable
 from phalanx.report.canvas import COLORS, FAINT, canvas
 
@@ -54,52 +53,59 @@ def _started(told: Any) -> Panels:
     return {subject: figures for subject, figures in told.items() if isinstance(figures, dict)}
 
 
-GPU = on_gpu()
-PRECISIONS = ("fp16",) if GPU else ("fp32", "int8")
-TRAINED = (
-    ("gpt2-1.2b", "bf16", "phalanx-compiled,script-compiled,hf-compiled"),
-    ("gpt2-1.2b", "fp8", "phalanx-compiled"),
-    ("gpt2-355m", "bf16", "phalanx-compiled,script-compiled,hf-compiled"),
-    ("bert-large-128-ragged-gpu", "bf16", "phalanx-compiled,hf-compiled"),
-    ("bert-large-512-gpu", "bf16", "phalanx-compiled,hf-compiled"),
-    ("bert-large-512-ragged-gpu", "bf16", "phalanx-compiled,hf-compiled"),
-) if GPU else (
-    ("small", "fp32", "phalanx,phalanx-compiled,script,script-compiled,hf,hf-compiled"),
-    ("small", "bf16", "phalanx,phalanx-compiled,script,hf"),
-    ("gpt2", "fp32", "phalanx-compiled,script-compiled,hf-compiled"),
-    ("bert-base-128", "fp32", "phalanx-compiled,hf-compiled"),
-    ("bert-base-128-ragged", "fp32", "phalanx,hf,hf-compiled"),
-)  # fmt: skip
-SUBJECTS = {
-    "answering": {
-        f"{size}-{precision}": Measurement(
-            f"latency {size} --precisions {precision} --rounds 3 --out", _by("{cell}", "p50"), "ms, the median"
-        )
-        for size in ("bert-base", "bert-large") for precision in PRECISIONS
-    },
-    "continuing": {
-        "gpt2": Measurement(
-            f"generation --precisions {','.join(PRECISIONS)} --rounds 3 --out",
-            _by("{precision}, batch {batch}", "tokens_per_s"),
-            "tokens/s",
-        )
-    },
-    "training": {
-        f"{shape}-{dtype}": Measurement(
-            f"train --shape {shape} --dtype {dtype} --rounds 3 --contestants {names} --json", _trained, "tokens/s"
-        )
-        for shape, dtype, names in TRAINED
-    },
-    "preparing": {
-        "prepare": Measurement("prepare --json", _by("{kind}", "mb_per_s"), "MB/s"),
-        "loader": Measurement("loader --json", _loaded, "ms a step"),
-    },
-    "serving": {
-        "load": Measurement("load --out", lambda told: {"200 clients": {
-            server["name"]: server["kinds"]["all"]["per_s"] for server in told["servers"]}}, "requests/s")
-    },
-    "starting": {"starting": Measurement("starting --json", _started, "s, or GB/s of disks")},
-}  # fmt: skip
+# Shape, precision and contestants, on CPUs and on a GPU.
+TRAINED = {
+    False: (
+        ("small", "fp32", "phalanx,phalanx-compiled,script,script-compiled,hf,hf-compiled"),
+        ("small", "bf16", "phalanx,phalanx-compiled,script,hf"),
+        ("gpt2", "fp32", "phalanx-compiled,script-compiled,hf-compiled"),
+        ("bert-base-128", "fp32", "phalanx-compiled,hf-compiled"),
+        ("bert-base-128-ragged", "fp32", "phalanx,hf,hf-compiled"),
+    ),
+    True: (
+        ("gpt2-1.2b", "bf16", "phalanx-compiled,script-compiled,hf-compiled"),
+        ("gpt2-1.2b", "fp8", "phalanx-compiled"),
+        ("gpt2-355m", "bf16", "phalanx-compiled,script-compiled,hf-compiled"),
+        ("bert-large-128-ragged-gpu", "bf16", "phalanx-compiled,hf-compiled"),
+        ("bert-large-512-gpu", "bf16", "phalanx-compiled,hf-compiled"),
+        ("bert-large-512-ragged-gpu", "bf16", "phalanx-compiled,hf-compiled"),
+    ),
+}
+
+
+def subjects(gpu: bool) -> dict[str, dict[str, Measurement]]:
+    """By name; on a GPU in precisions and shapes of one."""
+    precisions = ("fp16",) if gpu else ("fp32", "int8")
+    return {
+        "answering": {
+            f"{size}-{precision}": Measurement(
+                f"latency {size} --precisions {precision} --rounds 3 --out", _by("{cell}", "p50"), "ms, the median"
+            )
+            for size in ("bert-base", "bert-large") for precision in precisions
+        },
+        "continuing": {
+            "gpt2": Measurement(
+                f"generation --precisions {','.join(precisions)} --rounds 3 --out",
+                _by("{precision}, batch {batch}", "tokens_per_s"),
+                "tokens/s",
+            )
+        },
+        "training": {
+            f"{shape}-{dtype}": Measurement(
+                f"train --shape {shape} --dtype {dtype} --rounds 3 --contestants {names} --json", _trained, "tokens/s"
+            )
+            for shape, dtype, names in TRAINED[gpu]
+        },
+        "preparing": {
+            "prepare": Measurement("prepare --json", _by("{kind}", "mb_per_s"), "MB/s"),
+            "loader": Measurement("loader --json", _loaded, "ms a step"),
+        },
+        "serving": {
+            "load": Measurement("load --out", lambda told: {"200 clients": {
+                server["name"]: server["kinds"]["all"]["per_s"] for server in told["servers"]}}, "requests/s")
+        },
+        "starting": {"starting": Measurement("starting --json", _started, "s, or GB/s of disks")},
+    }  # fmt: skip
 
 
 def draw(panels: Panels, unit: str, title: str, file: Path) -> None:
@@ -119,32 +125,41 @@ def draw(panels: Panels, unit: str, title: str, file: Path) -> None:
 
 def main() -> None:
     """Run what is asked for and is not there."""
+    known = subjects(on_gpu())
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("subjects", nargs="*", help=f"of {', '.join(SUBJECTS)}; all by default")
+    parser.add_argument("subjects", nargs="*", help=f"of {', '.join(known)}; all by default")
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     words = parser.parse_args()
-    if unknown := set(words.subjects) - set(SUBJECTS):
-        parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
+    if unknown := set(words.subjects) - set(known):
+        parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(known)}")
     words.folder.mkdir(parents=True, exist_ok=True)
-    wanted = {name: one for subject in words.subjects or SUBJECTS for name, one in SUBJECTS[subject].items()}
+    wanted = {name: one for subject in words.subjects or known for name, one in known[subject].items()}
     print(machine(), flush=True)
     for number, (name, one) in enumerate(wanted.items(), 1):
-        file, beside = words.folder / f"{name}.json", words.folder / f"{name}.origin.json"
+        file = words.folder / f"{name}.json"
         print(f"\n{number} of {len(wanted)}: {name}", flush=True)
-        if not file.exists():
-            module, *options = one.command.split()
-            partial = file.with_suffix(".partial")
-            command = [sys.executable, "-m", f"benchmarks.{module}", *options, str(partial)]
-            if subprocess.run(command, check=False).returncode:
-                print(f"{name} failed; the others go on")
-                continue
-            durable.rename(partial, file)
-            durable.write(beside, json.dumps(origin([*command[2:-1], str(file)]), indent=1).encode())
-        known = json.loads(beside.read_text()) if beside.exists() else dict.fromkeys(("date", "commit", "machine"), "?")
-        title = f"{name}, {known['date']}, {known['commit']}\n{known['machine'].split(';')[0]}"
-        print(f"{known['date']}, {known['commit']}: {known['machine']}")
-        draw(one.panels(json.loads(file.read_text())), one.unit, title, file.with_suffix(".png"))
+        if not file.exists() and not measure(one, file):
+            print(f"{name} failed; the others go on")
+            continue
+        told = json.loads(file.read_text())
+        came = told["origin"]
+        print(f"{came['date']}, {came['commit']}: {came['machine']}")
+        title = f"{name}, {came['date']}, {came['commit']}\n{came['machine'].split(';')[0]}"
+        draw(one.panels(told["figures"]), one.unit, title, file.with_suffix(".png"))
         print(f"{file} and {file.with_suffix('.png')}")
+
+
+def measure(one: Measurement, file: Path) -> bool:
+    """Its figures, and where they come from, into a file; whether there are any."""
+    module, *options = one.command.split()
+    partial = file.with_suffix(".partial")
+    command = [sys.executable, "-m", f"benchmarks.{module}", *options, str(partial)]
+    came = origin(command[2:-1])
+    if subprocess.run(command, check=False).returncode:
+        return False
+    durable.write(file, json.dumps({"origin": came, "figures": json.loads(partial.read_text())}, indent=1).encode())
+    partial.unlink()
+    return True
 
 
 if __name__ == "__main__":

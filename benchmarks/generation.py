@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.generators import NEW, PEERS
-from benchmarks.turns import Contenders, Program, machine
+from benchmarks.origin import machine
+from benchmarks.turns import Contenders, Program
 
 PROMPT = 128
 EXACT, OURS = "hugging face", "phalanx"

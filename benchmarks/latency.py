@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.turns import Contenders, Program, machine
+from benchmarks.origin import machine
+from benchmarks.turns import Contenders, Program
 
 SIZES: dict[str, dict[str, Any]] = {
     "bert-base": {},

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.origin import machine
 from benchmarks.prepare import NOVELS
-from benchmarks.turns import machine
 
 WORDS = {"gpt-tiny": "bpe", "bert-tiny": "wordpiece"}  # a recipe and what its tokenizer is
 WARM = 3

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
-from benchmarks.turns import machine
+from benchmarks.origin import machine
 from phalanx.data.documents import Bookmark, DocumentReader, Reading
 from phalanx.data.fastpath import ranks
 from phalanx.data.inputs import find_files

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.turns import machine
+from benchmarks.origin import machine
 
 PHALANX = [sys.executable, "-m", "phalanx"]
 TINY = ["gpt-tiny", "train.batch=8"]

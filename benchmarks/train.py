@@ -35,10 +35,9 @@ def contestant(name: str, shape: Shape, dtype: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     make = {"phalanx": phalanx, "hf": hugging_face, "script": script}[name.removesuffix("-compiled")]
-    torch.set_default_device("cuda" if on_gpu() else "cpu")
-    data = synthetic(shape)
-    model, loss = make(shape, dtype, name.endswith("-compiled"), data)
-    torch.set_default_device(None)  # a mode in which torch.compile gives up on more than it should
+    with torch.device("cuda" if on_gpu() else "cpu"):  # left before the first step: in this mode graphs break
+        data = synthetic(shape)
+        model, loss = make(shape, dtype, name.endswith("-compiled"), data)
     gpu = data["tokens"].is_cuda
     wait: Callable[[], None] = torch.cuda.synchronize if gpu else lambda: None
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
@@ -50,29 +49,29 @@ def contestant(name: str, shape: Shape, dtype: str, threads: int) -> None:
         optimizer.zero_grad()
         return value
 
-    for line in sys.stdin:
+    for turn, line in enumerate(sys.stdin):
         seconds = []
         for _ in range(int(line)):
             start = time.perf_counter()
             value = step()
             wait()
             seconds.append(time.perf_counter() - start)
-        if name.endswith("-compiled"):
-            tell_of_gaps(name)
+        if turn == 0 and name.endswith("-compiled"):
+            report_graph_breaks(name)
         peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else resource.getrusage(0).ru_maxrss / 2**20
         print(json.dumps({"seconds": seconds, "loss": value.item(), "peak_gib": peak}), flush=True)
     if gpu and (file := os.environ.get("PROFILE")):
         profiled(step, Path(f"{file}-{name}.txt"))
 
 
-def tell_of_gaps(name: str) -> None:
-    """Where a compiled contestant is not compiled whole: torch itself goes on without a word."""
+def report_graph_breaks(name: str) -> None:
+    """What of a compiled contestant is not compiled: torch itself goes on without a word."""
     from torch._dynamo.utils import counters
 
     if not counters["stats"]["unique_graphs"]:
         raise SystemExit(f"{name} is not compiled at all")
-    for gap in counters["unimplemented"]:
-        print(f"{name} is not compiled whole: {gap.splitlines()[0]}", file=sys.stderr, flush=True)
+    for reason in counters["unimplemented"]:
+        print(f"{name} has a graph break: {reason.splitlines()[0]}", file=sys.stderr, flush=True)
 
 
 def profiled(step: Callable[[], Any], file: Path) -> None:
@@ -90,26 +89,16 @@ def profiled(step: Callable[[], Any], file: Path) -> None:
 
 
 def matrix_product(dtype: str, threads: int) -> float:
-    """FLOP/s of the best of several large products in the precision that the processor can do."""
+    """FLOP/s of a large product in the precision that the processor can do."""
     import torch
 
-    from phalanx.precision import onednn
     from phalanx.precision.gemm import native_bf16
+    from phalanx.train.peak import measured
 
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    gpu = device.type == "cuda"
     number = torch.bfloat16 if dtype != "fp32" and native_bf16(device) else torch.float32
-    side, best = 8192 if gpu else 2048, float("inf")
-    a = torch.randn(side, side, device=device).to(number)
-    multiply = onednn.gemm if number == torch.float32 and onednn.pays(device) else torch.mm
-    for _ in range(20 if gpu else 8):
-        start = time.perf_counter()
-        multiply(a, a)
-        if gpu:
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+    return measured(device, number, 8192 if device.type == "cuda" else 2048)
 
 
 def race(names: list[str], shape_name: str, dtype: str, rounds: int, threads: int, steps: int = 2) -> dict[str, Any]:
