@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from phalanx import processor
 from phalanx.config import ModelConfig
 from phalanx.models.build import build
 from phalanx.nn.attention import fused
@@ -16,6 +17,7 @@ from tests.batches import batch_of
 
 CPU = torch.device("cpu")
 WITH_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+BY_ONEDNN = gemm._Rounded(torch.float32, onednn.linear)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,13 +82,33 @@ def test_a_filled_model_is_close_to_fp32_and_its_weights_stay_fp32(dtype: str, a
     assert sums[dtype].item() == pytest.approx(sums["fp32"].item(), rel=2e-3)
 
 
-def test_fp32_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "pays", lambda _: False)
+def test_fp32_is_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "preferred", lambda _: False)
     model = _model()
     gemm.fill(model, "fp32", CPU)
     slots = [m.gemm for m in model.modules() if isinstance(m, Linear)]
     assert all(slot.__module__ == "phalanx.nn.slots" for slot in slots)
     assert model.transformer.blocks["0"].attention.attend is fused  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "vendor", "expected"),
+    [
+        ("cpu", "AVX512", "AuthenticAMD", True),
+        ("cpu", "AVX512", "GenuineIntel", False),
+        ("cpu", "AVX2", "AuthenticAMD", False),
+        ("cpu", "AVX512", "", False),
+        ("cuda", "AVX512", "AuthenticAMD", False),
+    ],
+)
+@WITH_ONEDNN
+def test_onednn_is_for_amd_with_avx512(
+    device: str, capability: str, vendor: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(processor, "vendor", lambda: vendor)
+    assert onednn.preferred.__wrapped__(torch.device(device)) == expected
 
 
 @WITH_ONEDNN
@@ -96,7 +118,7 @@ def test_products_by_onednn_are_those_of_torch(rows: tuple[int, ...], biased: bo
     torch.manual_seed(0)
     x, weight, bias, grad = (torch.randn(shape) for shape in ((*rows, 16), (8, 16), (8,), (*rows, 8)))
     given = x, weight, bias if biased else None, grad
-    for ours, theirs in zip(_gradients(onednn.gemm, *given), _gradients(F.linear, *given), strict=True):
+    for ours, theirs in zip(_gradients(BY_ONEDNN, *given), _gradients(F.linear, *given), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -104,37 +126,44 @@ def test_products_by_onednn_are_those_of_torch(rows: tuple[int, ...], biased: bo
 def test_the_plan_counts_products_by_onednn() -> None:
     x, weight = torch.randn(2, 3, 16).requires_grad_(), torch.randn(8, 16).requires_grad_()
     with Ledger() as ledger:
-        onednn.gemm(x, weight).sum().backward()
+        BY_ONEDNN(x, weight).sum().backward()
     assert ledger.flops == 3 * 2 * 6 * 16 * 8
 
 
-@WITH_ONEDNN
-def test_a_frozen_weight_costs_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+def test_what_is_frozen_costs_no_product(frozen: str) -> None:
     made = []
-    linear = onednn.linear
-    monkeypatch.setattr(onednn, "linear", lambda *given: made.append(1) or linear(*given))
-    x, weight = torch.randn(2, 4), torch.randn(3, 4).requires_grad_()
-    onednn.gemm(x, weight).sum().backward()
-    assert len(made) == 2 and x.grad is None and weight.grad is not None
+
+    def linear(*given: Tensor) -> Tensor:
+        made.append(given)
+        return F.linear(*given)
+
+    x, weight = (torch.randn(2, 4).requires_grad_(frozen != name) for name in ("x", "weight"))
+    gemm._Rounded(torch.bfloat16, linear)(x, weight).sum().backward()
+    assert len(made) == 2 and (x.grad is None) == (frozen == "x") and (weight.grad is None) == (frozen == "weight")
 
 
 @WITH_ONEDNN
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_model_by_onednn_is_that_of_torch(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_by_onednn_is_that_of_torch(dtype: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an AMD processor with AVX-512, which not every machine of tests has."""
-    monkeypatch.setattr(onednn, "pays", lambda _: True)
     batch = batch_of(torch.arange(32).reshape(2, 16), 16, labels=torch.arange(32).reshape(2, 16) + 1)
     models = _model(), _model()
-    gemm.fill(models[0], "fp32", CPU)
-    assert all(m.gemm is onednn.gemm for m in models[0].modules() if isinstance(m, Linear))
+    for model, preferred in zip(models, (True, False), strict=True):
+        monkeypatch.setattr(onednn, "preferred", lambda _, preferred=preferred: preferred)
+        gemm.fill(model, dtype, CPU)
+    linears = [m for m in models[0].modules() if isinstance(m, Linear)]
+    assert linears and all(m.gemm.linear is onednn.linear for m in linears)
     if compiled:
         compile_parts(models[0], lengths_vary=False)
     sums = [model(batch)["lm"] for model in models]
-    torch.testing.assert_close(*sums)
+    torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-4)
     for loss in sums:
         loss.backward()
+    near = 1e-4 if dtype == "fp32" else 5e-3
     for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=near, rtol=near)
 
 
 def test_auto_is_what_the_hardware_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,5 +117,5 @@ def _machine() -> tuple[object, ...]:
     """What the choice depends on beside the model."""
     packages = store.versions("torch", "onnxruntime", "openvino", "nncf", "tensorrt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    cores = processor.name(), processor.abilities(), os.cpu_count(), torch.get_num_threads()
+    cores = processor.name(), processor.features(), os.cpu_count(), torch.get_num_threads()
     return *cores, gpu, packages, kernels.version()

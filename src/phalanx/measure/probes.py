@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from phalanx.config import Config, LayoutConfig
@@ -24,7 +23,7 @@ from phalanx.measure.rehearsal import rehearse
 from phalanx.nn.linear import Slot
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis, make_mesh
-from phalanx.precision import onednn
+from phalanx.precision import gemm
 
 Probe = Callable[[], Any]
 
@@ -37,15 +36,16 @@ LAUNCHES = 1000
 
 # Which operators are of which kind of kernel in plan/kernels.py; what is named nowhere moves the stream about.
 KINDS = {
-    "products": ("mm", "addmm", "bmm", "baddbmm"),
-    "gelu": ("gelu", "gelu_backward"),
-    "norm": ("native_layer_norm", "native_layer_norm_backward"),
-    "loss": ("_log_softmax", "exp_", "gather", "scatter_add_"),
-    "embedding": ("embedding", "embedding_dense_backward"),
-    "optimizer": ("_fused_adamw_", "linalg_vector_norm", "_foreach_mul_"),
-}
-KIND_OF = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
-KIND_OF |= dict.fromkeys(("phalanx::linear", "mkldnn::_linear_pointwise"), "products")
+    "products": (
+        "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "phalanx::linear", "mkldnn::_linear_pointwise",
+    ),
+    "gelu": ("aten::gelu", "aten::gelu_backward"),
+    "norm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
+    "loss": ("aten::_log_softmax", "aten::exp_", "aten::gather", "aten::scatter_add_"),
+    "embedding": ("aten::embedding", "aten::embedding_dense_backward"),
+    "optimizer": ("aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::_foreach_mul_"),
+}  # fmt: skip
+KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 
 
 def products(device: str, dtypes: tuple[str, ...]) -> Step:
@@ -165,13 +165,9 @@ def _layer(side: int, dtype: torch.dtype, device: torch.device) -> Probe:
     """Forward and both gradients of a square layer."""
     x, weight, grad = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(3))
 
+    multiply = gemm.product(dtype, device)
+
     def layer() -> tuple[Tensor, Tensor, Tensor]:
-        return F.linear(x, weight), grad @ weight, grad.t() @ x
-
-    def by_onednn() -> tuple[Tensor, Tensor, Tensor]:
-        return onednn.linear(x, weight), onednn.linear(grad, weight.t()), onednn.linear(grad.t(), x.t())
-
-    if dtype == torch.float32 and onednn.pays(device):
-        return by_onednn
+        return multiply(x, weight), multiply(grad, weight.t()), multiply(grad.t(), x.t())
 
     return layer

@@ -5,8 +5,9 @@ of storages, from the operation that makes one until the last tensor lets go of 
 (weights, gradients, moments), or it is seen afterwards: an activation outlives the forward pass that made it.
 """
 
+import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.distributed.fsdp._fully_shard import _fsdp_param
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop_count, sdpa_flop_count
 
 from phalanx.precision.onednn import OPERATOR
 
@@ -128,6 +129,9 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
         return int(sdpa_flop_count(*(a.shape for a in args[:3])))  # type: ignore[no-untyped-call]
     if packet is _FLASH_BACKWARD:
         return int(sdpa_backward_flop_count(*(a.shape for a in args[:4])))  # type: ignore[no-untyped-call]
-    if packet is OPERATOR:
-        return int(2 * args[0].numel() * args[1].shape[0])
     return 0
+
+
+@register_flop_formula(OPERATOR)
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from phalanx.nn.block import Block
+from phalanx.nn.linear import Linear
 
 FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16  # what the kernels ask of every size
@@ -28,6 +31,13 @@ class Scaled:
             return self.wider(x, weight, bias)
         y: Tensor = _Product.apply(x, weight, bias, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return y
+
+
+def fill(model: nn.Module, wider: Callable[..., Tensor]) -> None:
+    """Put `Scaled` into the slots of a model's blocks; its head keeps what it has."""
+    for linear in (m for block in model.modules() if isinstance(block, Block) for m in block.modules()):
+        if isinstance(linear, Linear):
+            linear.gemm = Scaled(wider)
 
 
 class _Product(torch.autograd.Function):

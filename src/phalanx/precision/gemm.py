@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from phalanx.errors import InputError
 from phalanx.nn import slots
 from phalanx.nn.attention import Attention, Context, Dropping
-from phalanx.nn.block import Block
 from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Linear
 from phalanx.precision import fp8, onednn
+
+# What goes into products; fp8's are bf16 wherever it does not pay.
+NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -37,36 +40,25 @@ def resolve(dtype: str, device: torch.device) -> str:
     return "bf16" if native_bf16(device) else "fp32"
 
 
+def product(number: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
+    """x [..., in] times weight [out, in], plus bias [out]: how a run in this precision multiplies on this device."""
+    exact, by_onednn = number == torch.float32, onednn.preferred(device)
+    emulated = device.type == "cpu" and not exact and not (number == torch.bfloat16 and native_bf16(device))
+    if emulated or (exact and by_onednn):
+        return _Rounded(number, onednn.linear if by_onednn else F.linear)
+    return slots.gemm if exact else _Cast(number)
+
+
 def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
     """Put the functions of `dtype` (fp32, bf16, fp16, fp8) into the model's slots."""
-    gemm = _multiplier(dtype, device)
+    gemm = product(NUMBERS[dtype], device)
     for module in model.modules():
         if isinstance(module, Linear | VocabularyHead):
             module.gemm = gemm
-    if isinstance(gemm, _Rounded):
-        _attend_in_fp32(model)
-    if dtype == "fp8":
-        _multiply_blocks_by(model, fp8.Scaled(gemm))
-
-
-def _multiplier(dtype: str, device: torch.device) -> Callable[..., Tensor]:
-    if dtype == "fp32":
-        return onednn.gemm if onednn.pays(device) else slots.gemm
-    number = torch.float16 if dtype == "fp16" else torch.bfloat16
-    emulate = device.type == "cpu" and not (number == torch.bfloat16 and native_bf16(device))
-    return _Rounded(number) if emulate else _Cast(number)
-
-
-def _attend_in_fp32(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, Attention) and not isinstance(module.attend, Dropping):
+        elif isinstance(gemm, _Rounded) and isinstance(module, Attention) and not isinstance(module.attend, Dropping):
             module.attend = _Wide(module.attend)
-
-
-def _multiply_blocks_by(model: nn.Module, gemm: Callable[..., Tensor]) -> None:
-    for linear in (m for block in model.modules() if isinstance(block, Block) for m in block.modules()):
-        if isinstance(linear, Linear):
-            linear.gemm = gemm
+    if dtype == "fp8":
+        fp8.fill(model, gemm)
 
 
 class _Cast:
@@ -76,18 +68,17 @@ class _Cast:
         self.number = number
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        number = self.number
-        return F.linear(x.to(number), weight.to(number), None if bias is None else bias.to(number))
+        return F.linear(x.to(self.number), weight.to(self.number), None if bias is None else bias.to(self.number))
 
 
 class _Rounded:
-    """Round the operands, multiply in fp32, round the result."""
+    """Round the operands, multiply in fp32 by `linear`, round the result; of fp32 nothing is rounded."""
 
-    def __init__(self, number: torch.dtype) -> None:
-        self.number = number
+    def __init__(self, number: torch.dtype, linear: Callable[..., Tensor] = F.linear) -> None:
+        self.number, self.linear = number, linear
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y: Tensor = _RoundedProduct.apply(x.to(self.number), weight, bias)  # type: ignore[no-untyped-call]
+        y: Tensor = _RoundedProduct.apply(x.to(self.number), weight, bias, self.linear)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -95,17 +86,23 @@ class _RoundedProduct(torch.autograd.Function):
     """Keeps its input in the lower precision, as hardware with such units would."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, linear: Callable[..., Tensor]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(x.float(), weight.to(x.dtype).float(), bias).to(x.dtype)
+        ctx.linear = linear
+        return linear(x.float(), weight.to(x.dtype).float(), bias).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, weight = ctx.saved_tensors
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (x, weight), (of_x, of_weight, of_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
         grad = grads[0].to(x.dtype).float()
-        flat = grad.flatten(0, -2)
-        bias = flat.sum(0) if ctx.needs_input_grad[2] else None
-        return (grad @ weight.to(x.dtype).float()).to(x.dtype), flat.t() @ x.float().flatten(0, -2), bias
+        flat, rows = grad.flatten(0, -2), x.float().flatten(0, -2)
+        return (
+            ctx.linear(grad, weight.to(x.dtype).float().t()).to(x.dtype) if of_x else None,
+            ctx.linear(flat.t(), rows.t()) if of_weight else None,
+            flat.sum(0) if of_bias else None,
+            None,
+        )
 
 
 class _Wide:

@@ -7,14 +7,13 @@ import torch
 
 from phalanx.config import Config
 from phalanx.models.build import family, flops_per_token
+from phalanx.precision.gemm import NUMBERS
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.run.verdict import judge
 from phalanx.train.console import Console
 from phalanx.train.metrics import Metrics, Throughput, memory_gib
 from phalanx.train.peak import peak_flops
-
-_NUMBERS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}  # of the peak
 
 
 class Silent:
@@ -59,7 +58,7 @@ class Monitor:
         """Around the loop, which begins after `step` steps and `tokens` tokens."""
         with ExitStack() as stack:
             self.metrics = stack.enter_context(Metrics(self.folder.path, self.config.log.every, step))
-            self.peak = self.processes * peak_flops(self.device, _NUMBERS[self.config.precision.dtype])
+            self.peak = self.processes * peak_flops(self.device, NUMBERS[self.config.precision.dtype])
             self.seen = tokens
             self.rate = Throughput(self.metrics.last.get("seconds", 0.0))
             parameters = family(self.config.model.family).parameters_of(self.config.model)

@@ -9,14 +9,12 @@ import functools
 import json
 import os
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from phalanx import processor
-from phalanx.precision import onednn
-from phalanx.precision.gemm import native_bf16
+from phalanx.precision import gemm
 
 SECONDS = 0.2  # spent on a measurement: long enough to leave a low clock and to meet a quiet moment
 
@@ -24,32 +22,30 @@ SECONDS = 0.2  # spent on a measurement: long enough to leave a low clock and to
 @functools.cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product in `dtype`; in fp32 where the processor has no units for `dtype`."""
-    if device.type == "cpu" and not (dtype == torch.bfloat16 and native_bf16(device)):
+    if device.type == "cpu" and not (dtype == torch.bfloat16 and gemm.native_bf16(device)):
         dtype = torch.float32
     key = f"{name_of(device)}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}"
     path = _cache() / "peak.json"
     known = _load(path)
-    rate = _measure(device, dtype)
+    rate = measured(device, dtype, 8192 if device.type == "cuda" else 1024)
     if rate > known.get(key, 0.0):
         _store(path, {**known, key: rate})
     return max(rate, known.get(key, 0.0))
 
 
-def _measure(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of many products."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    product = torch.empty_like(a)
-    by_onednn = dtype == torch.float32 and onednn.pays(device)
-    multiply = partial(onednn.gemm, a, b) if by_onednn else partial(torch.mm, a, b, out=product)
+def measured(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """FLOP/s of the best of many products of square matrices, as a run multiplies them."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    multiply = gemm.product(dtype, device)
     best, stop = float("inf"), time.perf_counter() + SECONDS
-    while time.perf_counter() < stop:
-        start = time.perf_counter()
-        multiply()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    with torch.no_grad():
+        while time.perf_counter() < stop:
+            start = time.perf_counter()
+            multiply(a, b)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
 
 
 def name_of(device: torch.device) -> str:

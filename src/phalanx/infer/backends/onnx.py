@@ -79,7 +79,7 @@ def graph(wanted: Wanted) -> Path:
 def _rounded(plain: Path, file: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    narrow = not {"avx_vnni", "avx512_vnni"} & set(processor.abilities())  # else sums of pairs overflow
+    narrow = not {"avx_vnni", "avx512_vnni"} & set(processor.features())  # else sums of pairs overflow
     beside = file.with_suffix(".partial")
     with quieter(""):  # its advice to run another tool first
         quantize_dynamic(plain, beside, per_channel=True, reduce_range=narrow, weight_type=QuantType.QInt8)

@@ -56,7 +56,7 @@ def lacking() -> str:
 def functions() -> Any:
     """The functions of the kernels; OSError or SubprocessError where they cannot be made."""
     threads = _threads()
-    made_of = version(), _compiler(), OPTIONS, processor.name(), processor.abilities(), threads
+    made_of = version(), _compiler(), OPTIONS, processor.name(), processor.features(), threads
     name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
     file = store.folder() / f"kernels-{name}.so"
     if not file.exists():
