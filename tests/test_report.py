@@ -9,7 +9,9 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.report import Curve, Mark, Panel, Section, curve_png, open_runs, page, panels, report
 from phalanx.report.canvas import SIZE
@@ -74,6 +76,22 @@ def test_a_report_is_whole_by_itself(tmp_path: Path) -> None:
     assert rows["time"] == ["0:40", "0:40"]
     assert "one overfits after step 60" in html and "two overfits" not in html
     assert pixels(png.read_bytes()).shape[1] == 2 * round(SIZE[0] * 160)
+
+
+@pytest.mark.parametrize(
+    ("words", "page"), [("one", "one/report.html"), ("one two", "report.html"), ("one --out o/p.html", "o/p.html")]
+)
+def test_where_the_page_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, page: str) -> None:
+    """Of one run into its folder; of several, which belong to none of them, where the user is."""
+    monkeypatch.chdir(tmp_path)
+    for run in "one", "two":
+        Path(run).mkdir()
+    drawn = []
+    monkeypatch.setattr("phalanx.report.report", lambda *arguments: drawn.append(arguments))
+    told = CliRunner().invoke(app, ["report", *words.split()], catch_exceptions=False)
+    ((_, out, png),) = drawn
+    assert (out, png) == (Path(page), Path(page).with_suffix(".png"))
+    assert told.stdout == f"{out} and {png}\n"
 
 
 def test_what_differs(tmp_path: Path) -> None:

@@ -23,6 +23,16 @@ from phalanx.errors import InputError
 BUNDLED = Path(__file__).parent / "recipes"
 Mapped = dict[str, Any]
 
+# What other programs call a setting, and the key, or the whole word, that it is here.
+ELSEWHERE = {
+    "batch_size": "train.batch", "global_batch_size": "train.batch", "micro_batch_size": "layout.micro_batch",
+    "max_steps": "train.steps", "train_iters": "train.steps", "seq_length": "data.sequence",
+    "max_length": "data.sequence", "learning_rate": "optim.lr", "warmup_steps": "optim.warmup",
+    "optimizer": "optim.name", "size": "model.preset",
+    "fp16": "precision.dtype=fp16", "bf16": "precision.dtype=bf16",
+    "epochs": "train.steps=…, of which an epoch is the set's tokens ÷ (train.batch × data.sequence)",
+}  # fmt: skip
+
 
 def names() -> dict[str, str]:
     """The bundled recipes, each with the comment that opens it."""
@@ -89,12 +99,26 @@ def dump(config: Config) -> str:
     return "\n".join(lines)
 
 
-def help_text() -> str:
-    """Every key with its default, what it may be, and what it does."""
+def all_keys() -> list[str]:
+    """The dotted names of all keys, in order."""
+    return [*_known()]
+
+
+def meant_by(name: str) -> list[str]:
+    """The keys that `name` is, is the last part of, or is in other programs; none where it is nothing known."""
+    leaf = name.rpartition(".")[2]
+    same = [name] if name in _known() else [key for key in _known() if key.rpartition(".")[2] == leaf]
+    return same or ([ELSEWHERE[leaf]] if leaf in ELSEWHERE else [])
+
+
+def help_text(only: Sequence[str] = ()) -> str:
+    """Every key, or those of `only` without their sections, with its default, what it may be, and what it does."""
     config, lines, last = Config(), [], ""
     for key, value, field in _keys(config):
+        if only and key not in only:
+            continue
         section = key.rpartition(".")[0]
-        if section != last:
+        if section != last and not only:
             lines += [f"\n{section}: {_doc(type(getattr(config, section)))}"]
             last = section
         lines += [f"  {key}={_toml(value)}  ({_kind(field)})", f"      {field.description}"]
@@ -152,10 +176,8 @@ def _field(key: str) -> FieldInfo:
         return known[key]
     if key in Config.model_fields:
         raise InputError(f"{key} is a section, not a key; write {key}.KEY=value, or [{key}] and its keys in TOML")
-    leaf = key.rpartition(".")[2]
-    near = [name for name in known if name.rpartition(".")[2] == leaf]
-    near = near or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
-    hint = f"did you mean {near[0]}?" if near else "`phalanx train --help` lists all"
+    near = meant_by(key) or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else "`phalanx train --help --all` lists all"
     raise InputError(f"{key} is not a key of the configuration; {hint}")
 
 

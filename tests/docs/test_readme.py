@@ -49,4 +49,4 @@ def test_five_lines_train_on_own_text(own_text):
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     assert done.stdout.startswith("Once upon a time")
-    assert (own_text / "report.html").exists()
+    assert (own_text / "runs/my/report.html").exists()

@@ -125,6 +125,8 @@ def test_the_verb(gpt: Loaded, text: Path, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["eval", str(gpt.run), "--task", "wikitext", "--data", str(text), "--limit", "2"])
     assert told.exit_code == 0, told.exception
     assert "word_perplexity" in told.stdout and "original words" in told.stdout and "examples" in told.stdout
+    *_, note = told.stdout.splitlines()
+    assert "Megatron paper's count" in note and "lm-eval's" in note
     (tmp_path / "l.jsonl").write_text('{"text": "a b c"}\n')
     words = ["eval", str(gpt.run), "--task", "lambada", "--data", str(tmp_path / "l.jsonl")]
     told = CliRunner().invoke(app, [*words, "--predictions", str(tmp_path / "p.jsonl")])

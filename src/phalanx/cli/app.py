@@ -3,23 +3,57 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 
+import phalanx
+from phalanx.cli.help import Verbs
 from phalanx.errors import InputError
 
 CONTINUES, ANEW = "the same command does what is left", "the same command starts anew"
 
+HEADINGS = {
+    "Begin": ("quickstart",),
+    "Make data": ("tokenizer", "prepare", "data", "curate"),
+    "Train": ("train", "tune", "check", "launch", "report"),
+    "Use and judge a model": ("generate", "fill", "answer", "classify", "embed", "serve", "eval"),
+    "Bring models in and take them out": ("import", "export"),
+    "Plan and measure": ("plan", "trace", "scale", "calibrate", "bench"),
+}
+
+
+class Program(Verbs):
+    """The verbs of the program, under what they are for."""
+
+    headings = HEADINGS
+
+
 app = typer.Typer(
-    name="phalanx", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+    name="phalanx", cls=Program, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+
+def _version(asked: bool) -> None:
+    """Say what a report of a defect should begin with, and end."""
+    from importlib.metadata import version
+    from platform import python_version
+
+    if asked:
+        print(f"phalanx {phalanx.__version__} (torch {version('torch')}, Python {python_version()})")
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which version this is.")
+    ] = False,
+) -> None:
     """Phalanx pretrains, evaluates and serves BERT and GPT, from one CPU to thousands of GPUs.
 
-    Start with: phalanx quickstart
+    Start with: phalanx quickstart. Each verb explains itself, with an example: phalanx VERB --help
     """
 
 
@@ -43,6 +77,6 @@ def numbers(option: str, text: str) -> list[int]:
 
 def group(name: str, help_text: str) -> typer.Typer:
     """A verb with verbs of its own."""
-    made = typer.Typer(no_args_is_help=True, help=help_text, rich_markup_mode=None)
+    made = typer.Typer(cls=Verbs, no_args_is_help=True, help=help_text, rich_markup_mode=None)
     app.add_typer(made, name=name)
     return made

@@ -8,7 +8,7 @@ import typer
 
 from phalanx.cli.app import group, numbers
 
-bench_app = group("bench", "Measure speed beside others.")
+bench_app = group("bench", "Measure how fast a model answers, beside Hugging Face.")
 
 
 @bench_app.command("infer")
@@ -25,7 +25,7 @@ def bench_infer(
     rounds: Annotated[int, typer.Option(min=1, help="Calls of each, by turns.")] = 20,
     out: Annotated[Path | None, typer.Option(help="A JSON file of all figures.")] = None,
 ) -> None:
-    """Latency of a BERT by batch and length, for every backend and Hugging Face: phalanx bench infer bert-base"""
+    """Measure a BERT by batch and length, on every backend and beside Hugging Face: phalanx bench infer bert-base"""
     from rich.progress import Progress as Bar
 
     from phalanx import durable

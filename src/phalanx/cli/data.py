@@ -8,7 +8,7 @@ import typer
 from phalanx.cli.app import CONTINUES, app, group, interruptible
 from phalanx.errors import InputError
 
-tokenizer_app = group("tokenizer", "Train and look into tokenizers.")
+tokenizer_app = group("tokenizer", "Learn a tokenizer from text.")
 data_app = group("data", "Look into prepared data.")
 
 
@@ -64,7 +64,7 @@ def curate(
         list[Path] | None, typer.Option(help="A file of an evaluation set, beside WikiText's and LAMBADA's; repeat.")
     ] = None,
 ) -> None:
-    """Clean text for training: phalanx curate raw/ --out clean && phalanx prepare clean/text --out data/clean …
+    """Clean, filter and deduplicate text: phalanx curate raw/ --out clean && phalanx prepare clean/text …
 
     Characters are mended; documents of other languages, short ones, those that share 13 words in a row with an
     evaluation set, equal and almost equal ones are removed, each kept under OUT/removed. OUT/report.md says how many by

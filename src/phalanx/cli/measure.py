@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from phalanx.cli.app import app, numbers
+from phalanx.cli.help import TakesWords
 from phalanx.errors import InputError
 
 
-@app.command()
+@app.command(cls=TakesWords)
 def scale(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,

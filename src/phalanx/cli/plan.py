@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from phalanx.cli.app import app
+from phalanx.cli.help import TakesWords, Verbs
 from phalanx.errors import InputError
 
 
-class _Layouts(TyperGroup):
+class _Layouts(Verbs):
     """`phalanx plan MODEL` is `phalanx plan layouts MODEL`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -25,12 +25,12 @@ plan_app = typer.Typer(
     cls=_Layouts,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Which layout is fastest: phalanx plan gpt2-8.3b --gpus 512, which is short for phalanx plan layouts …",
+    help="Rank a model's layouts on a cluster: phalanx plan gpt2-8.3b --gpus 512, short for phalanx plan layouts …",
 )
 app.add_typer(plan_app, name="plan")
 
 
-@plan_app.command()
+@plan_app.command(cls=TakesWords)
 def layouts(
     model: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
     overrides: Annotated[
@@ -82,7 +82,7 @@ def published_table(
     source: Annotated[str, typer.Option(help="Only this source's rows, as nv2019 or sc21-t1.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """What others have published, beside what this planner predicts, and the error of every row.
+    """Show what others have published beside what this planner predicts, with the error of every row.
 
     A few constants of each generation of GPUs are fitted on the rows that say so; all others are held back.
     """
@@ -115,7 +115,7 @@ def curve(
     print(f"\n{out}")
 
 
-@app.command()
+@app.command(cls=TakesWords)
 def trace(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,

@@ -2,32 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from phalanx.cli.app import app, group
+from phalanx.cli.help import TakesWords, Trains, Tunes
 from phalanx.errors import InputError
 
 launch_app = group("launch", "Hand a run to a cluster's queue.")
 
 
-class WithKeys(TyperCommand):
-    """A command whose help ends with every key of the configuration."""
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Recipes and keys, read only when somebody asks."""
-        from phalanx import recipe
-
-        width = max(map(len, recipe.names()))
-        formatter.write("\nRecipes:\n")
-        for name, description in recipe.names().items():
-            formatter.write(f"  {name:<{width}}  {description}\n")
-        formatter.write(f"\nKeys (section.key=value):\n{recipe.help_text()}\n")
-
-
-@app.command(cls=WithKeys)
+@app.command(cls=Trains)
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder to continue.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
@@ -42,7 +28,7 @@ def train(
         int, typer.Option(min=0, help="Times to start again, from the last checkpoint, after a crash.")
     ] = 0,
 ) -> None:
-    """Train a model: phalanx train gpt-tiny data.train=books
+    """Train a GPT or a BERT by a recipe, or continue a run: phalanx train gpt-tiny data.train=books
 
     A run that was interrupted continues where it stopped, bit for bit, when the same command is given again, or with:
     phalanx train RUN
@@ -63,7 +49,7 @@ def train(
         raise typer.Exit(128 + stopped_by)
 
 
-@app.command(cls=WithKeys)
+@app.command(cls=Tunes)
 def tune(
     run: Annotated[str, typer.Argument(help="A run whose model to fine-tune, or hf:FOLDER.", metavar="RUN")],
     task: Annotated[
@@ -123,7 +109,7 @@ def tune(
         print(*tuning.summary(outcomes), f"best: {tuning.best_of(outcomes).folder}", sep="\n", flush=True)
 
 
-@app.command(cls=WithKeys)
+@app.command(cls=Trains)
 def check(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
@@ -167,7 +153,7 @@ def _brought(run: str, out: Path) -> str:
     return str(folder)
 
 
-@launch_app.command("slurm")
+@launch_app.command("slurm", cls=TakesWords)
 def launch_slurm(
     recipe: Annotated[str, typer.Argument(help="As for phalanx train.")],
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")],

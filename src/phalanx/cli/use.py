@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phalanx.cli.app import ANEW, app, interruptible
+from phalanx.cli.help import TakesWords
 from phalanx.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ Backend = Annotated[
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 (GPU) or int8 (CPU), where the backend has it.")]
 
 
-@app.command("eval")
+@app.command("eval", cls=TakesWords)
 def evaluate(
     run: Model,
     overrides: Annotated[
@@ -212,7 +213,7 @@ def embed(
     backend: Backend = "torch",
     precision: Precision = "fp32",
 ) -> None:
-    """Texts as vectors by a BERT: phalanx embed runs/bert @sentences.txt --out vectors.npy"""
+    """Turn texts into vectors with a BERT: phalanx embed runs/bert @sentences.txt --out vectors.npy"""
     import io
 
     import numpy as np
@@ -248,11 +249,17 @@ def _read(text: str) -> str:
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option(help="The HTML page; a PNG is written beside it.")] = Path("report.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The HTML page, with a PNG beside it; RUN/report.html by default, and of several runs report.html here."
+        ),
+    ] = None,
 ) -> None:
     """Draw the curves of one or several runs: phalanx report runs/a runs/b"""
     from phalanx.report import report as draw
 
+    out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     draw(runs, out, out.with_suffix(".png"))
     print(f"{out} and {out.with_suffix('.png')}")
 
@@ -261,7 +268,10 @@ def report(
 def quickstart(
     folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("quickstart"),
 ) -> None:
-    """Train a GPT and a BERT on bundled novels, from the tokenizer to a report, in a few minutes."""
+    """Train a GPT and a BERT on bundled novels in a few minutes: phalanx quickstart
+
+    From the tokenizer to a report, each step explained. The same command goes on where it was interrupted.
+    """
     from phalanx.quickstart.steps import quickstart as run
 
     run(folder)

@@ -37,17 +37,21 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Values by name, what each of them means, how many examples there were, and each example's own result."""
+    """Values by name, what each of them means, how many examples there were, each example's own result, and what a reader
+    must know before comparing the values with others'.
+    """
 
     values: dict[str, float]
     meanings: dict[str, str]
     examples: int
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    note: str = ""
 
     def lines(self) -> list[str]:
-        """For a terminal: each value with its meaning."""
+        """For a terminal: each value with its meaning, the number of examples, and the note."""
         rows = [[name, _number(value), self.meanings.get(name, "")] for name, value in self.values.items()]
-        return [*aligned(rows, left=(0, 2), space="  "), f"{self.examples:,} examples"]
+        end = [f"{self.examples:,} examples", *([self.note] if self.note else [])]
+        return [*aligned(rows, left=(0, 2), space="  "), *end]
 
     def write(self, file: Path) -> None:
         """Each example's result, a JSON object a line; InputError where the task has none."""

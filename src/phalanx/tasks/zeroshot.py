@@ -6,6 +6,7 @@ The definitions are those under which GPT-2 8.3B was published (arXiv 1909.08053
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from phalanx.train.evaluate import OnProgress
 from phalanx.train.task import Task
 
 STRIDE = 32  # tokens that a window adds to those before it
+MEGATRON = (
+    "This is the Megatron paper's count: the whole file as one text, in windows that overlap. It is not lm-eval's, which "
+    "takes each article by itself in windows that do not; the two figures cannot be compared."
+)
 
 
 class Windows:
@@ -91,7 +96,8 @@ def wikitext(
     put back into the form that people write. `limit` counts windows, from the text's beginning.
     """
     original = _read(file)
-    return _perplexity(judged, detokenized(original), len(original.strip().split(" ")), limit, stride, progress)
+    found = _perplexity(judged, detokenized(original), len(original.strip().split(" ")), limit, stride, progress)
+    return replace(found, note=MEGATRON)
 
 
 def perplexity(

@@ -1,0 +1,118 @@
+"""What `--help` says, and what is said of an option that is none.
+
+Typer's plain help cuts each verb's sentence short and knows no keys of a configuration, so both are written here.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from phalanx.errors import InputError
+
+PRETRAINING = (
+    "data.train", "data.sequence", "model.preset", "train.steps", "train.batch", "train.eval_every", "train.seed",
+    "optim.lr", "optim.warmup", "layout.micro_batch", "precision.dtype", "save.every",
+)  # fmt: skip
+FINE_TUNING = (
+    "data.sequence", "examples.metric", "examples.stride", "train.batch", "train.eval_every", "train.patience",
+    "train.seed", "optim.lr", "optim.warmup", "layout.micro_batch", "precision.dtype", "save.keep",
+)  # fmt: skip
+
+
+class Verbs(TyperGroup):
+    """A group whose help tells each verb's sentence whole, under headings where `headings` names them."""
+
+    headings: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a list of verbs for each heading."""
+        for heading, verbs in (self.headings or {"Commands": tuple(self.commands)}).items():
+            with formatter.section(heading):
+                formatter.write_dl([(verb, _sentence(self.commands[verb].help or "")) for verb in verbs])
+
+
+class TakesWords(TyperCommand):
+    """A command with `section.key=value` words: an unknown option that is the name of a key is shown as such a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as Typer does; InputError with the word to write in place of a mistaken option."""
+        given = [*args]
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # its class is Click's own or, in newer Typers, a copy of it
+            if type(error).__name__ != "NoSuchOption":
+                raise
+            option = str(getattr(error, "option_name", ""))
+            if hint := _word_for(option, given, [name for param in self.params for name in param.opts]):
+                raise InputError(f"{option} is no option of {ctx.command_path}; {hint}") from None
+            raise
+
+
+class Trains(TakesWords):
+    """A command whose help ends with the recipes and with the keys that matter most; with `--all`, with every key."""
+
+    recipes, keys = True, PRETRAINING
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`--all`, with `--help` or alone, asks for the help with every key."""
+        ctx.meta[__name__] = "--all" in args
+        return super().parse_args(ctx, ["--help"] if "--all" in args else args)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write recipes and keys, which are read only when somebody asks."""
+        from phalanx import recipe
+
+        everything = ctx.meta[__name__]
+        kept, which = ((), "All keys") if everything else (self.keys, "Keys that matter most")
+        formatter.write(f"\n{which}, as section.key=value; a recipe's own values lie over these:\n")
+        formatter.write(f"{recipe.help_text(kept)}\n")
+        if not everything:
+            formatter.write(f"\n  The others: {ctx.command_path} --help --all\n")
+        if self.recipes:
+            with formatter.section("Recipes"):
+                formatter.write_dl([(name, _brief(text)) for name, text in recipe.names().items()])
+
+
+class Tunes(Trains):
+    """The same of fine-tuning, whose recipe is its task."""
+
+    recipes, keys = False, FINE_TUNING
+
+
+def _brief(text: str) -> str:
+    """The first clause of a recipe's description."""
+    return re.split("[:;] ", text)[0].rstrip(".")
+
+
+def _sentence(text: str) -> str:
+    """The first sentence of a help text, without the example after its colon."""
+    return text.strip().partition("\n")[0].partition(": phalanx ")[0].rstrip(".") + "."
+
+
+def _word_for(option: str, args: Sequence[str], options: Sequence[str]) -> str:
+    """What to write instead of an option that does not exist; nothing where it is more like one of `options`."""
+    from phalanx import recipe
+
+    name = option.lstrip("-").replace("-", "_")
+    found = recipe.meant_by(name)
+    if not found and not difflib.get_close_matches(option, options, 1, 0.8):
+        leaves = [key.rpartition(".")[2] for key in recipe.all_keys()]
+        found = [key for leaf in difflib.get_close_matches(name, leaves, 1, 0.8) for key in recipe.meant_by(leaf)]
+    if not found:
+        return ""
+    value = _value_of(option, args)
+    return "settings are words without dashes: " + " or ".join(key if "=" in key else f"{key}={value}" for key in found)
+
+
+def _value_of(option: str, args: Sequence[str]) -> str:
+    """What was given to `option`, after an equals sign or as the next argument; dots where nothing was."""
+    for word, after in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            value = value if equals else after
+            return "…" if not value or value.startswith("-") or ("=" in value and not equals) else value
+    return "…"
