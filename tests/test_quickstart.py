@@ -5,13 +5,16 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from phalanx.errors import InputError
 from phalanx.quickstart import learn, resume
 from phalanx.quickstart.ledger import FILE, Ledger
-from phalanx.quickstart.plan import FULL, MASKED, NOVELS, PROMPTS
+from phalanx.quickstart.plan import FULL, MASKED, NOVELS, PROMPTS, Workspace
+from phalanx.quickstart.stages import Stage, run
 from phalanx.quickstart.steps import quickstart, stages
 
 SMALL = (
@@ -122,6 +125,18 @@ def test_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be used"):
         quickstart(tmp_path, PLAN)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("seconds", "share", "told"), [(60, 0.6, True), (60, 0.1, False), (1, 0.6, False)])
+def test_others_who_use_the_cores_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: float, share: float,
+    told: bool,
+) -> None:  # fmt: skip
+    waiting = SimpleNamespace(seconds=seconds, share=lambda: share)
+    monkeypatch.setattr("phalanx.quickstart.stages.Waiting", lambda: waiting)
+    stage = Stage("one", "One", "Why.", lambda _: {}, lambda _: iter(()), "")
+    run([stage], Workspace(tmp_path / "qs", PLAN, {}), Console())
+    assert ("it waited for one 60% of that time" in capsys.readouterr().out) == told
 
 
 def test_unequal_curves_are_told():

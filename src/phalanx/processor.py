@@ -20,6 +20,15 @@ def features() -> tuple[str, ...]:
     return tuple((_facts().get("flags") or _facts().get("Features") or "").split())
 
 
+def waited() -> float:
+    """Seconds in which the calling thread could have run and had no core, since it began; 0 where that is unknown."""
+    try:
+        _, nanoseconds, _ = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return 0.0
+    return int(nanoseconds) / 1e9
+
+
 @cache
 def _facts() -> dict[str, str]:
     """The first processor's lines of /proc/cpuinfo, by name; none where there is no such file."""

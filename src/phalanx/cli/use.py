@@ -252,7 +252,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The HTML page, with a PNG beside it; RUN/report.html by default, and of several runs report.html here."
+            help="The HTML page, with a PNG beside it; by default RUN/report.html, of several runs report.html here."
         ),
     ] = None,
 ) -> None:

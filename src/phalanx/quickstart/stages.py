@@ -13,6 +13,7 @@ from rich.text import Text
 import phalanx
 from phalanx.quickstart.ledger import Ledger
 from phalanx.quickstart.plan import Workspace
+from phalanx.train.crowd import SECONDS, WAITED, Waiting
 from phalanx.units import duration
 
 Result = dict[str, Any]
@@ -59,8 +60,9 @@ def run(stages: Sequence[Stage], workspace: Workspace, console: Console) -> floa
         else:
             if ledger.begin(stage.name, inputs, stage.owns):
                 _print(console, "It was interrupted before and goes on from there.")
+            waiting = Waiting()
             workspace.results[stage.name] = _work(stage, workspace, ledger)
-            note = f"Took {duration(ledger.entries[stage.name]['seconds'])}."
+            note = f"Took {duration(ledger.entries[stage.name]['seconds'])}.{_crowd(waiting)}"
         for line in stage.tell(workspace.results[stage.name]):
             _print(console, line)
         _print(console, note, "green")
@@ -74,6 +76,14 @@ def _work(stage: Stage, workspace: Workspace, ledger: Ledger) -> Result:
     finally:
         ledger.end(stage.name, time.monotonic() - begun, result)
     return result
+
+
+def _crowd(waiting: Waiting) -> str:
+    """A sentence about other processes, where they made a stage of some length slow."""
+    share = waiting.share()
+    if waiting.seconds < SECONDS or share < WAITED:
+        return ""
+    return f" Other processes used the cores too: it waited for one {share:.0%} of that time."
 
 
 def _digest(stage: Stage, digests: dict[str, str]) -> str:

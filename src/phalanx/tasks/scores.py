@@ -37,8 +37,8 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Values by name, what each of them means, how many examples there were, each example's own result, and what a reader
-    must know before comparing the values with others'.
+    """Values by name, what each of them means, how many examples there were, each example's own result, and what must
+    be known before the values are compared with others'.
     """
 
     values: dict[str, float]

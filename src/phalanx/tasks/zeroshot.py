@@ -25,8 +25,8 @@ from phalanx.train.task import Task
 
 STRIDE = 32  # tokens that a window adds to those before it
 MEGATRON = (
-    "This is the Megatron paper's count: the whole file as one text, in windows that overlap. It is not lm-eval's, which "
-    "takes each article by itself in windows that do not; the two figures cannot be compared."
+    "This is the Megatron paper's count: the whole file as one text, in windows that overlap. It is not lm-eval's, "
+    "which takes each article by itself in windows that do not; the two figures cannot be compared."
 )
 
 

@@ -12,6 +12,7 @@ from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.run.verdict import judge
 from phalanx.train.console import Console
+from phalanx.train.crowd import Crowd
 from phalanx.train.metrics import Metrics, Throughput, memory_gib
 from phalanx.train.peak import peak_flops
 
@@ -61,6 +62,8 @@ class Monitor:
             self.peak = self.processes * peak_flops(self.device, NUMBERS[self.config.precision.dtype])
             self.seen = tokens
             self.rate = Throughput(self.metrics.last.get("seconds", 0.0))
+            alone = self.device.type == "cpu" and self.processes == 1  # ranks crowd each other by their layout
+            self.crowd = Crowd(torch.get_num_threads()) if alone else None
             parameters = family(self.config.model.family).parameters_of(self.config.model)
             self.metrics.start({
                 "parameters": parameters, "device": self.device.type, "dtype": self.config.precision.dtype,
@@ -84,6 +87,8 @@ class Monitor:
         }  # fmt: skip
         self.metrics.train(step, {**values, **rates})
         self.console.train(step, {**values, **rates}, self.rate.eta(self.config.train.steps - step))
+        if self.crowd and (said := self.crowd.step(rates["mfu"])):
+            self.note(said)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
