@@ -1,4 +1,4 @@
-"""The HTTP interface: FastAPI over the crew."""
+"""The HTTP interface: FastAPI over the pool."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,8 +12,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from phalanx.serve import openai, shapes
-from phalanx.serve.crew import Crew, Refused
 from phalanx.serve.metrics import Metrics
+from phalanx.serve.worker_pool import Refused, WorkerPool
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "What was asked cannot be done."},
@@ -28,32 +28,32 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make(crew: Crew) -> FastAPI:
-    """The app; it starts the crew and stops it."""
+def make(pool: WorkerPool) -> FastAPI:
+    """The app; it starts the pool and stops it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        crew.start()
+        pool.start()
         try:
             yield
         finally:
-            await asyncio.to_thread(crew.stop)
+            await asyncio.to_thread(pool.stop)
 
     app = FastAPI(title="Phalanx", lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS,
                   redirect_slashes=False,
                   description="BERT and GPT: questions, classes, masks, embeddings, completions.")  # fmt: skip
-    metrics = app.state.metrics = Metrics(crew)
+    metrics = app.state.metrics = Metrics(pool)
     _errors(app)
-    _plain(app, crew)
-    _openai(app, crew, metrics)
-    _about(app, crew, metrics)
+    _plain(app, pool)
+    _openai(app, pool, metrics)
+    _about(app, pool, metrics)
     return app
 
 
-def _plain(app: FastAPI, crew: Crew) -> None:
+def _plain(app: FastAPI, pool: WorkerPool) -> None:
     async def ask(kind: str, asked: shapes.Asked) -> Any:
         fields = asked.model_dump(exclude={"model", "timeout"})
-        return await crew.ask(_named(crew, asked.model, kind), kind, fields, asked.timeout)
+        return await pool.ask(_named(pool, asked.model, kind), kind, fields, asked.timeout)
 
     @app.post("/answer", summary="Answer a question about a text")
     async def answer(asked: shapes.Question) -> Any:
@@ -76,11 +76,11 @@ def _plain(app: FastAPI, crew: Crew) -> None:
         return await ask("embed", asked)
 
 
-def _openai(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
+def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.post("/v1/completions", summary="Continue a text, in OpenAI's shape")
     async def completions(asked: shapes.Completion) -> Any:
         """With `stream` as server-sent events."""
-        completing = openai.Completing(crew, _named(crew, asked.model, "complete"), asked)
+        completing = openai.Completing(pool, _named(pool, asked.model, "complete"), asked)
         if not asked.stream:
             try:
                 found = await completing.whole()
@@ -104,17 +104,17 @@ def _openai(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
     @app.post("/v1/embeddings", summary="Texts as vectors, in OpenAI's shape")
     async def embeddings(asked: shapes.Embeddings) -> Any:
         """As numbers or, as OpenAI's client asks, packed."""
-        return await openai.embeddings(crew, _named(crew, asked.model, "embed"), asked)
+        return await openai.embeddings(pool, _named(pool, asked.model, "embed"), asked)
 
     @app.get("/v1/models", summary="The models")
     async def models() -> Any:
         """By name, with what each can do."""
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "phalanx", **facts}
-                for name, facts in crew.models.items()]  # fmt: skip
+                for name, facts in pool.models.items()]  # fmt: skip
         return {"object": "list", "data": data}
 
 
-def _about(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
+def _about(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the server lives")
     async def health() -> Any:
@@ -125,7 +125,7 @@ def _about(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
     @app.get("/ready", summary="Whether the models are loaded")
     async def ready() -> Any:
         """503 until then."""
-        return JSONResponse({"ready": crew.ready}, 200 if crew.ready else 503)
+        return JSONResponse({"ready": pool.ready}, 200 if pool.ready else 503)
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)
     async def told() -> Response:
@@ -142,17 +142,17 @@ def _about(app: FastAPI, crew: Crew, metrics: Metrics) -> None:
         return HTMLResponse(files("phalanx").joinpath("assets", "page", "docs.html").read_text(encoding="utf-8"))
 
 
-def _named(crew: Crew, name: str, kind: str) -> str:
+def _named(pool: WorkerPool, name: str, kind: str) -> str:
     """The model of a name, or the one that can do it where none is named."""
-    if not crew.ready:
+    if not pool.ready:
         raise Refused(503, "the models are being loaded; try in a moment", 2)
     if name:
-        if name not in crew.models:
-            raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(crew.models)}")
-        if kind not in crew.models[name]["can"]:
-            raise Refused(400, f"the model {name} can {', '.join(crew.models[name]['can']) or 'do nothing here'}")
+        if name not in pool.models:
+            raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(pool.models)}")
+        if kind not in pool.models[name]["can"]:
+            raise Refused(400, f"the model {name} can {', '.join(pool.models[name]['can']) or 'do nothing here'}")
         return name
-    able = [each for each, facts in crew.models.items() if kind in facts["can"]]
+    able = [each for each, facts in pool.models.items() if kind in facts["can"]]
     if len(able) != 1:
         raise Refused(400, f"name one of the models {', '.join(able)}" if able else f"no model here can {kind}")
     return able[0]

@@ -1,4 +1,4 @@
-"""OpenAI's completions and embeddings from the crew's results."""
+"""OpenAI's completions and embeddings from the pool's results."""
 
 import asyncio
 import base64
@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from phalanx.serve.crew import Crew, Refused
 from phalanx.serve.shapes import Completion, Embeddings
+from phalanx.serve.worker_pool import Refused, WorkerPool
 
 
 class Text:
@@ -39,8 +39,8 @@ def _begun(text: str, stop: str) -> int:
 class Completing:
     """One request for completions: `n` for each prompt, side by side."""
 
-    def __init__(self, crew: Crew, model: str, asked: Completion) -> None:
-        self.crew, self.model, self.asked = crew, model, asked
+    def __init__(self, pool: WorkerPool, model: str, asked: Completion) -> None:
+        self.pool, self.model, self.asked = pool, model, asked
         self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self.seed = secrets.randbits(62) if asked.seed is None else asked.seed
         self.jobs = [prompt for prompt in asked.prompt for _ in range(asked.n or 1)]
@@ -48,7 +48,7 @@ class Completing:
 
     async def whole(self) -> dict[str, Any]:
         """The response when nothing is streamed."""
-        self.crew.admit("complete", len(self.jobs), self.asked.timeout)
+        self.pool.admit("complete", len(self.jobs), self.asked.timeout)
         texts, why = [""] * len(self.jobs), [""] * len(self.jobs)
 
         async def one(index: int) -> None:
@@ -64,7 +64,7 @@ class Completing:
 
     async def events(self) -> AsyncIterator[str]:
         """Server-sent events; an error that comes too late for a status is an event too. Refused before the first."""
-        self.crew.admit("complete", len(self.jobs), self.asked.timeout)
+        self.pool.admit("complete", len(self.jobs), self.asked.timeout)
         found: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         async def one(index: int) -> None:
@@ -109,7 +109,7 @@ class Completing:
         text, said = Text(self.asked.stop or []), 0
         asked = {"prompt": self.jobs[index], "options": self.asked.options(index, self.seed)}
         echo = self.jobs[index] if self.asked.echo else ""
-        stream = self.crew.stream(self.model, "complete", asked, self.asked.timeout, admitted=True)
+        stream = self.pool.stream(self.model, "complete", asked, self.asked.timeout, admitted=True)
         try:
             async for part, last in stream:
                 self.said += part["said"] - said
@@ -141,9 +141,9 @@ def error(status: int, message: str) -> dict[str, Any]:
     return {"message": message, "type": kind, "code": status}
 
 
-async def embeddings(crew: Crew, model: str, asked: Embeddings) -> dict[str, Any]:
+async def embeddings(pool: WorkerPool, model: str, asked: Embeddings) -> dict[str, Any]:
     """The response."""
-    found = await crew.ask(model, "embed", {"texts": asked.input}, asked.timeout)
+    found = await pool.ask(model, "embed", {"texts": asked.input}, asked.timeout)
     data = [
         {
             "object": "embedding",

@@ -12,9 +12,9 @@ import uvicorn
 
 from phalanx.errors import InputError
 from phalanx.serve.api import make
-from phalanx.serve.crew import Crew
 from phalanx.serve.guard import Guard, read_keys
 from phalanx.serve.jobs import Spec
+from phalanx.serve.worker_pool import WorkerPool
 
 GRACE = 5  # seconds past the budget for what is under way when the server is told to stop
 KEPT = 75  # seconds that a connection lies idle: longer than Retry-After says, and than proxies keep theirs
@@ -72,8 +72,8 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     gpus = torch.cuda.device_count()
     devices: list[int | None] = [*range(gpus)] if gpus else [None] * options.workers
     threads = options.threads or max(1, len(os.sched_getaffinity(0)) // len(devices))
-    crew = Crew(models, devices, threads, options.queue, options.budget)
-    app = make(crew)
+    pool = WorkerPool(models, devices, threads, options.queue, options.budget)
+    app = make(pool)
     guarded = Guard(app, options.body, keys, app.state.metrics.told)
     server = uvicorn.Server(uvicorn.Config(
         guarded, log_level="warning",
@@ -83,9 +83,9 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     def stop() -> None:
         server.should_exit = True
 
-    crew.on_failure = stop
+    pool.on_failure = stop
     names, port = ", ".join(model.name for model in models), listener.getsockname()[1]
     print(f"phalanx: http://{options.host}:{port} serves {names}; /ready says when", flush=True)
     server.run(sockets=[listener])
-    if crew.failure:
-        raise InputError(crew.failure)
+    if pool.failure:
+        raise InputError(pool.failure)

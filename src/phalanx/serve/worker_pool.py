@@ -33,7 +33,7 @@ class Refused(Exception):
         self.status, self.message, self.after = status, message, after
 
 
-class Member:
+class WorkerHandle:
     """One process, its pipe, and who waits for it."""
 
     def __init__(self, specs: Sequence[Spec], device: int | None, threads: int, loop: asyncio.AbstractEventLoop,
@@ -128,13 +128,13 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class Crew:
+class WorkerPool:
     """All processes. `queue` bounds the jobs that wait or are computed; `budget` is the seconds that a job may take."""
 
     def __init__(self, specs: Sequence[Spec], devices: Sequence[int | None], threads: int, queue: int, budget: float
                  ) -> None:  # fmt: skip
         self.specs, self.devices, self.threads, self.queue, self.budget = specs, devices, threads, queue, budget
-        self.members: list[Member] = []
+        self.workers: list[WorkerHandle] = []
         self.numbers = itertools.count()
         self.failure = ""  # why the models cannot be loaded
         self.on_failure: Callable[[], None] = lambda: None
@@ -143,7 +143,7 @@ class Crew:
     def start(self) -> None:
         """In the running event loop."""
         loop = asyncio.get_running_loop()
-        self.members = [Member(self.specs, device, self.threads, loop, self._failed) for device in self.devices]
+        self.workers = [WorkerHandle(self.specs, device, self.threads, loop, self._failed) for device in self.devices]
 
     def _failed(self, message: str) -> None:
         if self.ready:
@@ -154,25 +154,25 @@ class Crew:
 
     def stop(self) -> None:
         """Once nobody waits any more."""
-        for member in self.members:
-            member.stop()
-        for member in self.members:
-            member.gone()
+        for worker in self.workers:
+            worker.stop()
+        for worker in self.workers:
+            worker.gone()
 
     @property
     def ready(self) -> bool:
         """Whether some process has its models."""
-        return any(member.models for member in self.members)
+        return any(worker.models for worker in self.workers)
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
         """What can be asked, by name."""
-        return next((member.models for member in self.members if member.models), {})
+        return next((worker.models for worker in self.workers if worker.models), {})
 
     @property
     def waiting(self) -> int:
         """Jobs under way."""
-        return sum(len(member.waiting) for member in self.members)
+        return sum(len(worker.waiting) for worker in self.workers)
 
     async def ask(self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None) -> Any:
         """A job's whole result. Refused where it cannot be had."""
@@ -184,9 +184,9 @@ class Crew:
         """Refused where so many jobs are too many, ever or now."""
         if count > self.queue:
             raise Refused(400, f"{count} texts are asked for at once, this server takes {self.queue}; ask for fewer")
-        member, text = self._least_busy(), kind == "complete"
-        expected = self.pace[text] * (member.beside[text] + 1)
-        late = member.beside[text] > 4 and expected > 0.7 * min(seconds or self.budget, self.budget)
+        worker, text = self._least_busy(), kind == "complete"
+        expected = self.pace[text] * (worker.beside[text] + 1)
+        late = worker.beside[text] > 4 and expected > 0.7 * min(seconds or self.budget, self.budget)
         if self.waiting + count > self.queue or late:
             raise Refused(429, "too much is asked at once; try again", max(1.0, expected))
 
@@ -196,37 +196,37 @@ class Crew:
         """A job's result in parts, and whether each is the last. Left early, the job is cancelled."""
         if not admitted:
             self.admit(kind, 1, seconds)
-        member, text = self._least_busy(), kind == "complete"
+        worker, text = self._least_busy(), kind == "complete"
         budget = min(seconds or self.budget, self.budget)
         number, replies = next(self.numbers), asyncio.Queue[Reply]()
-        member.waiting[number] = replies
-        member.beside[text] += 1
-        began, last, beside = time.monotonic(), False, member.beside[text]
+        worker.waiting[number] = replies
+        worker.beside[text] += 1
+        began, last, beside = time.monotonic(), False, worker.beside[text]
         try:
-            member.send(Job(number, model, kind, asked, began + budget))
+            worker.send(Job(number, model, kind, asked, began + budget))
             while not last:
-                reply = await self._next(member, number, replies, began + budget + SLACK)
+                reply = await self._next(worker, number, replies, began + budget + SLACK)
                 last = reply.last
                 took = time.monotonic() - began
                 if last and (reply.status == 200 or took >= budget):
-                    self._learn(text, took / (beside + member.beside[text]) * 2, took >= budget)
+                    self._learn(text, took / (beside + worker.beside[text]) * 2, took >= budget)
                 if reply.status != 200:
                     raise Refused(reply.status, reply.result, 2 if reply.status == 503 else 0)
                 yield reply.result, last
         finally:
-            del member.waiting[number]
-            member.beside[text] -= 1
+            del worker.waiting[number]
+            worker.beside[text] -= 1
             if not last:
                 with suppress(Refused):
-                    member.send(Cancel(number))
+                    worker.send(Cancel(number))
 
-    async def _next(self, member: Member, number: int, replies: asyncio.Queue[Reply], until: float) -> Reply:
+    async def _next(self, worker: WorkerHandle, number: int, replies: asyncio.Queue[Reply], until: float) -> Reply:
         """What comes next; a process that has said nothing for too long is ended, and another started."""
         try:
             return await asyncio.wait_for(replies.get(), max(0.0, until - time.monotonic()))
         except TimeoutError:
-            if time.monotonic() - member.heard > STUCK * self.budget + SLACK:
-                member.process.kill()
+            if time.monotonic() - worker.heard > STUCK * self.budget + SLACK:
+                worker.process.kill()
             return Reply(number, TOO_LATE, status=503)
 
     def _learn(self, text: bool, pace: float, late: bool) -> None:
@@ -234,8 +234,8 @@ class Crew:
         known = self.pace[text]
         self.pace[text] = 0.9 * known + 0.1 * (max(pace, known) if late else pace) if known else pace
 
-    def _least_busy(self) -> Member:
-        able = [member for member in self.members if member.models]
+    def _least_busy(self) -> WorkerHandle:
+        able = [worker for worker in self.workers if worker.models]
         if not able:
             raise Refused(503, "the models are being loaded; try in a moment", 2)
-        return min(able, key=lambda member: len(member.waiting))
+        return min(able, key=lambda worker: len(worker.waiting))

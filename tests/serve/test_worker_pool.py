@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from phalanx.serve import worker
-from phalanx.serve.crew import Crew, Member, Refused
 from phalanx.serve.jobs import Job, Reply
 from phalanx.serve.worker import TOO_LATE, Worker
+from phalanx.serve.worker_pool import Refused, WorkerHandle, WorkerPool
 from tests.infer.runs import scripted
 
 
@@ -51,7 +51,7 @@ def test_texts_and_questions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert order.index(100) == worker.BATCH  # after the first batch
 
 
-class Still(Member):
+class Still(WorkerHandle):
     """Computes nothing: every job is answered after a time that depends on its kind."""
 
     def start(self) -> None:
@@ -64,12 +64,12 @@ class Still(Member):
             self.loop.call_later(0.2 if late else 0.001, self._take, reply)
 
 
-def asked(crew: Crew, kind: str, count: int) -> Callable[[], Any]:
+def asked(pool: WorkerPool, kind: str, count: int) -> Callable[[], Any]:
     """Statuses of jobs side by side."""
 
     async def one() -> int:
         try:
-            await crew.ask("m", kind, {})
+            await pool.ask("m", kind, {})
         except Refused as refused:
             return refused.status
         return 200
@@ -78,13 +78,13 @@ def asked(crew: Crew, kind: str, count: int) -> Callable[[], Any]:
 
 
 def test_who_would_be_late_is_not_let_in() -> None:
-    """Of texts that came too late the crew learns, and refuses more of them at once; questions are no concern of it."""
+    """Of texts that came too late the pool learns, and refuses more of them at once; questions are no concern of it."""
 
     async def run() -> tuple[list[int], list[int], list[int]]:
-        crew = Crew([], [], 1, 1000, 0.2)
-        crew.members = [Still([], None, 1, asyncio.get_running_loop(), print)]
-        first = await asked(crew, "complete", 20)()
-        both = await asyncio.gather(asked(crew, "complete", 20)(), asked(crew, "classify", 20)())
+        pool = WorkerPool([], [], 1, 1000, 0.2)
+        pool.workers = [Still([], None, 1, asyncio.get_running_loop(), print)]
+        first = await asked(pool, "complete", 20)()
+        both = await asyncio.gather(asked(pool, "complete", 20)(), asked(pool, "classify", 20)())
         return first, *both
 
     first, texts, questions = asyncio.run(run())
@@ -96,13 +96,13 @@ def test_one_process_that_fails_leaves_the_others() -> None:
     """The server ends where nobody has the models."""
 
     async def run() -> tuple[list[str], list[str]]:
-        crew, ended = Crew([], [], 1, 1000, 0.2), list[str]()
-        crew.on_failure = lambda: ended.append(crew.failure)
-        crew.members = [Still([], None, 1, asyncio.get_running_loop(), print)]
-        crew._failed("gone")
+        pool, ended = WorkerPool([], [], 1, 1000, 0.2), list[str]()
+        pool.on_failure = lambda: ended.append(pool.failure)
+        pool.workers = [Still([], None, 1, asyncio.get_running_loop(), print)]
+        pool._failed("gone")
         before = [*ended]
-        crew.members = []
-        crew._failed("gone too")
+        pool.workers = []
+        pool._failed("gone too")
         return before, ended
 
     assert asyncio.run(run()) == ([], ["gone too"])
@@ -121,26 +121,26 @@ class Silent(Still):
 
 def test_a_process_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waited gets 503 a little after the deadline."""
-    monkeypatch.setattr("phalanx.serve.crew.SLACK", 0.05)
+    monkeypatch.setattr("phalanx.serve.worker_pool.SLACK", 0.05)
 
     async def run() -> tuple[list[int], bool, list[int], bool]:
-        crew = Crew([], [], 1, 1000, 0.05)
-        member = Silent([], None, 1, asyncio.get_running_loop(), print)
-        crew.members = [member]
-        first, alive = await asked(crew, "classify", 3)(), not member.stopping
-        member.heard -= 1
-        return first, alive, await asked(crew, "classify", 1)(), member.stopping
+        pool = WorkerPool([], [], 1, 1000, 0.05)
+        worker = Silent([], None, 1, asyncio.get_running_loop(), print)
+        pool.workers = [worker]
+        first, alive = await asked(pool, "classify", 3)(), not worker.stopping
+        worker.heard -= 1
+        return first, alive, await asked(pool, "classify", 1)(), worker.stopping
 
     assert asyncio.run(run()) == ([503] * 3, True, [503], True)
 
 
 def test_a_request_is_let_in_as_a_whole_or_not() -> None:
     async def run() -> list[int]:
-        crew, found = Crew([], [], 1, 4, 0.2), list[int]()
-        crew.members = [Still([], None, 1, asyncio.get_running_loop(), print)]
+        pool, found = WorkerPool([], [], 1, 4, 0.2), list[int]()
+        pool.workers = [Still([], None, 1, asyncio.get_running_loop(), print)]
         for count in (4, 5):
             try:
-                crew.admit("complete", count)
+                pool.admit("complete", count)
                 found.append(200)
             except Refused as refused:
                 found.append(refused.status)
