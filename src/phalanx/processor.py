@@ -1,6 +1,9 @@
-"""What the operating system says of the processor."""
+"""What the operating system says of the processor, and how much of it this process may use."""
 
+import math
+import os
 import platform
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -38,3 +41,49 @@ def _facts() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in lines)
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process may use: its affinity, or the quota of its cgroups rounded up where that is less.
+
+    A container is often given a share of all CPUs (`docker run --cpus 2`) rather than some of them: its affinity then
+    names them all, and a thread for each would spend the quota in a part of every period and wait for the rest of it.
+    `root` is where /proc and /sys are.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([here, *(math.ceil(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPUs' worth of time that this process's cgroups and those above them allow, version 1 or 2."""
+    mounts = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            bases, version = [mounts, mounts / "unified"], 2
+        elif "cpu" in controllers.split(","):
+            bases, version = [mounts / controllers, mounts / "cpu"], 1
+        else:
+            continue
+        for base in bases:
+            group = base / path.strip("/")
+            for folder in (group, *group.parents):  # a container may not see its own group, but the mount is then it
+                if folder.is_relative_to(base):
+                    yield from _quota(folder, version)
+
+
+def _quota(group: Path, version: int) -> Iterator[float]:
+    """CPUs' worth of time of one cgroup; nothing where there is no bound."""
+    if version == 2:
+        words = _read(group / "cpu.max").split()
+    else:
+        words = [*_read(group / "cpu.cfs_quota_us").split(), *_read(group / "cpu.cfs_period_us").split()]
+    if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):  # "max" and -1 are no bound
+        yield int(words[0]) / int(words[1])
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,17 +1,22 @@
-"""Who is let in and whose turn it is, without processes or models."""
+"""Who is let in, whose turn it is, and which workers are started again; without processes or models."""
 
 import asyncio
+import errno
+import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from phalanx.serve import worker
-from phalanx.serve.jobs import Job, Reply
+from phalanx.serve.jobs import Cancel, Job, Ping, Pong, Ready, Reply, packed, read
 from phalanx.serve.worker import TOO_LATE, Worker
-from phalanx.serve.worker_pool import Refused, WorkerHandle, WorkerPool
+from phalanx.serve.worker_handle import WorkerHandle
+from phalanx.serve.worker_pool import ATTEMPTS, Refused, WorkerPool
 from tests.infer.runs import scripted
 
 
@@ -54,37 +59,80 @@ def test_texts_and_questions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> 
 class Still(WorkerHandle):
     """Computes nothing: every job is answered after a time that depends on its kind."""
 
-    def start(self) -> None:
+    def __init__(self) -> None:
+        super().__init__(Fake, lambda *_: None)
         self.models = {"m": {}}
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Job | Cancel) -> None:
         if isinstance(message, Job):
             late = message.kind == "complete"
             reply = Reply(message.number, TOO_LATE if late else "", status=503 if late else 200)
-            self.loop.call_later(0.2 if late else 0.001, self._take, reply)
+            asyncio.get_running_loop().call_later(0.2 if late else 0.001, self.waiting[reply.number].put_nowait, reply)
 
 
-def asked(pool: WorkerPool, kind: str, count: int) -> Callable[[], Any]:
-    """Statuses of jobs side by side."""
+class Fake:
+    """A worker's process that is a thread: it loads at once and answers every job, or takes nothing while `stopped`."""
+
+    def __init__(self, pipe: socket.socket, stopped: bool = False) -> None:
+        self.pipe, self.stopped, self.killed = pipe.dup(), stopped, threading.Event()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def kill(self) -> None:
+        self.killed.set()
+        with suppress(OSError):
+            self.pipe.shutdown(socket.SHUT_RDWR)
+
+    def join(self, timeout: float | None = None) -> None:
+        if not self.stopped or self.killed.is_set():
+            self.thread.join(timeout)
+
+    def _work(self) -> None:
+        with self.pipe, suppress(EOFError, OSError), self.pipe.makefile("rb") as stream:
+            self.pipe.sendall(packed(Ready({"m": {}})))
+            if self.stopped:
+                self.killed.wait()
+                return
+            while True:
+                message = read(stream)
+                answer = Pong() if isinstance(message, Ping) else Reply(message.number, "done")
+                self.pipe.sendall(packed(answer))
+
+
+def pool_of(*launches: Callable[[socket.socket], Any], budget: float = 0.2) -> WorkerPool:
+    pool = WorkerPool([], [None] * len(launches), 1, 1000, budget)
+    for handle, launch in zip(pool.workers, launches, strict=True):
+        handle.launch = launch
+    return pool
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def statuses(pool: WorkerPool, kind: str, count: int, asked: dict[str, Any] | None = None) -> asyncio.Future[list[int]]:
+    """Of jobs side by side."""
 
     async def one() -> int:
         try:
-            await pool.ask("m", kind, {})
+            await pool.ask("m", kind, asked or {})
         except Refused as refused:
             return refused.status
         return 200
 
-    return lambda: asyncio.gather(*(one() for _ in range(count)))
+    return asyncio.gather(*(one() for _ in range(count)))
 
 
 def test_who_would_be_late_is_not_let_in() -> None:
     """Of texts that came too late the pool learns, and refuses more of them at once; questions are no concern of it."""
 
     async def run() -> tuple[list[int], list[int], list[int]]:
-        pool = WorkerPool([], [], 1, 1000, 0.2)
-        pool.workers = [Still([], None, 1, asyncio.get_running_loop(), print)]
-        first = await asked(pool, "complete", 20)()
-        both = await asyncio.gather(asked(pool, "complete", 20)(), asked(pool, "classify", 20)())
+        pool = pool_of()
+        pool.workers = [Still()]
+        first = await statuses(pool, "complete", 20)
+        both = await asyncio.gather(statuses(pool, "complete", 20), statuses(pool, "classify", 20))
         return first, *both
 
     first, texts, questions = asyncio.run(run())
@@ -92,52 +140,10 @@ def test_who_would_be_late_is_not_let_in() -> None:
     assert texts.count(429) > 4 and questions == [200] * 20
 
 
-def test_one_process_that_fails_leaves_the_others() -> None:
-    """The server ends where nobody has the models."""
-
-    async def run() -> tuple[list[str], list[str]]:
-        pool, ended = WorkerPool([], [], 1, 1000, 0.2), list[str]()
-        pool.on_failure = lambda: ended.append(pool.failure)
-        pool.workers = [Still([], None, 1, asyncio.get_running_loop(), print)]
-        pool._failed("gone")
-        before = [*ended]
-        pool.workers = []
-        pool._failed("gone too")
-        return before, ended
-
-    assert asyncio.run(run()) == ([], ["gone too"])
-
-
-class Silent(Still):
-    """A process that says nothing."""
-
-    def send(self, message: Any) -> None:
-        self.process: Any = self
-
-    def kill(self) -> None:
-        """Told of."""
-        self.stopping = True
-
-
-def test_a_process_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waited gets 503 a little after the deadline."""
-    monkeypatch.setattr("phalanx.serve.worker_pool.SLACK", 0.05)
-
-    async def run() -> tuple[list[int], bool, list[int], bool]:
-        pool = WorkerPool([], [], 1, 1000, 0.05)
-        worker = Silent([], None, 1, asyncio.get_running_loop(), print)
-        pool.workers = [worker]
-        first, alive = await asked(pool, "classify", 3)(), not worker.stopping
-        worker.heard -= 1
-        return first, alive, await asked(pool, "classify", 1)(), worker.stopping
-
-    assert asyncio.run(run()) == ([503] * 3, True, [503], True)
-
-
 def test_a_request_is_let_in_as_a_whole_or_not() -> None:
     async def run() -> list[int]:
         pool, found = WorkerPool([], [], 1, 4, 0.2), list[int]()
-        pool.workers = [Still([], None, 1, asyncio.get_running_loop(), print)]
+        pool.workers = [Still()]
         for count in (4, 5):
             try:
                 pool.admit("complete", count)
@@ -147,3 +153,155 @@ def test_a_request_is_let_in_as_a_whole_or_not() -> None:
         return found
 
     assert asyncio.run(run()) == [200, 400]
+
+
+def test_a_stopped_worker_holds_nobody_up() -> None:
+    """More is sent than its socket holds: the other worker answers meanwhile, and what nobody waits for is not kept.
+    Those that wait for it get 503 once it is found to be silent and killed; it is started again.
+    """
+    lives = iter([True, False])
+
+    async def run() -> None:
+        pool = pool_of(lambda pipe: Fake(pipe, stopped=next(lives)), Fake, budget=60)
+        pool.start()
+        stopped, other = pool.workers
+        await until(lambda: bool(stopped.models and other.models))
+        stopped.silence = other.silence = 0
+        asking = statuses(pool, "classify", 24, {"text": "a" * 190_000})
+        await until(lambda: len(stopped.waiting) == 12 and not other.waiting)
+        stopped.send(Job(99, "m", "classify", {}, 0))
+        assert 99 in stopped.outbox
+        stopped.send(Cancel(99))
+        assert 99 not in stopped.outbox
+        stopped.check(1e9, 1)
+        assert sorted(await asking) == [200] * 12 + [503] * 12
+        await until(lambda: stopped.restarts == 1 and bool(stopped.models))
+        assert other.restarts == 0 and await statuses(pool, "classify", 2) == [200, 200]
+        await pool.stop()
+
+    asyncio.run(run())
+
+
+def test_silence_is_seen_though_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phalanx.serve.worker_pool.SLACK", 0.0)
+    lives = iter([True])
+
+    async def run() -> None:
+        pool = pool_of(lambda pipe: Fake(pipe, stopped=next(lives, False)), budget=0.02)
+        pool.start()
+        await until(lambda: pool.workers[0].restarts == 1)
+        await pool.stop()
+
+    asyncio.run(run())
+
+
+def test_a_silent_worker_gets_no_jobs_while_another_speaks() -> None:
+    async def run() -> None:
+        pool = pool_of()
+        quiet, other = pool.workers = [Still(), Still()]
+        quiet.silence = 10
+        assert {pool._least_busy() for _ in range(3)} == {other}
+        other.silence = 10
+        assert pool._least_busy() is quiet
+
+    asyncio.run(run())
+
+
+def test_stopped_workers_do_not_keep_the_pool_from_ending() -> None:
+    async def run() -> None:
+        pool = pool_of(*[lambda pipe: Fake(pipe, stopped=True)] * 3, budget=60)
+        pool.start()
+        await until(lambda: all(worker.models for worker in pool.workers))
+        asking = statuses(pool, "classify", 9, {"text": "a" * 190_000})
+        await asyncio.sleep(0)
+        await pool.stop()
+        asking.cancel()
+
+    asyncio.run(run())
+
+
+def unable(_: socket.socket) -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts that fail follow each other at once."""
+    monkeypatch.setattr("phalanx.serve.worker_handle.LONGEST_DELAY", 0.001)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_start_that_fails_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """A few times, while nobody else has the models."""
+    launches = iter([Fake, unable, unable, Fake])
+
+    async def run() -> None:
+        pool = pool_of(lambda pipe: next(launches)(pipe))
+        pool.start()
+        await until(lambda: pool.ready)
+        assert pool.workers[0].process
+        pool.workers[0].process.kill()
+        await until(lambda: pool.workers[0].restarts == 3 and pool.ready)
+        assert await statuses(pool, "classify", 1) == [200] and not pool.failure
+        await pool.stop()
+
+    asyncio.run(run())
+    assert capsys.readouterr().err.count("could not be started: Too many open files; the server goes on") == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_starts_that_always_fail_end_the_server() -> None:
+    """Where no other worker is left; at the first start the first failure does."""
+
+    async def failure(*launches: Callable[[socket.socket], Any]) -> tuple[int, str, bool]:
+        given = iter(launches)
+        pool, ended = pool_of(lambda pipe: next(given, unable)(pipe)), asyncio.Event()
+        pool.on_failure = ended.set
+        pool.start()
+        if launches:
+            await until(lambda: pool.ready)
+            assert pool.workers[0].process
+            pool.workers[0].process.kill()
+        async with asyncio.timeout(60):
+            await ended.wait()
+        await pool.stop()
+        return pool.workers[0].restarts, pool.failure, pool.gave_up
+
+    restarts, why, gave_up = asyncio.run(failure(Fake))
+    assert restarts == ATTEMPTS and gave_up and "Too many open files; that was start 8 in a row" in why
+    assert asyncio.run(failure()) == (0, "a process could not be started: Too many open files", False)
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_process_that_fails_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is tried again for as long as they work."""
+
+    async def run() -> None:
+        pool = pool_of(Fake, Fake)
+        pool.start()
+        await until(lambda: all(worker.models for worker in pool.workers))
+        failing = pool.workers[0]
+        failing.launch = unable
+        assert failing.process
+        failing.process.kill()
+        await until(lambda: failing.restarts > 2 * ATTEMPTS)
+        assert await statuses(pool, "classify", 1) == [200] and not pool.failure
+        failing.launch = Fake
+        await until(lambda: bool(failing.models))
+        await pool.stop()
+
+    asyncio.run(run())
+    assert "computing process ended unexpectedly; the server goes on" in capsys.readouterr().err
+
+
+def test_loading_again_has_an_end() -> None:
+    """A worker that is stopped while it loads the models once more would be waited for for ever."""
+    worker, killed = Still(), list[bool]()
+    worker.process: Any = type("Process", (), {"kill": lambda _: killed.append(True)})()
+    worker.models = {}
+    worker.check(1e6, 1.0)
+    worker.patience, worker.silence = 90.0, 0.0
+    worker.check(89.0, 1.0)
+    assert not killed
+    worker.check(2.0, 1.0)
+    assert killed

@@ -70,12 +70,13 @@ def curate(
     evaluation set, equal and almost equal ones are removed, each kept under OUT/removed. OUT/report.md says how many by
     which rule, with samples. The same command after an interruption does only what is left.
     """
+    from phalanx import processor
     from phalanx.data.inputs import find_files
     from phalanx.data.tokenize import load_tokenizer
 
     try:
-        from phalanx.corpus.curate import cores, options_of
         from phalanx.corpus.curate import curate as run
+        from phalanx.corpus.curate import options_of
         from phalanx.corpus.settings import Settings
     except ModuleNotFoundError as error:
         raise InputError(f"phalanx curate needs the package {error.name}; install phalanx[data]") from None
@@ -86,7 +87,7 @@ def curate(
         tuple(str(file.absolute()) for file in against or ()),
     )  # fmt: skip
     with interruptible(CONTINUES):
-        print(*run(settings, out, engine, workers or cores(), options_of(option or [])), sep="\n")
+        print(*run(settings, out, engine, workers or processor.cpus(), options_of(option or [])), sep="\n")
 
 
 @tokenizer_app.command("train")

@@ -69,13 +69,12 @@ def calibrate(
     Products by size and precision, memory, the kernels of a training step, collectives by size and group, and how much
     slower a process is beside busy neighbours: on the GPUs, or the cores as processes of one thread.
     """
-    import os
 
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from phalanx import durable
+    from phalanx import durable, processor
     from phalanx.measure.calibrate import Calibration
     from phalanx.measure.clusterfile import text
     from phalanx.report.machine import draw
@@ -85,7 +84,7 @@ def calibrate(
     if out.exists() and not overwrite:
         raise InputError(f"{out} is there already; give --overwrite, or another --out")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    here = torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
+    here = torch.cuda.device_count() if device == "cuda" else processor.cpus()
     counts = numbers("procs", procs) if procs else [n for n in (1, 2, 4, 8, 16) if n <= here]
     if max(counts) > here:
         raise InputError(f"--procs {procs}: there are {here} {'GPUs' if device == 'cuda' else 'cores'} here")

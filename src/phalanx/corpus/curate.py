@@ -1,6 +1,5 @@
 """`phalanx curate`: raw text in, text that is worth training on out, and a report of what went and why."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +35,3 @@ def curate(settings: Settings, out: Path, engine: str, workers: int, options: Ma
 def options_of(words: Sequence[str]) -> dict[str, str]:
     """key=value words as a mapping."""
     return dict(word.partition("=")[::2] for word in words)
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -5,7 +5,6 @@ what is safe on disk and where reading goes on. Nothing finished is overwritten 
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from phalanx import processor
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.encode import EncodeOptions, encode_all
@@ -154,7 +154,7 @@ def _write(
     journal.write(out)
     committed = time.monotonic()
     chunks = read_chunks(files, reading, cursor, options.strict)
-    for chunk, block in encode_all(tokenizer, encoding, chunks, options.workers or _cores()):
+    for chunk, block in encode_all(tokenizer, encoding, chunks, options.workers or processor.cpus()):
         writer.extend(*block)
         meter.show(chunk.consumed, chunk.size)
         cursor = chunk.after or cursor
@@ -167,10 +167,6 @@ def _write(
         others = f" and {len(files) - 1} more" if len(files) > 1 else ""
         raise InputError(f"no documents in {files[0]}{others}{left_out(cursor)}; nothing is written")
     return writer.close(), cursor
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:

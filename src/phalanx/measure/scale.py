@@ -4,7 +4,6 @@ Groups of 1, 2, 4 … processes live side by side and take turns, a step each, s
 all alike. A processor's processes have a thread and a core each; otherwise each has a GPU.
 """
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from phalanx import recipe
+from phalanx import processor, recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.measure.crew import Crew
@@ -122,7 +121,7 @@ def grown(name: str, words: Sequence[str], parallel: str, kind: str, count: int)
 
 
 def _check(device: str, counts: Sequence[int]) -> None:
-    here = torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
+    here = torch.cuda.device_count() if device == "cuda" else processor.cpus()
     if max(counts) > here:
         what = "GPUs" if device_of(device).type == "cuda" else "cores"
         raise InputError(f"--procs {max(counts)}: there are {here} {what} here, one for a process; use up to {here}")

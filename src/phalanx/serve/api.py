@@ -1,6 +1,5 @@
 """The HTTP interface: FastAPI over the pool."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -37,7 +36,7 @@ def make(pool: WorkerPool) -> FastAPI:
         try:
             yield
         finally:
-            await asyncio.to_thread(pool.stop)
+            await pool.stop()
 
     app = FastAPI(title="Phalanx", lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS,
                   redirect_slashes=False,

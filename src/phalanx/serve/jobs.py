@@ -1,6 +1,9 @@
-"""What the process that speaks with clients and those that compute say to each other."""
+"""Messages between the process that speaks HTTP and its workers, and how they lie in the socket between them."""
 
-from typing import Any, NamedTuple
+import pickle
+from typing import Any, BinaryIO, NamedTuple
+
+SIZE = 8  # bytes before each message that say how long it is
 
 
 class Job(NamedTuple):
@@ -21,6 +24,10 @@ class Cancel(NamedTuple):
     number: int
 
 
+class Ping(NamedTuple):
+    """Asks a worker for a sign of life, which it gives between two batches."""
+
+
 class Reply(NamedTuple):
     """A part of a job's result, or all that was left (`last`); or what was wrong, with an HTTP status."""
 
@@ -28,6 +35,10 @@ class Reply(NamedTuple):
     result: Any
     last: bool = True
     status: int = 200
+
+
+class Pong(NamedTuple):
+    """A worker's answer to a Ping."""
 
 
 class Ready(NamedTuple):
@@ -49,3 +60,22 @@ class Spec(NamedTuple):
     source: str
     backend: str
     precision: str
+
+
+ToWorker = Job | Cancel | Ping
+FromWorker = Ready | Failed | Reply | Pong
+
+
+def packed(message: ToWorker | FromWorker) -> bytes:
+    """A message as it is sent."""
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return len(body).to_bytes(SIZE, "big") + body
+
+
+def read(stream: BinaryIO) -> Any:
+    """The next message of a stream, for who may wait for it; EOFError where none comes any more."""
+    head = stream.read(SIZE)
+    body = stream.read(int.from_bytes(head, "big")) if len(head) == SIZE else b""
+    if not body or len(body) < int.from_bytes(head, "big"):
+        raise EOFError
+    return pickle.loads(body)

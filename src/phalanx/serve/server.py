@@ -1,7 +1,6 @@
 """The server: the app behind its guard, under uvicorn, until SIGTERM; what is under way then is finished."""
 
 import math
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
+from phalanx import processor
 from phalanx.errors import InputError
 from phalanx.serve.api import make
 from phalanx.serve.guard import Guard, read_keys
@@ -71,7 +71,7 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     listener = _listening(options.host, options.port)
     gpus = torch.cuda.device_count()
     devices: list[int | None] = [*range(gpus)] if gpus else [None] * options.workers
-    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // len(devices))
+    threads = options.threads or max(1, processor.cpus() // len(devices))
     pool = WorkerPool(models, devices, threads, options.queue, options.budget)
     app = make(pool)
     guarded = Guard(app, options.body, keys, app.state.metrics.told)

@@ -6,13 +6,13 @@ in one ragged batch each kind; the texts under way then get their next tokens fo
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -23,14 +23,14 @@ from phalanx.infer.bert import Bert
 from phalanx.infer.engine import Request
 from phalanx.infer.gpt import GPT, Pieces
 from phalanx.infer.sample import Options
-from phalanx.serve.jobs import Cancel, Failed, Job, Ready, Reply, Spec
+from phalanx.serve.jobs import Cancel, Failed, FromWorker, Job, Ping, Pong, Ready, Reply, Spec, ToWorker, packed, read
 
 BATCH, TEXT = 32, 100_000  # questions and characters computed together: those behind them must not wait for long
 TOO_LATE = "the deadline passed before this could be computed; try again, or ask for less"
 
 
-def work(specs: Sequence[Spec], pipe: Connection, device: int | None, threads: int) -> None:
-    """Until the pipe closes."""
+def work(specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads: int) -> None:
+    """Load the models and answer jobs until the socket to the server closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that speaks decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if device is not None:
@@ -40,17 +40,16 @@ def work(specs: Sequence[Spec], pipe: Connection, device: int | None, threads: i
 
     if threads:
         torch.set_num_threads(threads)
-    try:
-        worker = Worker({spec.name: _loaded(spec) for spec in specs}, Mail(pipe))
-    except InputError as error:
-        pipe.send(Failed(str(error)))
-        return
-    pipe.send(Ready({name: _facts(model) for name, model in worker.models.items()}))
-    try:
+    mail = Mail(pipe)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            worker = Worker({spec.name: _loaded(spec) for spec in specs}, mail)
+        except InputError as error:
+            mail.send(Failed(str(error)))
+            return
+        mail.send(Ready({name: _facts(model) for name, model in worker.models.items()}))
         while True:
             worker.turn()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
 
 
 def _loaded(spec: Spec) -> Bert | GPT:
@@ -70,28 +69,32 @@ def _facts(model: Bert | GPT) -> dict[str, Any]:
 
 
 class Mail:
-    """A pipe that is emptied at once, also while this process computes: who sends never waits for that."""
+    """The worker's end of the socket, which is emptied at once, also while this process computes."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.send = pipe.send
-        self.come: SimpleQueue[Job | Cancel | None] = SimpleQueue()
-        threading.Thread(target=self._listen, args=(pipe,), daemon=True).start()
+    def __init__(self, pipe: socket.socket) -> None:
+        self.pipe = pipe
+        self.come: SimpleQueue[ToWorker | None] = SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, message: FromWorker) -> None:
+        """To the server; OSError where it is gone."""
+        self.pipe.sendall(packed(message))
 
     def poll(self) -> bool:
         """Whether something has come."""
         return not self.come.empty()
 
-    def recv(self) -> Job | Cancel:
-        """The next; EOFError once the pipe is closed."""
+    def recv(self) -> ToWorker:
+        """The next; EOFError once the server is gone."""
         message = self.come.get()
         if message is None:
             raise EOFError
         return message
 
-    def _listen(self, pipe: Connection) -> None:
-        with suppress(EOFError, OSError):
+    def _listen(self) -> None:
+        with suppress(EOFError, OSError), self.pipe.makefile("rb") as stream:
             while True:
-                self.come.put(pipe.recv())
+                self.come.put(read(stream))
         self.come.put(None)
 
 
@@ -124,6 +127,8 @@ class Worker:
             message = self.pipe.recv()
             if isinstance(message, Cancel):
                 self._cancel(message.number)
+            elif isinstance(message, Ping):
+                self.pipe.send(Pong())
             elif message.kind == "complete":
                 self._begin(message)
             else:

@@ -1,28 +1,30 @@
-"""The processes that compute, as seen from the one that speaks: jobs go to the one with the least to do; one that dies
-is started again, and whoever waited for it is told.
+"""The workers together: jobs go to the one with the least to do, a timer looks after all, and who asks too much is
+refused.
 """
 
 import asyncio
 import itertools
 import multiprocessing
 import signal
+import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from phalanx.serve.jobs import Cancel, Failed, Job, Ready, Reply, Spec
+from phalanx.serve.jobs import Cancel, Job, Reply, Spec
 from phalanx.serve.worker import TOO_LATE, work
+from phalanx.serve.worker_handle import Process, WorkerHandle
 
-LOST = "the process that computed this ended unexpectedly; it is being started again, try in a moment"
-AGAIN = 1.0, 30.0  # seconds before a process that dies again and again is started again, doubled each time
-LEAVE = 2.0  # seconds in which a process ends once it is told to
-LASTED = 60.0  # seconds after which a death is the first again
 SLACK = 5.0  # seconds past its deadline in which a job may still be answered
-STUCK = 4  # budgets in which a process with jobs has said nothing: it is ended
+STUCK = 4  # budgets in which a worker has said nothing: it is killed
+QUIET = 3.0  # seconds in which a worker has said nothing: others get the jobs
+CHECK = 1.0  # seconds between looks at all workers, or a quarter of the budget where that is less
+ATTEMPTS = 8  # starts of a worker in a row that failed, while no other works: the server ends
 
 
 class Refused(Exception):
@@ -33,135 +35,36 @@ class Refused(Exception):
         self.status, self.message, self.after = status, message, after
 
 
-class WorkerHandle:
-    """One process, its pipe, and who waits for it."""
-
-    def __init__(self, specs: Sequence[Spec], device: int | None, threads: int, loop: asyncio.AbstractEventLoop,
-                 failed: Callable[[str], None]) -> None:  # fmt: skip
-        self.specs, self.device, self.threads, self.loop, self.failed = specs, device, threads, loop, failed
-        self.models: dict[str, dict[str, Any]] = {}
-        self.waiting: dict[int, asyncio.Queue[Reply]] = {}
-        self.beside = {False: 0, True: 0}  # of them questions, and texts: the process gives each half of its time
-        self.restarts, self.stopping, self.delay, self.loaded = 0, False, AGAIN[0], False
-        self.heard = time.monotonic()
-        self.send_lock = threading.Lock()
-        self.start()
-
-    def start(self) -> None:
-        """A new process; a thread listens to it."""
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(self.specs, theirs, self.device, self.threads), daemon=True)
-        with _ignoring_interrupts():
-            self.process.start()
-        theirs.close()
-        self.began = self.heard = time.monotonic()
-        threading.Thread(target=self._listen, args=(self.pipe,), daemon=True).start()
-
-    def send(self, message: Job | Cancel | None) -> None:
-        """Refused where the process is gone."""
-        try:
-            with self.send_lock:
-                self.pipe.send(message)
-        except OSError:
-            raise Refused(503, LOST, 2) from None
-
-    def stop(self) -> None:
-        """No more jobs come."""
-        self.stopping = True
-        with suppress(Refused):
-            self.send(None)
-
-    def gone(self) -> None:
-        """The process has ended, or is ended."""
-        self.process.join(LEAVE)
-        if self.process.is_alive():
-            self.process.kill()
-        self.pipe.close()
-
-    def _listen(self, pipe: Connection) -> None:
-        try:
-            while True:
-                message = pipe.recv()
-                self.loop.call_soon_threadsafe(self._take, message)
-        except (EOFError, OSError):
-            if not self.stopping:
-                self.loop.call_soon_threadsafe(self._lost)
-
-    def _take(self, message: Ready | Failed | Reply) -> None:
-        self.heard = time.monotonic()
-        if isinstance(message, Failed):
-            self.stopping = True  # it would fail again
-            self.failed(message.message)
-        elif isinstance(message, Ready):
-            self.models, self.loaded = message.models, True
-        elif message.number in self.waiting:
-            self.waiting[message.number].put_nowait(message)
-
-    def _lost(self) -> None:
-        if not self.loaded:
-            self._take(Failed("a process ended while it loaded the models; is there enough memory?"))
-            return
-        self.models = {}
-        for number, queue in self.waiting.items():
-            queue.put_nowait(Reply(number, LOST, status=503))
-        self.restarts += 1
-        lasted = time.monotonic() - self.began > LASTED
-        self.delay = AGAIN[0] if lasted else min(2 * self.delay, AGAIN[1])
-        self.loop.call_later(0 if lasted or self.restarts == 1 else self.delay, self._restart)
-
-    def _restart(self) -> None:
-        if not self.stopping:
-            self.start()
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """For a process that begins: Ctrl-C is for the one that started it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 class WorkerPool:
-    """All processes. `queue` bounds the jobs that wait or are computed; `budget` is the seconds that a job may take."""
+    """All workers. `queue` bounds the jobs that wait or are computed; `budget` is the seconds that a job may take."""
 
     def __init__(self, specs: Sequence[Spec], devices: Sequence[int | None], threads: int, queue: int, budget: float
                  ) -> None:  # fmt: skip
-        self.specs, self.devices, self.threads, self.queue, self.budget = specs, devices, threads, queue, budget
-        self.workers: list[WorkerHandle] = []
+        self.queue, self.budget = queue, budget
+        self.workers = [WorkerHandle(partial(_launch, specs, device, threads), self._ended) for device in devices]
+        self.tasks: list[asyncio.Task[None]] = []
         self.numbers = itertools.count()
-        self.failure = ""  # why the models cannot be loaded
+        self.failure, self.gave_up = "", False  # why the server must end; whether it once served
         self.on_failure: Callable[[], None] = lambda: None
-        self.pace = {False: 0.0, True: 0.0}  # seconds a question, and a text, takes of a process, lately
+        self.pace = {False: 0.0, True: 0.0}  # seconds a question, and a text, takes of a worker, lately
 
     def start(self) -> None:
         """In the running event loop."""
-        loop = asyncio.get_running_loop()
-        self.workers = [WorkerHandle(self.specs, device, self.threads, loop, self._failed) for device in self.devices]
+        self.tasks = [asyncio.create_task(run()) for run in (self._watch, *(worker.run for worker in self.workers))]
+        for task in self.tasks:
+            task.add_done_callback(self._done)
 
-    def _failed(self, message: str) -> None:
-        if self.ready:
-            print(f"phalanx: {message}; the other processes go on", file=sys.stderr, flush=True)
-        else:
-            self.failure = message
-            self.on_failure()
-
-    def stop(self) -> None:
-        """Once nobody waits any more."""
+    async def stop(self) -> None:
+        """End all workers, once nobody waits any more."""
         for worker in self.workers:
-            worker.stop()
-        for worker in self.workers:
-            worker.gone()
+            worker.stopping = True
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     @property
     def ready(self) -> bool:
-        """Whether some process has its models."""
+        """Whether some worker has its models."""
         return any(worker.models for worker in self.workers)
 
     @property
@@ -205,7 +108,7 @@ class WorkerPool:
         try:
             worker.send(Job(number, model, kind, asked, began + budget))
             while not last:
-                reply = await self._next(worker, number, replies, began + budget + SLACK)
+                reply = await _next(number, replies, began + budget + SLACK)
                 last = reply.last
                 took = time.monotonic() - began
                 if last and (reply.status == 200 or took >= budget):
@@ -217,17 +120,7 @@ class WorkerPool:
             del worker.waiting[number]
             worker.beside[text] -= 1
             if not last:
-                with suppress(Refused):
-                    worker.send(Cancel(number))
-
-    async def _next(self, worker: WorkerHandle, number: int, replies: asyncio.Queue[Reply], until: float) -> Reply:
-        """What comes next; a process that has said nothing for too long is ended, and another started."""
-        try:
-            return await asyncio.wait_for(replies.get(), max(0.0, until - time.monotonic()))
-        except TimeoutError:
-            if time.monotonic() - worker.heard > STUCK * self.budget + SLACK:
-                worker.process.kill()
-            return Reply(number, TOO_LATE, status=503)
+                worker.send(Cancel(number))
 
     def _learn(self, text: bool, pace: float, late: bool) -> None:
         """From a job that was done, or was given up when it was late: it would have taken longer."""
@@ -238,4 +131,68 @@ class WorkerPool:
         able = [worker for worker in self.workers if worker.models]
         if not able:
             raise Refused(503, "the models are being loaded; try in a moment", 2)
-        return min(able, key=lambda worker: len(worker.waiting))
+        return min(able, key=lambda worker: (worker.silence > QUIET, len(worker.waiting)))
+
+    async def _watch(self) -> None:
+        """Look after the workers, whether or not anyone waits for them."""
+        seconds = min(CHECK, self.budget / 4)
+        while True:
+            await asyncio.sleep(seconds)
+            for worker in self.workers:
+                worker.check(seconds, STUCK * self.budget + SLACK)
+
+    def _ended(self, worker: WorkerHandle, why: str) -> None:
+        """A worker has ended: it is started again, unless that is in vain."""
+        if worker.failures and not any(each.loaded for each in self.workers):
+            self._fail(why)  # the first start fails: the user's to mend
+        elif worker.failures >= ATTEMPTS and not self.ready:
+            self.gave_up = True
+            self._fail(f"{why}; that was start {worker.failures} in a row that failed, and no other worker is left: "
+                       "the server ends, so that what supervises it can start it anew")  # fmt: skip
+        else:
+            print(f"phalanx: {why}; the server goes on and starts it again", file=sys.stderr, flush=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """Nobody awaits these tasks: one that ends by a defect must not leave a server without workers."""
+        if not task.cancelled() and (error := task.exception()):
+            traceback.print_exception(error)
+            self.gave_up = True
+            self._fail("looking after the computing processes ended by a defect")
+
+    def _fail(self, why: str) -> None:
+        """The server must end."""
+        self.failure = self.failure or why
+        for worker in self.workers:
+            worker.stopping = True
+        self.on_failure()
+
+
+async def _next(number: int, replies: asyncio.Queue[Reply], until: float) -> Reply:
+    """What comes next; a refusal where that takes too long."""
+    try:
+        return await asyncio.wait_for(replies.get(), max(0.0, until - time.monotonic()))
+    except TimeoutError:
+        return Reply(number, TOO_LATE, status=503)
+
+
+def _launch(specs: Sequence[Spec], device: int | None, threads: int, pipe: socket.socket) -> Process:
+    """A new worker process at the other end of a socket."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=work, args=(specs, pipe, device, threads), daemon=True
+    )
+    with _ignoring_interrupts():
+        process.start()
+    return process
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """For a process that begins: Ctrl-C is for the one that started it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
