@@ -106,6 +106,16 @@ def anew() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("anew")
+def test_torch_s_switch_caps_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels that it gives are others, and right."""
+    before = compiled.functions()._name
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2" if compiled._instructions() == "-march=native" else "avx512")
+    compiled.functions.cache_clear()
+    assert compiled.functions()._name != before
+    test_products(7, 30, 33, "int8")
+
+
+@pytest.mark.usefixtures("anew")
 @pytest.mark.parametrize(("compiler", "said"), [("", "no C++ compiler is installed"), ("false", "could not make")])
 def test_without_a_compiler(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(compiled, "_compiler", lambda: compiler)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from phalanx import processor
@@ -14,10 +15,10 @@ from phalanx.plan.ledger import Ledger
 from phalanx.precision import gemm, onednn
 from phalanx.train.compiled import compile_parts
 from tests.batches import batch_of
+from tests.test_hot_paths import bytecodes
 
 CPU = torch.device("cpu")
 WITH_ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
-BY_ONEDNN = gemm._Rounded(torch.float32, onednn.linear)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -112,22 +113,35 @@ def test_onednn_is_for_amd_with_avx512(
 
 
 @WITH_ONEDNN
-@pytest.mark.parametrize("rows", [(6,), (2, 3), (0,)])
+@pytest.mark.parametrize("rows", [(6,), (2, 3), (0,), (256,), (2, 128)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_products_by_onednn_are_those_of_torch(rows: tuple[int, ...], biased: bool) -> None:
     torch.manual_seed(0)
-    x, weight, bias, grad = (torch.randn(shape) for shape in ((*rows, 16), (8, 16), (8,), (*rows, 8)))
+    x, weight, bias, grad = (torch.randn(shape) for shape in ((*rows, 128), (64, 128), (64,), (*rows, 64)))
+    assert (x.numel() * 64 < onednn.SMALL) == (torch.Size(rows).numel() < 256), "some are small"
     given = x, weight, bias if biased else None, grad
-    for ours, theirs in zip(_gradients(BY_ONEDNN, *given), _gradients(F.linear, *given), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(_gradients(onednn.linear, *given), _gradients(F.linear, *given), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
 
 
 @WITH_ONEDNN
-def test_the_plan_counts_products_by_onednn() -> None:
-    x, weight = torch.randn(2, 3, 16).requires_grad_(), torch.randn(8, 16).requires_grad_()
+@pytest.mark.parametrize(("frozen", "products"), [("", 3), ("x", 2), ("weight", 2)])
+def test_the_plan_counts_products_by_onednn(frozen: str, products: int) -> None:
+    """One forward, one for each gradient that is wanted."""
+    x, weight = torch.randn(2, 128, 128), torch.randn(64, 128)
+    leaves = x.requires_grad_(frozen != "x"), weight.requires_grad_(frozen != "weight")
     with Ledger() as ledger:
-        BY_ONEDNN(x, weight).sum().backward()
-    assert ledger.flops == 3 * 2 * 6 * 16 * 8
+        onednn.linear(*leaves).sum().backward()
+    assert ledger.flops == products * 2 * x.numel() * 64
+
+
+@WITH_ONEDNN
+def test_a_product_by_onednn_costs_little_python() -> None:
+    """Forward and backward, in bytecodes; a small one is torch's own."""
+    for rows, most in (16, 30), (256, 200):
+        x, weight, bias = (torch.randn(shape).requires_grad_() for shape in ((rows, 128), (64, 128), (64,)))
+        found = bytecodes(lambda x=x, weight=weight, bias=bias: onednn.linear(x, weight, bias).sum().backward())
+        assert most / 2 < found <= most, found
 
 
 @pytest.mark.parametrize("frozen", ["x", "weight"])
@@ -147,17 +161,20 @@ def test_what_is_frozen_costs_no_product(frozen: str) -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_model_by_onednn_is_that_of_torch(dtype: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an AMD processor with AVX-512, which not every machine of tests has."""
+    """As on an AMD processor with AVX-512, which not every machine of tests has; small products too."""
+    monkeypatch.setattr(onednn, "SMALL", 1)
     batch = batch_of(torch.arange(32).reshape(2, 16), 16, labels=torch.arange(32).reshape(2, 16) + 1)
     models = _model(), _model()
     for model, preferred in zip(models, (True, False), strict=True):
         monkeypatch.setattr(onednn, "preferred", lambda _, preferred=preferred: preferred)
         gemm.fill(model, dtype, CPU)
     linears = [m for m in models[0].modules() if isinstance(m, Linear)]
-    assert linears and all(m.gemm.linear is onednn.linear for m in linears)
+    assert linears and all(getattr(m.gemm, "linear", m.gemm) in (onednn.linear, onednn.multiply) for m in linears)
     if compiled:
         compile_parts(models[0], lengths_vary=False)
+    broken = counters["graph_break"].total()
     sums = [model(batch)["lm"] for model in models]
+    assert counters["graph_break"].total() == broken
     torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-4)
     for loss in sums:
         loss.backward()

@@ -42,11 +42,11 @@ def resolve(dtype: str, device: torch.device) -> str:
 
 def product(number: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
     """x [..., in] times weight [out, in], plus bias [out]: how a run in this precision multiplies on this device."""
-    exact, by_onednn = number == torch.float32, onednn.preferred(device)
-    emulated = device.type == "cpu" and not exact and not (number == torch.bfloat16 and native_bf16(device))
-    if emulated or (exact and by_onednn):
-        return _Rounded(number, onednn.linear if by_onednn else F.linear)
-    return slots.gemm if exact else _Cast(number)
+    if number == torch.float32:
+        return onednn.linear if onednn.preferred(device) else slots.gemm
+    if device.type != "cpu" or (number == torch.bfloat16 and native_bf16(device)):
+        return _Cast(number)
+    return _Rounded(number, onednn.multiply if onednn.preferred(device) else F.linear)
 
 
 def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
@@ -72,7 +72,7 @@ class _Cast:
 
 
 class _Rounded:
-    """Round the operands, multiply in fp32 by `linear`, round the result; of fp32 nothing is rounded."""
+    """Round the operands, multiply in fp32 by `linear`, round the result."""
 
     def __init__(self, number: torch.dtype, linear: Callable[..., Tensor] = F.linear) -> None:
         self.number, self.linear = number, linear

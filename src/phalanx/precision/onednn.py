@@ -5,12 +5,16 @@ alone MKL is the faster one.
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, library
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from phalanx import processor
+
+SMALL = 1 << 21  # multiplications below which MKL, whose calls cost less, is done first; oneDNN refuses 0
 
 
 @cache
@@ -24,9 +28,40 @@ def preferred(device: torch.device) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `F.linear`, of float32, without gradients."""
+    """`F.linear` of float32 tensors, with gradients of the first order."""
+    if x.numel() * weight.shape[0] < SMALL:
+        return F.linear(x, weight, bias)
+    y: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` of float32 tensors, without gradients."""
     y: Tensor = OPERATOR(x, weight, bias)
     return y
+
+
+class _Linear(torch.autograd.Function):
+    """The gradients are products of as many multiplications, by oneDNN too. What torch has with gradients in C++ costs
+    more than this (docs/performance.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y: Tensor = OPERATOR(x, weight, bias)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (x, weight), (of_x, of_weight, of_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        flat = grads[0].flatten(0, -2)
+        return (
+            OPERATOR(grads[0], weight.t(), None) if of_x else None,
+            OPERATOR(flat.t(), x.flatten(0, -2).t(), None) if of_weight else None,
+            flat.sum(0) if of_bias else None,
+        )
 
 
 # torch's compiler lowers oneDNN's own operator for frozen weights alone; one that it does not know it calls as it is.
@@ -37,7 +72,7 @@ OPERATOR = torch.ops.phalanx.linear
 
 @library.impl(_OURS, "linear", "CPU")
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if not (x.numel() and weight.numel()):  # oneDNN refuses what is empty
+    if x.numel() * weight.shape[0] < SMALL:
         return F.linear(x, weight, bias)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y

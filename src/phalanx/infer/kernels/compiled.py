@@ -20,8 +20,7 @@ from phalanx.infer import store
 
 SOURCES = files("phalanx.infer.kernels")
 PATIENCE = 300  # seconds that the compiler may take
-OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-Wno-ignored-attributes", "-shared",
-           "-fPIC")  # fmt: skip
+OPTIONS = "-std=c++17", "-O3", "-fopenmp", "-fno-math-errno", "-Wno-ignored-attributes", "-shared", "-fPIC"
 POINTER, INT = ctypes.c_void_p, ctypes.c_int
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "blocks_new": (POINTER, (INT, INT, INT, INT, INT, INT)),
@@ -56,7 +55,7 @@ def lacking() -> str:
 def functions() -> Any:
     """The functions of the kernels; OSError or SubprocessError where they cannot be made."""
     threads = _threads()
-    made_of = version(), _compiler(), OPTIONS, processor.name(), processor.features(), threads
+    made_of = version(), _compiler(), OPTIONS, _instructions(), processor.name(), processor.features(), threads
     name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
     file = store.folder() / f"kernels-{name}.so"
     if not file.exists():
@@ -75,6 +74,11 @@ def version() -> str:
     return hashlib.sha256(b"".join(sources[name].read_bytes() for name in sorted(sources))).hexdigest()
 
 
+def _instructions() -> str:
+    """The compiler's option: all that this processor has, or AVX2 alone where torch's own switch says so."""
+    return "-march=x86-64-v3" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else "-march=native"
+
+
 def _threads() -> list[str]:
     """The OpenMP library that torch has loaded: two of them would keep the processors from each other."""
     mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
@@ -87,7 +91,7 @@ def _compile(file: Path, threads: list[str]) -> None:
     print("phalanx: compiling kernels for this processor, once", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, as_file(SOURCES) as sources:
         made = Path(folder) / file.name
-        words = [_compiler(), *OPTIONS, str(sources / "blocks.cpp"), *threads, "-o", str(made)]
+        words = [_compiler(), *OPTIONS, _instructions(), str(sources / "blocks.cpp"), *threads, "-o", str(made)]
         subprocess.run(words, check=True, capture_output=True, text=True, timeout=PATIENCE)
         durable.rename(made, file)
 
