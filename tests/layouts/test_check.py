@@ -1,9 +1,9 @@
-"""`phalanx check`: both curves side by side, and a verdict that bites."""
+"""`phalanx check`: both curves side by side, and a verdict that bites, but not because a run is steep."""
 
 import math
 import os
-import subprocess
 import sys
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -12,17 +12,20 @@ from torch.optim import Optimizer
 from phalanx import cli
 from phalanx.config import OptimConfig
 from phalanx.errors import InputError
+from phalanx.parallel import launch
 from phalanx.parallel.parameters import Parameters
-from phalanx.run.comparison import Comparison, Point, largest
+from phalanx.run.comparison import BOUNDS, FARTHER, Comparison, Point, largest
 from phalanx.tasks import check
 from phalanx.train.optim import lamb
+from tests.faults.ranks import free_port
+from tests.train.processes import start
 from tests.train.runs import Corpus
 
 CURVE = [Point(5.0 - 0.1 * step, 1.0 + 0.01 * step) for step in range(12)]
 
 
-def compared(other: list[Point], dtype: str = "fp32") -> Comparison:
-    return Comparison(("one process", "tp=2"), (CURVE, other), dtype)
+def compared(other: list[Point], dtype: str = "fp32", *again: list[Point]) -> Comparison:
+    return Comparison(("one process", "tp=2"), (CURVE, other), dtype, dict(enumerate(again, 1)))
 
 
 def moved(step: int, loss: float = 0.0, norm: float = 0.0) -> list[Point]:
@@ -31,30 +34,71 @@ def moved(step: int, loss: float = 0.0, norm: float = 0.0) -> list[Point]:
     return [*CURVE[: step - 1], Point(point.loss + loss, point.norm + norm), *CURVE[step:]]
 
 
+def growing(first: float) -> list[Point]:
+    """The curve with a difference that grows fourfold with every step."""
+    return [Point(point.loss + first * 4**step, point.norm) for step, point in enumerate(CURVE)]
+
+
 def careless(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
     """LAMB that takes the norms of this rank's parts for those of the wholes."""
     return lamb(Parameters(parameters.locals), optim)
 
 
-@pytest.mark.parametrize("optimizer", ["lamb", f"{__name__}:careless"])
-def test_the_command(corpus: Corpus, tmp_path: Path, optimizer: str) -> None:
-    words = [*corpus.words("gpt"), "model.dropout=0.1", f"optim.name={optimizer}", "optim.lr=0.03", "layout.tp=2"]
-    root = str(Path(__file__).parents[2])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, root])}
-    done = subprocess.run(
-        [sys.executable, "-m", "phalanx", "check", "gpt-tiny", *words, "--steps", "5", "--out", "curves.png"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    right = optimizer == "lamb"
-    assert done.returncode == (0 if right else 1), done.stderr
-    assert "restart" not in done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if line.split()[0].isdecimal()]
-    assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
-    gap = max(abs(float(one) - float(other)) for _, one, other, *_ in rows)
-    assert gap < 1e-4 if right else gap > 1e-3
-    assert float(rows[0][1]) > float(rows[-1][1]), "it learns"
-    assert done.stdout.splitlines()[-1].startswith("the curves agree" if right else "the curves do NOT agree")
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"], "and leaves nothing else"
+def _rank(environment: dict[str, str], told: Path, words: list[str]) -> None:
+    os.environ.update(environment)
+    os.chdir(told.parent)
+    sys.argv, sys.stdout = ["phalanx", *words], told.open("w")
+    cli.main()
+
+
+def both_ranks(told: Path, words: list[str]) -> list[int | None]:
+    """Exit codes of the two processes that run a command, as torchrun would start them; rank 0 writes into `told`."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks: list[ForkServerProcess] = []
+    for rank, out in enumerate((told, Path(os.devnull))):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "1"}
+        ranks.append(start(_rank, {**address, **place}, out, words))
+    for process in ranks:
+        process.join()
+    return [process.exitcode for process in ranks]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "right", "steep"),
+    [
+        ("lamb", "0.03", True, False),
+        (f"{__name__}:careless", "0.03", False, False),
+        ("adamw", "0.5", True, True),
+        (f"{__name__}:careless", "2", False, True),
+    ],
+)
+def test_the_command(corpus: Corpus, tmp_path: Path, optimizer: str, rate: str, right: bool, steep: bool) -> None:
+    """A mistake is found at any rate; a rate at which every rounding becomes large is none."""
+    words = [*corpus.words("gpt"), "train.steps=12", "model.dropout=0.1", "optim.warmup=0", "layout.tp=2"]
+    words += [f"optim.name={optimizer}", f"optim.lr={rate}", "--steps", "10", "--out", "curves.png"]
+    told = tmp_path / "told.txt"
+    assert both_ranks(told, ["check", "gpt-tiny", *words]) == [0 if right else 1, 0]
+
+    lines = told.read_text().splitlines()
+    rows = [line.split() for line in lines if line.split()[0].isdecimal()]
+    assert [row[0] for row in rows] == [str(step) for step in range(1, 11)]
+    gap = max(abs(float(row[1]) - float(row[2])) for row in rows)
+    assert gap < 1e-4 if right and not steep else gap > 1e-3
+    assert ("differs from itself" in lines[-2]) == (steep or not right), "asked only where it matters"
+    assert ("allowed" in lines[1]) == steep
+    assert lines[-1].startswith("the curves agree" if right else "the curves do NOT agree")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "told.txt"], "and leaves nothing else"
+
+
+def test_it_starts_its_processes(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the layout names."""
+    started: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(launch, "launch", lambda words, count: started.append((words, count)) or 1)
+    words = ["check", "gpt-tiny", *corpus.words("gpt"), "layout.tp=2"]
+    monkeypatch.setattr(sys, "argv", ["phalanx", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (started, ended.value.code) == ([(words, 2)], 1)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +119,46 @@ def test_the_verdict(other: list[Point], dtype: str, agree: bool) -> None:
     comparison = compared(other, dtype)
     assert comparison.agree is agree
     assert list(comparison.lines())[-1].startswith("the curves agree" if agree else "the curves do NOT agree")
+
+
+@pytest.mark.parametrize(
+    ("other", "again", "agree"),
+    [
+        (growing(4e-9), [growing(1e-9), CURVE], True),  # 1.7e-2 at the end, and one process 4e-3
+        (growing(400e-9), [growing(1e-9), CURVE], False),
+        (growing(400e-9), [growing(1e-9), growing(-20e-9)], True),  # the farther one counts
+        (moved(6, loss=2e-3), [moved(7, loss=1e-4)], True),  # a step earlier
+        (moved(5, loss=2e-3), [moved(7, loss=1e-4)], False),
+        (moved(4, loss=1e-3), [growing(1e-9)], False),  # steep later, not where the difference is
+        (moved(12, loss=1e-3), [moved(3, loss=1e-4)], True),  # what parted once may stay apart
+        (moved(12, loss=1e-3), [moved(11, norm=1e-3)], True),  # what a norm feels, a loss may
+        (moved(12, loss=1e-3), [moved(11, norm=1e-4)], False),
+        (moved(12, loss=math.inf), [moved(12, loss=math.inf)], False),
+        (moved(12, loss=1e-3), [moved(11, loss=math.nan)], False),
+    ],
+)
+def test_the_verdict_on_a_steep_run(other: list[Point], again: list[list[Point]], agree: bool) -> None:
+    comparison = compared(other, "fp32", *again)
+    assert comparison.agree is agree
+    *_, own, verdict = comparison.lines()
+    assert own.startswith("one process in micro-batches of 1") and f"grows to {FARTHER} times that" in own
+    assert verdict.startswith("the curves agree as well as one process" if agree else "the curves do NOT agree")
+
+
+def test_what_is_allowed_is_told_by_step() -> None:
+    comparison = compared(growing(4e-9), "fp32", growing(1e-9))
+    assert comparison.allowed[0] == BOUNDS["fp32"] and comparison.allowed[-1].loss == pytest.approx(
+        4**11 * FARTHER * 1e-9
+    )
+    lines = list(comparison.lines())
+    assert lines[1].count("allowed") == 2 and lines[13].split()[4] == "1.3e-01"
+    assert max(map(len, lines[:14])) <= 120
+
+
+@pytest.mark.parametrize(("size", "batch", "others"), [(8, 8, [4, 7]), (2, 8, [1, 3]), (1, 8, [2, 3]), (1, 1, [])])
+def test_other_micro_batches(corpus: Corpus, size: int, batch: int, others: list[int]) -> None:
+    config = corpus.config("gpt", f"train.batch={batch}", f"layout.micro_batch={size}")
+    assert check._other_micro_batches(config) == others
 
 
 def test_a_step_that_overflows_on_both_is_no_difference() -> None:

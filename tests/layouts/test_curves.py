@@ -63,7 +63,7 @@ def test_one_curve(pool: Pool, alone: Alone, corpus: Corpus, family: str, name: 
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        ("zero2", ["optim.name=muon"]),
+        ("zero2", ["optim.name=muon", "optim.lr=0.03"]),
         ("cp2", ["model.attention_dropout=0.1"]),
         ("tp2", ["model.attention_dropout=0.1"]),
         ("dp2 tp2", ["data.stop_at_documents=true"]),

@@ -14,6 +14,7 @@ from phalanx import registry
 from phalanx.config import OptimConfig
 from phalanx.errors import InputError
 from phalanx.parallel.parameters import Parameters
+from phalanx.train.muon import orthogonal
 from phalanx.train.optim import adamw, clip, muon
 
 BUILDERS = ("adamw", "lamb", "muon")
@@ -108,6 +109,35 @@ def test_muon_takes_the_blocks_matrices_at_the_rate_of_adamw() -> None:
     spectral.step()
     change = matrices[0].detach() - before * (1 - 0.01 * 0.1)
     assert 0.1 * 0.01 < change.square().mean().sqrt().item() < 0.3 * 0.01  # the paper scales its updates to 0.2
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_muon_steps_as_torchs_does(shape: tuple[int, int]) -> None:
+    """Which is always in bf16, as ours is asked to be here; in fp32 singular values are where they should be, too."""
+    dice = torch.Generator().manual_seed(3)
+    model = nn.ModuleDict({"blocks": nn.Linear(*reversed(shape), bias=False)})
+    (p,), theirs = model.parameters(), nn.Parameter(torch.zeros(shape))
+    theirs.data.copy_(p.data)
+    ours, _ = muon(Parameters.of(nn.ModuleDict({"blocks": model["blocks"], "head": nn.Linear(2, 2)})), OPTIM)
+    vars(ours)["number"] = torch.bfloat16
+    other = torch.optim.Muon([theirs], OPTIM.lr, OPTIM.weight_decay, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        p.grad = torch.randn(shape, generator=dice)
+        theirs.grad = p.grad.clone()
+        ours.step()
+        other.step()
+        torch.testing.assert_close(p, theirs, rtol=0, atol=1e-3 * OPTIM.lr)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=dice)))
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+@pytest.mark.parametrize(("dtype", "narrow"), [("fp32", False), ("bf16", True), ("fp8", True), ("fp16", True)])
+def test_muon_is_narrow_only_where_the_run_is(dtype: str, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where the device multiplies bf16."""
+    parameters = Parameters(Parameters.of(Toy()).locals, dtype=dtype)
+    for native in (True, False):
+        monkeypatch.setattr("phalanx.train.muon.native_bf16", lambda _, native=native: native)
+        assert muon(parameters, OPTIM)[0].number == (torch.bfloat16 if narrow and native else torch.float32)  # type: ignore[attr-defined]
 
 
 def test_muon_without_blocks_is_an_input_error() -> None:

@@ -57,7 +57,7 @@ class Layout:
         with memory or nullcontext():
             for stage, parts_here in zip(self.stages, parts, strict=True):
                 self._materialise(stage, parts_here, write=memory is None)
-        self.parameters = Parameters(self.locals, mesh.within)
+        self.parameters = Parameters(self.locals, mesh.within, config.precision.dtype)
         self.buckets = None if self.sharded else data.Buckets(self.parameters.values(), mesh.data)
         self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
         self.module: nn.Module = self.stages[0].model if self.pipeline is None else Piped(self.stages, self.pipeline)

@@ -29,10 +29,11 @@ class Local(NamedTuple):
 
 
 class Parameters(Mapping[str, nn.Parameter]):
-    """The tensors by name. `within` are the ranks among which a stage's parameters are split."""
+    """The tensors by name. `within` are the ranks among which a stage's parameters are split; `dtype` is the precision
+    of the run's products, for an optimizer that has products of its own."""
 
-    def __init__(self, locals: Mapping[str, Local], within: Axis = ALONE) -> None:
-        self.locals, self.within = dict(locals), within
+    def __init__(self, locals: Mapping[str, Local], within: Axis = ALONE, dtype: str = "fp32") -> None:
+        self.locals, self.within, self.dtype = dict(locals), within, dtype
 
     @classmethod
     def of(cls, model: nn.Module) -> Self:

@@ -17,7 +17,7 @@ def draw(compared: Comparison, out: Path) -> None:
     differences = (
         Curve("loss", steps, losses, 1, "points"),
         Curve("gradient norm", steps, norms, 2, "points"),
-        Curve(f"allowed to the loss in {compared.dtype}", steps, [compared.bounds.loss] * len(steps), 7, "dashed"),
+        Curve(f"allowed to the loss in {compared.dtype}", steps, [most.loss for most in compared.allowed], 7, "dashed"),
     )
     panels = Panel("Loss", curves), Panel("Difference", differences, log=True)
     durable.write(out, curve_png(*panels, columns=2))

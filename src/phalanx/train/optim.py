@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from phalanx.config import OptimConfig
 from phalanx.errors import InputError
 from phalanx.parallel.parameters import Parameters
 from phalanx.train.lamb import Lamb
+from phalanx.train.muon import Muon
 
 
 def adamw(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
@@ -54,42 +55,12 @@ def lamb(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
 
 
 def muon(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
-    """Muon (Jordan et al., 2024) for the blocks' matrices, AdamW for embeddings, heads, biases and norms.
-
-    The matrices' updates are scaled to AdamW's size (Liu et al., arXiv 2502.16982), so one learning rate serves both.
-    """
+    """Muon for the blocks' matrices, AdamW for embeddings, heads, biases and norms."""
     matrices = [name for name, p in parameters.items() if "blocks" in name.split(".") and p.ndim == 2]
     if not matrices:
         raise InputError("optim.name=muon finds no matrices under 'blocks' in this model; use adamw")
-    kind = Muon if parameters.within.size == 1 else WholeMuon
-    spectral = kind([parameters[n] for n in matrices], optim.lr, optim.weight_decay, adjust_lr_fn="match_rms_adamw")
-    if isinstance(spectral, WholeMuon):
-        spectral.parameters, spectral.names = parameters, matrices
-    for name in matrices:
-        spectral.state[parameters[name]] = {"momentum_buffer": torch.zeros_like(parameters[name])}
-    return [spectral, _adamw([p for name, p in parameters.items() if name not in matrices], optim)]
-
-
-class WholeMuon(Muon):
-    """Muon of matrices that are split: the momentum stays in parts, the whole update is made orthogonal."""
-
-    parameters: Parameters
-    names: list[str]
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
-        assert closure is None
-        (group,) = self.param_groups
-        for name, p in zip(self.names, group["params"], strict=True):
-            if p.grad is None:
-                continue
-            momentum = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-            update = self.parameters.whole(name, p.grad.lerp(momentum, group["momentum"]))
-            matrix = nn.Parameter(torch.zeros_like(update))
-            matrix.grad = update  # the whole's own step from zero, without momentum or decay
-            Muon([matrix], group["lr"], 0.0, 0.0, False, adjust_lr_fn=group["adjust_lr_fn"]).step()  # type: ignore[no-untyped-call]
-            p.mul_(1 - group["lr"] * group["weight_decay"]).add_(self.parameters.part(name, matrix))
+    rest = [p for name, p in parameters.items() if name not in matrices]
+    return [Muon(parameters, matrices, optim.lr, optim.weight_decay), _adamw(rest, optim)]
 
 
 def _groups(parameters: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
