@@ -6,7 +6,7 @@ in other micro-batches differs from itself by rounding too, and so shows how far
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -56,7 +56,7 @@ class Comparison:
     names: tuple[str, str]
     curves: tuple[Points, Points]
     dtype: str
-    others: dict[int, Points] = field(default_factory=dict)
+    others: Mapping[int, Points] = field(default_factory=dict)
 
     @cached_property
     def losses(self) -> list[float]:
