@@ -22,6 +22,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[int, Field(gt=0, le=1 << 24)]
 Share = Annotated[float, Field(ge=0, le=1e9)]
 
+MOST_CLASSES = 1 << 20  # of a head
 LARGEST_SCALE = 2.0**32  # of fp16's loss: beyond it the loss itself would overflow before long
 
 
@@ -37,6 +38,16 @@ class Section(BaseModel):
         assert info.field_name
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("neither true nor false")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_number_has_64_bits(cls, value: Any) -> Any:
+        """TOML's have no more, and Python's own would not print."""
+        if any(
+            isinstance(one, int) and one.bit_length() > 64 for one in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError("a number of more than 64 bits")
         return value
 
 
@@ -57,11 +68,11 @@ class ModelConfig(Section):
     """Width of the feed-forward layer; 0 means 4 × hidden."""
     positions: Size = 1024
     """Longest sequence the position embeddings allow."""
-    vocab: NonNegativeInt = 0
+    vocab: Annotated[int, Field(ge=0, le=1 << 30)] = 0
     """Tokens of the vocabulary; 0 takes it from the data's tokenizer."""
     pad_vocab_to: Size = 128
     """The embedding's rows are padded to a multiple of this, whatever the layout."""
-    segments: NonNegativeInt = 0
+    segments: Annotated[int, Field(ge=0, le=1 << 24)] = 0
     """Kinds of segment embedding (BERT: 2); 0 means none."""
     norm_first: bool = True
     """Layer norm before each sub-layer (pre-LN) or after the residual sum (post-LN, as Google's BERT)."""
@@ -75,7 +86,7 @@ class ModelConfig(Section):
     """Dropout of the attention probabilities; above 0 it takes the slower math path, exact on every layout."""
     head: Literal["", "classes", "value", "span", "choice", "tokens"] = ""
     """BERT, fine-tuned: what it answers in place of masks and pairs. The task sets it."""
-    classes: NonNegativeInt = 0
+    classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)] = 0
     """Classes of head=classes or tokens, candidates of head=choice."""
     init_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights; residual outputs are divided by sqrt(2 × layers)."""

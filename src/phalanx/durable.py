@@ -6,7 +6,13 @@ rename.
 """
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from phalanx.errors import InputError
 
 
 def write(path: Path, content: bytes) -> None:
@@ -17,6 +23,35 @@ def write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     rename(partial, path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` at the end of the block, or is removed where that fails.
+
+    Its own name is one that nothing had: what lies beside `path` stays. InputError where `path` is there already and
+    is no empty folder.
+    """
+    empty = path.is_dir() and not any(path.iterdir())
+    if (path.exists() or path.is_symlink()) and not empty:
+        raise InputError(f"{path} is there already; give another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        made.chmod(0o777 & ~_umask())
+        yield made
+        sync(made)
+        rename(made, path)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    """What new files are not allowed to all; there is no other way to ask."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def rename(source: Path, target: Path) -> None:

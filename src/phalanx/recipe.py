@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from phalanx.config import Config, Section
 from phalanx.errors import InputError
+from phalanx.foreign import LONGEST, brief, short
 
 BUNDLED = Path(__file__).parent / "recipes"
 Mapped = dict[str, Any]
@@ -84,7 +85,7 @@ def validate(mapping: Mapping[str, Any]) -> Config:
         section, _, leaf = wrong[0].rpartition(".")
         value = mapping[section][leaf] if section else mapping[leaf]
         more = f" (and {len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
-        raise InputError(f"{wrong[0]}={_toml(value)} will not do; it takes {kind}{more}") from error
+        raise InputError(f"{wrong[0]}={_shown(value)} will not do; it takes {kind}{more}") from error
 
 
 def dump(config: Config) -> str:
@@ -139,8 +140,8 @@ def _find(name_or_path: str, beside: Path = Path()) -> Path:
 def _read(path: Path) -> Mapped:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # of its syntax, its encoding, its longest number, its depth
+        raise InputError(f"{path} is not TOML that can be read: {brief(error)}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -196,7 +197,7 @@ def _scalar(text: str, kind: Any) -> Any:
     """`text` read as TOML, or as it stands where it is none or where text is wanted."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # of its syntax, its longest number, its depth
         return text
     wants_text = kind is str or get_origin(kind) is Literal
     return text if wants_text and not isinstance(value, str) else value
@@ -226,6 +227,12 @@ def _describe(kind: Any, bounds: Sequence[Any] = ()) -> str:
 
 def _doc(section: type[Section]) -> str:
     return (section.__doc__ or "").strip()
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML writes it, or the beginning of one that is long or deep."""
+    text = _toml(value) if isinstance(value, (str, bool)) else short(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 def _toml(value: Any) -> str:

@@ -2,12 +2,18 @@
 
 A table maps a short name to the place that defines it, so nothing is imported before it is asked for. To add a model,
 a task or an optimizer from another package, give its "module:Name" where the configuration expects a name.
+
+Such a name runs code, and a run folder that came from elsewhere may hold one. So modules are imported from where
+Python's packages are installed and from PYTHONPATH, never because they lie in the folder that one happens to be in.
 """
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from phalanx.errors import InputError
@@ -41,12 +47,33 @@ class Table(Generic[T]):
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"unknown {self.key} {name!r}{hint} Known: {known}, or module:Name")
         try:
-            found: T = getattr(importlib.import_module(module), attribute)
+            with _installed_alone():
+                found: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise InputError(f"{self.key} {name!r} cannot be loaded: {error}") from error
+            hint = f"; is it installed, or in PYTHONPATH? {Path.cwd()} is not searched" if _lacks(error, module) else ""
+            raise InputError(f"{self.key} {name!r} cannot be loaded: {error}{hint}") from error
         if missing := [need for need in self.needs if not hasattr(found, need)]:
             raise InputError(f"{self.key} {name!r} is none: it has no {missing[0]}; known: {known}")
         return found
+
+
+@contextmanager
+def _installed_alone() -> Iterator[None]:
+    """Import without the entry that Python puts before all others for the current folder."""
+    first = sys.path[:1]
+    implied = first and not sys.flags.safe_path and Path(first[0]).resolve() == Path.cwd()
+    if implied:
+        del sys.path[0]
+    try:
+        yield
+    finally:
+        if implied:
+            sys.path[:0] = first
+
+
+def _lacks(error: Exception, module: str) -> bool:
+    """Whether it is the module itself, or a package that it is in, which was not found."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
 SIZES: "Table[Sizes]" = Table(

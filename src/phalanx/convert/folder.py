@@ -1,47 +1,58 @@
 """The weights of a Hugging Face folder by name: safetensors or PyTorch's files, whole or in pieces."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from phalanx.convert import pickled
 from phalanx.errors import InputError
+from phalanx.foreign import read_json, reading, short
 from phalanx.run.files import DTYPES
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
+FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
 class Weights(Mapping[str, Tensor]):
-    """Read when asked for: one tensor of a safetensors file, or mapped from the disk where it is PyTorch's."""
+    """Read when asked for: one tensor of a safetensors file, or mapped from the disk where it is PyTorch's.
+
+    InputError for a damaged file, and for a tensor whose numbers are not floating point.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = _files(folder)
         self._mapped: dict[str, Mapping[str, Tensor]] = {}
+        self.files = self._files()
 
     def __getitem__(self, name: str) -> Tensor:
-        file = self.files[name]
-        if not file.endswith(".safetensors"):
-            if file not in self._mapped:
-                self._mapped[file] = _unpickled(self.folder / file)
-            return self._mapped[file][name]
-        with safe_open(self.folder / file, framework="pt") as opened:
+        path = self.folder / self.files[name]
+        if path.name in self._mapped:
+            self.like(name)
+            return self._mapped[path.name][name]
+        with reading(path), safe_open(path, framework="pt") as opened:
             tensor: Tensor = opened.get_tensor(name)
-            return tensor
+        _must_be_float(path, name, tensor.dtype in FLOATS.values(), str(tensor.dtype))
+        return tensor
 
     def like(self, name: str) -> Tensor:
-        """A tensor's shape and numbers, on the meta device."""
-        file = self.files[name]
-        if not file.endswith(".safetensors"):
-            return torch.empty_like(self[name], device="meta")
-        with safe_open(self.folder / file, framework="pt") as opened:
+        """A tensor's shape and type of numbers, on the meta device."""
+        path = self.folder / self.files[name]
+        if path.name in self._mapped:
+            tensor = self._mapped[path.name][name]
+            plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+            _must_be_float(path, name, tensor.dtype in FLOATS.values() and plain, str(tensor.dtype))
+            return torch.empty_like(tensor, device="meta")
+        with reading(path), safe_open(path, framework="pt") as opened:
             part = opened.get_slice(name)
-            return torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+            shape, dtype = part.get_shape(), part.get_dtype()
+        _must_be_float(path, name, dtype in FLOATS, dtype)
+        return torch.empty(shape, dtype=FLOATS[dtype], device="meta")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files  # a Mapping's own would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -49,65 +60,53 @@ class Weights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.files)
 
+    def _files(self) -> dict[str, str]:
+        """The file of each tensor, in the order of an index or of the file."""
+        for name in NAMES:
+            index = self.folder / f"{name}.index.json"
+            if index.is_file():
+                return self._indexed(index)
+            if (self.folder / name).is_file():
+                return dict.fromkeys(self._names(self.folder / name), name)
+        raise InputError(f"{self.folder} has neither {' nor '.join(NAMES)}, whole or in pieces")
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file; InputError where it is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} has no {path.name}: it is no Hugging Face model's folder") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return content
+    def _indexed(self, index: Path) -> dict[str, str]:
+        """The file of each tensor that an index names; InputError where the file or the tensor is not there."""
+        found = read_json(index).get("weight_map")
+        if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+            raise InputError(f"{index} has no weight_map of names to files")
+        held = {}
+        for file in sorted(set(found.values())):
+            with reading(index):
+                there = Path(file).name == file and (self.folder / file).is_file()
+            if not there:
+                raise InputError(f"{index} names {short(file)}, which is not in {self.folder}")
+            held[file] = set(self._names(self.folder / file))
+        for name, file in found.items():
+            if name not in held[file]:
+                raise InputError(f"{index} names the tensor {short(name)} of {file}, which has it not; copy both again")
+        return found
 
-
-def _files(folder: Path) -> dict[str, str]:
-    """The file of each tensor."""
-    for name in NAMES:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            found = read_json(index).get("weight_map")
-            if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-                raise InputError(f"{index} has no weight_map of names to files")
-            for file in sorted(set(found.values())):
-                if Path(file).name != file or not (folder / file).is_file():
-                    raise InputError(f"{index} names {file}, which is not in {folder}")
-            return found
-        if (folder / name).is_file():
-            return dict.fromkeys(_names(folder / name), name)
-    raise InputError(f"{folder} has neither {' nor '.join(NAMES)}, whole or in pieces")
-
-
-def _names(path: Path) -> list[str]:
-    if path.suffix == ".bin":
-        return list(_unpickled(path))
-    keys: list[str] = _guarded(path, lambda: _keys(path))
-    return keys
+    def _names(self, path: Path) -> list[str]:
+        if path.suffix != ".safetensors":
+            self._mapped[path.name] = _unpickled(path)
+            return list(self._mapped[path.name])
+        with reading(path), safe_open(path, framework="pt") as opened:
+            return list(opened.keys())
 
 
-def _keys(path: Path) -> list[str]:
-    with safe_open(path, framework="pt") as opened:
-        return list(opened.keys())
+def _must_be_float(path: Path, name: str, is_float: bool, dtype: str) -> None:
+    if not is_float:
+        raise InputError(
+            f"{path}: {name} holds {dtype}, and weights are of {', '.join(FLOATS)}; save the model in one of these"
+        )
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name of a file of torch.save, which may hold nothing else."""
-    try:
-        found = _guarded(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except RuntimeError:
-        found = _guarded(path, lambda: torch.load(path, map_location="cpu", weights_only=True))  # of before torch 1.6
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    found = pickled.load(path)
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    ):
         raise InputError(f"{path} holds something else than tensors by name")
     return found
-
-
-def _guarded(path: Path, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except UnpicklingError:
-        said = f"{path} holds more than tensors, which may be code: it is not opened; save it as safetensors"
-        raise InputError(said) from None
-    except (SafetensorError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}); was it cut off?") from None

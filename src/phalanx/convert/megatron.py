@@ -6,18 +6,22 @@ one after the other, which is the order here too. Biases and norms that every ra
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
+from phalanx import durable
 from phalanx.config import Config, DataConfig, ModelConfig
-from phalanx.convert.huggingface import TASKS, Imported
+from phalanx.convert.config_json import TASKS
+from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
+from phalanx.foreign import complaint
 from phalanx.models.build import build, make
 from phalanx.models.names import pad_rows
 from phalanx.models.sizes import check
@@ -50,6 +54,12 @@ _ONCE = {
     "pair.classifier.weight": "binary_head.weight",
     "pair.classifier.bias": "binary_head.bias",
 }
+_TOLD = {  # where the sizes of a model are found there
+    "layers": "the layers with an input_layernorm", "hidden": "position_embeddings' width",
+    "positions": "position_embeddings' rows", "heads": "args.num_attention_heads", "ffn": "args.ffn_hidden_size",
+    "norm_eps": "args.layernorm_epsilon", "dropout": "args.hidden_dropout",
+    "attention_dropout": "args.attention_dropout",
+}  # fmt: skip
 # The dimension along which ranks share a tensor, by the end of its name there.
 _SPLIT = {
     "word_embeddings.weight": 0,
@@ -67,35 +77,61 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
     """A run folder with the weights of a Megatron checkpoint, in fp32, as its checkpoint of step 0. Such checkpoints
     have no tokenizer: `tokenizer` names one. Heads that are not there are initialised by `seed`.
     """
-    parts = [load(file) for file in files_of(folder)]
+    files = files_of(folder)
+    parts = [load(file) for file in files]
     words = load_tokenizer(tokenizer)
-    flat = [flat_of(part["model"]) for part in parts]
-    model = _model_of(parts[0], flat[0], folder, words.vocab)
-    version = float(parts[0].get("checkpoint_version", 0.0))
+    flat = [flat_of(part["model"], file) for part, file in zip(parts, files, strict=True)]
+    model, version = _model_of(parts[0], flat[0], files[0], words.vocab)
     with torch.device("meta"):
         shapes = make(model).state_dict()
     theirs = {_name(name): name for name in shapes}
-    joined = {ours: _joined(there, flat, model, version) for there, ours in theirs.items() if there in flat[0]}
+    found = {there: ours for there, ours in theirs.items() if there in flat[0]}
+    missing = [ours for there, ours in theirs.items() if there not in found]
+    if lacking := [name for name in missing if not name.startswith(("masked.", "pair."))]:
+        raise InputError(f"{folder} lacks the tensor {_name(lacking[0])}")
+    for there, ours in found.items():
+        _check_parts(files, there, [part.get(there) for part in flat], [*shapes[ours].shape], model)
+    joined = {ours: _joined(there, flat, model, version) for there, ours in found.items()}
     for name, tensor in joined.items():
         if name.endswith("token.weight"):
             joined[name] = pad_rows(tensor[: model.vocab], model)
         elif name == "masked.decoder.bias":
             joined[name] = tensor[: model.vocab]
-        if joined[name].shape != shapes[name].shape:
-            raise InputError(
-                f"{folder}: {_name(name)} is of the shape {[*tensor.shape]}, its args make it {[*shapes[name].shape]}"
-            )
-    missing = [name for name in shapes if name not in joined]
-    if lacking := [name for name in missing if not name.startswith(("masked.", "pair."))]:
-        raise InputError(f"{folder} lacks the tensor {_name(lacking[0])}")
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
     config = Config(task=TASKS[model.family], model=model, data=DataConfig(sequence=model.positions))
-    run = RunFolder.create(out, config, words.json())
-    Checkpointer(run).import_weights(
-        shapes, lambda name: joined[name].float().contiguous() if name in joined else spare[name]
-    )
+
+    def read(name: str) -> Tensor:
+        return joined[name].float().contiguous() if name in joined else spare[name]
+
+    write_run(out, config, words.json(), shapes, read)
     unused = [name for name in flat[0] if name not in theirs]
     return Imported(out, len(joined), tuple(missing), tuple(unused))
+
+
+def _check_parts(
+    files: Sequence[Path], name: str, parts: Sequence[Tensor | None], whole: list[int], model: ModelConfig
+) -> None:
+    """InputError unless every rank has its part of a tensor of the shape `whole`, in floating point numbers.
+
+    The vocabulary's rows are padded there, to how many is not told: they must be enough.
+    """
+    dim = next((dim for end, dim in _SPLIT.items() if name.endswith(end)), None)
+    padded = name.endswith(("word_embeddings.weight", "lm_head.bias"))
+    for file, part in zip(files, parts, strict=True):
+        if part is None:
+            raise InputError(f"{file} lacks the tensor {name}")
+        if not part.is_floating_point() or part.layout is not torch.strided or part.device.type != "cpu":
+            raise InputError(f"{file}: {name} holds {part.dtype}, and weights are plain floating point numbers")
+        expected = [*whole]
+        if dim is not None:
+            expected[dim] = len(part) if padded and part.ndim == len(whole) else whole[dim] // len(parts)
+        if [*part.shape] != expected:
+            raise InputError(
+                f"{file}: {name} is of the shape {[*part.shape]}, its args and {len(parts)} ranks make it {expected}"
+            )
+    rows = sum(len(part) for part in parts if part is not None)
+    if padded and rows < model.vocab:
+        raise InputError(f"{files[0]}: {name} has {rows} rows, the tokenizer {model.vocab} tokens; name its own")
 
 
 def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
@@ -105,23 +141,22 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
     model = folder.config().model
     if model.family not in TASKS or not model.norm_first:
         raise InputError(f"{run}: Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others")
-    if out.exists():
-        raise InputError(f"{out} is there already; give another folder")
     if model.heads % tp or (model.ffn or 4 * model.hidden) % tp:
         raise InputError(f"--tp {tp} does not divide model.heads={model.heads} and the feed-forward; use another")
     weights = Checkpointer(folder).weights(best)
     rows = -(-model.vocab // (128 * tp)) * 128 * tp
     flat = {_name(name): _padded(name, weights[name], model.vocab, rows) for name in weights}
-    for rank in range(tp):
-        mine = {name: _cut(name, tensor, tp, rank) for name, tensor in flat.items()}
-        file = out / "release" / f"mp_rank_{rank:02d}" / FILES[0]
-        file.parent.mkdir(parents=True)
-        content = {
-            "args": argparse.Namespace(**_args_of(model, rows, tp)), "checkpoint_version": VERSION, "iteration": 0,
-            "model": nested(mine),
-        }  # fmt: skip
-        torch.save(content, file)
-    (out / TRACKER).write_text("release")
+    with durable.new_folder(out) as beside:
+        for rank in range(tp):
+            mine = {name: _cut(name, tensor, tp, rank) for name, tensor in flat.items()}
+            file = beside / "release" / f"mp_rank_{rank:02d}" / FILES[0]
+            file.parent.mkdir(parents=True)
+            content = {
+                "args": argparse.Namespace(**_args_of(model, rows, tp)), "checkpoint_version": VERSION, "iteration": 0,
+                "model": nested(mine),
+            }  # fmt: skip
+            torch.save(content, file)
+        (beside / TRACKER).write_text("release")
     return tp
 
 
@@ -166,27 +201,52 @@ def _padded(name: str, tensor: Tensor, vocab: int, rows: int) -> Tensor:
     return torch.cat([kept, kept.new_zeros(rows - vocab, *kept.shape[1:])])
 
 
-def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], folder: Path, vocab: int) -> ModelConfig:
-    """By its arguments, and where they are not told by its tensors."""
-    args = vars(part["args"]) if isinstance(part.get("args"), argparse.Namespace) else {}
-    bert = any(name.startswith(("lm_head.", "binary_head.")) or "tokentype" in name for name in flat)
-    kind = "bert" if bert else "gpt2"
+class _Args(BaseModel):
+    """What a checkpoint tells of its model, where it does, of the types that it must have."""
+
+    num_attention_heads: int
+    ffn_hidden_size: int | None = None
+    layernorm_epsilon: float | None = None
+    hidden_dropout: float | None = None
+    attention_dropout: float | None = None
+    bias_gelu_fusion: bool | None = None
+    openai_gelu: bool = False
+
+
+class _Told(BaseModel):
+    """What stands beside the weights."""
+
+    checkpoint_version: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, vocab: int) -> tuple[ModelConfig, float]:
+    """The model by its arguments, and where they are not told by its tensors; the version of the order of rows."""
+    found = part.get("args")
     position = flat.get(_ONCE["transformer.embeddings.position.weight"])
-    if position is None:
-        raise InputError(f"{folder} has no language_model.embedding.position_embeddings: it is no BERT and no GPT-2")
-    layers = sum(name.endswith("input_layernorm.weight") for name in flat)
-    heads = args.get("num_attention_heads")
-    if not heads:
-        raise InputError(f"{folder} does not tell its number of attention heads (args.num_attention_heads)")
-    fused = args.get("bias_gelu_fusion", not bert) or args.get("openai_gelu", False)
-    model = ModelConfig(
-        family=kind, layers=layers, hidden=position.shape[1], heads=heads, positions=position.shape[0], vocab=vocab,
-        ffn=args.get("ffn_hidden_size") or 4 * position.shape[1], segments=2 if bert else 0, norm_first=True,
-        norm_eps=args.get("layernorm_epsilon") or 1e-5, gelu="tanh" if fused else "erf",
-        dropout=args.get("hidden_dropout", 0.1), attention_dropout=args.get("attention_dropout", 0.1),
-    )  # fmt: skip
-    check(model)
-    return model
+    if position is None or position.ndim != 2:
+        raise InputError(f"{file} has no language_model.embedding.position_embeddings: it is no BERT and no GPT-2")
+    if not isinstance(found, argparse.Namespace) or getattr(found, "num_attention_heads", None) is None:
+        raise InputError(f"{file} does not tell its number of attention heads (args.num_attention_heads)")
+    bert = any(name.startswith(("lm_head.", "binary_head.")) or "tokentype" in name for name in flat)
+    hidden = position.shape[1]
+    try:
+        args, told = _Args.model_validate(vars(found)), _Told.model_validate(part)
+        fused = bool(not bert if args.bias_gelu_fusion is None else args.bias_gelu_fusion) or args.openai_gelu
+        dropouts = [0.1 if said is None else said for said in (args.hidden_dropout, args.attention_dropout)]
+        model = ModelConfig(
+            family="bert" if bert else "gpt2", layers=sum(name.endswith("input_layernorm.weight") for name in flat),
+            hidden=hidden, heads=args.num_attention_heads, positions=position.shape[0], vocab=vocab,
+            ffn=args.ffn_hidden_size or 4 * hidden, segments=2 if bert else 0, norm_first=True,
+            norm_eps=args.layernorm_epsilon or 1e-5, gelu="tanh" if fused else "erf", dropout=dropouts[0],
+            attention_dropout=dropouts[1],
+        )  # fmt: skip
+    except ValidationError as error:
+        raise complaint(file, error, _TOLD) from None
+    try:
+        check(model)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    return model, told.checkpoint_version
 
 
 def _args_of(model: ModelConfig, rows: int, tp: int) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 import argparse
 import codecs
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from phalanx.convert import pickled
 from phalanx.errors import InputError
+from phalanx.foreign import reading, short
 
 FILES = ("model_optim_rng.pt", "model_rng.pt")
+DEEPEST = 32  # parts within parts of a checkpoint
 TRACKER = "latest_checkpointed_iteration.txt"
 
 
@@ -23,8 +25,11 @@ def files_of(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is no folder; give the one that holds {TRACKER} or mp_rank_00")
     tracker = folder / TRACKER
     if tracker.is_file():
-        said = tracker.read_text().strip()
-        folder = folder / (said if said == "release" else f"iter_{int(said):07d}" if said.isdigit() else said)
+        with reading(tracker):
+            said = tracker.read_text(encoding="utf-8").strip()
+        if said != "release" and not re.fullmatch(r"[0-9]{1,18}", said):
+            raise InputError(f"{tracker} says {short(said)}, which is neither an iteration's number nor release")
+        folder = folder / (said if said == "release" else f"iter_{int(said):07d}")
     ranks = sorted(path for path in folder.glob("mp_rank_*") if path.is_dir())
     if not ranks:
         raise InputError(f"{folder} has no mp_rank_00: it is no checkpoint of Megatron-LM")
@@ -45,38 +50,30 @@ def load(path: Path) -> dict[str, Any]:
         argparse.Namespace, np.ndarray, np.dtype, codecs.encode, reconstruct,
         (reconstruct, "numpy.core.multiarray._reconstruct"), *dtypes,
     ]  # fmt: skip
-    try:
-        with torch.serialization.safe_globals(harmless):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        said = str(error).splitlines()[0] if "Unsupported global" not in str(error) else _global(str(error))
-        raise InputError(
-            f"{path} holds more than tensors and arguments ({said}), which may be code: not opened"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); was it cut off?") from None
+    found = pickled.load(path, harmless)
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
         raise InputError(f"{path} has no part named model: it is no checkpoint of Megatron-LM")
     return found
 
 
-def _global(text: str) -> str:
-    return next((word for word in text.split() if "." in word and word[0].isalpha()), "an unknown class")
+def flat_of(model: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Tensors by dotted name; what later versions call an encoder and its self-attention has its first name.
 
-
-def flat_of(model: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """Tensors by dotted name; what later versions call an encoder and its self-attention has its first name."""
+    InputError for parts within parts deeper than any that Megatron-LM has, as in a dictionary that holds itself.
+    """
     out: dict[str, Tensor] = {}
-    for key, value in model.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            out |= flat_of(value, f"{name}.")
-        elif isinstance(value, Tensor):
-            out[
-                name.replace("language_model.encoder.", "language_model.transformer.").replace(
-                    "self_attention", "attention"
-                )
-            ] = value
+    waiting = [("", model, 0)]
+    while waiting:
+        prefix, part, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise InputError(f"{path} has parts within parts more than {DEEPEST} deep: it is no checkpoint of a model")
+        for key, value in part.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                waiting.append((f"{name}.", value, depth + 1))
+            elif isinstance(value, Tensor):
+                name = name.replace("language_model.encoder.", "language_model.transformer.")
+                out[name.replace("self_attention", "attention")] = value
     return out
 
 

@@ -5,27 +5,74 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 
 from phalanx import durable
 from phalanx.config import ModelConfig
+from phalanx.data.fastpath import is_gpt2_like
 from phalanx.data.tokenize import Tokenizer
+from phalanx.data.words import is_bert_like
 
-BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
-GPT = "<|endoftext|>"
+# Options of a tokenizer.json's model: BERT's class has these values of them, GPT-2's has none of those.
+WORD_PIECE = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+BYTE_PAIRS = (
+    "dropout", "fuse_unk", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
+)  # fmt: skip
 
 
 def write_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
-    """tokenizer.json, with [CLS] and [SEP] put around a BERT's texts, and tokenizer_config.json."""
+    """tokenizer.json, with [CLS] and [SEP] put around a BERT's texts, and tokenizer_config.json.
+
+    The class is BERT's or GPT-2's own where that makes the same tokens, else the one that reads tokenizer.json as it
+    is. `model_input_names` says whether the model tells a pair's texts apart: without it both are segment 0.
+    """
     backend = Backend.from_str(tokenizer.json())
-    facts: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.positions}
-    if tokenizer.cls is not None and tokenizer.sep is not None:
-        named = [("[CLS]", tokenizer.cls), ("[SEP]", tokenizer.sep)]
-        backend.post_processor = TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=named
-        )
-        facts |= {f"{kind}_token": token for kind, token in BERT.items() if backend.token_to_id(token) is not None}
+    inputs = ["input_ids", *(["token_type_ids"] if model.segments > 1 else []), "attention_mask"]
+    facts: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.positions,
+        "model_input_names": inputs,
+    }  # fmt: skip
+    if model.family == "bert":
+        facts |= _bert(tokenizer, backend)
     elif tokenizer.eod is not None:
-        facts |= {"bos_token": GPT, "eos_token": GPT, "unk_token": GPT}
+        facts |= _gpt(tokenizer, backend)
     durable.write(folder / "tokenizer.json", backend.to_str().encode())
-    durable.write(folder / "tokenizer_config.json", json.dumps(facts, indent=2).encode())
+    durable.write(folder / "tokenizer_config.json", json.dumps(facts, indent=2, ensure_ascii=False).encode())
+
+
+def _bert(tokenizer: Tokenizer, backend: Backend) -> dict[str, Any]:
+    """The facts of a BERT's tokenizer, whose `backend` is made to put its marks around texts."""
+    ids = {kind: getattr(tokenizer, kind) for kind in ("unk", "sep", "pad", "cls", "mask")}
+    facts: dict[str, Any] = {f"{kind}_token": tokenizer.token(i) for kind, i in ids.items() if i is not None}
+    if tokenizer.cls is None or tokenizer.sep is None:
+        return facts
+    cls, sep = facts["cls_token"], facts["sep_token"]
+    backend.post_processor = TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, tokenizer.cls), (sep, tokenizer.sep)],
+    )  # fmt: skip
+    options, normal = json.loads(tokenizer.json())["model"], backend.normalizer
+    if (
+        is_bert_like(backend)
+        and isinstance(normal, normalizers.BertNormalizer)
+        and normal.clean_text
+        and all(options.get(key) == usual for key, usual in WORD_PIECE.items())
+        and None not in ids.values()
+    ):
+        facts |= {
+            "tokenizer_class": "BertTokenizer", "do_lower_case": normal.lowercase,
+            "strip_accents": normal.strip_accents, "tokenize_chinese_chars": normal.handle_chinese_chars,
+        }  # fmt: skip
+    return facts
+
+
+def _gpt(tokenizer: Tokenizer, backend: Backend) -> dict[str, Any]:
+    """The facts of a GPT's tokenizer, which has one special token."""
+    assert tokenizer.eod is not None
+    end = tokenizer.token(tokenizer.eod)
+    facts: dict[str, Any] = {"bos_token": end, "eos_token": end, "unk_token": end}
+    options = json.loads(tokenizer.json())["model"]
+    if options["type"] == "BPE" and not any(map(options.get, BYTE_PAIRS)) and is_gpt2_like(backend):
+        facts |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+    return facts

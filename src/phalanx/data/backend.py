@@ -7,6 +7,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from phalanx.errors import InputError
+from phalanx.foreign import reading
 
 END_OF_TEXT = "<|endoftext|>"
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -40,12 +41,11 @@ def read_backend(path: Path) -> Backend:
 
     A vocab.txt is taken for lower-casing when no piece of it has a capital letter. Raises InputError.
     """
-    try:
-        return _read_folder(path) if path.is_dir() else Backend.from_file(str(path))
-    except InputError:
-        raise
-    except Exception as error:  # the library raises bare Exception for whatever is wrong in a file
-        raise InputError(f"{path} is not a tokenizer that can be read: {error}") from error
+    with reading(path, "it is not a tokenizer that can be read"):
+        backend = _read_folder(path) if path.is_dir() else Backend.from_file(str(path))
+        if not backend.get_vocab():
+            raise InputError(f"{path} is a tokenizer without a vocabulary; give the one that the model has")
+    return backend
 
 
 def _read_folder(folder: Path) -> Backend:

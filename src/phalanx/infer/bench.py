@@ -11,7 +11,7 @@ import torch
 
 from phalanx import recipe
 from phalanx.config import Config
-from phalanx.convert.huggingface import facts_of
+from phalanx.convert.config_json import facts_of
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.data.tokenize import load_tokenizer

@@ -1,6 +1,7 @@
 """A run's model as an ONNX file: infer/graphs.py says what it takes and gives."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from phalanx import durable
 from phalanx.errors import InputError
@@ -10,15 +11,23 @@ from phalanx.infer.loaded import load
 
 def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
     """Write the graph of a run's model, its weights inside or, past 2 GB, beside; the names of its outputs."""
-    if out.exists():
-        raise InputError(f"{out} is there already; give another file")
+    _must_be_absent(out)
     loaded = load(run, best)
     model = loaded.config.model
     if model.family not in GRAPHS:
         raise InputError(f"{run} is a {model.family}, whose graph is not known here; gpt2 and bert are")
     graph = GRAPHS[model.family](loaded)
     program = onnx_program(graph)
-    beside = out.with_name(out.name + ".partial.onnx")
-    program.save(str(beside), external_data=graph.size() > 1 << 31)
-    durable.rename(beside, out)
+    data = out.with_name(out.name + ".data")  # as torch names what is beside
+    if apart := graph.size() > 1 << 31:
+        _must_be_absent(data)
+    with TemporaryDirectory(prefix=f"{out.name}.", suffix=".partial", dir=out.parent) as beside:
+        program.save(str(Path(beside) / out.name), external_data=apart)
+        for file in [data, out] if apart else [out]:
+            durable.rename(Path(beside) / file.name, file)
     return list(graph.outputs)
+
+
+def _must_be_absent(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"{path} is there already; give another file")

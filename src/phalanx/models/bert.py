@@ -69,7 +69,8 @@ class Bert(sizes.Bert, nn.Module):
 
     @staticmethod
     def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """This model's weights from those of Hugging Face's class for its heads; of heads that are not there, none."""
+        """This model's weights from those of Hugging Face's class for its heads (Bert… or, of a pre-LN model,
+        MegatronBert…); of heads that are not there, none."""
         at = "bert." if "bert.embeddings.word_embeddings.weight" in state else ""
         token = "transformer.embeddings.token.weight"
         for ours, theirs in _once(config).items():
@@ -82,7 +83,7 @@ class Bert(sizes.Bert, nn.Module):
             for kind in ("weight", "bias"):
                 qkv = [state[f"{theirs}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
                 yield f"{ours}attention.qkv.{kind}", names.join_heads(torch.cat(qkv), config.heads)
-                for here, there in _BLOCK.items():
+                for here, there in _block(config).items():
                     yield f"{ours}{here}.{kind}", state[f"{theirs}{there}.{kind}"]
 
     @staticmethod
@@ -99,17 +100,9 @@ class Bert(sizes.Bert, nn.Module):
                 qkv = names.split_heads(state[f"{ours}attention.qkv.{kind}"], config.heads)
                 for part, tensor in zip(("query", "key", "value"), qkv, strict=True):
                     yield f"{theirs}attention.self.{part}.{kind}", tensor.contiguous()
-                for here, there in _BLOCK.items():
+                for here, there in _block(config).items():
                     yield f"{theirs}{there}.{kind}", state[f"{ours}{here}.{kind}"]
 
-
-_BLOCK = {
-    "attention.out": "attention.output.dense",
-    "norm1": "attention.output.LayerNorm",
-    "feed_forward.up": "intermediate.dense",
-    "feed_forward.down": "output.dense",
-    "norm2": "output.LayerNorm",
-}
 
 _BESIDE = ("cls.", "classifier.", "qa_outputs.")  # what stands beside the encoder, not in it
 
@@ -121,15 +114,29 @@ _PRETRAINING = {
 }
 
 
+def _block(config: ModelConfig) -> dict[str, str]:
+    """Names, here and there, of what is in a block; a pre-LN one has its norms beside the layers that they precede."""
+    norms = ("attention.ln", "ln") if config.norm_first else ("attention.output.LayerNorm", "output.LayerNorm")
+    return {
+        "attention.out": "attention.output.dense",
+        "norm1": norms[0],
+        "feed_forward.up": "intermediate.dense",
+        "feed_forward.down": "output.dense",
+        "norm2": norms[1],
+    }
+
+
 def _once(config: ModelConfig) -> dict[str, str]:
-    """Names, here and there, of what is not in a block. Hugging Face's BERT is post-LN: it has no final norm."""
-    assert not config.norm_first, "Hugging Face's BERT is post-LN"
+    """Names, here and there, of what is not in a block. A post-LN BERT has a norm after its embeddings; a pre-LN one,
+    which is MegatronBert there, has it after its blocks."""
     heads = _PRETRAINING
     if config.head:
         heads = {"answer.classifier": "qa_outputs" if config.head == "span" else "classifier"}
         heads |= {"answer.pooler": "pooler.dense"} if config.head in POOLED else {}
-    pairs = {"transformer.embeddings.norm": "embeddings.LayerNorm"} | heads
-    twice = {f"{a}.{kind}": f"{b}.{kind}" for a, b in pairs.items() for kind in ("weight", "bias")}
+    norm = {"transformer.embeddings.norm": "embeddings.LayerNorm"}
+    if config.norm_first:
+        norm = {"transformer.norm": "encoder.ln"}
+    twice = {f"{a}.{kind}": f"{b}.{kind}" for a, b in (norm | heads).items() for kind in ("weight", "bias")}
     bias = {} if config.head else {"masked.decoder.bias": "cls.predictions.bias"}
     return (
         twice

@@ -77,7 +77,7 @@ def with_preset(section: Section) -> dict[str, Any]:
 def check(config: ModelConfig) -> None:
     """Raise InputError for sizes that no model can have."""
     if config.hidden % config.heads:
-        fits = [n for n in range(1, config.hidden + 1) if config.hidden % n == 0 and config.hidden // n >= 16]
+        fits = [n for n in range(1, config.hidden // 16 + 1) if config.hidden % n == 0]
         near = sorted(fits, key=lambda n: abs(n - config.heads))[:4]
         choice = ", ".join(map(str, sorted(near))) or "1"
         raise InputError(f"model.heads={config.heads} does not divide model.hidden={config.hidden}; use {choice}")

@@ -1,0 +1,44 @@
+"""A run made of another program's model, whole or not at all."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from phalanx import durable
+from phalanx.config import Config
+from phalanx.run.checkpoint import Checkpointer
+from phalanx.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A run that was made, what its model lacked and got at random, and what of the folder has no place in it."""
+
+    run: Path
+    tensors: int
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        said = [f"{self.run}: {self.tensors} tensors"]
+        if self.missing:
+            said.append(f"not in the folder, so initialised at random: {', '.join(self.missing)}")
+        if self.unused:
+            names = (name if name.isprintable() else repr(name) for name in self.unused)
+            said.append(f"in the folder, but of no use here: {', '.join(names)}")
+        return said
+
+
+def write_run(
+    out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor]
+) -> None:
+    """A run folder with a checkpoint of step 0, whose tensors have `shapes` and are asked of `read` in that order.
+
+    InputError where `out` is there already. What fails leaves nothing there.
+    """
+    with durable.new_folder(out) as made:
+        run = RunFolder.create(made, config, tokenizer)
+        Checkpointer(run).import_weights(shapes, read)

@@ -1,0 +1,93 @@
+"""Files that other programs wrote. Whatever is wrong in one is the user's to mend, so it is told in one line.
+
+Libraries raise anything at a damaged file: safetensors, tokenizers and torch have errors of their own and raise
+RuntimeError, KeyError or AttributeError besides. `reading` is the one place that turns these into an `InputError`.
+It goes around the call of the library alone, never around code of ours, whose defects keep their tracebacks.
+"""
+
+import json
+import reprlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from phalanx.errors import InputError
+
+ANEW = "was it cut off? copy or download it again"
+LONGEST = 200  # characters of a library's message
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+POINTER = b"version https://git-lfs"  # how the file begins that Git keeps in place of a large one
+
+
+@contextmanager
+def reading(path: Path, remedy: str = ANEW) -> Iterator[None]:
+    """Raise InputError with `path` and `remedy` for whatever the body, which reads that file, raises.
+
+    MemoryError passes: it says nothing of the file. So does a KeyboardInterrupt.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except OSError as error:
+        if error.filename is None:  # torch says so of a file that is cut
+            raise _unreadable(path, error, remedy) from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise _unreadable(path, error, remedy) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust
+            raise
+        raise _unreadable(path, error, remedy) from None
+
+
+def _unreadable(path: Path, error: BaseException, remedy: str) -> InputError:
+    if _is_pointer(path):
+        return InputError(f"{path} is a pointer of Git LFS, not the file itself; fetch that with: git lfs pull")
+    return InputError(f"{path} cannot be read ({brief(error)}); {remedy}")
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where it has none."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. InputError for anything else, NaN and Infinity among it, which JSON has not."""
+    with reading(path, "it is to be one JSON object in UTF-8"):
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return content
+
+
+def complaint(path: Path, error: ValidationError, names: Mapping[str, str]) -> InputError:
+    """The first thing that a schema found wrong in a file's content, by its name there: `names` has it by ours."""
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    return InputError(f"{path}: {names.get(key, key)}={short(first['input'])} will not do: {first['msg']}")
+
+
+def short(value: Any) -> str:
+    """A value of any size and depth as one short line."""
+    try:
+        return _SHORT.repr(value).replace("\n", " ")
+    except ValueError:  # Python's limit
+        return "(a number of too many digits)"
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON's")

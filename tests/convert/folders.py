@@ -1,0 +1,52 @@
+"""Model folders of other programs' making, small enough to be damaged in thousands of ways."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import models
+
+from phalanx.config import Config, DataConfig, ExamplesConfig, ModelConfig
+from phalanx.convert.config_json import facts_of
+from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, word_piece
+from phalanx.data.tokenize import Tokenizer
+from phalanx.models.build import build, family
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = [*BERT_SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *".,?!'-0123456789"]
+SMALL = {"layers": 2, "hidden": 8, "heads": 2, "positions": 32, "pad_vocab_to": 1}
+MODELS = {
+    "gpt2": ModelConfig(family="gpt2", vocab=27, **SMALL),
+    "bert": ModelConfig(family="bert", vocab=len(PIECES), segments=2, norm_first=False, gelu="erf", head="classes",
+                        classes=3, **SMALL),
+    "megatron-bert": ModelConfig(family="bert", vocab=len(PIECES), segments=2, norm_first=True, gelu="erf", **SMALL),
+}  # fmt: skip
+
+
+def tokenizer_of(kind: str) -> Tokenizer:
+    """Letters as tokens, and the special ones of the family."""
+    if kind == "gpt2":
+        vocab = {END_OF_TEXT: 0} | {letter: number for number, letter in enumerate(LETTERS, 1)}
+        return Tokenizer(mark(byte_level(models.BPE(vocab, [])), [END_OF_TEXT]), "letters")
+    vocab = {piece: number for number, piece in enumerate(PIECES)}
+    return Tokenizer(mark(word_piece(models.WordPiece(vocab, unk_token="[UNK]"), True), BERT_SPECIALS), "letters")
+
+
+def config_of(kind: str) -> Config:
+    """The run that such a folder becomes."""
+    model = MODELS[kind]
+    examples = ExamplesConfig(labels=("bad", "so so", "good")) if model.head else ExamplesConfig()
+    task = model.head or ("clm" if kind == "gpt2" else "mlm")
+    return Config(task=task, model=model, data=DataConfig(sequence=model.positions), examples=examples)
+
+
+def write_folder(folder: Path, kind: str) -> None:
+    """A whole folder, as `from_pretrained` takes it: config.json, model.safetensors, tokenizer.json."""
+    folder.mkdir()
+    model, tokenizer = MODELS[kind], tokenizer_of(kind)
+    state = build(model, 1, torch.device("cpu")).state_dict()
+    tensors = {name: tensor.clone() for name, tensor in family(model.family).to_hugging_face(state, model)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    tokenizer.save(folder / "tokenizer.json")
+    (folder / "config.json").write_text(json.dumps(facts_of(config_of(kind), tokenizer)))
