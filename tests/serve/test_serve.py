@@ -4,9 +4,9 @@ import http.client
 import json
 import os
 import signal
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -162,57 +162,58 @@ def test_a_deadline(server: Server) -> None:
     assert response.status_code == 503 and "deadline" in response.text
 
 
-def test_a_worker_that_dies(models: list[Path]) -> None:
-    """Those that waited for it get 503; it is started again and the server goes on."""
-    server = Server(models)
+def under_way(server: Server, **asked: Any) -> list[Future[httpx.Response]]:
+    """Two completions that the server has begun; to be awaited."""
+    pool = ThreadPoolExecutor(2)
+    found = [pool.submit(httpx.post, f"{server.url}/v1/completions", json=asked, timeout=300) for _ in range(2)]
+    pool.shutdown(wait=False)
+    until(lambda: server.gauge("phalanx_jobs") == 2)
+    return found
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_server_in_trouble(models: list[Path]) -> None:
+    """Past the queue 429 with when to come again. Those that wait for a worker that dies get 503, and it is started
+    again; while it is stopped, the server speaks. After SIGTERM what is under way is finished.
+    """
+    server = Server(models, "--queue", 2, "--budget", 120)
     try:
-        found: list[httpx.Response] = []
-        asked = {"prompt": "The", "max_tokens": 50_000, "seed": 0}  # a text that does not end of itself
-        waiting = threading.Thread(target=lambda: found.append(server.client.post("/v1/completions", json=asked)))
-        waiting.start()
-        deadline = time.monotonic() + 30
-        while server.gauge("phalanx_jobs") == 0 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        waiting = under_way(server, prompt="The", max_tokens=50_000, seed=0)  # texts that do not end of themselves
+        refused = server.post("/classify", text="a")
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+        never = server.post("/v1/completions", prompt="a", n=3)
+        assert never.status_code == 400 and "3 texts are asked for at once, this server takes 2" in never.text
+
         os.kill(server.worker(), signal.SIGKILL)
-        waiting.join(30)
-        assert found[0].status_code == 503 and found[0].headers["Retry-After"]
-        assert "ended unexpectedly" in found[0].text
+        for response in (each.result() for each in waiting):
+            assert response.status_code == 503 and response.headers["Retry-After"]
+            assert "ended unexpectedly" in response.text
         assert server.client.get("/health").status_code == 200
         server.until_ready()
         assert server.post("/classify", text="a").status_code == 200
         assert server.gauge("phalanx_worker_restarts") == 1
-    finally:
-        server.stop()
 
+        os.kill(server.worker(), signal.SIGSTOP)
+        waiting = under_way(server, prompt="a" * 190_000)
+        assert server.post("/classify", text="a").status_code == 429
+        assert server.client.get("/health").status_code == 200
+        os.kill(server.worker(), signal.SIGCONT)
+        assert [each.result().status_code for each in waiting] == [400, 400]  # longer than the model's context
 
-def test_a_full_queue_and_a_drain(models: list[Path]) -> None:
-    """Past the queue 429 with when to come again; after SIGTERM what is under way is finished."""
-    server = Server(models, "--queue", 2)
-    try:
-        asked = {"prompt": "The", "max_tokens": 120, "temperature": 0}
-        found: list[httpx.Response] = []
-        threads = [
-            threading.Thread(
-                target=lambda: found.append(httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60))
-            )
-            for _ in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + 30
-        while server.gauge("phalanx_jobs") < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        refused = server.post("/classify", text="a")
-        never = server.post("/v1/completions", prompt="a", n=3)
-        assert never.status_code == 400 and "3 texts are asked for at once, this server takes 2" in never.text
-        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+        waiting = under_way(server, prompt="The", max_tokens=120, temperature=0)
         server.client.close()
         server.process.terminate()
-        for thread in threads:
-            thread.join(60)
-        assert [response.status_code for response in found] == [200, 200]
-        assert found[0].json()["usage"]["completion_tokens"] == 120
-        assert server.process.wait(30) in (0, -signal.SIGTERM, 143)
+        finished = [each.result() for each in waiting]
+        assert [response.status_code for response in finished] == [200, 200]
+        assert all(response.headers["Connection"] == "close" for response in finished)
+        assert finished[0].json()["usage"]["completion_tokens"] == 120
+        assert server.process.wait(120) in (0, -signal.SIGTERM, 143)
     finally:
         server.process.kill()
 
@@ -221,6 +222,10 @@ def test_pages_fetch_nothing_from_outside(server: Server) -> None:
     for path in ("/", "/docs"):
         page = server.client.get(path)
         assert page.status_code == 200 and "https://" not in page.text and "http://" not in page.text
+        rules = page.headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in rules and rules.count("'sha256-") == 2 and "unsafe" not in rules
+        assert page.headers["X-Content-Type-Options"] == "nosniff" and " style=" not in page.text
+    assert "default-src 'none'" in server.client.get("/nowhere").headers["Content-Security-Policy"]
     told = server.client.get("/openapi.json").json()
     assert {"/answer", "/v1/completions", "/metrics"} <= told["paths"].keys()
 

@@ -1,6 +1,8 @@
 """A server that starts with keys, and those that cannot start: one line and exit code 2, before anything is asked."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,8 +30,12 @@ def test_keys(models: list[Path], tmp_path: Path) -> None:
         for key in ("first", "second"):
             done = server.client.post("/classify", json={"text": "a"}, headers={"Authorization": f"Bearer {key}"})
             assert done.status_code == 200
+        worker = server.worker()
+        os.kill(worker, signal.SIGSTOP)
+        server.stop()  # with a worker that does nothing any more
+        assert server.process.returncode == -signal.SIGTERM and not Path(f"/proc/{worker}").exists()
     finally:
-        server.stop()
+        server.process.kill()
 
 
 def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def make(pool: WorkerPool) -> FastAPI:
     app = FastAPI(title="Phalanx", lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS,
                   redirect_slashes=False,
                   description="BERT and GPT: questions, classes, masks, embeddings, completions.")  # fmt: skip
+    app.state.pages = {path: _page(name) for path, name in (("/", "index.html"), ("/docs", "docs.html"))}
     metrics = app.state.metrics = Metrics(pool)
     _errors(app)
     _plain(app, pool)
@@ -134,11 +135,15 @@ def _about(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse(files("phalanx").joinpath("assets", "page", "index.html").read_text(encoding="utf-8"))
+        return HTMLResponse(app.state.pages["/"])
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(files("phalanx").joinpath("assets", "page", "docs.html").read_text(encoding="utf-8"))
+        return HTMLResponse(app.state.pages["/docs"])
+
+
+def _page(name: str) -> str:
+    return files("phalanx").joinpath("assets", "page", name).read_text(encoding="utf-8")
 
 
 def _named(pool: WorkerPool, name: str, kind: str) -> str:

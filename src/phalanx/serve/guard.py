@@ -3,10 +3,13 @@ stream stays a stream and ends when its reader leaves.
 """
 
 import asyncio
+import base64
+import hashlib
 import hmac
 import json
+import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,30 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 PATIENCE = 2.0  # seconds for the rest of a body that is refused
+SAFE = (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")
+NOTHING = "default-src 'none'; frame-ancestors 'none'"  # what a page may do that is none
 OPEN = ("/health", "/ready", "/", "/docs", "/openapi.json")  # without a key: what watches the server, and its pages
 
 
-class Guard:
-    """Around an app: limits, keys, an end to what nobody waits for; `told` of each request's path, status, seconds."""
+class Left(Exception):
+    """The client has left before its request was whole."""
 
-    def __init__(self, app: Any, limit: int, keys: Sequence[str], told: Callable[[str, int, float], None]) -> None:
+
+class Guard:
+    """Around an app: limits, keys, an end to what nobody waits for; `told` of each request's path, status, seconds.
+    `pages` are HTML by their paths, to which browsers are told what they may do. While `draining` every answer is the
+    last on its connection.
+    """
+
+    def __init__(self, app: Any, limit: int, keys: Sequence[str], told: Callable[[str, int, float], None],
+                 pages: Mapping[str, str]) -> None:  # fmt: skip
         self.app, self.limit, self.keys, self.told = app, limit, [key.encode() for key in keys], told
+        self.policies = {path: policy(html) for path, html in pages.items()}
+        self.draining = False
+
+    def drain(self) -> None:
+        """From now on every answer is the last on its connection."""
+        self.draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -37,13 +56,20 @@ class Guard:
 
         async def sent(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", []), *self._headers(scope["path"])]}
             await send(message)
 
         try:
-            await self._request(scope, receive, sent)
+            with suppress(Left):
+                await self._request(scope, receive, sent)
         finally:
             self.told(getattr(scope.get("route"), "path", "other"), status or 499, time.monotonic() - began)
+
+    def _headers(self, path: str) -> list[tuple[bytes, bytes]]:
+        close = [(b"connection", b"close")] if self.draining else []
+        return [*SAFE, (b"content-security-policy", self.policies.get(path, NOTHING).encode()), *close]
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -63,12 +89,12 @@ class Guard:
         await _while_there(lambda read: self.app(scope, read, send), body, receive)
 
     async def _body(self, receive: Receive) -> bytes | None:
-        """All of it; None past the limit."""
+        """All of it; None past the limit. Left where the rest does not come."""
         parts, size, more = [], 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                raise Left
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
             if size > self.limit:
@@ -124,6 +150,20 @@ async def _refuse(send: Send, status: int, message: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def policy(html: str) -> str:
+    """What a browser lets a page of ours do: run the scripts and styles that are written in it, by their hashes, and
+    ask the server that it came from. Nothing else, and in no frame of others.
+    """
+
+    def hashes(tag: str) -> str:
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in found]
+        return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+
+    return (f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
+            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")  # fmt: skip
 
 
 def read_keys(file: Path) -> list[str]:

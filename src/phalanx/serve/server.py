@@ -2,22 +2,22 @@
 
 import math
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import uvicorn
 
 from phalanx import processor
 from phalanx.errors import InputError
 from phalanx.serve.api import make
 from phalanx.serve.guard import Guard, read_keys
+from phalanx.serve.http_server import HttpServer, raise_files
 from phalanx.serve.jobs import Spec
 from phalanx.serve.worker_pool import WorkerPool
 
 GRACE = 5  # seconds past the budget for what is under way when the server is told to stop
-KEPT = 75  # seconds that a connection lies idle: longer than Retry-After says, and than proxies keep theirs
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,24 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     if not math.isfinite(options.budget):
         raise InputError(f"--budget {options.budget}: give seconds")
     keys = read_keys(options.keys) if options.keys else []
-    listener = _listening(options.host, options.port)
+    listening = _listening(options.host, options.port)
     gpus = torch.cuda.device_count()
     devices: list[int | None] = [*range(gpus)] if gpus else [None] * options.workers
     threads = options.threads or max(1, processor.cpus() // len(devices))
     pool = WorkerPool(models, devices, threads, options.queue, options.budget)
     app = make(pool)
-    guarded = Guard(app, options.body, keys, app.state.metrics.told)
-    server = uvicorn.Server(uvicorn.Config(
-        guarded, log_level="warning",
-        server_header=False, timeout_keep_alive=KEPT, timeout_graceful_shutdown=math.ceil(options.budget) + GRACE,
-    ))  # fmt: skip
+    guard = Guard(app, options.body, keys, app.state.metrics.told, app.state.pages)
+    server = HttpServer(guard, listening, raise_files(), math.ceil(options.budget) + GRACE, guard.drain)
 
     def stop() -> None:
         server.should_exit = True
 
     pool.on_failure = stop
-    names, port = ", ".join(model.name for model in models), listener.getsockname()[1]
+    names, port = ", ".join(model.name for model in models), listening.getsockname()[1]
     print(f"phalanx: http://{options.host}:{port} serves {names}; /ready says when", flush=True)
-    server.run(sockets=[listener])
+    server.run()
+    if pool.gave_up:
+        print(f"phalanx: {pool.failure}", file=sys.stderr)
+        sys.exit(1)
     if pool.failure:
         raise InputError(pool.failure)

@@ -1,0 +1,246 @@
+"""Connections, without models: slow ones are closed, there are never too many, and what was sent is answered."""
+
+import asyncio
+import errno
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from phalanx.serve import connection, http_server
+from phalanx.serve.guard import Guard
+from phalanx.serve.http_server import HttpServer, raise_files
+
+ASK = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+SEND = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\n"
+
+
+class App:
+    """Answers with what it is sent, once `go` is set; counts the requests that came so far."""
+
+    def __init__(self) -> None:
+        self.asked, self.go, self.answer = 0, asyncio.Event(), b"done"
+        self.go.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        self.asked += 1
+        await receive()
+        await self.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": self.answer})
+
+
+@asynccontextmanager
+async def serving(
+    app: App, most: int = 100, listening: socket.socket | None = None, ending: Callable[[], object] = lambda: None
+) -> AsyncIterator[HttpServer]:
+    """`ending` is called when the server begins to end."""
+    listening = listening or socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    guard = Guard(app, 1000, [], lambda *_: None, {})
+    server = HttpServer(guard, listening, most, 60, lambda: (guard.drain(), ending()))
+    running = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        yield server
+    finally:
+        app.go.set()
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "SETTLE", 0.01)
+    monkeypatch.setattr(http_server, "LINGER", 0.05)
+    monkeypatch.setattr(http_server, "PAUSE", 0.005)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.002)
+
+
+def connected(server: HttpServer, sent: bytes) -> socket.socket:
+    """A client; the server has no turn meanwhile, for it is in the same thread."""
+    client = socket.create_connection(server.listener.socket.getsockname())
+    client.sendall(sent)
+    client.setblocking(False)
+    return client
+
+
+async def received(client: socket.socket) -> bytes:
+    """All until the server closes; ConnectionResetError where it breaks off."""
+    parts = []
+    async with asyncio.timeout(60):
+        while part := await asyncio.get_running_loop().sock_recv(client, 1 << 16):
+            parts.append(part)
+    client.close()
+    return b"".join(parts)
+
+
+async def answered(client: socket.socket) -> bool:
+    """Whether the next that comes is an answer; the connection stays."""
+    async with asyncio.timeout(60):
+        return (await asyncio.get_running_loop().sock_recv(client, 1 << 16)).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"", b""), (ASK[:20], b"HTTP/1.1 408 Request Timeout"), (SEND + b"abc", b"HTTP/1.1 408 Request Timeout"),
+     (ASK + ASK[:20], b"HTTP/1.1 200 OK"), (ASK + SEND, b"HTTP/1.1 200 OK")],
+)  # fmt: skip
+def test_a_request_that_does_not_become_whole(monkeypatch: pytest.MonkeyPatch, sent: bytes, status: bytes) -> None:
+    """Its connection is closed after a while, with 408 where something had come; the app learns nothing of it."""
+    monkeypatch.setitem(connection.SECONDS, connection.HEAD, 0.2)
+    monkeypatch.setitem(connection.SECONDS, connection.BODY, 0.2)
+    app = App()
+
+    async def run() -> bytes:
+        async with serving(app) as server:
+            told = await received(connected(server, sent))
+            assert not server.opened.all and not server.opened.idle
+        return told
+
+    told = asyncio.run(run())
+    assert told.startswith(status) and bool(told) == bool(status)
+    assert app.asked == told.count(b"200 OK") and told.count(b" 408 ") == bool(sent)
+
+
+def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the rest of the answer is so small that nobody waits to send it."""
+    monkeypatch.setattr(connection, "STALLED", 0.05)
+
+    async def run() -> None:
+        app = App()
+        app.answer = b"a" * (32 << 20)
+        async with serving(app) as server:
+            client = connected(server, ASK)
+            await until(lambda: app.asked == 1)
+            await until(lambda: not server.opened.all)
+            client.close()
+
+    asyncio.run(run())
+
+
+def test_more_connections_than_there_is_room_for() -> None:
+    """The one that is idle for longest makes room; one that is computed for stays."""
+
+    async def run() -> None:
+        app = App()
+        async with serving(app, most=8) as server:
+            app.go.clear()
+            busy = connected(server, ASK)
+            await until(lambda: app.asked == 1)
+            idle = [connected(server, part) for part in (b"", ASK[:20], SEND) for _ in range(10)]
+            health = connected(server, ASK)
+            await until(lambda: app.asked == 2)
+            assert len(server.opened.all) == 8
+            for client in idle[:24]:
+                with suppress(ConnectionResetError):
+                    assert await received(client) == b""
+            app.go.set()
+            assert await answered(busy) and await answered(health)
+            for client in (busy, health, *idle[24:]):
+                client.close()
+
+    asyncio.run(run())
+
+
+def test_connections_wait_where_all_are_computed_for(capsys: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        app = App()
+        async with serving(app, most=2) as server:
+            app.go.clear()
+            clients = [connected(server, ASK) for _ in range(5)]
+            await until(lambda: app.asked == 2 and server.listener.paused is not None)
+            assert len(server.opened.all) == 2
+            app.go.set()
+            for client in clients:
+                assert await answered(client)
+                client.close()
+
+    asyncio.run(run())
+    assert capsys.readouterr().err.count("connections wait to be accepted") == 1
+
+
+class Scarce(socket.socket):
+    """Of which no connection can be accepted for a while, because files ran out."""
+
+    tries = 0
+
+    def accept(self) -> Any:
+        self.tries += 1
+        if self.tries < 200:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_when_files_run_out_it_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        async with serving(App(), listening=Scarce()) as server:
+            client = connected(server, ASK)
+            assert await answered(client)
+            client.close()
+
+    asyncio.run(run())
+    told = capfd.readouterr().err
+    assert told == "phalanx: connections wait to be accepted: Too many open files\n"
+
+
+@pytest.mark.parametrize("most", [100, 20])
+def test_what_was_sent_before_the_end_is_answered(most: int) -> None:
+    """By connections that the kernel has taken and the server has not, by resting ones, and by those whose request is
+    whole only later; each is told that this answer is the last. More come than there may be connections at once, too.
+    """
+
+    async def run() -> None:
+        app, clients = App(), list[socket.socket]()
+
+        def send() -> None:
+            resting.sendall(ASK)
+            clients.extend([resting, *(connected(server, ASK) for _ in range(50))])
+
+        async with serving(app, most, ending=send) as server:
+            resting = connected(server, ASK)
+            assert await answered(resting)
+            late = connected(server, SEND)
+            await until(lambda: len(server.opened.idle) == 2)
+            server.should_exit = True
+            await until(lambda: len(clients) > 0)
+            for told in await asyncio.gather(*map(received, clients)):
+                assert told.startswith(b"HTTP/1.1 200 OK") and b"connection: close" in told
+            if most == 100:
+                late.sendall(b"12345")
+                assert b"connection: close" in await received(late)
+        with pytest.raises((ConnectionRefusedError, OSError)):
+            connected(server, ASK)
+
+    asyncio.run(run())
+
+
+def test_resting_connections_do_not_hold_up_the_end() -> None:
+    async def run() -> None:
+        async with serving(App()) as server:
+            resting = connected(server, ASK)
+            assert await answered(resting)
+            nothing = connected(server, b"")
+        assert await received(resting) == await received(nothing) == b""
+
+    asyncio.run(run())
+
+
+def test_files_as_many_as_may_be() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        connections = raise_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert 16 <= connections <= http_server.CONNECTIONS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
