@@ -125,9 +125,18 @@ def test_refused_override_is_one_line_that_names_the_way_out(word: str, says: st
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_several_errors_are_counted() -> None:
-    with pytest.raises(InputError, match=r" will not do; it takes .* \(and 2 more"):
-        recipe.validate({"train": {"steps": 0, "batch": -1}, "optim": {"lr": "fast"}})
+def test_several_errors_are_all_told() -> None:
+    """Each with its value and what it takes."""
+    with pytest.raises(InputError) as caught:
+        recipe.validate({"train": {"steps": 0, "batch": -1}, "optim": {"lr": "fast"}, "data": {"split": [1, "x", 1]}})
+    assert str(caught.value) == (
+        "data.split=[1, 'x', 1] will not do; it takes a list of 3, each number >= 0 and <= 1000000000.0; "
+        'optim.lr="fast" neither, it takes number > 0; train.steps=0 neither, it takes integer > 0; '
+        "train.batch=-1 neither, it takes integer > 0"
+    )
+    with pytest.raises(InputError, match=r"model\.heads=0 neither.* \(and 3 more like it\)"):
+        wrong = "layers", "hidden", "heads", "positions", "pad_vocab_to", "vocab"
+        recipe.validate({"model": dict.fromkeys(wrong, 0) | {"vocab": -1, "norm_eps": 0, "init_std": 0}})
 
 
 @pytest.mark.parametrize(

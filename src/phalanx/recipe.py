@@ -23,6 +23,7 @@ from phalanx.foreign import LONGEST, brief, short
 
 BUNDLED = Path(__file__).parent / "recipes"
 Mapped = dict[str, Any]
+MOST = 4  # further wrong keys that are named
 
 # What other programs call a setting, and the key, or the whole word, that it is here.
 ELSEWHERE = {
@@ -73,19 +74,24 @@ def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
 
 
 def validate(mapping: Mapping[str, Any]) -> Config:
-    """The frozen configuration; InputError in one line for the first thing wrong, with the number of others."""
+    """The frozen configuration; InputError in one line for all that is wrong, each with its value and what would do."""
     for name, value in mapping.items():
         for key in [f"{name}.{leaf}" for leaf in value] if isinstance(value, Mapping) else [name]:
             _field(key)
     try:
         return Config.model_validate(mapping)
     except ValidationError as error:
-        wrong = list(dict.fromkeys(".".join(map(str, complaint["loc"][:2])) for complaint in error.errors()))
-        kind = _kind(_field(wrong[0]))
-        section, _, leaf = wrong[0].rpartition(".")
-        value = mapping[section][leaf] if section else mapping[leaf]
-        more = f" (and {len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
-        raise InputError(f"{wrong[0]}={_shown(value)} will not do; it takes {kind}{more}") from error
+        wrong = dict.fromkeys(".".join(map(str, complaint["loc"][:2])) for complaint in error.errors())
+        first, *others = ((f"{key}={_shown(_value(mapping, key))}", _kind(_field(key))) for key in wrong)
+        more = "".join(f"; {said} neither, it takes {kind}" for said, kind in others[:MOST])
+        more += f" (and {len(others) - MOST} more like it)" * (len(others) > MOST)
+        raise InputError(f"{first[0]} will not do; it takes {first[1]}{more}") from error
+
+
+def _value(mapping: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted key."""
+    section, _, leaf = key.rpartition(".")
+    return mapping[section][leaf] if section else mapping[leaf]
 
 
 def dump(config: Config) -> str:

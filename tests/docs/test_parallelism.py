@@ -53,6 +53,15 @@ def test_the_sum_is_right() -> None:
     assert int(told.replace(",", "")) == sum(int(count) for *_, count in READING)
 
 
+@pytest.mark.parametrize("page", [PAGE, PAGE.parents[1] / "README.md"], ids=["parallelism", "README"])
+def test_whole_files_are_told_as_well(page: Path) -> None:
+    """As those of other programs are counted; their lines to 5 %, as they change with every line beside the step."""
+    (files, told), *_ = re.findall(r"(\d+)(?: files)? of some ([\d,]+) lines", page.read_text(encoding="utf-8"))
+    read = {file for file, _, _ in READING}
+    assert int(files) == len(read)
+    assert int(told.replace(",", "")) == pytest.approx(sum(lines(file, "") for file in read), rel=0.05)
+
+
 def test_pictures_and_links_are_there() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", TEXT)
     assert len(links) == 10

@@ -79,7 +79,8 @@ def test_more_to_do_takes_longer() -> None:
 @pytest.mark.parametrize("name", cluster.names())
 def test_clusters_load(name: str) -> None:
     found = cluster.load(name)
-    assert found.title and found.gpu.memory > 1e9 and predict(replace(GPT, dp=1, batch=4), found).seconds > 0
+    work = replace(GPT, dp=1, batch=4, precision=found.precision("auto"))
+    assert found.title and found.gpu.memory > 1e9 and predict(work, found).seconds > 0
 
 
 def test_clusters_of_the_plan_are_there() -> None:
@@ -91,13 +92,43 @@ def test_clusters_of_the_plan_are_there() -> None:
     [
         ("node = [", "not TOML"),
         ("node = 8", "field required"),
-        (TEXT.replace("node = 8", "node = 0"), "greater than 0"),
+        (TEXT.replace("node = 8", "node = 0"), "node=0: .*greater than 0"),
+        (TEXT.replace("units = 132", "units = 'many'"), "gpu.units='many': .*valid integer"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(text: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as error:
         cluster.parse(text, "mine.toml")
     assert str(error.value).startswith("mine.toml: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "taken"),
+    [("h100-eos", "auto", "bf16"), ("h100-eos", "fp8", "fp8"), ("dgx-1", "auto", "fp32"), ("dgx-1", "fp16", "fp16")],
+)
+def test_precision_is_what_the_gpus_have(name: str, asked: str, taken: str) -> None:
+    assert cluster.load(name).precision(asked) == taken
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [("selene", "fp8", "fp8 is not in A100.*; use bf16, fp16, fp32$"), ("dgx-1", "bf16", "use fp16, fp32$")],
+)
+def test_precision_that_gpus_lack_is_refused(name: str, asked: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        cluster.load(name).precision(asked)
+
+
+def test_fp8_makes_the_blocks_matrices_faster_and_nothing_else() -> None:
+    narrow, wide = Timer(H100, "fp8"), Timer(H100, "bf16")
+    matrix = kernels.product("matrix", 8192, 8192, 8192, 2)
+    assert narrow(matrix) < 0.7 * wide(matrix)
+    for other in (
+        matrix._replace(kind="head"),
+        matrix._replace(kind="attention"),
+        Kernel("flash", 1e6, (512, 512, 64)),
+    ):
+        assert narrow(other) == pytest.approx(wide(other), rel=0.05)
 
 
 def test_an_unknown_cluster_names_those_that_are_known() -> None:

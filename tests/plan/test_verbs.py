@@ -32,10 +32,59 @@ def test_plan_for_machines() -> None:
     assert told["tokens"] == pytest.approx(3e9, rel=1e-3) and told["gpus"] == 2 and len(told["best"]) == 10
 
 
-@pytest.mark.parametrize("words", [["--cluster", "nowhere"], ["--tokens", "many"], ["--why", "zz"], ["--gpus", "12"]])
-def test_plan_refuses(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--cluster", "nowhere"], "nowhere"),
+        (["--tokens", "many"], "many"),
+        (["--why", "zz"], "zz"),
+        (["--why", "tp0"], "layout.tp=0 will not do"),
+        (["--gpus", "12"], "use 8 or 16"),
+        (["--gpus", "0"], "--gpus 0"),
+        (["--batch", "0"], "train.batch=0 will not do"),
+        (["--precision", "fp8", "--cluster", "selene"], "precision.dtype=fp8 is not in A100"),
+        (["--precision", "bf16", "--cluster", "dgx2"], "precision.dtype=bf16 is not in V100"),
+    ],
+)
+def test_plan_refuses(words: list[str], told: str) -> None:
     refused = say("plan", "gpt2-124m", *words)
     assert isinstance(refused.exception, InputError)
+    assert told in str(refused.exception) and "\n" not in str(refused.exception)
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["trace"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [
+            "model.family=bert",
+            "model.preset=base",
+            "task=classes",
+            "model.head=classes",
+            "model.classes=3",
+            "data.sequence=128",
+        ],
+        ["task=completion"],
+        ["model.family=bert", "model.preset=base", "data.sequence=128"],
+    ],
+)
+def test_what_is_not_described_is_refused(verb: list[str], words: list[str]) -> None:
+    refused = say(*verb, "gpt2-124m", *words)
+    assert isinstance(refused.exception, InputError), refused.exception
+    assert "only pretraining is planned" in str(refused.exception)
+
+
+def test_what_cards_lack_is_told() -> None:
+    told = say("plan", "gpt2-124m", "--cluster", "dgx-1", "--top", "1").stdout.splitlines()
+    assert "fp32" in told[0] and "--precision fp16 multiplies 8 times as fast" in told[-1]
+
+
+def test_a_batch_that_divides_badly_is_told() -> None:
+    """513 sequences divide among 27 replicas, not among 64."""
+    words = ["plan", "gpt2-124m", "--gpus", "64", "--top", "1", "--batch"]
+    assert "train.batch=513 divides badly: 512 makes" in say(*words, "513").stdout.splitlines()[-1]
+    assert "divides badly" not in say(*words, "512").stdout
+    assert json.loads(say(*words, "513", "--json").stdout)["notes"]
 
 
 def test_trace(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ import pytest
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.train.lay_out import lay_out
+from phalanx.train.schedule import check_schedule
 
 
-def laid_out(processes: int, **sections: dict[str, object]) -> Config:
+def laid_out(processes: int, length: int = 64, **sections: dict[str, object]) -> Config:
     small = {"vocab": 512, "layers": 4, "hidden": 32, "heads": 4}
-    words = {**sections, "model": {**small, **sections.get("model", {})}, "data": {"sequence": 64}}
+    words = {**sections, "model": {**small, **sections.get("model", {})}, "data": {"sequence": length}}
     return lay_out(Config.model_validate(words), processes)
 
 
@@ -18,7 +19,12 @@ def laid_out(processes: int, **sections: dict[str, object]) -> Config:
     [
         (4, {"ffn": 102}, "layout.tp=4 does not divide model.ffn=102; use one of 1, 2"),
         (3, {}, "layout.tp=3 does not divide model.heads=4; use one of 1, 2, 4"),
-        (4, {"vocab": 300, "pad_vocab_to": 512}, "use one of 1, 2"),
+        (
+            4,
+            {"vocab": 300, "pad_vocab_to": 512},
+            "by model.pad_vocab_to=512; use model.pad_vocab_to=128, or layout.tp=1, 2",
+        ),
+        (4, {"vocab": 301, "pad_vocab_to": 7}, "by model.pad_vocab_to=7; use model.pad_vocab_to=8, or layout.tp=1"),
         (96, {"heads": 96, "hidden": 96, "vocab": 960, "pad_vocab_to": 96}, ""),
     ],
 )
@@ -39,12 +45,66 @@ def test_tensor_parallelism(tp: int, model: dict[str, object], said: str) -> Non
 def test_every_batch_of_a_ramp_up_fills_the_pipeline(micro_batch: int, rampup: tuple[int, ...], refused: bool) -> None:
     train, layout = {"batch": 8, "rampup": rampup}, {"pp": 2, "micro_batch": micro_batch}
     if refused:
-        with pytest.raises(InputError, match="a pipeline of 2 takes a whole number"):
+        with pytest.raises(
+            InputError, match=r"a pipeline of 2 takes a whole number, at least 2: use layout.micro_batch="
+        ):
             laid_out(2, train=train, layout=layout)
     else:
         assert laid_out(2, train=train, layout=layout).layout.micro_batch in (1, 2)
 
 
 def test_a_ramp_up_divides_among_replicas() -> None:
-    with pytest.raises(InputError, match="rampup: 6 sequences do not divide"):
+    with pytest.raises(
+        InputError, match=r"rampup=\[4, 2, 16\]: 6 sequences .*first batch .* increment .* multiples of 4"
+    ):
         laid_out(4, train={"batch": 8, "rampup": (4, 2, 16)})
+
+
+@pytest.mark.parametrize(
+    ("processes", "layout", "more", "said"),
+    [
+        (4, {}, {"batch": 9}, "train.batch=9: 9 sequences do not divide among layout.dp=4 replicas; "
+         "use train.batch=8 or 12, or layout.dp=1 or 3"),
+        (4, {}, {"batch": 3}, "use train.batch=4, or layout.dp=1 or 3"),
+        (2, {"pp": 2, "schedule": "interleaved"}, {}, "layout.schedule=interleaved has several stages a process, but "
+         "layout.chunks=1; use layout.chunks=2"),
+        (4, {"pp": 4, "schedule": "interleaved"}, {}, "but layout.chunks=1; use 1f1b"),
+        (2, {"pp": 2, "chunks": 2}, {}, "layout.chunks=2 is for layout.schedule=interleaved, not 1f1b; use that, or "
+         "layout.chunks=1"),
+        (2, {"pp": 2, "chunks": 3, "schedule": "interleaved"}, {}, "layout.pp=2 of 3 stages each makes 6, but "
+         "model.layers=4; use layout.pp=1 at most"),
+        (8, {"pp": 8}, {}, "layout.pp=8 of 1 stage each makes 8, but model.layers=4; use layout.pp=4 at most"),
+        (2, {"pp": 2, "micro_batch": 3}, {"batch": 8}, "a replica's 8 sequences make 2.66667 micro-batches of "
+         "layout.micro_batch=3; a pipeline of 2 takes a whole number, at least 2: use layout.micro_batch=1, 2 or 4"),
+        (4, {"pp": 2, "schedule": "interleaved", "chunks": 2, "micro_batch": 1}, {"batch": 6},
+         "a pipeline of 2 takes a multiple of 2: use train.batch=4 or a multiple"),
+        (8, {"cp": 2, "shard_ways": 3}, {"batch": 8}, "layout.shard_ways=3 must be a multiple of layout.cp=2 and "
+         "divide dp × cp = 8; use 2, 4 or 8, or 0 for all"),
+        (3, {"shard_ways": 2}, {"batch": 3}, "divide dp × cp = 3; use 1 or 3, or 0 for all"),
+        (4, {"tp": 4}, {"sequence": 62}, "data.sequence=62 is not cut into layout.tp=4 equal parts; use 60, or "
+         "layout.sequence_parallel=false"),
+        (8, {"cp": 4, "tp": 2}, {"sequence": 63}, "data.sequence=63 is not cut into 2 × layout.cp=4 × layout.tp=2 "
+         "equal parts; use 48"),
+        (2, {"cp": 2, "sequence_parallel": False}, {"sequence": 63}, "cut into 2 × layout.cp=2 equal parts; use 60"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_what_would_do(
+    processes: int, layout: dict[str, object], more: dict[str, int], said: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        laid_out(processes, layout=layout, train={"batch": more.get("batch", 8)}, length=more.get("sequence", 64))
+    assert str(refused.value).endswith(said) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"batch": 8, "rampup": (2, 4, 16)}, "an increment of 3 or 6 would"),
+        ({"batch": 8, "rampup": (7, 2, 16)}, "an increment of 1 would"),
+        ({"batch": 8, "rampup": (9, 1, 16)}, "begin at 8 or less"),
+    ],
+)
+def test_a_ramp_up_that_does_not_arrive_is_told_how_it_would(train: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_schedule(Config.model_validate({"train": train}))
+    assert str(refused.value).endswith(said)

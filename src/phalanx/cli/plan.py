@@ -41,8 +41,10 @@ def layouts(
         str,
         typer.Option(help="h100-eos, h200, selene (A100), dgx2h-superpod (V100), t4, laptop, …, or a .toml file."),
     ] = "h100-eos",
-    gpus: Annotated[int, typer.Option(min=1, help="How many of its GPUs.")] = 8,
-    batch: Annotated[int, typer.Option(min=0, max=10**9, help="Sequences of a step: train.batch.")] = 0,
+    gpus: Annotated[int, typer.Option(help="How many of its GPUs.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option(help="Sequences of a step: train.batch; the recipe's by default.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="precision.dtype: bf16, fp16, fp8 or fp32.")] = "",
     tokens: Annotated[str, typer.Option(help="Tokens to train on, as 300B; the recipe's steps by default.")] = "",
     price: Annotated[
@@ -66,8 +68,10 @@ def layouts(
     from phalanx.plan import proposal, render
     from phalanx.units import parse_count
 
+    if gpus < 1:
+        raise InputError(f"--gpus {gpus}: a cluster has at least one")
     words = [*(overrides or ())]
-    words += [f"train.batch={batch}"] * (batch > 0) + [f"precision.dtype={precision}"] * bool(precision)
+    words += [f"train.batch={batch}"] * (batch is not None) + [f"precision.dtype={precision}"] * bool(precision)
     where, many = clusters.load(cluster), parse_count(tokens, "--tokens") if tokens else 0.0
     asked = proposal.Question(model, tuple(words), cluster, where, gpus, many, price or where.hour)
     if why:
@@ -123,7 +127,9 @@ def trace(
     rank: Annotated[int, typer.Option(min=0, help="Which of them to trace.")] = 0,
     out: Annotated[Path | None, typer.Option(help="A PNG of the memory over the step, by kind.")] = None,
     export: Annotated[Path | None, typer.Option(help="A Chrome trace of the step, for ui.perfetto.dev.")] = None,
-    cluster: Annotated[str, typer.Option(help="Whose GPUs and links --export takes its durations from.")] = "h100-eos",
+    cluster: Annotated[
+        str, typer.Option(help="Whose GPUs say what precision.dtype=auto is, and how long --export's operations take.")
+    ] = "h100-eos",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Dry-run one step of one rank of thousands: phalanx trace gpt2-8.3b layout.tp=8 --ranks 512 --out memory.png
@@ -142,7 +148,8 @@ def trace(
     from phalanx.plan.trace import passes
     from phalanx.plan.trace import trace as traced_step
 
-    where, config = clusters.load(cluster), rehearse(recipe, overrides or (), ranks)
+    where = clusters.load(cluster)
+    config = rehearse(recipe, overrides or (), ranks, where)
     processes = ranks or config.layout.tp * config.layout.cp * config.layout.pp * config.layout.dp
     if rank >= processes:
         raise InputError(f"--rank {rank} of {processes} ranks; use 0 to {processes - 1}")

@@ -9,25 +9,37 @@ from phalanx.errors import InputError
 
 def check(model: ModelConfig, tp: int) -> None:
     """InputError for a model that tp ranks cannot share, with the numbers that would do."""
-    if why := _why_not(model, tp):
-        fits = ", ".join(str(n) for n in range(1, model.heads + 1) if not _why_not(model, n))
-        raise InputError(f"{why}; use one of {fits}")
+    blocks = _why_not_blocks(model, tp)
+    if why := blocks or _why_not_words(model, tp):
+        rows = 0 if blocks else _padding(model, tp)
+        fits = [n for n in range(1, model.heads + 1) if not (_why_not_blocks(model, n) or _why_not_words(model, n))]
+        would = f"model.pad_vocab_to={rows}, or layout.tp=" if rows else "one of "
+        raise InputError(f"{why}; use {would}{', '.join(map(str, fits))}")
 
 
-def _why_not(model: ModelConfig, tp: int) -> str:
-    """Why so many ranks cannot share a model; nothing if they can."""
-    rows, ffn = model.padded_vocab, model.ffn or 4 * model.hidden
-    for key, size in (("heads", model.heads), ("ffn", ffn)):
+def _why_not_blocks(model: ModelConfig, tp: int) -> str:
+    """Why so many ranks cannot share a model's blocks; nothing if they can."""
+    for key, size in (("heads", model.heads), ("ffn", model.ffn or 4 * model.hidden)):
         if size % tp:
             return f"layout.tp={tp} does not divide model.{key}={size}"
-    if rows % tp:
-        return f"layout.tp={tp} does not divide the vocabulary padded to {rows}; set another model.pad_vocab_to"
-    if tp > 1 and model.vocab <= rows - rows // tp:
-        return (
-            f"layout.tp={tp} leaves a rank without words: model.vocab={model.vocab} is padded to {rows}; lower "
-            "model.pad_vocab_to"
-        )
     return ""
+
+
+def _why_not_words(model: ModelConfig, tp: int) -> str:
+    """Why so many ranks cannot share its vocabulary; nothing if they can."""
+    rows, padded = model.padded_vocab, f"to {model.padded_vocab} by model.pad_vocab_to={model.pad_vocab_to}"
+    if rows % tp:
+        return f"layout.tp={tp} does not divide the vocabulary, padded {padded}"
+    if tp > 1 and model.vocab <= rows - rows // tp:
+        return f"layout.tp={tp} leaves a rank without words: model.vocab={model.vocab} is padded {padded}"
+    return ""
+
+
+def _padding(model: ModelConfig, tp: int) -> int:
+    """The model.pad_vocab_to nearest to what it is with which tp ranks can share the vocabulary; 0 if there is none."""
+    near = {max(1, round(model.pad_vocab_to / 2**halved / tp)) * tp for halved in range(25)}
+    fits = [rows for rows in near if not _why_not_words(model.model_copy(update={"pad_vocab_to": rows}), tp)]
+    return min(fits, key=lambda rows: abs(rows - model.pad_vocab_to), default=0)
 
 
 def spread(config: ModelConfig, stages: int) -> list[int]:

@@ -88,6 +88,15 @@ class Cluster(Part):
     measured: Measured | None = None
     hour: float = Field(default=0, ge=0)  # price of a GPU for an hour, dollars; 0: unknown
 
+    def precision(self, asked: str) -> str:
+        """What a run of precision.dtype=`asked` multiplies in on these GPUs; InputError for what they do not have."""
+        has = [dtype for dtype in ("bf16", "fp16", "fp8", "fp32") if dtype in self.gpu.peak]
+        if asked == "auto":
+            return "bf16" if "bf16" in has else "fp32"
+        if asked not in has:
+            raise InputError(f"precision.dtype={asked} is not in {self.gpu.name}; use {', '.join(has)}")
+        return asked
+
 
 def names() -> list[str]:
     """Of the clusters that come with Phalanx."""
@@ -114,4 +123,5 @@ def parse(text: str, name: str) -> Cluster:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{name}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        value = "" if first["type"] == "missing" else f"={first['input']!r:.60}"
+        raise InputError(f"{name}: {where}{value}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -161,9 +161,9 @@ class Timer:
 
     def __init__(self, cluster: Cluster, precision: str) -> None:
         self.gpu, self.fitted = cluster.gpu, cluster.fitted
-        known = self.gpu.peak
-        self.precision = precision if precision in known else "fp32"
-        self.peak = known[self.precision] * self.fitted.power
+        known, self.precision = self.gpu.peak, precision
+        self.peak = known[precision] * self.fitted.power
+        self.wider = known["bf16" if precision == "fp8" else precision] * self.fitted.power  # of what fp8 leaves alone
         self.stream = self.gpu.bandwidth * self.fitted.stream * self.fitted.power
         self.side = SIDE * self.peak / (max(known.values()) * self.fitted.power)
         self.known: dict[Kernel, float] = {}
@@ -184,7 +184,8 @@ class Timer:
 
     def _multiply(self, kernel: Kernel) -> float:
         m, n, k = kernel.shape
-        speed = self.peak * self.fitted.matrix / self.gpu.units  # of one unit
+        peak = self.peak if kernel.kind == "matrix" else self.wider  # attention and the head are never in fp8
+        speed = peak * self.fitted.matrix / self.gpu.units  # of one unit
         if kernel.kind == "flash":
             return kernel.flops / (speed * self.gpu.units * FLASH)
         best = float("inf")

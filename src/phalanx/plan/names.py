@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from phalanx import recipe
 from phalanx.config import LayoutConfig
 from phalanx.errors import InputError
 
@@ -35,7 +36,7 @@ def short(layout: LayoutConfig) -> str:
 
 
 def pins(text: str) -> dict[str, Any]:
-    """Keys of the layout section that a text names, as `short` writes them or as tp=4; InputError for other words."""
+    """Keys of the layout section that a text names, as `short` writes them or as tp=4; InputError for all others."""
     found: dict[str, Any] = {}
     for word in re.sub(r"([a-z]+\d+)[×x](\d+)", r"\1 ×\2", text.replace(",", " ")).split():
         number = re.fullmatch(r"([a-z]+|×)=?(\d+)", word)
@@ -49,4 +50,5 @@ def pins(text: str) -> dict[str, Any]:
         found[key] = value
     if "chunks" in found:
         found["schedule"] = "interleaved"
+    recipe.validate({"layout": found})
     return found

@@ -178,8 +178,9 @@ class Step:
         forward, backward = (tuple(slowest * each.seconds for each in one) for one in passes)
         hop = 0.0
         if work.pp > 1:
-            size = self.wide / (work.tp if work.sequence_parallel else 1)
-            hop = send(self.cluster, size, work.tp * work.cp * work.dp)
+            ranks = work.tp if work.sequence_parallel or work.scattered else 1
+            hop = send(self.cluster, self.wide / ranks, work.tp * work.cp * work.dp)
+            hop += self.tp.scatter(self.wide) if work.scattered and not work.sequence_parallel else 0.0
         flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, forward, backward, hop)
         parameters = self.rank_parameters()
         update = self.update(parameters)

@@ -16,6 +16,7 @@ from phalanx.plan.search import ROOM, Found, search
 from phalanx.train.settle import expand
 
 GIB = 2**30
+BETTER = 1.15  # times as many tokens a second are worth another batch
 _SINGLE = {"tp": 1, "cp": 1, "pp": 1, "dp": 1, "micro_batch": 1, "schedule": "1f1b", "chunks": 1, "shard": "none",
            "shard_ways": 0}  # fmt: skip
 
@@ -35,7 +36,7 @@ class Question:
     def config(self) -> Config:
         """The run, on one GPU."""
         single = [f"layout.{key}={value}" for key, value in _SINGLE.items()]
-        return rehearse(self.name, [*self.overrides, *single], 1)
+        return rehearse(self.name, [*self.overrides, *single], 1, self.cluster)
 
     def steps(self, config: Config) -> int:
         """Until all tokens are seen."""
@@ -87,6 +88,25 @@ def answer(question: Question, most: int) -> Found:
     if not found.best:
         raise InputError(_too_large(question, config, fixed, found))
     return found
+
+
+def better_batch(question: Question, found: Found) -> tuple[int, float] | None:
+    """A batch near the one asked for, and how many times as many tokens a second it makes, where that is much more:
+    which layouts there are hangs on what divides the batch.
+    """
+    config, gpus, fixed = question.config(), question.gpus, question.pins()
+    batch = config.train.batch
+    if gpus == 1 or batch % gpus == 0 or any(config.train.rampup):
+        return None
+    rates = {}
+    for near in {max(1, batch // step + more) * step for step in (gpus, question.cluster.node) for more in (0, 1)}:
+        train = config.train.model_copy(update={"batch": near})
+        other = search(config.model_copy(update={"train": train}), question.cluster, gpus, fixed, 1)
+        if other.best:
+            rates[near] = near / other.best[0].prediction.seconds
+    best = max(rates, key=lambda near: (rates[near] > 0.9 * max(rates.values()), -abs(near - batch)), default=batch)
+    times = rates.get(best, 0.0) * found.best[0].prediction.seconds / batch
+    return (best, times) if times > BETTER else None
 
 
 def _undividable(question: Question, config: Config, fixed: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ FIRST = {"V100-SXM3-32GB (DGX-2H": "dgx2h-2019"}
 VOLTA |= {"V100-SXM2-32GB": "dgx-1", "V100": "dgx-1"}
 AMPERE = {"A100-SXM4-40GB": "dgx-a100", "A100-SXM4-80GB": "selene", "A100": "vtrain"}
 OLD = {"attention": "plain", "pointwise": "split", "overlap": False, "gradient_bytes": 2}
-MEGATRON = {"attention": "softmax", "overlap": False, "gradient_bytes": 2}
+MEGATRON = {"attention": "softmax", "overlap": False, "gradient_bytes": 2, "scattered": True}  # arXiv 2104.04473, 4.1
 AUGUST = OLD | {"gradient_bytes": 4, "micro_batch": 8}
 DLE = OLD | {"optimizer": "lamb"}
 

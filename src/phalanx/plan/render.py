@@ -5,7 +5,7 @@ from typing import Any
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.plan.names import pins, short
-from phalanx.plan.proposal import GIB, Question, answer
+from phalanx.plan.proposal import GIB, Question, answer, better_batch
 from phalanx.plan.search import ROOM, Found, Planned, search
 from phalanx.plan.work import Work
 from phalanx.train.lay_out import lay_out
@@ -55,6 +55,7 @@ def document(question: Question, found: Found) -> dict[str, Any]:
         "layouts": found.layouts,
         "worked_out": found.worked_out,
         "too_large": found.too_large,
+        "notes": notes(question, found),
         "best": [record(question, planned) for planned in found.best],
     }
 
@@ -87,7 +88,24 @@ def table(question: Question, found: Found) -> list[str]:
         *aligned([row if priced else row[:-1] for row in rows], left=(1, 12)),
         "",
         *(f"{n:>2} {question.command(planned.config.layout)}" for n, planned in enumerate(found.best, 1)),
+        *[""] * bool(said := notes(question, found)),
+        *said,
     ]
+
+
+def notes(question: Question, found: Found) -> list[str]:
+    """What would be much faster than what was asked, in sentences."""
+    config, peak, said = found.best[0].config, question.cluster.gpu.peak, []
+    if better := better_batch(question, found):
+        batch, times = better
+        said.append(f"train.batch={config.train.batch} divides badly: {batch} makes {times:.1f} times the tokens/s")
+    dtype = config.precision.dtype
+    if dtype == "fp32" and peak.get("fp16", 0) > 2 * peak["fp32"] and "bf16" not in peak:
+        said.append(
+            f"{question.cluster.gpu.name} has no bf16, so precision.dtype=auto is fp32; --precision fp16 multiplies "
+            f"{peak['fp16'] / peak['fp32']:.0f} times as fast"
+        )
+    return said
 
 
 def _short(number: float) -> str:

@@ -45,6 +45,7 @@ class Work:
     labelled: float = 1.0  # the share of positions that meet the vocabulary
     overlap: bool = True  # gradients are summed over replicas while backward goes on
     tp_overlap: bool = False  # products are cut so that tensor parallelism's messages go on under them
+    scattered: bool = False  # a tensor-parallel rank sends its part of the stream to the next stage, which gathers it
     gradient_bytes: int = 4  # of an element as replicas sum it
     adds: bool = True  # a micro-batch's gradients are added to the sum by kernels of their own, not by the products
     stream_bytes: int = (

@@ -5,6 +5,8 @@ from phalanx.errors import InputError
 from phalanx.parallel import division
 from phalanx.train.schedule import batch_sizes
 
+FEW = 8  # numbers that are named of those that would do
+
 
 def processes_of(layout: LayoutConfig) -> int:
     """Processes that a layout asks for, with one replica where it leaves that open."""
@@ -20,8 +22,7 @@ def lay_out(config: Config, processes: int) -> Config:
     rows = _rows(config, layout)
     micro_batch = min(layout.micro_batch or _share(rows[0], layout), rows[-1])
     if layout.pp > 1:
-        for each in rows:
-            _check_micro_batches(each, micro_batch, layout)
+        _check_micro_batches(rows, micro_batch, layout)
     sharding = layout.shard if (layout.shard_ways or layout.dp * layout.cp) > 1 else "none"
     definite = layout.model_copy(update={"micro_batch": micro_batch, "shard": sharding})
     return config.model_copy(update={"layout": definite})
@@ -37,11 +38,12 @@ def _sized(layout: LayoutConfig, processes: int) -> LayoutConfig:
             f"{processes_of(layout)}, or change a size (layout.dp=0 takes what is left)"
         )
     dp = processes // model
-    ways = layout.shard_ways
-    if ways and (ways % layout.cp or (dp * layout.cp) % ways):
+    ways, data = layout.shard_ways, dp * layout.cp
+    if ways and (ways % layout.cp or data % ways):
+        fits = _listed([n for n in range(layout.cp, data + 1, layout.cp) if data % n == 0])
         raise InputError(
-            f"layout.shard_ways={ways} must be a multiple of layout.cp={layout.cp} and divide "
-            f"dp × cp = {dp * layout.cp}"
+            f"layout.shard_ways={ways} must be a multiple of layout.cp={layout.cp} and divide dp × cp = {data}; "
+            f"use {fits}, or 0 for all"
         )
     return layout.model_copy(update={"dp": dp})
 
@@ -55,11 +57,11 @@ def _check_sequence(config: Config, layout: LayoutConfig) -> None:
     parts = parts_of(layout.tp, layout.cp, layout.sequence_parallel)
     if config.data.sequence % parts:
         near = max(parts, config.data.sequence // parts * parts)
-        splits = layout.tp > 1 and layout.cp == 1 and layout.sequence_parallel
-        other = ", or layout.sequence_parallel=false" if splits else ""
+        splits = layout.tp > 1 and layout.sequence_parallel
+        words = [f"2 × layout.cp={layout.cp}"] * (layout.cp > 1) + [f"layout.tp={layout.tp}"] * splits
+        other = ", or layout.sequence_parallel=false" if splits and layout.cp == 1 else ""
         raise InputError(
-            f"data.sequence={config.data.sequence} is no multiple of {parts} (2 × cp × tp parts of a sequence); "
-            f"use {near}{other}"
+            f"data.sequence={config.data.sequence} is not cut into {' × '.join(words)} equal parts; use {near}{other}"
         )
 
     if layout.cp > 1 and layout.context == "ring" and config.model.attention_dropout:
@@ -70,15 +72,14 @@ def _check_sequence(config: Config, layout: LayoutConfig) -> None:
 
 
 def _check_stages(config: Config, layout: LayoutConfig) -> None:
-    count = division.stages_of(layout)
-    if count > config.model.layers:
+    _check_chunks(config, layout)
+    count, layers = division.stages_of(layout), config.model.layers
+    if count > layers:
+        each = count // layout.pp
+        would = f"layout.pp={layers // each} at most" if layers >= each else f"model.layers={count} or more"
         raise InputError(
-            f"layout.pp={layout.pp} makes {count} stages, but model.layers={config.model.layers}; "
-            f"use at most {config.model.layers} stages"
-        )
-    if (layout.schedule == "interleaved") != (layout.chunks > 1):
-        raise InputError(
-            f"layout.schedule={layout.schedule} with layout.chunks={layout.chunks}: only interleaved takes 2 or more"
+            f"layout.pp={layout.pp} of {each} stage{'s' * (each > 1)} each makes {count}, but model.layers={layers}; "
+            f"use {would}"
         )
     if layout.schedule == "zbv" and layout.shard == "zero3":
         raise InputError("layout.schedule=zbv needs its weights in both halves of backward; use layout.shard=zero2")
@@ -88,14 +89,35 @@ def _check_stages(config: Config, layout: LayoutConfig) -> None:
         raise InputError(f"layout.schedule={layout.schedule} is for pipelines; set layout.pp above 1")
 
 
+def _check_chunks(config: Config, layout: LayoutConfig) -> None:
+    """One schedule has several stages a process, and no other."""
+    schedule, chunks, most = layout.schedule, layout.chunks, config.model.layers // layout.pp
+    if schedule == "interleaved" and chunks == 1:
+        would = f"layout.chunks=2 to {most}" if most > 2 else "layout.chunks=2" if most == 2 else "1f1b"
+        raise InputError(f"layout.schedule=interleaved has several stages a process, but layout.chunks=1; use {would}")
+    if schedule != "interleaved" and chunks > 1:
+        raise InputError(
+            f"layout.chunks={chunks} is for layout.schedule=interleaved, not {schedule}; use that, or layout.chunks=1"
+        )
+
+
 def _rows(config: Config, layout: LayoutConfig) -> list[int]:
     """Sequences of one replica in a step: all numbers that occur, rising."""
-    sizes = batch_sizes(config.train)
-    for size in sizes:
-        if size % layout.dp:
-            key = "batch" if size == config.train.batch else "rampup"
-            raise InputError(f"train.{key}: {size} sequences do not divide among layout.dp={layout.dp} replicas")
-    return [size // layout.dp for size in sizes]
+    sizes, dp = batch_sizes(config.train), layout.dp
+    wrong = next((size for size in (config.train.batch, *sizes) if size % dp), None)
+    if wrong is not None:
+        whole = config.train.batch % dp == 0
+        key = f"train.rampup={list(config.train.rampup)}" if whole else f"train.batch={wrong}"
+        near = [n for n in (wrong // dp * dp, -(-wrong // dp) * dp) if n]
+        would = (
+            f"a first batch and an increment that are multiples of {dp}" if whole else f"train.batch={_listed(near)}"
+        )
+        replicas = _listed([n for n in range(1, dp) if not any(size % n for size in sizes)])
+        raise InputError(
+            f"{key}: {wrong} sequences do not divide among layout.dp={dp} replicas; use {would}, or "
+            f"layout.dp={replicas}"
+        )
+    return [size // dp for size in sizes]
 
 
 def _share(rows: int, layout: LayoutConfig) -> int:
@@ -112,10 +134,29 @@ def fills(rows: int, size: int, pp: int, schedule: str) -> bool:
     return not rows % size and count >= pp and not (schedule == "interleaved" and count % pp)
 
 
-def _check_micro_batches(rows: int, size: int, layout: LayoutConfig) -> None:
-    if not fills(rows, size, layout.pp, layout.schedule):
-        raise InputError(
-            f"a replica's {rows} sequences make {rows / size:g} micro-batches of layout.micro_batch={size}; a pipeline "
-            f"of {layout.pp} takes a whole number, at least {layout.pp}, interleaved a multiple: change train.batch, "
-            "train.rampup or layout.micro_batch"
-        )
+def _check_micro_batches(rows: list[int], size: int, layout: LayoutConfig) -> None:
+    """Of a replica's sequences in every step of the run."""
+    pp, schedule = layout.pp, layout.schedule
+    wrong = next((each for each in rows if not fills(each, size, pp, schedule)), None)
+    if wrong is None:
+        return
+    fits = [n for n in range(1, rows[0] + 1) if all(fills(each, n, pp, schedule) for each in rows)]
+    if fits:
+        would = f"layout.micro_batch={_listed(fits)}"
+    elif len(rows) == 1:
+        would = f"train.batch={pp * layout.dp} or a multiple"
+    else:
+        would = "a train.rampup of larger steps"
+    count = f"a multiple of {pp}" if schedule == "interleaved" else f"a whole number, at least {pp}"
+    raise InputError(
+        f"a replica's {wrong} sequences make {wrong / size:g} micro-batches of layout.micro_batch={size}; a pipeline "
+        f"of {pp} takes {count}: use {would}"
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    """A few numbers of many, the ends of a long list."""
+    if len(numbers) > FEW:
+        return f"{', '.join(map(str, numbers[: FEW - 1]))}, … or {numbers[-1]}"
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last

@@ -76,9 +76,13 @@ def check_schedule(config: Config) -> None:
     if any(train.rampup) and not all(train.rampup):
         raise InputError(f"train.rampup={list(train.rampup)} needs (first batch, increment, samples), none of them 0")
     if first > train.batch:
-        raise InputError(f"train.rampup={list(train.rampup)} begins above train.batch={train.batch}; begin lower")
-    if first and (train.batch - first) % increment:
+        raise InputError(
+            f"train.rampup={list(train.rampup)} begins above train.batch={train.batch}; begin at {train.batch} or less"
+        )
+    if first and (far := train.batch - first) % increment:
+        fits = [n for n in range(1, far + 1) if far % n == 0]
+        near = {max(n for n in fits if n < increment), min((n for n in fits if n > increment), default=far)}
         raise InputError(
             f"train.rampup={list(train.rampup)} does not reach train.batch={train.batch} in whole increments; "
-            f"an increment that divides {train.batch - first} would"
+            f"an increment of {' or '.join(map(str, sorted(near)))} would"
         )
