@@ -1,10 +1,11 @@
 # make quickstart: set up and train a GPT and a BERT on bundled text.  make test: set up and run every check.
+# make dist: build what others install, and run the quickstart from it in empty environments (two, ten minutes or so).
 # make bench: set up what Phalanx is compared with, measure by turns, draw (hours; python -m benchmarks has the parts).
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test bench clean
+.PHONY: quickstart test dist bench clean
 
 quickstart: $(VENV)/.phalanx
 	$(VENV)/bin/phalanx quickstart
@@ -14,6 +15,17 @@ test: $(VENV)/.test
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+dist: $(VENV)/.phalanx
+	rm -rf build dist && mkdir dist
+	$(VENV)/bin/python -c "from setuptools import build_meta as to; to.build_sdist('dist'); to.build_wheel('dist')"
+	set -e; for built in dist/*; do \
+		elsewhere=$$(mktemp -d); \
+		$(PYTHON) -m venv $$elsewhere/venv; \
+		$$elsewhere/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$built; \
+		(cd $$elsewhere && venv/bin/phalanx quickstart); \
+		rm -r $$elsewhere; \
+	done
 
 bench: $(VENV)-peers/.peers
 	$(VENV)-peers/bin/python -m benchmarks
