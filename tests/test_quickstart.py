@@ -1,8 +1,11 @@
 """The quickstart end to end, very small: what it writes, what it reuses, how it goes on, what it refuses."""
 
 import json
+import lzma
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +13,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from phalanx.data.prepare import prepare
 from phalanx.errors import InputError
-from phalanx.quickstart import learn, resume
+from phalanx.quickstart import learn, resume, text
 from phalanx.quickstart.ledger import FILE, Ledger
 from phalanx.quickstart.plan import FULL, MASKED, NOVELS, PROMPTS, Workspace
 from phalanx.quickstart.stages import Stage, run
 from phalanx.quickstart.steps import quickstart, stages
+from tests.train import processes
 
 SMALL = (
     "model.layers=1", "model.hidden=32", "model.heads=2", "model.init_std=0.02", "train.batch=8", "train.steps=30",
@@ -32,6 +37,38 @@ PLAN = replace(
     evaluate=16,
     write=10,
 )
+
+
+class Forked:
+    """`phalanx WORDS` in a process that has imported everything, with what `Popen` offers of it."""
+
+    def __init__(self, *words: str) -> None:
+        self.process = processes.start(processes.command, Path.cwd(), *words)
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        self.process.join()
+        return self.process.exitcode
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """The beginnings of novels, encoded in this process, and runs in processes that start at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "_packed", lambda name: lzma.compress(beginning(name), preset=0))
+        patch.setattr(text, "prepare", lambda inputs, out, options: prepare(inputs, out, replace(options, workers=1)))
+        patch.setattr(resume, "start", Forked)
+        patch.setattr("phalanx.train.monitor.peak_flops", lambda *_: 1e9)
+        yield
+
+
+def beginning(name: str) -> bytes:
+    return lzma.decompress((NOVELS / f"{name}.txt.xz").read_bytes())[:100_000].rpartition(b"\n\n")[0]
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +104,8 @@ def test_interrupted_run_equals_the_one_left_alone(finished):
 def test_report_holds_pictures_samples_and_masks(finished):
     html = (finished / "report.html").read_text()
     assert html.count("data:image/png;base64,") >= 5
-    for text in (*PROMPTS[:2], *MASKED, "all 40 steps", "phalanx train gpt-tiny"):
-        assert text in html
+    for shown in (*PROMPTS[:2], *MASKED, "all 40 steps", "phalanx train gpt-tiny"):
+        assert shown in html
     assert not re.search(r'(src|href)="https?:', html)
 
 

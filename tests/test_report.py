@@ -153,8 +153,9 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, content: str | None, message
 def test_a_missing_folder_and_an_unwritable_place(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gone is not a folder"):
         report([tmp_path / "gone"], tmp_path / "report.html")
+    (tmp_path / FILE).write_text('{"step": 1, "kind": "train", "loss": 2.5}\n')
     with pytest.raises(InputError, match="cannot write the report"):
-        report([make(tmp_path / "run")], tmp_path / "run" / FILE / "report.html")
+        report([tmp_path], tmp_path / FILE / "report.html")
 
 
 def test_text_is_escaped() -> None:

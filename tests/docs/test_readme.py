@@ -3,15 +3,17 @@
 import lzma
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from phalanx import cli
 from phalanx.quickstart.plan import NOVELS
 
 README = Path(__file__).parents[2] / "README.md"
+
+SMALLER = ["data.sequence=32", "model.layers=1"]
 
 
 def shell_blocks() -> list[str]:
@@ -28,25 +30,22 @@ def test_links_lead_somewhere():
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
-@pytest.fixture(scope="module")
-def own_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with mytext/, where the five lines have run."""
-    folder = tmp_path_factory.mktemp("readme")
-    (folder / "mytext").mkdir()
+def test_five_lines_train_on_own_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder with mytext/, one after the other, as `phalanx` runs them; the model alone is made smaller."""
+    (tmp_path / "mytext").mkdir()
     text = lzma.decompress((NOVELS / "Burnett_Lord_1886.txt.xz").read_bytes())
-    (folder / "mytext" / "book.txt").write_bytes(text)
-    return folder
-
-
-def test_five_lines_train_on_own_text(own_text):
+    (tmp_path / "mytext" / "book.txt").write_bytes(text[:150_000])
+    monkeypatch.chdir(tmp_path)
     lines = shell_blocks()[2].splitlines()
     assert len(lines) == 5
     for line in lines:
-        verb, *arguments = shlex.split(line)
-        assert verb == "phalanx"
-        done = subprocess.run(
-            [sys.executable, "-m", "phalanx", *arguments], cwd=own_text, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    assert done.stdout.startswith("Once upon a time")
-    assert (own_text / "runs/my/report.html").exists()
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", shlex.split(line) + (SMALLER if " train gpt-tiny " in line else []))
+        assert sys.argv[0] == "phalanx"
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code, line
+    assert capsys.readouterr().out.startswith("Once upon a time")
+    assert (tmp_path / "runs/my/report.html").exists()

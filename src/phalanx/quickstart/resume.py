@@ -15,7 +15,6 @@ from phalanx.run.records import FILE, read
 from phalanx.tasks.run import train
 
 WHOLE, PARTED = "left-alone", "interrupted"
-PHALANX = (sys.executable, "-m", "phalanx")
 OWNS = (f"runs/{WHOLE}", f"runs/{PARTED}")
 
 
@@ -29,7 +28,8 @@ def interrupt_and_resume(workspace: Workspace) -> Result:
         raise Stopped(stopped_by)
     _interrupt(["gpt-tiny", *over, "--out", str(parted)], parted, workspace.plan.cut)
     stopped_after = max(losses(parted))
-    subprocess.run([*PHALANX, "train", str(parted)], check=True)
+    code = start("train", str(parted)).wait()
+    assert code == 0, f"the run to resume ended with {code}"
     here, there = losses(whole), losses(parted)
     equal = sum(step in there and there[step] == loss for step, loss in here.items())
     return {"steps": len(here), "equal": equal, "stopped_after": stopped_after, "at": str(parted), "other": str(whole)}
@@ -51,9 +51,14 @@ def losses(run: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
 
 
+def start(*words: str) -> "subprocess.Popen[bytes]":
+    """`phalanx WORDS` in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "phalanx", *words])
+
+
 def _interrupt(arguments: list[str], run: Path, cut: int) -> None:
     """Train in a process of its own and send it SIGTERM once `cut` steps are recorded."""
-    process = subprocess.Popen([*PHALANX, "train", *arguments])
+    process = start("train", *arguments)
     try:
         while process.poll() is None and len(losses(run)) < cut:
             time.sleep(0.02)
