@@ -24,19 +24,19 @@ TOKENS = 16  # of a completion
 PATIENCE = 120.0  # seconds in which an answer must have come
 
 
-def make(folder: Path) -> list[Path]:
-    """Hugging Face folders: span, classes, plain and gpt."""
+def make(folder: Path, width: int = WIDE, layers: int = LAYERS, heads: int = HEADS) -> list[Path]:
+    """Hugging Face folders of models of a size: span, classes, plain and gpt."""
     import torch
     import transformers as hf
 
     from phalanx.data.tokenize import load_tokenizer
 
     torch.manual_seed(0)
-    wide: dict[str, Any] = {"hidden_size": WIDE, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    wide: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     wide3 = wide | {"num_labels": 3}
-    bert: Any = hf.BertConfig(intermediate_size=4 * WIDE, initializer_range=0.04, **wide3)
-    span: Any = hf.BertConfig(intermediate_size=4 * WIDE, initializer_range=0.04, **wide)
-    gpt: Any = hf.GPT2Config(n_embd=WIDE, n_layer=LAYERS, n_head=HEADS)
+    bert: Any = hf.BertConfig(intermediate_size=4 * width, initializer_range=0.04, **wide3)
+    span: Any = hf.BertConfig(intermediate_size=4 * width, initializer_range=0.04, **wide)
+    gpt: Any = hf.GPT2Config(n_embd=width, n_layer=layers, n_head=heads)
     made = {
         "span": hf.BertForQuestionAnswering(span),
         "classes": hf.BertForSequenceClassification(bert),

@@ -1,5 +1,6 @@
 """The page in a real browser: it asks, classifies, fills and continues, from the keyboard, and on a phone."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium here")
+    playwright.expect.set_options(timeout=60_000)
     with playwright.sync_playwright() as started:
         made = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield made
@@ -39,8 +41,9 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
 
 def done(page: Any, kind: str) -> str:
     """Wait for the time under the answer; it."""
-    page.wait_for_function(f"/^(?:first after )?[0-9]+ ms/.test(document.querySelector('#{kind} .time').textContent)")
-    told: str = page.locator(f"#{kind} .time").inner_text()
+    time = page.locator(f"#{kind} .time")
+    playwright.expect(time).to_have_text(re.compile("^(?:first after )?[0-9]+ ms"))  # the page forbids scripts to wait
+    told: str = time.inner_text()
     return told
 
 
@@ -75,7 +78,7 @@ def test_masks_and_texts(page: Any) -> None:
     page.get_by_role("tab", name="Continue").click()
     page.press("#complete textarea", "Control+Enter")
     assert "in all" in done(page, "complete")
-    page.wait_for_function("document.querySelector('#complete .go').textContent === 'Continue'")
+    playwright.expect(page.locator("#complete .go")).to_have_text("Continue")
     assert len(page.locator("#complete output mark").inner_text()) > 20
 
 
@@ -92,3 +95,8 @@ def test_it_fits_a_phone(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("document.querySelectorAll('input:not([aria-label]), textarea').length"
                          " === document.querySelectorAll('label input, label textarea').length")  # fmt: skip
+
+
+def test_the_interface_is_described(page: Any, server: Server) -> None:
+    page.goto(f"{server.url}/docs")
+    page.get_by_role("heading", name="POST /answer").wait_for()

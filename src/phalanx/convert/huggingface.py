@@ -82,8 +82,8 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
 def _check_shapes(folder: Path, weights: Weights, model: ModelConfig) -> None:
     """InputError unless the folder has each tensor of the model's body in the shape that config.json gives it.
 
-    A head's tensors may be absent. Names and shapes are compared before any layer is made, so a config.json that
-    promises more than the file holds costs nothing.
+    A head's tensors may be absent, and the pooler's, which only heads use. Names and shapes are compared before any
+    layer is made, so a config.json that promises more than the file holds costs nothing.
     """
     body = "bert." if model.family == "bert" else "transformer."
     embedding = "embeddings.word_embeddings.weight" if model.family == "bert" else "wte.weight"
@@ -91,7 +91,7 @@ def _check_shapes(folder: Path, weights: Weights, model: ModelConfig) -> None:
     for name, shape in _shapes(model):
         there = prefix + name.removeprefix(body) if name.startswith(body) else name
         if there not in weights:
-            if not name.startswith(body):
+            if not name.startswith(body) or name.startswith("bert.pooler."):
                 continue
             raise InputError(f"{folder} lacks the tensor {there}: it is cut off, or another kind of model")
         if (found := weights.like(there).shape) != shape:
