@@ -21,7 +21,7 @@ from phalanx.cli.app import app
 from phalanx.corpus import engines, overlap
 from phalanx.corpus.report import Count, read
 from phalanx.corpus.settings import Places
-from phalanx.data.inputs import unpacked
+from phalanx.data.streams import unpacked
 from phalanx.errors import InputError
 
 SIZE = 1800  # characters of a document, about

@@ -13,6 +13,7 @@ import zstandard
 from phalanx.data import documents
 from phalanx.data.documents import Bookmark, DocumentReader, Reading, Record
 from phalanx.data.inputs import find_files
+from phalanx.data.streams import known_encoding
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 
@@ -34,7 +35,7 @@ def whole(found: list[Record]) -> list[str]:
     result, held = [], ""
     for record in found:
         held += record.text
-        if record.ends and not record.fault:
+        if record.ends and not record.fault and not record.blank:
             result.append(held)
             held = ""
     assert not held
@@ -75,15 +76,19 @@ def test_jsonl(tmp_path: Path, suffix: str) -> None:
         b'{"text": "\\ud800"}\n',
         b"[" * 100_000 + b"\n",
         b'["text"]\n',
+        b'{"text": "x", "score": NaN}\n',
+        b'{"text": "x", "score": [-Infinity]}\n',
         b'{"text": "two"}',
     ]
     found = records(saved(tmp_path / f"a.jsonl{suffix}", PACK[suffix](b"".join(lines))))
     assert whole(found) == ["one\r\né", "two"]
     faults = [record.fault for record in found if record.fault]
-    assert [int(fault.split(":")[0].removeprefix("line ")) for fault in faults] == [4, 5, 6, 7, 8, 9, 10]
+    assert [int(fault.split(":")[0].removeprefix("line ")) for fault in faults] == [4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert [record.blank for record in found] == [False, True] + [False] * 10  # line 3; a blank line is no record
     assert "no text under the key 'text'" in faults[0]
     assert "not JSON" in faults[2]
     assert "not UTF-8" in faults[3]
+    assert faults[-2:] == ["line 11: NaN is no value of JSON", "line 12: -Infinity is no value of JSON"]
 
 
 @pytest.mark.parametrize("suffix", PACK)
@@ -124,6 +129,11 @@ def test_parquet_columns_that_are_no_text(tmp_path: Path) -> None:
         found = list(DocumentReader(path, Reading("file", key, 100, by_paragraph=False)).records(Bookmark()))
         assert whole(found) == ["one", "two"]
         assert [record.fault for record in found] == ["", fault, ""]
+    twice = pyarrow.Table.from_arrays([broken, broken, broken], ["text", "id", "id"])
+    parquet.write_table(twice, path_twice := tmp_path / "b.parquet")
+    assert len(records(path_twice)) == 3
+    with pytest.raises(InputError, match=r"b\.parquet has 2 columns 'id'; rename"):
+        list(DocumentReader(path_twice, Reading("file", "id", 100, by_paragraph=False)).records(Bookmark()))
     for key in ("list", "struct"):
         with pytest.raises(InputError, match=rf"column '{key}' of .*a\.parquet holds {key}"):
             list(DocumentReader(path, Reading("file", key, 100, by_paragraph=False)).records(Bookmark()))
@@ -138,10 +148,55 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("size", [1000, documents.HEAD + 1000])
 def test_broken_utf8_spoils_its_document_only(tmp_path: Path, size: int) -> None:
     text = b"word " * (size // 5)
-    assert [r.fault for r in records(saved(tmp_path / "a.txt", text + b"\xff\n" + text))] == ["not UTF-8"]
-    found = records(tmp_path / "a.txt", "line")
-    assert whole(found) == [text.decode()]
-    assert [r.fault for r in found if r.fault] == ["line 1: not UTF-8"]
+    broken = saved(tmp_path / "a.txt", b"one\n\n" + text + b"\xff\n" + text)
+    assert [r.fault for r in records(broken)] == ["line 3: not UTF-8 text"]
+    found = records(broken, "line")
+    assert whole(found) == ["one", text.decode()]
+    assert [r.fault for r in found if r.fault] == ["line 3: not UTF-8 text"]
+    spared = [*DocumentReader(broken, Reading("file", "text", 1 << 24, False, spare_lines=True)).records(Bookmark())]
+    assert whole(spared) == ["one\n\n" + text.decode()]
+    assert [r.fault for r in spared if r.fault] == ["line 3: not UTF-8 text"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-be", "gb18030"])
+@pytest.mark.parametrize("document", ["file", "line", "blank-line"])
+def test_text_in_another_encoding_is_the_same_text(tmp_path: Path, encoding: str, document: str, suffix: str) -> None:
+    """And reading goes on from every point of it."""
+    text = "".join(f"Größe {i} à la carte\r\n{chr(10) * (i % 3 == 0)}" for i in range(200))
+    path = saved(tmp_path / f"a.txt{suffix}", PACK[suffix](text.encode(encoding)))
+    twin = saved(tmp_path / "b.txt", text.encode())
+    reading = Reading(document, "text", 300, by_paragraph=False, encoding=encoding)
+    found = [*DocumentReader(path, reading).records(Bookmark())]
+    assert found == records(twin, document, 300)
+    for i in (1, len(found) // 2, len(found)):
+        assert found[i - 1].next
+        assert [*DocumentReader(path, reading).records(found[i - 1].next)] == found[i:]
+
+
+def test_bytes_that_an_encoding_does_not_have_are_faults_of_their_line(tmp_path: Path) -> None:
+    for encoding, bad in (("cp1252", b"\x81"), ("gb18030", b"\xff"), ("utf-16-le", b"\x00\xdc")):
+        path = saved(tmp_path / "a.txt", "one\ntwo ".encode(encoding) + bad + "\nthree".encode(encoding))
+        found = [*DocumentReader(path, Reading("line", "text", 100, False, encoding)).records(Bookmark())]
+        assert whole(found) == ["one", "three"]
+        assert [r.fault for r in found if r.fault] == [f"line 2: not {encoding.upper()} text"]
+    with pytest.raises(InputError, match="--encoding klingon is not known"):
+        known_encoding("klingon")
+    with pytest.raises(InputError, match="--encoding hex is not known"):
+        known_encoding("hex")
+    assert known_encoding("Latin-1") == known_encoding("iso8859_1")
+
+
+@pytest.mark.parametrize("blank", [" \n\t\n", "\u3000\n\u00a0\u2028", " \n" * (documents.HEAD // 2 + 10)])
+def test_blanks_alone_are_no_document(tmp_path: Path, blank: str) -> None:
+    """In whatever they lie; text that begins with many blanks is one."""
+    path = saved(tmp_path / "a.txt", blank.encode())
+    assert records(path) == [Record("", blank=True)]
+    assert records(path, "line") == records(path, "blank-line") == []
+    line = saved(tmp_path / "a.jsonl", json.dumps({"text": blank}).encode())
+    assert [record.blank for record in records(line)] == [True]
+    assert whole(records(saved(path, blank.encode() + b"end"))) == [f"{blank}end"]
+    assert records(saved(path, b"")) == []
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
@@ -150,6 +205,21 @@ def test_damaged_packing_is_named(tmp_path: Path, suffix: str) -> None:
     for data in (packed[: len(packed) // 2], b"not packed at all"):
         with pytest.raises(InputError, match="is damaged"):
             records(saved(tmp_path / f"a.txt{suffix}", data), "line")
+
+
+def zstandard_frame(window_log: int, content: bytes) -> bytes:
+    """A frame that asks for a window of 2^window_log bytes, with its content unpacked."""
+    head = b"\x28\xb5\x2f\xfd\x00" + bytes([(window_log - 10) << 3])
+    return head + (1 | len(content) << 3).to_bytes(3, "little") + content
+
+
+def test_windows_of_zstandard(tmp_path: Path) -> None:
+    """zstd --long=31 makes windows of 2 GiB; the library alone stops at 128 MiB."""
+    for window_log in (27, 28, 31):
+        path = saved(tmp_path / "a.txt.zst", zstandard_frame(window_log, b"text") * 2)
+        assert whole(records(path)) == ["texttext"]
+    with pytest.raises(InputError, match=r"a\.txt\.zst needs a zstandard window of more than 2 GiB; pack it anew"):
+        records(saved(path, zstandard_frame(32, b"text")))
 
 
 LONG = "".join(f"Word{i} — 日本 \u00a0 {'  ' * (i % 3)}x{i}\r\n{' ' if i % 5 else chr(10)}" for i in range(3000))
@@ -212,7 +282,22 @@ def test_what_files_are_found(tmp_path: Path) -> None:
     ]
     assert find_files([str(tmp_path / "notes.md"), str(tmp_path / "*.md")]) == [tmp_path / "notes.md"]
     assert find_files([str(tmp_path / "**" / "c*")]) == [tmp_path / "deep" / "c.parquet"]
+    assert find_files([str(tmp_path / "**")]) == find_files([str(tmp_path / "**" / "*")])
     (tmp_path / "empty").mkdir()
     for name in ("missing.txt", "*.zip", "empty"):
         with pytest.raises(InputError, match=name.replace("*", r"\*")):
             find_files([str(tmp_path / name)])
+
+
+def test_a_glob_ends_where_links_lead_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two links to the folder they lie in give 2^40 paths to whoever follows them until the system refuses."""
+    for name in ("a/one.txt", "a/b/two.txt", "a/.hidden/no.txt", "elsewhere/three.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, target in (("a/back", ".."), ("a/b/again", ".."), ("a/0", "../elsewhere"), ("a/self", "self")):
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    mine = ["a/b/two.txt", "a/back/elsewhere/three.txt", "a/one.txt"]
+    assert [str(path) for path in find_files(["a/**/*.txt"])] in (mine, ["a/0/three.txt", "a/b/two.txt", "a/one.txt"])
+    assert [path.name for path in find_files(["**/t*.txt"])] == ["two.txt", "three.txt"]
+    assert len(find_files([f"{tmp_path}/*/**/**/*.txt", "a"])) >= 3

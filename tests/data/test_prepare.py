@@ -1,5 +1,6 @@
 """`prepare`: Megatron's bytes, whatever the workers and interruptions; nothing lost, nothing replaced unasked."""
 
+import gc
 import hashlib
 import json
 import os
@@ -18,11 +19,13 @@ import pytest
 import tiktoken
 import zstandard
 
+from phalanx.cli.app import app
 from phalanx.data.chunks import CHUNK
 from phalanx.data.indexed import IndexedDataset, IndexedWriter
 from phalanx.data.journal import journal_path
 from phalanx.data.manifest import Manifest, checksum
 from phalanx.data.prepare import PrepareOptions, prepare
+from phalanx.data.sentences import split_sentences
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 
@@ -247,10 +250,10 @@ def test_a_set_that_lost_something_is_not_used_again(tmp_path: Path, suffix: str
     path = Path(f"{out}{suffix}")
     if suffix != ".tokenizer.json":
         os.truncate(path, path.stat().st_size - 1)
-        with pytest.raises(InputError, match=rf"set\{suffix} has .* bytes, .* were written; --force"):
+        with pytest.raises(InputError, match=rf"set\{suffix} has .* bytes, .* were written; .*--force"):
             prepare([str(source)], out, GPT)
     path.unlink()
-    with pytest.raises(InputError, match=rf"set\{suffix} .*; --force"):
+    with pytest.raises(InputError, match=rf"set\{suffix} .*--force"):
         prepare([str(source)], out, GPT)
     prepare([str(source)], out, replace(GPT, force=True))
     assert prepare([str(source)], out, GPT).tokens == 3
@@ -327,12 +330,140 @@ def test_malformed_records_are_counted_and_strict_stops_at_the_first(
     assert not (tmp_path / "strict.bin").exists()
 
 
+def test_text_in_another_encoding_gives_the_tokens_of_its_utf8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And whoever does not name the encoding is told of the option, with file and line."""
+    text = "Größe.\nÀ la carte.\nplain\n"
+    (tmp_path / "a.txt").write_text(text, encoding="latin-1")
+    (tmp_path / "b.txt").write_text(text)
+    line = replace(GPT, document="line", workers=1)
+    prepare([str(tmp_path / "b.txt")], str(tmp_path / "right"), line)
+    named = prepare([str(tmp_path / "a.txt")], str(tmp_path / "named"), replace(line, encoding="Latin-1"))
+    assert same_set(tmp_path / "right", tmp_path / "named") and named.encoding == "iso8859-1"
+    with pytest.raises(InputError, match="other inputs or options"):
+        prepare([str(tmp_path / "a.txt")], str(tmp_path / "named"), line)
+    capsys.readouterr()
+    assert prepare([str(tmp_path / "a.txt")], str(tmp_path / "wrong"), line).malformed == 2
+    told = capsys.readouterr().err
+    assert "a.txt, line 1: not UTF-8 text" in told and told.count("--encoding names another encoding") == 1
+    with pytest.raises(InputError, match=r"a\.txt, line 2: not UTF-8 text; --encoding names .*; mend it, or leave out"):
+        (tmp_path / "a.txt").write_bytes(b"fine\ncaf\xe9\n")
+        prepare([str(tmp_path / "a.txt")], str(tmp_path / "strict"), replace(line, document="file", strict=True))
+    with pytest.raises(InputError, match="--encoding utf8000 is not known"):
+        prepare([str(tmp_path / "a.txt")], str(tmp_path / "x"), replace(line, encoding="utf8000"))
+
+
+def test_blank_documents_are_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n{"text": " \\u3000\\n"}\n{"text": ""}\n')
+    (tmp_path / "b.txt").write_text("\u00a0\n")
+    manifest = prepare([str(tmp_path)], str(tmp_path / "set"), replace(GPT, workers=1))
+    assert (manifest.documents, manifest.blank, manifest.malformed) == (1, 3, 0)
+    assert ", 3 blank documents left out" in capsys.readouterr().err
+
+
+def test_an_input_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its checksum is taken, or later: no manifest tells of bytes that were not read."""
+    source, out, seen = tmp_path / "a.txt", str(tmp_path / "set"), []
+
+    def growing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            seen.append(arguments)
+            with source.open("a") as file:
+                file.write("more\n")
+            return function(*arguments)
+
+        return call
+
+    told = r"a\.txt was written to while it was read \(8 bytes before, 13 now\); prepare a copy of it, or wait"
+    for place in ("phalanx.data.manifest.checksum", "phalanx.data.prepare.load_tokenizer", "phalanx.data.chunks.Chunk"):
+        source.write_text("one two\n")
+        before = len(seen)
+        with monkeypatch.context() as patch:
+            module, name = place.rsplit(".", 1)
+            patch.setattr(place, growing(getattr(sys.modules[module], name)))
+            if name == "load_tokenizer":  # nothing has been looked at yet: the longer file is what is prepared
+                assert prepare([str(source)], out, replace(GPT, workers=1)).sources[0].bytes == 13
+                Manifest.read(out)
+                continue
+            patch.setattr("phalanx.data.chunks.CHUNK", 1)
+            with pytest.raises(InputError, match=told):
+                prepare([str(source)], out, replace(GPT, workers=1, force=True))
+        assert len(seen) > before
+    assert not Path(f"{out}.manifest.json").exists()
+    source.write_text("one two\n")
+    assert prepare([str(source)], out, replace(GPT, workers=1, force=True)).documents == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_with_a_line_that_says_what_is_saved(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+    word: str,
+) -> None:
+    """And the same command goes on."""
+    source, out = tmp_path / "a.txt", tmp_path / "set"
+    source.write_text("the cat sat on the mat\n" * 10)
+    words = ["prepare", str(source), "--out", str(out), "--tokenizer", "gpt2", "--document", "line", "--workers", "1"]
+    write, writes = IndexedWriter.extend, []
+
+    def struck(*arguments: Any) -> None:
+        writes.append(len(arguments))
+        if len(writes) == 5:
+            os.kill(os.getpid(), number)
+        write(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr("phalanx.data.chunks.CHUNK", 1)
+        patch.setattr("phalanx.data.prepare.COMMIT_SECONDS", 0)
+        patch.setattr(IndexedWriter, "extend", struck)
+        app(words)
+    assert stop.value.code == code
+    line = rf"phalanx: {word}; 28 tokens of {out} are saved; the same command does what is left\n"
+    assert re.search(line, capsys.readouterr().err)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    del stop  # its traceback holds the files, and their locks
+    gc.collect()
+    with pytest.raises(SystemExit):
+        app(words)
+    assert "after 28 tokens" in capsys.readouterr().err and Manifest.read(out).documents == 10
+
+
+def test_partial_files_cut_short_are_not_filled_with_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("one two")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("phalanx.data.prepare.COMMIT_SECONDS", 0)
+        patch.setattr(IndexedWriter, "close", interrupted)
+        prepare([str(tmp_path / "a.txt")], str(tmp_path / "set"), replace(GPT, workers=1))
+    os.truncate(tmp_path / "set.bin.partial", 1)
+    with pytest.raises(
+        InputError, match=r"set\.bin\.partial is cut short: 6 bytes were saved; start over with --force"
+    ):
+        prepare([str(tmp_path / "a.txt")], str(tmp_path / "set"), replace(GPT, workers=1))
+
+
+@pytest.mark.parametrize("control", ["\x1c", "\x1f", "\x85"])
+def test_sentences_do_not_cut_words_that_hold_controls(control: str) -> None:
+    """BERT drops them: the ids are those of the text that was not split."""
+    text = f"An un{control}believ{control}able  story.\nIt\u2028rained."
+    sentences, bert = split_sentences(text), load_tokenizer("bert-uncased")
+    assert len(sentences) == 2
+    assert [i for sentence in sentences for i in bert.encode(sentence)] == bert.encode(text)
+    assert bert.encode("unbelievable")[0] in bert.encode(text)
+
+
 def test_nothing_found_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text(" \n\n")
     (tmp_path / "in" / "b.jsonl").write_text("bad\n")
     for options in (GPT, BERT):
-        with pytest.raises(InputError, match=r"no documents in .* and 1 more, 1 malformed record.*b\.jsonl, line 1"):
+        told = r"no documents in .* and 1 more, 1 malformed record.*b\.jsonl, line 1.*, 1 blank document left out"
+        with pytest.raises(InputError, match=told):
             prepare([str(tmp_path / "in")], str(tmp_path / "set"), options)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

@@ -16,7 +16,7 @@ from phalanx.data.indexed import HEADER, MAGIC, IndexedDataset
 from phalanx.data.source import Blend, Concatenation, Documents, Endless, Sample, open_sets, split_weight
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from tests.data.sets import numbered
+from tests.data.sets import VOCAB, numbered
 
 
 class Numbers:
@@ -165,7 +165,7 @@ def test_ten_billion_tokens_start_at_once_without_index_files(tmp_path: Path) ->
     sparse_set(tmp_path / "set", documents=200_000, sentences=1, length=50_000)
     began = time.perf_counter()
     [(documents, _)] = open_sets([str(tmp_path / "set")], (0.98, 0.02, 0.0), 0)
-    stream = Endless(GPTSource(documents, 1024, None, False), seed=1)
+    stream = Endless(GPTSource(documents, 1024, VOCAB, None, False), seed=1)
     sample = stream[0]
     assert time.perf_counter() - began < 1
     assert len(stream.source) == math.floor((196_000 * 50_000 - 1) / 1024)

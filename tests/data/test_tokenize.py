@@ -16,7 +16,7 @@ from phalanx.data.backend import byte_level
 from phalanx.data.fastpath import CUT, MARK
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.tokenize import BUNDLED, Tokenizer, load_tokenizer
-from phalanx.data.vocabulary import train_tokenizer
+from phalanx.data.vocabulary import Text, train_tokenizer
 from phalanx.errors import InputError
 
 NASTY = [
@@ -271,13 +271,19 @@ def test_wrong_wishes_to_learn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_files_left_out_of_learning_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
-    """Once, with their number and the first of them."""
+    """Once, with their number and the first of them. Lines are left out, not the files that they lie in."""
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 " * 20)
     (tmp_path / "b.txt").write_text("the cat sat on the mat " * 20)
     (tmp_path / "c.txt").write_bytes(b"\xff")
     train_tokenizer([str(tmp_path)], kind, 300, str(tmp_path / "t.json"))
     told = capsys.readouterr().err
-    assert told.count("2 malformed records left out") == 1 and "a.txt, not UTF-8" in told
+    assert told.count("2 malformed records left out") == 1 and "a.txt, line 1: not UTF-8 text" in told
+    assert told.count("--encoding names another encoding, such as cp1252") == 1
+    (tmp_path / "d.txt").write_bytes(b"caf\xe9\nzebra zebra zebra\n\xff\n")
+    spared = train_tokenizer([str(tmp_path / "*.txt")], kind, 320, str(tmp_path / "v.json"))
+    assert "4 malformed records left out" in capsys.readouterr().err and len(spared.encode("zebra")) == 1
+    named = train_tokenizer([str(tmp_path / "a.txt")], kind, 300, str(tmp_path / "w.json"), Text(encoding="cp1252"))
+    assert len(named.encode("café")) == 1 and "malformed" not in capsys.readouterr().err
     with pytest.raises(InputError, match=r"no text in 1 input files, 1 malformed .*a\.txt"):
         train_tokenizer([str(tmp_path / "a.txt")], kind, 300, str(tmp_path / "u.json"))
     with pytest.raises(InputError, match="give 300 to 10,000,000"):

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -98,6 +99,22 @@ def test_truncated_bin(work: Path, refused: Says) -> None:
     (work / "cut.bin").write_bytes(whole[:-100])
     assert "cut.bin" in refused("train", "gpt-tiny", f"data.train={work / 'cut'}", "--out", work / "new")
     assert "cut.bin" in refused("data", "show", work / "cut")
+
+
+def test_tokens_beyond_the_vocabulary(work: Path, refused: Says) -> None:
+    """File, document and token, whoever reads them first; and a .bin that its manifest's checksum contradicts."""
+    for suffix in (".bin", ".idx", ".manifest.json", ".tokenizer.json"):
+        (work / f"odd{suffix}").write_bytes((work / f"small{suffix}").read_bytes())
+    told = json.loads((work / "odd.manifest.json").read_text())
+    del told["written"]  # as in sets of earlier versions: only reading the tokens tells
+    (work / "odd.manifest.json").write_text(json.dumps(told))
+    np.memmap(work / "odd.bin", "<u2", "r+")[3] = 60_000
+    for words in (["data", "show", work / "odd"], ["eval", work / "run", "--data", work / "odd"]):
+        assert "odd.bin: document 0 holds the token 60000 (byte 6)" in refused(*words)
+    train = ["train", "gpt-tiny", *MODEL, *SHORT, f"data.train={work / 'odd'}", "--out", work / "new"]
+    assert "odd.bin is not as it was written" in refused(*train)
+    (work / "odd.manifest.json").unlink()
+    assert "document 0 holds the token 60000" in refused(*train, f"data.tokenizer={work / 'small.json'}")
 
 
 def test_corrupted_checkpoints(work: Path, refused: Says, capfd: pytest.CaptureFixture[str]) -> None:

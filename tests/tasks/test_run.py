@@ -53,6 +53,10 @@ def test_data_that_changed_under_a_run(text: Path, tmp_path: Path) -> None:
     options = PrepareOptions(document="line", workers=1)
     prepare([str(source)], str(tmp_path / "set"), options)
     train("gpt-tiny", [*SMALL, f"data.train={tmp_path / 'set'}"], tmp_path / "run", quiet=True)
+    tokens = (tmp_path / "set.bin").read_bytes()
+    (tmp_path / "set.bin").write_bytes(tokens[2:] + tokens[:2])
+    with pytest.raises(InputError, match=r"set\.bin is not as it was written: bytes 0 to .* \(documents 0 to"):
+        train(str(tmp_path / "run"), quiet=True)
     source.write_text(source.read_text().replace("fine", "foul"))
     prepare([str(source)], str(tmp_path / "set"), PrepareOptions(document="line", workers=1, force=True))
     with pytest.raises(InputError, match="has changed since"):

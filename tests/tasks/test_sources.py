@@ -14,11 +14,11 @@ from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.tasks import sources
 from phalanx.tasks.clm import CausalLM
-from tests.data.sets import FIRST, numbered, write_set
+from tests.data.sets import FIRST, VOCAB, numbered, write_set
 
 
 def of_five(documents: Documents) -> GPTSource:
-    return GPTSource(documents, 5, None, False)
+    return GPTSource(documents, 5, VOCAB, None, False)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,9 @@ def test_tokens_that_the_tokenizer_does_not_have(tmp_path: Path, odd: int) -> No
     data = DataConfig(train=(str(tmp_path / "set"),), tokenizer="bert-cased")
     assert isinstance(sources.tokenizer_of(data), Tokenizer)
     np.memmap(tmp_path / "set.bin", "<i4", "r+")[50] = odd
-    with pytest.raises(InputError, match=rf"set holds the token {odd}.*data.tokenizer=bert-cased has 0 to 28995"):
+    with pytest.raises(
+        InputError, match=rf"set\.bin: document 0 holds the token {odd} \(byte 200\).* has 0 to 28995; name"
+    ):
         sources.tokenizer_of(data)
 
 

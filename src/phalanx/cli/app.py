@@ -1,5 +1,6 @@
 """The program: its groups of verbs and what it is."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,14 +58,30 @@ def root(
     """
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
 @contextmanager
-def interruptible(then: str) -> Iterator[None]:
-    """On Ctrl-C one line that says what the same command will do, and exit code 130."""
+def interruptible(then: str, sigterm: bool = False) -> Iterator[None]:
+    """On Ctrl-C one line that says what was saved and what the same command will do, and exit code 130. With `sigterm`
+    the same on that signal, with 143.
+    """
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate) if sigterm else None
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"phalanx: interrupted; {then}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        saved = "".join(f"{word}; " for word in stop.args)
+        code = 143 if isinstance(stop, _Terminated) else 130
+        print(f"phalanx: {'terminated' if code == 143 else 'interrupted'}; {saved}{then}", file=sys.stderr)
+        raise typer.Exit(code) from None
+    finally:
+        if sigterm:
+            signal.signal(signal.SIGTERM, before)
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Verbs that make and show data."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def prepare(
         bool | None, typer.Option(help="End each document with the end-of-text token; by default where there is one.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a set that is there.")] = False,
+    encoding: Annotated[str, typer.Option(help="Of plain text, as latin-1, cp1252, utf-16.")] = "utf-8",
 ) -> None:
     """Turn text into token files for training: phalanx prepare books/ --out data/books --tokenizer gpt2
 
@@ -36,8 +38,9 @@ def prepare(
     from phalanx.data.prepare import PrepareOptions
     from phalanx.data.prepare import prepare as run
 
-    with interruptible(CONTINUES):
-        run(inputs, out, PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force))
+    options = PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force, encoding)
+    with interruptible(CONTINUES, sigterm=True):
+        run(inputs, out, options)
 
 
 @app.command()
@@ -100,11 +103,12 @@ def tokenizer_train(
     ] = "bpe",
     key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    encoding: Annotated[str, typer.Option(help="Of plain text, as latin-1, cp1252, utf-16.")] = "utf-8",
 ) -> None:
     """Learn a tokenizer from text: phalanx tokenizer train books/ --out books.json --vocab 8192"""
-    from phalanx.data.vocabulary import train_tokenizer
+    from phalanx.data.vocabulary import Text, train_tokenizer
 
-    trained = train_tokenizer(inputs, kind, vocab, str(out), key, force)
+    trained = train_tokenizer(inputs, kind, vocab, str(out), Text(key, encoding), force)
     print(f"{out}: {trained.vocab} tokens")
 
 
@@ -120,3 +124,24 @@ def data_show(
     from phalanx.tasks.show import show
 
     print(show(prefix, number, task, sequence, overrides or []))
+
+
+@data_app.command("verify")
+def data_verify(
+    prefixes: Annotated[list[str], typer.Argument(help="PREFIX of each prepared set.", metavar="PREFIX...")],
+) -> None:
+    """Read prepared sets whole and compare them with their checksums: phalanx data verify data/books data/web"""
+    from rich.console import Console
+
+    from phalanx.data.verify import verify
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    damaged = False
+    for prefix in prefixes:
+        try:
+            print(verify(prefix, console))
+        except InputError as error:
+            damaged = True
+            print(f"phalanx: {error}", file=sys.stderr)
+    if damaged:
+        raise typer.Exit(2)

@@ -5,7 +5,6 @@ WikiText and LAMBADA come with the program.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from phalanx.data.inputs import parse_json
 from phalanx.errors import InputError
 from phalanx.score.detokenize import wikitext
 
@@ -97,7 +97,7 @@ def of_file(file: Path) -> Hashes:
 
 def _texts(file: Path, number: int, line: str) -> list[str]:
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line)
+    except (ValueError, RecursionError):
         raise InputError(f"{file}, line {number} is not JSON; was it cut off?") from None
     return [value for value in record.values() if isinstance(value, str)] if isinstance(record, dict) else []

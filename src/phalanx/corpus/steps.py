@@ -86,6 +86,8 @@ class Read(PipelineStep):  # type: ignore[misc]
                         self.tally.add(rank, record.fault)
                         faults.write(Document(record.fault, name), rank)
                         continue
+                    if record.blank:
+                        continue
                     parts.append(record.text)
                     if record.ends:
                         text, parts = "".join(parts), []

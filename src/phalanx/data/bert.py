@@ -57,7 +57,7 @@ class BertSource:
         self.room = data.sequence - (2 if data.pairs == "none" else 3)  # beside [CLS] and [SEP]
         if self.room < 2:
             raise InputError(f"data.sequence={data.sequence} leaves no room for two segments; use 8 or more")
-        self.set, self.data, self.seed = documents.dataset, data, seed
+        self.set, self.data, self.seed, self.vocab = documents.dataset, data, seed, tokenizer.vocab
         self.cls, self.sep, self.pad = special["CLS"], special["SEP"], special["PAD"]
         self.masker = Masker(tokenizer, data.mask_fraction, data.whole_word)
         self.first, self.last = documents.tokens
@@ -128,7 +128,7 @@ class BertSource:
         return min(int(chunk.ends[-1]), chunk.start + 2 * self.room)
 
     def _tokens(self, start: int, stop: int) -> Array:
-        return self.set.tokens[start:stop].astype(np.int64)
+        return self.set.read(start, stop, self.vocab)
 
     def _assemble(self, a: Array, b: Array | None, related: int, key: int) -> Sample:
         """[CLS] a [SEP] b [SEP], masked and padded."""

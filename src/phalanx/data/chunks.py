@@ -1,11 +1,12 @@
 """Documents of many files in chunks of about half a megabyte, each with the point from which reading could go on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phalanx.data.documents import Bookmark, DocumentReader, Reading
-from phalanx.data.journal import Cursor
+from phalanx.data.inputs import check_unchanged
+from phalanx.data.journal import Cursor, stopped_by
 from phalanx.errors import InputError
 
 CHUNK = 1 << 19  # characters
@@ -21,8 +22,17 @@ class Chunk(NamedTuple):
     after: Cursor | None  # where to go on once this chunk is written; None in the middle of a record
 
 
-def read_chunks(files: Sequence[Path], reading: Reading, start: Cursor, strict: bool) -> Iterator[Chunk]:
-    """The chunks from `start` on. A fault is counted, or with `strict` raised as InputError."""
+def read_chunks(
+    files: Sequence[Path],
+    reading: Reading,
+    start: Cursor,
+    strict: bool,
+    stamps: Mapping[Path, tuple[int, int]] | None = None,
+) -> Iterator[Chunk]:
+    """The chunks from `start` on. A fault is counted, or with `strict` raised as InputError.
+
+    With `stamps`, the sizes and times that the files had before, it is an error too that a file was written to since.
+    """
     cursor = start
     finished = sum(path.stat().st_size for path in files[: start.source])
     texts: list[str] = []
@@ -36,8 +46,11 @@ def read_chunks(files: Sequence[Path], reading: Reading, start: Cursor, strict: 
             if record.fault:
                 fault = f"{files[source]}, {record.fault}"
                 if strict:
-                    raise InputError(f"{fault}; mend it, or leave out --strict to skip and count such records")
+                    raise InputError(stopped_by(fault))
                 cursor = cursor.with_fault(fault)
+                continue
+            if record.blank:
+                cursor = cursor.with_blank()
                 continue
             texts.append(record.text)
             ends.append(record.ends)
@@ -46,6 +59,8 @@ def read_chunks(files: Sequence[Path], reading: Reading, start: Cursor, strict: 
                 cursor = cursor.moved(source, bookmark or Bookmark(), size)
                 yield Chunk(texts, ends, size, finished + reader.consumed(), cursor if bookmark else None)
                 texts, ends, size = [], [], 0
+        if stamps:
+            check_unchanged(files[source], stamps[files[source]])
         finished += files[source].stat().st_size
         cursor = cursor.moved(source + 1, Bookmark(), 0)
     yield Chunk(texts, ends, size, finished, cursor.moved(len(files), Bookmark(), size))

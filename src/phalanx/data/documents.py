@@ -2,24 +2,28 @@
 
 A document of plain text is a file, a line, or what lies between blank lines. Long documents come in pieces, cut where
 no word is cut, so the size of a document does not matter either. Each record says where the next one begins, so
-reading can go on from there. What cannot be read (broken UTF-8 or JSON) comes as a record with a fault.
+reading can go on from there. What cannot be read (broken UTF-8 or JSON) comes as a record with a fault, and a document
+of blanks alone as a record that is blank.
 """
 
 import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from phalanx.data.inputs import BLOCK, BOM, JSONL, PARQUET, kind, skip, unpacked
+from phalanx.data.inputs import JSONL, PARQUET, kind, parse_json
 from phalanx.data.parquet import texts as parquet_texts
+from phalanx.data.streams import BLOCK, BOM, UTF_8, skip, unpacked
 
 LIMIT = 64 << 20  # bytes of a record that has to be held whole; longer ones are faults
 HEAD = 4 << 20  # bytes of a file that are checked to be UTF-8 while held; a longer file is read once more for that
+UNDECODABLE = re.compile(r"not \S+ text$")  # the fault of plain text that is in another encoding than was said
 LONGEST_WORD = 16 << 20  # characters without a blank after which a document is cut all the same
 PARAGRAPHS = re.compile(r"(?s).*\n\s*\n")
 WORDS = re.compile(r"(?s).*\S(?=[ \r\n])")
@@ -40,6 +44,7 @@ class Record(NamedTuple):
     ends: bool = True  # the document ends here
     next: Bookmark | None = None  # where the next record begins; None: not a point to go on from
     fault: str = ""
+    blank: bool = False  # a document without anything but white space
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Reading:
     key: str
     piece: int  # characters above which a document is cut
     by_paragraph: bool  # cut between paragraphs, so that sentences stay whole
+    encoding: str = UTF_8  # of plain text
+    spare_lines: bool = False  # a line that cannot be decoded is a fault, and the rest of its file is read
 
 
 Raw = tuple[bytes | None, int, Bookmark]  # a record's bytes (None: too long), its first line, where the next one begins
@@ -69,7 +76,7 @@ class DocumentReader:
         if kind(self.path) in PARQUET:
             yield from self._parquet(start)
             return
-        with unpacked(self.path) as (stream, file):
+        with self._unpacked() as (stream, file):
             if start == Bookmark() and stream.peek(len(BOM)).startswith(BOM):  # type: ignore[attr-defined]
                 start = Bookmark(len(BOM))
             skip(stream, start.offset)
@@ -80,22 +87,39 @@ class DocumentReader:
         if kind(self.path) in JSONL:
             return self._decode(_lines(stream, start), lambda raw: _json_text(raw, self._reading.key))
         if self._reading.document == "line":
-            return self._decode(_lines(stream, start), _plain_text)
+            return self._decode(_lines(stream, start), self._plain_text)
         if self._reading.document == "blank-line":
-            return self._decode(_blocks(_numbered(stream, start)), _plain_text)
+            return self._decode(_blocks(_numbered(stream, start)), self._plain_text)
         return self._file(stream, start)
 
-    def _decode(self, raws: Iterable[Raw], parse: Callable[[bytes], str]) -> Iterator[Record]:
+    def _unpacked(self) -> AbstractContextManager[tuple[BinaryIO, BinaryIO]]:
+        """JSON is UTF-8 by its definition; only plain text may be something else."""
+        return unpacked(self.path, UTF_8 if kind(self.path) in JSONL else self._reading.encoding)
+
+    def _decode(self, raws: Iterable[Raw], parse: Callable[[bytes], str | None]) -> Iterator[Record]:
+        """The records of lines or blocks of them; those of which `parse` makes nothing are none."""
         for raw, line, after in raws:
+            if raw is None:
+                yield Record("", next=after, fault=f"line {line}: longer than {LIMIT >> 20} MiB")
+                continue
             try:
-                text = parse(raw) if raw is not None else None
+                text = parse(raw)
             except (ValueError, RecursionError) as error:
                 yield Record("", next=after, fault=f"line {line}: {_reason(error)}")
-            else:
-                if text is None:
-                    yield Record("", next=after, fault=f"line {line}: longer than {LIMIT >> 20} MiB")
-                else:
-                    yield from self._whole(text, after)
+                continue
+            if text is not None:
+                yield from self._whole(text, after)
+
+    def _plain_text(self, raw: bytes) -> str | None:
+        try:
+            text = raw.decode().replace("\r\n", "\n").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise ValueError(self._undecodable) from None
+        return text if text and not text.isspace() else None
+
+    @property
+    def _undecodable(self) -> str:
+        return f"not {self._reading.encoding.upper()} text"
 
     def _whole(self, text: str, after: Bookmark) -> Iterator[Record]:
         size = self._reading.piece
@@ -105,23 +129,63 @@ class DocumentReader:
                 yield Record(piece, ends, after if ends else None)
         elif text and not text.isspace():
             yield Record(text, True, after)
+        else:
+            yield Record("", next=after, blank=True)
 
     def _file(self, stream: Any, start: Bookmark) -> Iterator[Record]:
         head = stream.read(HEAD)
-        if not head.strip() and len(head) < HEAD and (not head or start.offset <= len(BOM)):
+        if not head:
             return
-        if start.offset <= len(BOM) and (fault := _utf8_fault([head]) if len(head) < HEAD else self._check()):
-            yield Record("", fault=fault)
-            return
+        if start.offset <= len(BOM):
+            fault, blank = self._look([head]) if len(head) < HEAD else self._look_through()
+            if fault and self._reading.spare_lines:
+                yield from self._sound_lines()
+            elif fault:
+                yield Record("", fault=f"line {fault}: {self._undecodable}")
+            elif blank:
+                yield Record("", blank=True)
+            if fault or blank:
+                return
+
         offset = start.offset
         blocks = chain([head], iter(lambda: stream.read(BLOCK), b""))
-        for piece, ends in self._pieces(codecs.iterdecode(blocks, "utf-8")):
+        for piece, ends in self._pieces(codecs.iterdecode(blocks, UTF_8)):
             offset += len(piece.encode())
             yield Record(piece.replace("\r\n", "\n"), ends, Bookmark(offset))
 
-    def _check(self) -> str:
-        with unpacked(self.path) as (stream, _):
-            return _utf8_fault(iter(lambda: stream.read(BLOCK), b""))
+    def _sound_lines(self) -> Iterator[Record]:
+        """The file's text without the lines that cannot be decoded, each of which is a fault."""
+        faults: list[Record] = []
+
+        def sound(stream: BinaryIO) -> Iterator[str]:
+            for raw, line, _ in _numbered(stream, Bookmark()):
+                try:
+                    yield (raw or b"").removeprefix(BOM).decode()
+                except UnicodeDecodeError:
+                    faults.append(Record("", fault=f"line {line}: {self._undecodable}"))
+
+        with self._unpacked() as (stream, _):
+            for piece, ends in self._pieces(sound(stream)):
+                yield from faults
+                faults.clear()
+                yield Record(piece.replace("\r\n", "\n"), ends)
+
+    def _look_through(self) -> tuple[int, bool]:
+        """As `_look`, of the whole file."""
+        with self._unpacked() as (stream, _):
+            return self._look(iter(lambda: stream.read(BLOCK), b""))
+
+    def _look(self, blocks: Iterable[bytes]) -> tuple[int, bool]:
+        """The number of the first line that is not UTF-8, 0 if all are, and whether there is nothing but blanks."""
+        line, blank, decoder = 1, True, codecs.getincrementaldecoder("utf-8-sig")()
+        for block in chain(blocks, [b""]):
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                return line + error.object.count(b"\n", 0, error.start), False
+            line += block.count(b"\n")
+            blank = blank and not text.strip()
+        return 0, blank
 
     def _parquet(self, start: Bookmark) -> Iterator[Record]:
         size = self.path.stat().st_size
@@ -186,30 +250,17 @@ def _blocks(lines: Iterable[Line]) -> Iterator[Raw]:
         yield b"".join(held) if size <= LIMIT else None, first, Bookmark(offset, number)
 
 
-def _plain_text(raw: bytes) -> str:
-    return raw.decode().replace("\r\n", "\n").removesuffix("\n")
-
-
-def _json_text(raw: bytes, key: str) -> str:
+def _json_text(raw: bytes, key: str) -> str | None:
     line = raw.decode()
     if line.isspace():
-        return ""
-    record = json.loads(line)
+        return None
+    record = parse_json(line)
     text = record.get(key) if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"no text under the key {key!r}")
     if "\\u" in line:
         text.encode()  # half a surrogate pair is no text
     return text
-
-
-def _utf8_fault(blocks: Iterable[bytes]) -> str:
-    try:
-        for _ in codecs.iterdecode(blocks, "utf-8"):
-            pass
-    except UnicodeDecodeError as error:
-        return _reason(error)
-    return ""
 
 
 def _reason(error: Exception) -> str:

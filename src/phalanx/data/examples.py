@@ -5,12 +5,12 @@ A row that is not what its file promises is refused with the file, the line and 
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phalanx.data.inputs import parse_json
 from phalanx.errors import InputError
 
 
@@ -241,8 +241,8 @@ def _tagged_lines(file: Path) -> Iterator[Tagged]:
 def _object(file: Path, number: int, text: str) -> dict[str, Any]:
     where = f"{file}, line {number}" if number else str(file)
     try:
-        found = json.loads(text)
-    except ValueError as error:
+        found = parse_json(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}); was it cut off?") from None
     if not isinstance(found, dict):
         raise InputError(f"{where} is no JSON object")

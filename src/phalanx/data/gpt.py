@@ -13,11 +13,14 @@ from phalanx.errors import InputError
 
 
 class GPTSource:
-    """Sequences of `sequence` tokens. With `stop_at_documents`, attention ends at `eod` tokens."""
+    """Sequences of `sequence` tokens below `vocab`. With `stop_at_documents`, attention ends at `eod` tokens."""
 
-    def __init__(self, documents: Documents, sequence: int, eod: int | None, stop_at_documents: bool) -> None:
+    def __init__(
+        self, documents: Documents, sequence: int, vocab: int, eod: int | None, stop_at_documents: bool
+    ) -> None:
         first, last = documents.tokens
-        self.tokens, self.sequence, self.eod = documents.dataset.tokens[first:last], sequence, eod
+        self.first, self.size = first, last - first
+        self.set, self.sequence, self.vocab, self.eod = documents.dataset, sequence, vocab, eod
         self.stop_at_documents = stop_at_documents
         self.samples = (last - first - 1) // sequence
         if self.samples < 1:
@@ -27,7 +30,7 @@ class GPTSource:
                 f"fewer than one sample of data.sequence={sequence} + 1; lower data.sequence, "
                 f"{'' if whole else 'give this part a larger share of data.split, '}or give more text"
             )
-        if stop_at_documents and (eod is None or self.tokens[-1] != eod):
+        if stop_at_documents and (eod is None or self.set.tokens[last - 1] != eod):
             raise InputError(
                 f"data.stop_at_documents=true: the documents of {documents.name} do not end in an end-of-text token; "
                 "prepare it with --append-eod and a tokenizer that has one, or set data.stop_at_documents=false"
@@ -49,6 +52,9 @@ class GPTSource:
 
     def _piece(self, start: int) -> Array:
         """`sequence` + 1 tokens from `start`; after the last comes the first."""
-        piece = self.tokens[start : start + self.sequence + 1].astype(np.int64)
-        missing = self.sequence + 1 - len(piece)
-        return np.concatenate([piece, self.tokens[:missing]]) if missing else piece
+        missing = start + self.sequence + 1 - self.size
+        piece = self._tokens(start, self.size + min(missing, 0))
+        return piece if missing <= 0 else np.concatenate([piece, self._tokens(0, missing)])
+
+    def _tokens(self, first: int, last: int) -> Array:
+        return self.set.read(self.first + first, self.first + last, self.vocab)

@@ -20,6 +20,7 @@ import fcntl
 import mmap
 import os
 import struct
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -68,6 +69,8 @@ class IndexedDataset:
         if not size:
             raise InputError(f"{bin_path} holds no tokens; prepare the set again")
         self.tokens = _map(bin_path, dtype.str, 0, size // dtype.itemsize)
+        self.unsigned = np.dtype(f"<u{dtype.itemsize}")
+        self._numbers = self.tokens.view(self.unsigned)  # negative ones are beyond any vocabulary
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -75,6 +78,24 @@ class IndexedDataset:
     def __getitem__(self, i: int) -> Array:
         start = int(self.starts[i]) // self.tokens.itemsize
         return self.tokens[start : start + int(self.lengths[i])]
+
+    def read(self, first: int, last: int, vocab: int) -> Array:
+        """Tokens `first` to `last`, int64. InputError that names the first one that is none of 0 to `vocab` - 1."""
+        numbers = self._numbers[first:last]
+        if len(numbers) and numbers.max() >= vocab:
+            at = first + int((numbers >= vocab).argmax())
+            raise InputError(
+                f"{set_paths(self.prefix)[0]}: document {self.document_at(at):,} holds the token {self.tokens[at]} "
+                f"(byte {at * self.tokens.itemsize:,}), and the tokenizer has 0 to {vocab - 1}; name the tokenizer "
+                f"that made the set, or look for damage with: phalanx data verify {self.prefix}"
+            )
+        return numbers.astype(np.int64)
+
+    def document_at(self, token: int) -> int:
+        """The number of the document that a token of the set belongs to."""
+        # numpy's search would first copy the whole index: after the header's 34 bytes its numbers are not aligned
+        sequence = bisect_right(self.starts, token * self.tokens.itemsize) - 1
+        return bisect_right(self.documents, sequence) - 1
 
 
 class Position(NamedTuple):
@@ -224,6 +245,8 @@ def _map(path: Path, dtype: str, offset: int, count: int) -> Array:
 
 def _open_at(path: Path, size: int) -> BinaryIO:
     file = path.open("r+b" if path.exists() else "wb")
+    if path.stat().st_size < size:
+        raise InputError(f"{path} is cut short: {size:,} bytes were saved; start over with --force")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

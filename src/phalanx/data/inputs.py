@@ -1,16 +1,12 @@
-"""Input files: which ones the user means, and their bytes, unpacked."""
+"""Input files: which ones the user means, and what tells that one has changed."""
 
 import glob
-import gzip
-import io
-import lzma
-import zlib
+import json
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import zstandard
+from typing import Any, NoReturn
 
 from phalanx.errors import InputError
 
@@ -18,8 +14,6 @@ PACKED = (".gz", ".zst", ".xz")
 TEXT = (".txt", ".text")
 JSONL = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
-BOM = b"\xef\xbb\xbf"
-BLOCK = 1 << 20
 
 
 def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]:
@@ -37,8 +31,7 @@ def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]
         elif path.is_file():
             files = [path]
         else:
-            matches = glob.glob(name, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
-            files = [p for p in map(Path, matches) if p.is_file()]
+            files = [p for p in map(Path, _matches(name)) if p.is_file()]
         if not path.is_file():
             files = sorted(p for p in files if p.resolve() not in own)
         if not files:
@@ -49,75 +42,65 @@ def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]
     return list(found)
 
 
+def _matches(pattern: str) -> Iterator[str]:
+    """The paths that a glob means, where ** stands for any folders that are not hidden. Links to folders are followed,
+    but no folder is entered twice: glob.glob would walk a link that leads back for ever.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        yield from glob.iglob(pattern)  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        return
+    at = parts.index("**")
+    above, below = "/".join(parts[:at]), "/".join(parts[at + 1 :]) or "*"
+    for top in glob.iglob(f"{above}/") if at else [""]:  # noqa: PTH207
+        for folder in _folders(top):
+            yield from _matches(glob.escape(folder) + below)
+
+
+def _folders(top: str) -> Iterator[str]:
+    """A folder and all below it that are not hidden, each once and with a slash at its end; links are followed last."""
+    seen: set[tuple[int, int]] = set()
+    waiting = deque([top])
+    while waiting:
+        folder = waiting.popleft()
+        about = os.stat(folder or os.curdir)  # noqa: PTH116
+        if (about.st_dev, about.st_ino) in seen:
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        yield folder
+        with os.scandir(folder or os.curdir) as entries:
+            below = [entry for entry in entries if not entry.name.startswith(".") and Path(entry.path).is_dir()]
+        for entry in below:
+            (waiting.append if entry.is_symlink() else waiting.appendleft)(f"{folder}{entry.name}/")
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds of a file: what differs once it is written to."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def check_unchanged(path: Path, before: tuple[int, int]) -> None:
+    """InputError if a file was written to since it had the stamp `before`."""
+    if (now := stamp(path)) != before:
+        raise InputError(
+            f"{path} was written to while it was read ({before[0]:,} bytes before, {now[0]:,} now); prepare a copy of "
+            "it, or wait until nothing writes it any more and start anew with --force"
+        )
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. ValueError for what is no JSON, NaN and Infinity among it."""
+    return _JSON.decode(text)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no value of JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse)
+
+
 def kind(path: Path) -> str:
     """The suffix that tells what is in a file, whatever packs it."""
     return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
-
-
-@contextmanager
-def unpacked(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The stream of a file's unpacked bytes, and the file itself, whose position tells how much of it is read.
-
-    Raises InputError, at any time while it is read, when the packed bytes are damaged.
-    """
-    suffix = path.suffix.lower()
-    with path.open("rb", BLOCK) as file:
-        try:
-            yield _unpack(file, suffix), file
-        except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError) as error:
-            raise InputError(f"{path} is damaged, {suffix} cannot unpack it: {error}") from error
-
-
-def skip(stream: BinaryIO, offset: int) -> None:
-    """Move from the beginning to an offset; a packed stream must be unpacked up to there."""
-    if stream.seekable():
-        stream.seek(offset)
-    while (left := offset - stream.tell()) > 0 and stream.read(min(left, BLOCK)):
-        pass
-
-
-def _unpack(file: BinaryIO, suffix: str) -> BinaryIO:
-    if suffix == ".gz":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    if suffix == ".xz":
-        return cast(BinaryIO, lzma.LZMAFile(file))
-    if suffix == ".zst":
-        return cast(BinaryIO, io.BufferedReader(_Zstandard(file), BLOCK))
-    return file
-
-
-class _Zstandard(io.RawIOBase):
-    """Unpacks zstandard frames; unlike the library's own reader it notices when the file is cut short."""
-
-    FEED = 1 << 10  # a kilobyte unpacks to 45 MB at most
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._begun = False
-        self._ready = memoryview(b"")
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._ready:
-            packed = self._frame.unused_data if self._frame.eof else b""
-            packed = packed or self._file.read(self.FEED)
-            if not packed:
-                if self._begun and not self._frame.eof:
-                    raise EOFError("it ends inside a frame")
-                return 0
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._begun = True
-            self._ready = memoryview(self._frame.decompress(packed))
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        self._position += count
-        return count

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phalanx import durable
-from phalanx.data.documents import Bookmark
+from phalanx.data.documents import UNDECODABLE, Bookmark
 from phalanx.data.indexed import Position
 from phalanx.data.manifest import Manifest, Request
 from phalanx.errors import InputError
@@ -23,6 +23,7 @@ class Cursor(BaseModel):
     text_bytes: int = 0
     malformed: int = 0
     malformed_first: tuple[str, ...] = ()
+    blank: int = 0
 
     def moved(self, source: int, bookmark: Bookmark, size: int) -> "Cursor":
         """Reading went on to here, over `size` bytes of text."""
@@ -32,6 +33,10 @@ class Cursor(BaseModel):
         """One more malformed record."""
         first = (*self.malformed_first, fault)[:SHOWN]
         return self.model_copy(update={"malformed": self.malformed + 1, "malformed_first": first})
+
+    def with_blank(self) -> "Cursor":
+        """One more document of blanks alone."""
+        return self.model_copy(update={"blank": self.blank + 1})
 
 
 class Journal(BaseModel):
@@ -60,10 +65,25 @@ class Journal(BaseModel):
 
 
 def left_out(counts: Cursor | Manifest) -> str:
-    """How many malformed records were left out, and the first of them; nothing if there were none."""
-    if not counts.malformed:
-        return ""
-    return f", {counts.malformed:,} malformed records left out (first: {'; '.join(counts.malformed_first)})"
+    """How many malformed records and blank documents were left out, and the first malformed ones; nothing if none."""
+    told = ""
+    if counts.malformed:
+        first = counts.malformed_first
+        told = f", {counts.malformed:,} malformed records left out (first: {'; '.join(first)}{_hint(*first)})"
+    if counts.blank:
+        told += f", {counts.blank:,} blank document{'s' * (counts.blank != 1)} left out"
+    return told
+
+
+def stopped_by(fault: str) -> str:
+    """What to tell when a malformed record ends a strict preparation."""
+    return f"{fault}{_hint(fault)}; mend it, or leave out --strict to skip and count such records"
+
+
+def _hint(*faults: str) -> str:
+    """What may help where plain text could not be decoded."""
+    undecodable = any(map(UNDECODABLE.search, faults))
+    return "; --encoding names another encoding, such as cp1252" if undecodable else ""
 
 
 def journal_path(prefix: str) -> Path:

@@ -5,16 +5,21 @@ set's bytes: an equal request needs no new work.
 """
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phalanx import durable
+from phalanx.data.inputs import check_unchanged, stamp
 from phalanx.errors import InputError
 
-Checksums = dict[Literal["bin", "idx"], str]
+Suffix = Literal["bin", "idx"]
+Checksums = dict[Suffix, str]
+SUFFIXES: tuple[Suffix, Suffix] = ("bin", "idx")
+PIECE = 16 << 20  # bytes of a file that have a checksum of their own, so that a part of a large file can be checked
 
 
 class InputFile(BaseModel):
@@ -25,6 +30,16 @@ class InputFile(BaseModel):
     path: str
     bytes: int
     sha256: str
+
+
+class Written(BaseModel):
+    """A file as it was left: the time of its last change in nanoseconds, and the SHA-256 of each `piece` bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: int
+    piece: int = Field(ge=8, multiple_of=8)
+    sha256: tuple[str, ...]
 
 
 class Request(BaseModel):
@@ -38,6 +53,7 @@ class Request(BaseModel):
     sentences: bool
     append_eod: bool
     tokenizer_sha256: str
+    encoding: str = "utf-8"  # of plain text
 
 
 class Manifest(Request):
@@ -52,7 +68,9 @@ class Manifest(Request):
     text_bytes: int
     malformed: int
     malformed_first: tuple[str, ...]
+    blank: int = 0  # documents of white space alone, which were left out
     sha256: Checksums
+    written: dict[Suffix, Written] = {}  # how the files were left; sets of earlier versions do not tell
 
     @classmethod
     def read(cls, prefix: str | Path) -> Self:
@@ -93,11 +111,23 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_sources(paths: list[Path]) -> tuple[InputFile, ...]:
-    """The sources with sizes and checksums, several files at a time."""
+def describe_written(path: Path) -> tuple[str, Written]:
+    """The SHA-256 of a file that is finished, and what tells later whether it is still as it was."""
+    whole, pieces = hashlib.sha256(), []
+    with path.open("rb") as file:
+        while block := file.read(PIECE):
+            whole.update(block)
+            pieces.append(hashlib.sha256(block).hexdigest())
+    return whole.hexdigest(), Written(time=stamp(path)[1], piece=PIECE, sha256=tuple(pieces))
+
+
+def describe_sources(stamps: Mapping[Path, tuple[int, int]]) -> tuple[InputFile, ...]:
+    """The sources with sizes and checksums, several files at a time. InputError if one is written to meanwhile."""
     with ThreadPoolExecutor() as pool:
-        sums = pool.map(checksum, paths)
-        return tuple(
-            InputFile(path=str(path), bytes=path.stat().st_size, sha256=sha256)
-            for path, sha256 in zip(paths, sums, strict=True)
-        )
+        sums = [*pool.map(checksum, stamps)]
+    for path, before in stamps.items():
+        check_unchanged(path, before)
+    return tuple(
+        InputFile(path=str(path), bytes=size, sha256=sha256)
+        for (path, (size, _)), sha256 in zip(stamps.items(), sums, strict=True)
+    )

@@ -8,7 +8,8 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import Any
 
-from phalanx.data.inputs import PACKED, unpacked
+from phalanx.data.inputs import PACKED
+from phalanx.data.streams import unpacked
 from phalanx.errors import InputError
 
 ROWS = 64  # decoded at once
@@ -55,6 +56,8 @@ def _text(value: Any) -> tuple[str, str]:
 
 
 def _check_column(path: Path, key: str, schema: Any) -> None:
+    if schema.names.count(key) > 1:
+        raise InputError(f"{path} has {schema.names.count(key)} columns {key!r}; rename all but one")
     if key not in schema.names:
         raise InputError(f"{path} has no column {key!r}; it has {', '.join(schema.names)}: choose one with --key")
     kind = str(schema.field(key).type)

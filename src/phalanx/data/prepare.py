@@ -17,17 +17,29 @@ from phalanx import processor
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.encode import EncodeOptions, encode_all
-from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths, set_sizes
-from phalanx.data.inputs import find_files
-from phalanx.data.journal import Cursor, Journal, journal_path, left_out
-from phalanx.data.manifest import Manifest, Request, checksum, describe_sources, manifest_path, tokenizer_path
+from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths
+from phalanx.data.inputs import find_files, stamp
+from phalanx.data.journal import Cursor, Journal, journal_path, left_out, stopped_by
+from phalanx.data.manifest import (
+    SUFFIXES,
+    Manifest,
+    Request,
+    describe_sources,
+    describe_written,
+    manifest_path,
+    tokenizer_path,
+)
 from phalanx.data.meter import Meter
+from phalanx.data.streams import UTF_8, known_encoding
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.data.verify import check_tokenizer, open_set
 from phalanx.errors import InputError
 
 COMMIT_SECONDS = 2.0  # between journal entries: at most that much work is done twice
 UNCUT = 8 << 20  # characters of a document for a tokenizer of which it is not known where its texts may be cut
 DOCUMENTS = ("file", "line", "blank-line")
+
+Stamps = dict[Path, tuple[int, int]]  # the inputs, with what tells that one was written to
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ class PrepareOptions:
     strict: bool = False  # stop at the first malformed record
     append_eod: bool | None = None  # None: where the tokenizer has an end of text, unless by sentences
     force: bool = False  # replace what lies at the output
+    encoding: str = UTF_8  # plain text
 
 
 def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifest:
@@ -53,7 +66,8 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     files = find_files(inputs, _own_files(out))
     _check_out(out, files)
     tokenizer = load_tokenizer(options.tokenizer)
-    request = _request(files, tokenizer, options)
+    stamps = {path: stamp(path) for path in files}
+    request = _request(stamps, tokenizer, options)
     if not options.force and (finished := _finished(out, request)):
         _check_faults(finished, options.strict)
         console.print(f"{out} is already prepared from the same inputs, reusing it: {_summary(finished)}")
@@ -64,13 +78,16 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
         console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
     try:
         with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
-            position, cursor = _write(files, out, journal, tokenizer, options, meter)
+            position, cursor = _write(stamps, out, journal, tokenizer, options, meter)
         manifest = _finish(out, request, tokenizer, position, cursor)
     except BrokenExecutor as error:
         raise InputError(
             f"{out}: a worker process was killed, perhaps for want of memory; "
             "the same command again goes on from here; fewer --workers take less"
         ) from error
+    except KeyboardInterrupt as stop:
+        stop.args = (_saved(out),)
+        raise
     except OSError as error:
         what = error.strerror or error
         raise InputError(f"{error.filename or out}: {what}; the same command again goes on from here") from error
@@ -92,7 +109,7 @@ def _own_files(out: str) -> list[Path]:
     return [*set_paths(out), manifest_path(out), tokenizer_path(out), *partial_paths(out), journal_path(out)]
 
 
-def _request(files: list[Path], tokenizer: Tokenizer, options: PrepareOptions) -> Request:
+def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> Request:
     if options.document not in DOCUMENTS:
         raise InputError(f"--document {options.document}: choose {', '.join(DOCUMENTS)}")
     if options.workers < 0:
@@ -102,12 +119,13 @@ def _request(files: list[Path], tokenizer: Tokenizer, options: PrepareOptions) -
     if options.append_eod and options.sentences:
         raise InputError("an end of text is appended to documents, not to sentences; choose one of the two")
     return Request(
-        sources=describe_sources(files),
+        sources=describe_sources(stamps),
         document=options.document,
         key=options.key,
         sentences=options.sentences,
         append_eod=tokenizer.eod is not None and not options.sentences and options.append_eod is not False,
         tokenizer_sha256=hashlib.sha256(tokenizer.json().encode()).hexdigest(),
+        encoding=known_encoding(options.encoding),
     )
 
 
@@ -115,13 +133,11 @@ def _finished(out: str, request: Request) -> Manifest | None:
     """The manifest of the set `out` if it is made from an equal request. InputError if files are not as written."""
     if not manifest_path(out).exists() or (manifest := Manifest.read(out)).request != request:
         return None
-    sizes = set_sizes(manifest.vocab, manifest.tokens, manifest.sequences, manifest.documents)
-    for path, written in zip(set_paths(out), sizes, strict=True):
-        size = path.stat().st_size if path.exists() else 0
-        if size != written:
-            raise InputError(f"{path} has {size:,} bytes, {written:,} were written; --force prepares the set anew")
-    if not tokenizer_path(out).exists():
-        raise InputError(f"{tokenizer_path(out)} is missing; --force prepares the set anew")
+    for path in set_paths(out):
+        if not path.exists():
+            raise InputError(f"{path} is missing; --force prepares the set anew")
+    check_tokenizer(out, manifest)
+    open_set(out, sums=True)
     return manifest
 
 
@@ -143,17 +159,17 @@ def _begin(out: str, request: Request, force: bool) -> Journal:
 
 
 def _write(
-    files: list[Path], out: str, journal: Journal, tokenizer: Tokenizer, options: PrepareOptions, meter: Meter
+    stamps: Stamps, out: str, journal: Journal, tokenizer: Tokenizer, options: PrepareOptions, meter: Meter
 ) -> tuple[Position, Cursor]:
     """Write the set from where the journal is to the end; how much it is, and how the reading went."""
-    request, cursor = journal.request, journal.cursor
+    request, cursor, files = journal.request, journal.cursor, [*stamps]
     piece = CHUNK if tokenizer.cuttable or request.sentences else UNCUT
-    reading = Reading(request.document, request.key, piece, by_paragraph=request.sentences)
+    reading = Reading(request.document, request.key, piece, request.sentences, request.encoding)
     encoding = EncodeOptions(tokenizer.name, request.sentences, request.append_eod)
     writer = IndexedWriter(out, tokenizer.vocab, journal.position)
     journal.write(out)
     committed = time.monotonic()
-    chunks = read_chunks(files, reading, cursor, options.strict)
+    chunks = read_chunks(files, reading, cursor, options.strict, stamps)
     for chunk, block in encode_all(tokenizer, encoding, chunks, options.workers or processor.cpus()):
         writer.extend(*block)
         meter.show(chunk.consumed, chunk.size)
@@ -169,9 +185,15 @@ def _write(
     return writer.close(), cursor
 
 
+def _saved(out: str) -> str:
+    """What an interrupted preparation leaves behind."""
+    journal = Journal.read(out)
+    return f"{journal.position.tokens if journal else 0:,} tokens of {out} are saved"
+
+
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:
-    bin_path, idx_path = set_paths(out)
     tokenizer.save(tokenizer_path(out))
+    files = {suffix: describe_written(path) for suffix, path in zip(SUFFIXES, set_paths(out), strict=True)}
     manifest = Manifest(
         **dict(request),
         tokenizer=tokenizer.name,
@@ -183,7 +205,9 @@ def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position
         text_bytes=cursor.text_bytes,
         malformed=cursor.malformed,
         malformed_first=cursor.malformed_first,
-        sha256={"bin": checksum(bin_path), "idx": checksum(idx_path)},
+        blank=cursor.blank,
+        sha256={suffix: sha256 for suffix, (sha256, _) in files.items()},
+        written={suffix: written for suffix, (_, written) in files.items()},
     )
     manifest.write(out)
     journal_path(out).unlink()
@@ -198,4 +222,4 @@ def _summary(manifest: Manifest) -> str:
 def _check_faults(counts: Manifest | Cursor, strict: bool) -> None:
     """What an earlier preparation was content with does not do for a strict one."""
     if strict and counts.malformed:
-        raise InputError(f"{counts.malformed_first[0]}; mend it, or leave out --strict to skip and count such records")
+        raise InputError(stopped_by(counts.malformed_first[0]))

@@ -6,7 +6,6 @@ The whole state of a loader is one integer, the number of the next sample, on an
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from phalanx import mixing
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.order import Permutation
+from phalanx.data.verify import open_set
 from phalanx.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -155,7 +155,7 @@ def open_sets(
     opened = []
     for name in sets:
         prefix, weight = split_weight(name)
-        dataset = IndexedDataset(Path(prefix))
+        dataset = open_set(prefix)
         count = len(dataset.documents) - 1
         first, last = (0, count) if split is None else _cut(count, split, part)
         if first == last:

@@ -3,7 +3,9 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from tokenizers import Tokenizer as Backend
@@ -15,6 +17,7 @@ from phalanx.data.documents import Reading
 from phalanx.data.inputs import find_files
 from phalanx.data.journal import Cursor, left_out
 from phalanx.data.meter import Meter
+from phalanx.data.streams import UTF_8, known_encoding
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 
@@ -25,8 +28,18 @@ LEARNING = "learning"
 SEEN = 2  # times a pair must occur to become a piece
 
 
+class Text(NamedTuple):
+    """Where texts lie in JSONL and Parquet, and the encoding of plain text."""
+
+    key: str = "text"
+    encoding: str = UTF_8
+
+
+TEXT = Text()
+
+
 def train_tokenizer(
-    inputs: Sequence[str], kind: str, vocab: int, out: str, key: str = "text", force: bool = False
+    inputs: Sequence[str], kind: str, vocab: int, out: str, text: Text = TEXT, force: bool = False
 ) -> Tokenizer:
     """Learn a tokenizer of at most `vocab` pieces from files, folders or globs, and write it to `out` (….json).
 
@@ -42,14 +55,16 @@ def train_tokenizer(
     if Path(out).exists() and not force:
         raise InputError(f"{out} exists; --force replaces it")
     files = find_files(inputs, [Path(out)])
-    backend = _byte_level(files, key, vocab) if kind == "bpe" else _word_piece(files, key, vocab, kind == "wordpiece")
+    reading = Reading("file", text.key, CHUNK, False, known_encoding(text.encoding), spare_lines=True)
+    learn = _byte_level if kind == "bpe" else partial(_word_piece, lowercase=kind == "wordpiece")
+    backend = learn(files, reading, vocab)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(backend, out)
     tokenizer.save(out)
     return tokenizer
 
 
-def _byte_level(files: list[Path], key: str, vocab: int) -> Backend:
+def _byte_level(files: list[Path], reading: Reading, vocab: int) -> Backend:
     backend = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
@@ -58,16 +73,16 @@ def _byte_level(files: list[Path], key: str, vocab: int) -> Backend:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(_texts(files, key, LEARNING), trainer)
+    backend.train_from_iterator(_texts(files, reading, LEARNING), trainer)
     return backend
 
 
-def _word_piece(files: list[Path], key: str, vocab: int, lowercase: bool) -> Backend:
+def _word_piece(files: list[Path], reading: Reading, vocab: int, lowercase: bool) -> Backend:
     """The library numbers the letters inside words as it meets them, in an order of chance that decides ties between
     pieces. So they are counted first, and given to it in order of their number."""
     learner = word_piece(models.WordPiece(unk_token="[UNK]"), lowercase)
     counts: Counter[str] = Counter()
-    for texts in _texts(files, key, "counting letters"):
+    for texts in _texts(files, reading, "counting letters"):
         for text in texts:
             counts.update(learner.normalizer.normalize_str(text))
     ranked = sorted((letter for letter in counts if not letter.isspace()), key=lambda x: (-counts[x], x))
@@ -81,14 +96,14 @@ def _word_piece(files: list[Path], key: str, vocab: int, lowercase: bool) -> Bac
         limit_alphabet=len(letters),
         show_progress=False,
     )
-    learner.train_from_iterator(_texts(files, key, LEARNING), trainer)
+    learner.train_from_iterator(_texts(files, reading, LEARNING), trainer)
     model = models.WordPiece(learner.get_vocab(), unk_token="[UNK]")
     return mark(word_piece(model, lowercase), BERT_SPECIALS)
 
 
-def _texts(files: list[Path], key: str, what: str) -> Iterator[list[str]]:
+def _texts(files: list[Path], reading: Reading, what: str) -> Iterator[list[str]]:
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    reading, cursor = Reading("file", key, CHUNK, by_paragraph=False), Cursor()
+    cursor = Cursor()
     with Meter(console, what, sum(path.stat().st_size for path in files)) as meter:
         for chunk in read_chunks(files, reading, cursor, strict=False):
             cursor = chunk.after or cursor

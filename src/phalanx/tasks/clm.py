@@ -16,7 +16,8 @@ class CausalLM(Splits):
     def source(self, documents: Documents) -> Source:
         """The samples of a range of documents."""
         data = self.config.data
-        return GPTSource(documents, data.sequence, self.tokenizer.eod, data.stop_at_documents)
+        vocab, eod = self.tokenizer.vocab, self.tokenizer.eod
+        return GPTSource(documents, data.sequence, vocab, eod, data.stop_at_documents)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Predicted tokens."""

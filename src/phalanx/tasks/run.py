@@ -13,10 +13,9 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from phalanx import durable, recipe, registry
 from phalanx.config import Config
-from phalanx.data.indexed import IndexedDataset
-from phalanx.data.manifest import Manifest, manifest_path
 from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
 from phalanx.models.build import family
 from phalanx.parallel import meeting, processes
@@ -156,15 +155,14 @@ def foresee(config: Config, tokenizer: Tokenizer) -> None:
 
 
 def _fingerprints(config: Config) -> dict[str, str]:
-    """What tells the bytes of each set from others: its checksum, or its size where it has no manifest."""
+    """What tells the bytes of each set from others, which are compared with its checksums."""
     prints: dict[str, str] = {}
     if registry.TASKS.find(config.task).labelled:
         files = *config.data.train, *config.data.valid
         return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
     for name in (*config.data.train, *config.data.valid, *config.data.test):
         prefix = split_weight(name)[0]
-        known = manifest_path(prefix).exists()
-        prints[prefix] = Manifest.read(prefix).sha256["bin"] if known else str(len(IndexedDataset(prefix).tokens))
+        prints[prefix] = fingerprint(prefix)
     return prints
 
 
@@ -173,7 +171,7 @@ def _same_data(folder: RunFolder, config: Config) -> None:
     file = folder.path / "data.json"
     began = json.loads(file.read_text()) if file.is_file() else {}
     for prefix, now in _fingerprints(config).items():
-        if began.get(prefix, now) != now:
+        if not now.startswith(began.get(prefix, now)):  # of Megatron's sets runs once kept the first word alone
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 

@@ -73,7 +73,7 @@ def tokenizer_of(data: DataConfig) -> Tokenizer:
     for prefix in sets:
         dataset = IndexedDataset(prefix)  # a missing or truncated set is reported as such
         if data.tokenizer and not manifest_path(prefix).exists():
-            _check_tokens(dataset, tokenizer)
+            dataset.read(0, _LOOK, tokenizer.vocab)
             continue
         made = Manifest.read(prefix)
         if made.tokenizer_sha256 != digest:
@@ -83,17 +83,6 @@ def tokenizer_of(data: DataConfig) -> Tokenizer:
                 f"of {tokenizer.vocab}; use sets of one tokenizer, and leave data.tokenizer empty to take theirs"
             )
     return tokenizer
-
-
-def _check_tokens(dataset: IndexedDataset, tokenizer: Tokenizer) -> None:
-    """All that can be told of a set without a manifest: that its first tokens are ones the tokenizer has."""
-    tokens = dataset.tokens[:_LOOK]
-    strange = tokens[(tokens < 0) | (tokens >= tokenizer.vocab)]
-    if len(strange):
-        raise InputError(
-            f"{dataset.prefix} holds the token {strange[0]}, and data.tokenizer={tokenizer.name} has 0 to "
-            f"{tokenizer.vocab - 1}; name the tokenizer that made the set"
-        )
 
 
 def _stored(prefix: str) -> str:
