@@ -146,6 +146,7 @@ def foresee(config: Config, tokenizer: Tokenizer) -> None:
             )
     task = task_of(config)
     _ = task.train, task.valid  # opens the sets
+    _fingerprints(config)  # compares their checksums
     losses = task.losses
     known = (config.model.head,) if config.model.head else family(config.model.family).LOSSES
     if not set(losses) <= set(known):
