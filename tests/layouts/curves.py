@@ -29,6 +29,9 @@ class Curve(NamedTuple):
     valid: list[float]
 
 
+Weights = dict[str, NDArray[np.float32]]
+
+
 def made(folder: Path, family: str, *words: str, run: Path | None = None) -> tuple[Trainer, Record]:
     """This rank's trainer. Without a `run` folder nothing is saved."""
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -44,20 +47,33 @@ def made(folder: Path, family: str, *words: str, run: Path | None = None) -> tup
 
 def curve(folder: Path, family: str, *words: str, run: Path | None = None) -> Curve:
     """Train, and tell."""
-    trainer, record = made(folder, family, *words, run=run)
+    return _fit(*made(folder, family, *words, run=run))
+
+
+def from_the_first_weights(folder: Path, family: str, *words: str) -> tuple[Weights, Curve]:
+    """The parameters before the first step, whole, those that this rank knows; then train, and tell."""
+    trainer, record = made(folder, family, *words)
+    return _whole(trainer), _fit(trainer, record)
+
+
+def _fit(trainer: Trainer, record: Record) -> Curve:
     trainer.fit()
     steps = record.steps.values()
     losses, norms = [values["loss"] for values in steps], [values["grad_norm"] for values in steps]
     return Curve(losses, norms, [values["loss"] for values in record.valids.values()])
 
 
-def weights(folder: Path, steps: int, family: str, *words: str) -> dict[str, NDArray[np.float32]]:
+def weights(folder: Path, steps: int, family: str, *words: str) -> Weights:
     """The parameters after so many steps, whole."""
     trainer, _ = made(folder, family, *words)
-    parameters = trainer.parameters
     for step in range(steps):
         trainer._step(step)
     trainer.loader.close()
+    return _whole(trainer)
+
+
+def _whole(trainer: Trainer) -> Weights:
+    parameters = trainer.parameters
     return {name: parameters.whole(name, p.detach().clone()).numpy() for name, p in parameters.items()}
 
 

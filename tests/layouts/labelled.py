@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,11 @@ def tuned(folder: Path, kind: str, *words: str) -> Told:
     trainer.fit()
     steps = record.steps.values()
     return Told([v["loss"] for v in steps], [v["grad_norm"] for v in steps], list(record.valids.values()))
+
+
+def tuned_each(folder: Path, kinds: Sequence[str], *words: str) -> dict[str, Told]:
+    """`tuned` of several kinds, one after the other in the same processes."""
+    return {kind: tuned(folder, kind, *words) for kind in kinds}
 
 
 def write_once(folder: Path, kind: str) -> Path:

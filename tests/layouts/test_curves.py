@@ -1,10 +1,13 @@
-"""The promise: one curve, whatever the layout, dropout on."""
+"""The promise: one curve, whatever the layout, dropout on, from weights that are equal to the bit."""
+
+from functools import cache
+from typing import Protocol
 
 import numpy as np
 import pytest
 
 from tests.layouts.conftest import Alone
-from tests.layouts.curves import curve, farthest, weights
+from tests.layouts.curves import Curve, Weights, curve, farthest, from_the_first_weights, weights
 from tests.layouts.pool import Pool
 from tests.train.runs import Corpus
 
@@ -43,21 +46,55 @@ LAYOUTS = {
     "pp2 dp2 tp2": (8, ["layout.pp=2", "layout.tp=2", ACCUMULATE]),
     "pp2 cp2 tp2": (8, ["layout.pp=2", "layout.cp=2", "layout.tp=2", RING, TWICE]),
 }
-OPTIMIZERS = {"adamw": ["optim.name=adamw"], "lamb": ["optim.name=lamb", "optim.weight_decay=0.1"]}
-CASES = [
-    (family, name, list(OPTIMIZERS)[(row + column) % 2])
-    for row, name in enumerate(LAYOUTS)
-    for column, family in enumerate(("gpt", "bert"))
-]
+OPTIMIZERS = [["optim.name=adamw"], ["optim.name=lamb", "optim.weight_decay=0.1"]]
+FAMILIES = ["gpt", "bert"]
 
 
-@pytest.mark.parametrize(("family", "name", "optimizer"), CASES)
-def test_one_curve(pool: Pool, alone: Alone, corpus: Corpus, family: str, name: str, optimizer: str) -> None:
-    processes, words = LAYOUTS[name]
-    settings = OPTIMIZERS[optimizer]
-    curves = pool.run(processes, curve, corpus.folder, family, *settings, *words)
-    assert farthest(curves[0], alone(family, *settings, *_of_model(words))) < TOLERANCE
+class Trained(Protocol):
+    """What every rank of a layout tells of its run: first weights, curve."""
+
+    def __call__(self, family: str, name: str) -> list[tuple[Weights, Curve]]: ...
+
+
+@pytest.fixture(scope="session")
+def trained(pool: Pool, corpus: Corpus) -> Trained:
+    """Each layout trains once; several tests look at it."""
+
+    @cache
+    def train(family: str, name: str) -> list[tuple[Weights, Curve]]:
+        processes, words = LAYOUTS[name]
+        return pool.run(processes, from_the_first_weights, corpus.folder, family, *_optimizer(family, name), *words)
+
+    return train
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_curve(trained: Trained, alone: Alone, family: str, name: str) -> None:
+    curves = [curve for _, curve in trained(family, name)]
+    assert farthest(curves[0], alone(family, *_optimizer(family, name), *_of_model(LAYOUTS[name][1]))) < TOLERANCE
     assert all(farthest(other, curves[0]) == 0 for other in curves[1:]), "every rank tells the same"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_first_weights_are_bit_equal(
+    pool: Pool, trained: Trained, corpus: Corpus, first: dict[tuple[str, ...], Weights], family: str, name: str
+) -> None:
+    shape = (family, *_of_model(LAYOUTS[name][1]))
+    if shape not in first:
+        (first[shape],) = pool.run(1, weights, corpus.folder, 0, *shape)
+    seen = set()
+    for found, _ in trained(family, name):
+        assert all((found[key] == first[shape][key]).all() for key in found)
+        seen |= found.keys()
+    assert seen == first[shape].keys()
+
+
+@pytest.fixture(scope="session")
+def first() -> dict[tuple[str, ...], Weights]:
+    """First weights of one process, by family and shape."""
+    return {}
 
 
 @pytest.mark.parametrize(
@@ -78,18 +115,6 @@ def test_one_curve_with(pool: Pool, alone: Alone, corpus: Corpus, name: str, set
     assert farthest(got, alone(family, *setting)) < TOLERANCE
 
 
-@pytest.mark.parametrize("family", ["gpt", "bert"])
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_first_weights_are_bit_equal(pool: Pool, corpus: Corpus, family: str, name: str) -> None:
-    processes, words = LAYOUTS[name]
-    (expected,) = pool.run(1, weights, corpus.folder, 0, family, *_of_model(words))
-    seen = set()
-    for found in pool.run(processes, weights, corpus.folder, 0, family, *words):
-        assert all((found[name] == expected[name]).all() for name in found)
-        seen |= found.keys()
-    assert seen == expected.keys()
-
-
 @pytest.mark.parametrize("name", ["dp2", "tp2", "pp2", "zero2", "cp2"])
 def test_weights_move_alike(pool: Pool, corpus: Corpus, name: str) -> None:
     """Those too that no loss depends on: without pairs, BERT's pooler only decays."""
@@ -102,3 +127,8 @@ def test_weights_move_alike(pool: Pool, corpus: Corpus, name: str) -> None:
 
 def _of_model(words: list[str]) -> list[str]:
     return [word for word in words if word.startswith("model.")]
+
+
+def _optimizer(family: str, name: str) -> list[str]:
+    """AdamW and LAMB by turns, the other one for the other family."""
+    return OPTIMIZERS[(list(LAYOUTS).index(name) + FAMILIES.index(family)) % 2]

@@ -1,7 +1,9 @@
 """Not one collective more than the method needs: a step's messages, their sizes too, against the closed form."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -12,6 +14,8 @@ from phalanx.train.trainer import Trainer
 from tests.layouts.curves import made
 from tests.layouts.pool import Pool
 from tests.train.runs import Corpus
+
+T = TypeVar("T")
 
 ACCUMULATE = "layout.micro_batch=2"
 CASES = {
@@ -77,6 +81,11 @@ def one_forward(folder: Path, family: str, *words: str) -> tuple[Messages, Messa
     return traffic.messages, closed.forward(closed.labelled[0])
 
 
+def of_both(what: Callable[..., T], folder: Path, *words: str) -> dict[str, T]:
+    """`what` of both families, one after the other in the same processes."""
+    return {family: what(folder, family, *words) for family in ("gpt", "bert")}
+
+
 def buckets(folder: Path, elements: int) -> tuple[Messages, int]:
     """What two replicas say with small buckets, and how many gradients they have."""
     with pytest.MonkeyPatch.context() as patch:
@@ -88,20 +97,20 @@ def buckets(folder: Path, elements: int) -> tuple[Messages, int]:
     return traffic.messages, sum(p.numel() for p in trainer.parameters.values())
 
 
-@pytest.mark.parametrize("family", ["gpt", "bert"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_step(pool: Pool, corpus: Corpus, family: str, name: str) -> None:
+def test_a_step(pool: Pool, corpus: Corpus, name: str) -> None:
     processes, words = CASES[name]
-    for rank, (said, needed) in enumerate(pool.run(processes, one_step, corpus.folder, family, *words)):
-        assert needed and dict(said) == dict(needed), f"rank {rank}"
+    for rank, told in enumerate(pool.run(processes, of_both, one_step, corpus.folder, *words)):
+        for family, (said, needed) in told.items():
+            assert needed and dict(said) == dict(needed), f"{family}, rank {rank}"
 
 
-@pytest.mark.parametrize("family", ["gpt", "bert"])
 @pytest.mark.parametrize("name", ["tp2 whole stream", "tp2", "cp2", "cp2 ring", "dp2"])
-def test_a_forward_pass(pool: Pool, corpus: Corpus, family: str, name: str) -> None:
+def test_a_forward_pass(pool: Pool, corpus: Corpus, name: str) -> None:
     processes, words = CASES[name]
-    for rank, (said, needed) in enumerate(pool.run(processes, one_forward, corpus.folder, family, *words)):
-        assert dict(said) == dict(needed), f"rank {rank}"
+    for rank, told in enumerate(pool.run(processes, of_both, one_forward, corpus.folder, *words)):
+        for family, (said, needed) in told.items():
+            assert dict(said) == dict(needed), f"{family}, rank {rank}"
 
 
 def test_buckets(pool: Pool, corpus: Corpus) -> None:

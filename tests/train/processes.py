@@ -21,6 +21,10 @@ _SERVER.set_forkserver_preload(
         "tests.train.runs",
         "phalanx.tasks.run",
         "phalanx.cli",
+        "phalanx.data.gpt",
+        "phalanx.models.gpt2",
+        "phalanx.tasks.clm",
+        "torch.distributed.pipelining",
         "torch._dynamo",
         "torch.utils.tensorboard",
     ]
