@@ -1,8 +1,6 @@
 """A model split over processes writes what it writes on one."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from phalanx.infer import load_gpt
 from phalanx.infer.sample import Options
 from phalanx.tasks.together import laid_out
 from tests.infer.runs import GPT, make_run
+from tests.interpreter import python
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(run: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "phalanx", "generate", str(run), "The cat sat on", "--tokens", "50", *words]
-    told = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    command = [python(), "-m", "phalanx", "generate", str(run), "The cat sat on", "--tokens", "50", *words]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     return told.stdout
 

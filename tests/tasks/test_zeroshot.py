@@ -2,9 +2,8 @@
 
 import json
 import math
-import os
+import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from phalanx.infer.loaded import Loaded, load
 from phalanx.tasks.score import score
 from phalanx.tasks.zeroshot import Windows
 from tests.infer.runs import BERT, GPT, make_run
+from tests.interpreter import python
 
 TEXT = " = Ships = \n The ship was 1 @,@ 200 tons , and its crew 's food ( bread ) was old . \n It sank in 1912 ."
 
@@ -178,24 +178,8 @@ def test_on_any_layout(text: Path, tmp_path: Path, task: str, words: list[str]) 
     data = GPT.data.model_copy(update={"sequence": 16})
     make_run(tmp_path / "run", GPT.model_copy(update={"model": model, "data": data}), "gpt2")
     alone = score(tmp_path / "run", task, str(file), 5)
-    command = [
-        sys.executable,
-        "-m",
-        "phalanx",
-        "eval",
-        str(tmp_path / "run"),
-        *words,
-        "--task",
-        task,
-        "--data",
-        str(file),
-    ]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    told = subprocess.run([*command, "--limit", "5"], capture_output=True, text=True, check=False, env=one_thread)
+    command = [python(), "-m", "phalanx", "eval", str(tmp_path / "run"), *words, "--task", task, "--data", str(file)]
+    told = subprocess.run([*command, "--limit", "5"], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
-    found = {
-        line.split()[0]: float(line.split()[1].replace(",", ""))
-        for line in told.stdout.splitlines()
-        if line[:1].isalpha()
-    }
+    found = {name: float(value.replace(",", "")) for name, value in re.findall(r"^(\w+) +([\d.,]+)", told.stdout, re.M)}
     assert found == pytest.approx(alone.values, rel=1e-4, abs=1e-4)
