@@ -57,7 +57,7 @@ def ours(folder: Path, precision: str) -> Any:
     engine.lookup, engine.end = False, None
 
     def run(asked: np.ndarray) -> np.ndarray:
-        requests = [engine.submit(row.tolist(), Options(tokens=NEW, greedy=True)) for row in asked]
+        requests = [engine.submit(row.tolist(), Options(max_tokens=NEW, temperature=0)) for row in asked]
         while engine.busy:
             engine.step()
         return np.array([request.tokens[PROMPT:] for request in requests])

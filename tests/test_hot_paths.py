@@ -67,7 +67,7 @@ def test_a_step(tmp_path: Path, family: str, rest: int) -> None:
 def test_a_token() -> None:
     """Of eight texts under way, greedy, nothing looked up."""
     engine = scripted(lambda _: 262)[0].engine
-    requests = [engine.submit([5, 6], Options(tokens=6, greedy=True)) for _ in range(8)]
+    requests = [engine.submit([5, 6], Options(max_tokens=6, temperature=0)) for _ in range(8)]
     for _ in range(2):
         engine.step()
     found = bytecodes(lambda: engine.step())

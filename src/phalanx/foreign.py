@@ -67,11 +67,23 @@ def brief(error: BaseException) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. InputError for anything else, NaN and Infinity among it, which JSON has not."""
-    with reading(path, "it is to be one JSON object in UTF-8"):
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+    content = _json(path, "it is to be one JSON object in UTF-8")
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
+
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """The list of objects in a JSON file. InputError for anything else."""
+    content = _json(path, "it is to be one JSON list in UTF-8")
+    if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
+        raise InputError(f"{path} holds no JSON list of objects")
+    return content
+
+
+def _json(path: Path, remedy: str) -> Any:
+    with reading(path, remedy):
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
 
 
 def complaint(path: Path, error: ValidationError, names: Mapping[str, str]) -> InputError:

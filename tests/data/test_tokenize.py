@@ -175,12 +175,12 @@ def test_names_of_special_tokens_in_a_text_are_text(name: str) -> None:
     text = "a<|endoftext|>b [MASK] [CLS] [SEP] [PAD]"
     for ids in (tokenizer.encode(text), encode_all(tokenizer, [text])[0]):
         assert not special & set(ids)
-    assert special & set(tokenizer.encode(text, specials=True))
+    assert special & set(tokenizer.for_prompts().encode(text))
 
 
 def test_prompts_may_name_special_tokens() -> None:
     tokenizer = load_tokenizer("bert-uncased")
-    assert tokenizer.encode("The [MASK] sat.", specials=True) == [1996, 103, 2938, 1012]
+    assert tokenizer.for_prompts().encode("The [MASK] sat.") == [1996, 103, 2938, 1012]
 
 
 @pytest.mark.parametrize("text", NASTY)

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from phalanx.errors import InputError
 from phalanx.infer import kernels
 from phalanx.infer.cache import PAGE, Cache, New
 from phalanx.infer.decoder import Decoder, Past
@@ -71,7 +70,8 @@ def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: in
     free = sum(made.decoder.cache.free)  # type: ignore[attr-defined]
     counts = (20, 9, 60, 3, 33)
     requests = [
-        made.submit(prompt, Options(tokens=count, greedy=True)) for prompt, count in zip(PROMPTS, counts, strict=True)
+        made.submit(prompt, Options(max_tokens=count, temperature=0))
+        for prompt, count in zip(PROMPTS, counts, strict=True)
     ]
     while made.busy:
         made.step()
@@ -95,7 +95,9 @@ def test_a_text_that_overflows_leaves_its_neighbours_alone(loaded: Loaded) -> No
     assert found[0][0].equal(found[1][0]) and found[1][1].isnan().any()
 
 
-@pytest.mark.parametrize("options", [Options(tokens=30, seed=3), Options(tokens=30, seed=4, top_k=3, temperature=0.5)])
+@pytest.mark.parametrize(
+    "options", [Options(max_tokens=30, seed=3), Options(max_tokens=30, seed=4, top_k=3, temperature=0.5)]
+)
 def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Options) -> None:
     """Drawn tokens too are those that would have been drawn one by one."""
     alone, helped = engine(loaded), engine(loaded, lookup=True)
@@ -109,7 +111,7 @@ def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Optio
 @pytest.mark.parametrize("kind", KINDS)
 def test_drawn_and_greedy_texts_share_steps(loaded: Loaded, kind: str) -> None:
     """Of the greedy only the likeliest tokens leave the decoder, of the others their scores."""
-    options = [Options(tokens=6, greedy=n % 2 == 0, seed=n) for n in range(5)]
+    options = [Options(max_tokens=6, temperature=n % 2, seed=n) for n in range(5)]
     made = engine(loaded, lookup=True, kind=kind)
     together = [made.submit(prompt, each) for prompt, each in zip(PROMPTS, options, strict=True)]
     while made.busy:
@@ -131,7 +133,7 @@ def test_prompts_on_a_gpu(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("phalanx.infer.steps.within", attend)
     made.decoder.half = True  # type: ignore[attr-defined]
-    requests = [made.submit(prompt, Options(tokens=5, greedy=True)) for prompt in PROMPTS]
+    requests = [made.submit(prompt, Options(max_tokens=5, temperature=0)) for prompt in PROMPTS]
     while made.busy:
         made.step()
     for request, prompt in zip(requests, PROMPTS, strict=True):
@@ -143,7 +145,7 @@ def test_windows_that_slide_take_turns(loaded: Loaded, monkeypatch: pytest.Monke
     """All of such a window is computed anew: of many, a step takes a few; each text is what it would be alone."""
     monkeypatch.setattr("phalanx.infer.engine.PREFILL", 2 * CONTEXT)
     made = engine(loaded)
-    requests = [made.submit([5, 6 + n], Options(tokens=70, greedy=True)) for n in range(5)]
+    requests = [made.submit([5, 6 + n], Options(max_tokens=70, temperature=0)) for n in range(5)]
     sizes = []
     while made.busy:
         sizes.append(sum(len(request.tokens) > CONTEXT + 1 for request in made.step() if not request.ended))
@@ -154,7 +156,7 @@ def test_windows_that_slide_take_turns(loaded: Loaded, monkeypatch: pytest.Monke
 
 def test_what_repeats_takes_fewer_steps(loaded: Loaded) -> None:
     made = engine(loaded, lookup=True)
-    request = made.submit([7, 7, 7], Options(tokens=50, greedy=True))
+    request = made.submit([7, 7, 7], Options(max_tokens=50, temperature=0))
     while made.busy:
         made.step()
     assert request.tokens == plain(loaded, [7, 7, 7], 50)
@@ -170,24 +172,25 @@ def test_the_last_words_are_looked_for() -> None:
 
 def test_those_wait_for_whom_there_is_no_room(loaded: Loaded) -> None:
     """And get what they would have got."""
-    page = 2 * PAGE * 2 * 16 * 4
-    made = engine(loaded, memory=3 * page)
-    requests = [made.submit([5, 6], Options(tokens=30, greedy=True)) for _ in range(3)]  # two pages each
+    made = engine(loaded, memory=1)  # the room for one sequence, and a page more
+    requests = [
+        made.submit([5, 6], Options(max_tokens=45, temperature=0)) for _ in range(3)
+    ]  # three of five pages each
     made.step()
     assert len(made.active) == 1 and len(made.waiting) == 2
     while made.busy:
         made.step()
-    assert {tuple(request.tokens) for request in requests} == {tuple(plain(loaded, [5, 6], 30))}
-    tiny = engine(loaded, memory=page)
-    with pytest.raises(InputError, match="41 tokens are more than the cache holds"):
-        tiny.submit([5], Options(tokens=40))
-    assert not tiny.busy
+    assert {tuple(request.tokens) for request in requests} == {tuple(plain(loaded, [5, 6], 45))}
+    long = made.submit([5, 6], Options(max_tokens=80, temperature=0))  # past all that the model can see
+    while made.busy:
+        made.step()
+    assert long.tokens == plain(loaded, [5, 6], 80)
 
 
 def test_who_leaves_frees_the_room(loaded: Loaded) -> None:
     made = engine(loaded)
-    stream = made.stream(made.submit([5, 6], Options(tokens=30, greedy=True)))
-    waiting = made.submit([8], Options(tokens=5, greedy=True))
+    stream = made.stream(made.submit([5, 6], Options(max_tokens=30, temperature=0)))
+    waiting = made.submit([8], Options(max_tokens=5, temperature=0))
     assert next(stream) == plain(loaded, [5, 6], 1)[-1]
     stream.close()
     made.cancel(waiting)
@@ -214,7 +217,7 @@ def test_scattered_pages_hold_the_same(loaded: Loaded, kind: str) -> None:
     cache = made.decoder.cache  # type: ignore[attr-defined]
     first, middle = cache.reserve(PAGE), cache.reserve(2 * PAGE)
     cache.release(first)
-    request = made.submit(PROMPTS[0], Options(tokens=40, greedy=True))
+    request = made.submit(PROMPTS[0], Options(max_tokens=40, temperature=0))
     made.step()
     assert request.place is not None and not request.place.together
     while made.busy:
@@ -232,3 +235,80 @@ def test_int8_is_near(loaded: Loaded, kind: str) -> None:
         assert place is not None
         scores.append(made([New(place, 0, PROMPTS[3])])[0][0])
     assert torch.cosine_similarity(*scores, dim=0) > 0.999
+
+
+def reference(loaded: Loaded, tokens: list[int]) -> torch.Tensor:
+    """Logarithms of the probabilities after each token, by transformers' way of the whole: float32 [tokens, vocab]."""
+    with torch.no_grad():
+        return loaded.model(batch_of(torch.tensor([tokens]), CONTEXT))[0, :, :50257].float().log_softmax(-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [256, 5])
+def test_probabilities_are_those_of_the_whole_text(
+    loaded: Loaded, kind: str, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a prompt's tokens and of new ones, drawn, greedy, looked up or beside others; some at most in a step."""
+    monkeypatch.setattr("phalanx.infer.engine.SCORED", share)
+    made = engine(loaded, lookup=True, kind=kind)
+    options = [Options(max_tokens=9, temperature=n % 2, seed=n, logprobs=n, prompt_logprobs=n != 2) for n in range(5)]
+    requests = [made.submit(prompt, each) for prompt, each in zip(PROMPTS, options, strict=True)]
+    beside = made.submit(PROMPTS[0], Options(max_tokens=20, temperature=0))
+    while made.busy:
+        made.step()
+    assert beside.tokens == plain(loaded, list(PROMPTS[0]), 20) and not beside.scored
+    for request, each in zip(requests, options, strict=True):
+        first = 0 if each.prompt_logprobs else request.prompt
+        right = reference(loaded, request.tokens)
+        assert [one.token for one in request.scored] == request.tokens[first:]
+        for place, one in enumerate(request.scored, first):
+            if place == 0:
+                assert one.logprob is None and one.top == []
+                continue
+            assert one.logprob == pytest.approx(float(right[place - 1, one.token]), abs=1e-3)
+            assert [value for _, value in one.top] == pytest.approx(
+                right[place - 1].topk(each.logprobs or 0)[0].tolist(), abs=1e-3
+            )
+        alone = engine(loaded, kind=kind)
+        again = alone.submit(
+            request.tokens[: request.prompt], Options(each.max_tokens, each.temperature, seed=each.seed)
+        )
+        while alone.busy:
+            alone.step()
+        assert again.tokens == request.tokens  # asking changes nothing
+
+
+def test_a_prompt_may_be_scored_alone(loaded: Loaded) -> None:
+    made = engine(loaded)
+    request = made.submit(PROMPTS[3], Options(max_tokens=0, logprobs=0, prompt_logprobs=True))
+    none, one = (
+        made.submit(PROMPTS[1], Options(max_tokens=0, logprobs=0, prompt_logprobs=asked)) for asked in (False, True)
+    )
+    assert none.ended == one.ended == "length" and len(one.scored) == 1
+    while made.busy:
+        made.step()
+    assert request.ended == "length" and request.said == 0 and len(request.scored) == len(PROMPTS[3])
+    assert all(made.decoder.cache.free)  # type: ignore[attr-defined]
+
+
+def test_nothing_is_scored_that_nobody_asked_for(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, rows = engine(loaded), list[int]()
+    monkeypatch.setattr("phalanx.infer.engine.scored", None)
+    monkeypatch.setattr(made, "decoder", Watched(made.decoder, rows))
+    made.submit(PROMPTS[3], Options(max_tokens=3))
+    while made.busy:
+        made.step()
+    assert rows == [1, 1, 1]
+
+
+class Watched:
+    """A decoder, and of how many tokens it told the scores."""
+
+    def __init__(self, decoder: Any, rows: list[int]) -> None:
+        self.decoder, self.rows, self.room = decoder, rows, decoder.room
+        self.reserve, self.release = decoder.reserve, decoder.release
+
+    def __call__(self, news: list[New]) -> list[torch.Tensor]:
+        said: list[torch.Tensor] = self.decoder(news)
+        self.rows += [len(rows) for rows in said]
+        return said

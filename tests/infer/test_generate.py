@@ -15,7 +15,7 @@ from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run, scripted
 
 PROBABILITIES = [0.05, 0.5, 0.15, 0.3]
-GREEDY = Options(tokens=200, greedy=True)
+GREEDY = Options(max_tokens=200, temperature=0)
 
 
 def logits_of(probabilities: list[float]) -> Tensor:
@@ -67,7 +67,8 @@ def test_frequencies_of_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("tokens", 0), ("temperature", 0.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1)]
+    ("option", "value"),
+    [("max_tokens", -1), ("temperature", -0.5), ("logprobs", -1), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1)],
 )
 def test_options_out_of_range(option: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{option}={value} is out of range"):
@@ -89,20 +90,20 @@ def test_greedy_takes_the_likeliest_and_the_window_slides(loaded: Loaded) -> Non
         with torch.no_grad():
             tokens.append(int(loaded.model(batch_of(window, 12))[0, -1].argmax()))
     assert loaded.tokenizer.eod not in tokens
-    text = "".join(Model(loaded).generate("The cat sat on", Options(tokens=20, greedy=True)))
+    text = "".join(Model(loaded).generate("The cat sat on", Options(max_tokens=20, temperature=0)))
     assert text == loaded.tokenizer.decode(tokens[start:])
 
 
 def test_the_seed_decides(loaded: Loaded) -> None:
     def text(seed: int) -> str:
-        return "".join(Model(loaded).generate("The cat", Options(tokens=15, seed=seed)))
+        return "".join(Model(loaded).generate("The cat", Options(max_tokens=15, seed=seed)))
 
     assert text(1) == text(1)
     assert text(1) != text(2)
 
 
 def test_top_k_of_one_is_greedy(loaded: Loaded) -> None:
-    greedy, only = (Options(tokens=10, greedy=True), Options(tokens=10, top_k=1))
+    greedy, only = (Options(max_tokens=10, temperature=0), Options(max_tokens=10, top_k=1))
     assert "".join(Model(loaded).generate("The cat", greedy)) == "".join(Model(loaded).generate("The cat", only))
 
 
@@ -148,19 +149,19 @@ def test_it_stops_at_the_end_of_the_document() -> None:
 
 def test_it_stops_after_so_many_tokens() -> None:
     model, decoder = scripted(lambda _: 262)
-    assert "".join(model.generate("A", Options(tokens=3, greedy=True))) == " the the the"
+    assert "".join(model.generate("A", Options(max_tokens=3, temperature=0))) == " the the the"
     assert [len(seen) for seen in decoder.seen] == [1, 2, 3]
 
 
 def test_an_empty_prompt_begins_a_document() -> None:
     model, decoder = scripted(lambda _: 262)
-    assert "".join(model.generate("", Options(tokens=2, greedy=True))) == " the the"
+    assert "".join(model.generate("", Options(max_tokens=2, temperature=0))) == " the the"
     assert decoder.seen[0] == [50256]
 
 
 def test_a_prompt_as_long_as_the_context_and_one_longer() -> None:
     model, decoder = scripted(lambda _: 262)
-    assert "".join(model.generate("the" + 11 * " the", Options(tokens=2, greedy=True))) == " the the"
+    assert "".join(model.generate("the" + 11 * " the", Options(max_tokens=2, temperature=0))) == " the the"
     assert [len(seen) for seen in decoder.seen] == [12, 12]
     with pytest.raises(InputError, match=r"the prompt has 13 tokens, the model's context 12"):
         model.generate("the" + 12 * " the", GREEDY)

@@ -39,7 +39,9 @@ def test_a_gpt_writes_what_it_writes_plainly(tmp_path: Path) -> None:
     for lookup in (False, True):
         engine = load_gpt(tmp_path / "run", precision="fp32").engine
         engine.lookup = lookup
-        asked = [engine.submit([5, 6 + n, 7] * (n + 1), Options(tokens=20 * n + 5, greedy=True)) for n in range(4)]
+        asked = [
+            engine.submit([5, 6 + n, 7] * (n + 1), Options(max_tokens=20 * n + 5, temperature=0)) for n in range(4)
+        ]
         while engine.busy:
             engine.step()
         written.append([request.tokens for request in asked])
@@ -70,5 +72,7 @@ def test_prompts_in_half_precision(tmp_path: Path, precision: str) -> None:
 
 def test_half_precision_continues(tmp_path: Path) -> None:
     make_run(tmp_path / "run", GPT, "gpt2")
-    text = [list(load_gpt(tmp_path / "run", precision=p).generate("a b", Options(tokens=6))) for p in ("fp16", "bf16")]
+    text = [
+        list(load_gpt(tmp_path / "run", precision=p).generate("a b", Options(max_tokens=6))) for p in ("fp16", "bf16")
+    ]
     assert all(text)

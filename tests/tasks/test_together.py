@@ -32,8 +32,8 @@ def written(run: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("how", "options", "layout"),
     [
-        (["--greedy"], Options(tokens=50, greedy=True), "layout.tp=4"),
-        (["--seed", "3"], Options(tokens=50, temperature=0.8, top_p=0.95, seed=3), "layout.tp=2"),
+        (["--greedy"], Options(max_tokens=50, temperature=0), "layout.tp=4"),
+        (["--seed", "3"], Options(max_tokens=50, temperature=0.8, top_p=0.95, seed=3), "layout.tp=2"),
     ],
     ids=["greedy", "drawn"],
 )

@@ -106,12 +106,14 @@ def generate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="layout.tp=2, for a model too large for one device.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens to write.")] = 100,
-    temperature: Annotated[float, typer.Option(help="Below 1 is safer, above 1 wilder.")] = 0.8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "--tokens", help="Tokens to write, at most.")] = 100,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 is safer, above 1 wilder; 0 always takes the likeliest token.")
+    ] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest tokens; 0 among all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="The same seed writes the same text.")] = 0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="The same as --temperature 0.")] = False,
     backend: Annotated[str, typer.Option(help="torch, or auto: kernels of our own where they can be had.")] = "auto",
     precision: Precision = "fp32",
 ) -> None:
@@ -119,7 +121,7 @@ def generate(
     from phalanx.infer import load_gpt
     from phalanx.infer.sample import Options
 
-    options = Options(tokens, temperature, top_k, top_p, seed, greedy)
+    options = Options(max_tokens, 0 if greedy else temperature, top_k, top_p, seed)
     if backend not in ("auto", "torch", "native"):
         raise InputError(f"backend={backend} is not for GPTs; use torch, native or auto")
     if overrides:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from phalanx import durable
 from phalanx.config import Config, DataConfig, ModelConfig
+from phalanx.convert import sentences
 from phalanx.convert.config_json import TASKS, examples_of, facts_of, model_of
 from phalanx.convert.folder import Weights
 from phalanx.convert.imported import Imported, write_run
@@ -16,11 +17,14 @@ from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
+from phalanx.models.bert import BESIDE, outside_blocks
 from phalanx.models.build import build, family, make
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
+from phalanx.run.origin import Origin
 
+MULTILABEL = "multi_label_classification"  # as config.json has it
 # Not weights, or another's under a second name; what the named one must equal.
 COPIES = {
     "lm_head.weight": "transformer.wte.weight",
@@ -66,17 +70,30 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
     missing = [name for name in shapes if name not in found]
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
     unused = _unused(folder, weights, dict(family(model.family).to_hugging_face(shapes, model)))
+    said = sentences.read(folder, tokenizer)
     config = Config(
-        task=model.head or TASKS[model.family], model=model, data=DataConfig(sequence=model.positions),
+        task=model.head or TASKS[model.family], model=model,
+        data=DataConfig(sequence=min(model.positions, said.longest or model.positions)),
         examples=examples_of(facts, model),
+    )  # fmt: skip
+    origin = Origin(
+        missing={name: _there(name, model) for name in missing},
+        multilabel=model.head == "classes" and facts.get("problem_type") == MULTILABEL,
+        normalize=said.normalize, no_vectors=said.refused,
     )  # fmt: skip
     coming = family(model.family).from_hugging_face(weights, model)
 
     def read(name: str) -> Tensor:
         return spare[name] if name in spare and name in missing else _next(coming, name).float()
 
-    write_run(out, config, tokenizer.json(), {name: shapes[name] for name in [*found, *missing]}, read)
+    write_run(out, config, tokenizer.json(), {name: shapes[name] for name in [*found, *missing]}, read, origin)
     return Imported(out, len(found), tuple(missing), tuple(unused))
+
+
+def _there(name: str, model: ModelConfig) -> str:
+    """Hugging Face's name of a weight that is not in a block."""
+    theirs = outside_blocks(model)[name]
+    return theirs if theirs.startswith(BESIDE) else f"bert.{theirs}"
 
 
 def _check_shapes(folder: Path, weights: Weights, model: ModelConfig) -> None:
@@ -148,9 +165,12 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     kind, weights = family(model.family), Checkpointer(folder).weights(best)
     with torch.device("meta"):
         shapes = dict(kind.to_hugging_face(make(model).state_dict(), model))
-    coming = kind.to_hugging_face(weights, model)
+    origin = Origin.read(folder)
+    shapes = {name: like for name, like in shapes.items() if name not in origin.missing.values()}
+    coming = ((name, tensor) for name, tensor in kind.to_hugging_face(weights, model) if name in shapes)
+    facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if origin.multilabel else {})
     with durable.new_folder(out) as beside:
         write_file(beside / "model.safetensors", shapes, lambda name: _next(coming, name), format="pt")
-        durable.write(beside / "config.json", json.dumps(facts_of(config, tokenizer), indent=2).encode())
+        durable.write(beside / "config.json", json.dumps(facts, indent=2).encode())
         write_tokenizer(tokenizer, model, beside)
     return len(shapes)

@@ -10,6 +10,7 @@ from phalanx import durable
 from phalanx.config import Config
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.run.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Imported:
 
 
 def write_run(
-    out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor]
-) -> None:
+    out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor],
+    origin: Origin,
+) -> None:  # fmt: skip
     """A run folder with a checkpoint of step 0, whose tensors have `shapes` and are asked of `read` in that order.
 
     InputError where `out` is there already. What fails leaves nothing there.
     """
     with durable.new_folder(out) as made:
         run = RunFolder.create(made, config, tokenizer)
+        origin.write(run)
         Checkpointer(run).import_weights(shapes, read)

@@ -27,6 +27,7 @@ from phalanx.models.names import pad_rows
 from phalanx.models.sizes import check
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.run.origin import Origin
 
 VERSION = 3.0  # that is written
 
@@ -103,7 +104,7 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
     def read(name: str) -> Tensor:
         return joined[name].float().contiguous() if name in joined else spare[name]
 
-    write_run(out, config, words.json(), shapes, read)
+    write_run(out, config, words.json(), shapes, read, Origin(missing={name: _name(name) for name in missing}))
     unused = [name for name in flat[0] if name not in theirs]
     return Imported(out, len(joined), tuple(missing), tuple(unused))
 

@@ -68,7 +68,7 @@ def fast_path(backend: Backend, model: dict[str, Any]) -> FastPath | None:
         return None
     joined = ["".join(pair) for pair in model["merges"]]
     vocab = model["vocab"]
-    if any(vocab[a] >= vocab[b] for a, b in pairwise(joined)) or not _letters().keys() <= vocab.keys():
+    if any(vocab[a] >= vocab[b] for a, b in pairwise(joined)) or not byte_letters().keys() <= vocab.keys():
         return None
     if any(len(backend.model.tokenize(token)) != 1 for token in joined):
         return None
@@ -77,13 +77,13 @@ def fast_path(backend: Backend, model: dict[str, Any]) -> FastPath | None:
 
 def ranks(model: dict[str, Any]) -> dict[bytes, int]:
     """The ids of a byte-level BPE's tokens by their bytes, as tiktoken wants them; `model` as in a tokenizer.json."""
-    letters = _letters()
+    letters = byte_letters()
     table = str.maketrans(letters)
     tokens = [*letters, *("".join(pair) for pair in model["merges"])]
     return {token.translate(table).encode("latin-1"): model["vocab"][token] for token in tokens}
 
 
-def _letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """The printable letter that stands for each byte in a byte-level vocabulary, and the byte."""
     others = [byte for byte in range(256) if byte not in PRINTABLE]
     return {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,12 +1,12 @@
 """Tokenizers: text to ids and back, offline, the same ids whichever library computes them.
 
 Each is one of the `tokenizers` library; in bulk, tiktoken or a memory of words stands in. Names of special tokens
-inside a text are plain text, so no document can forge an end of text or a mask.
+inside a text are plain text, so no document can forge an end of text or a mask; a tokenizer of `for_prompts` takes them
+for those tokens, as transformers does.
 """
 
 import json
 import lzma
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -29,13 +29,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Tokenizer:
-    """Text to ids and back. `vocab` counts the ids; a special id is None where the tokenizer has no such token."""
+    """Text to ids and back. `vocab` counts the ids; a special id is None where the tokenizer has no such token.
 
-    def __init__(self, backend: Backend, name: str) -> None:
-        backend.encode_special_tokens = True
+    `named` says whether names of special tokens in a text, such as [MASK], stand for those tokens.
+    """
+
+    def __init__(self, backend: Backend, name: str, named: bool = False) -> None:
+        backend.encode_special_tokens = not named
         backend.no_truncation()
         backend.no_padding()
-        self.name = name
+        self.name, self.named = name, named
         self._backend = backend
         self.vocab = max(backend.get_vocab().values()) + 1
         self.eod = self._first("<|endoftext|>", "</s>")
@@ -45,14 +48,29 @@ class Tokenizer:
         self.pad = self._first("[PAD]", "<pad>")
         self.unk = self._first("[UNK]", "<unk>")
 
-    def encode(self, text: str, specials: bool = False) -> list[int]:
-        """Ids of the text alone. With `specials`, names such as [MASK] in it stand for those tokens: for prompts."""
-        added = self._backend.get_added_tokens_decoder() if specials else {}
-        ids = {token.content: i for i, token in added.items() if token.special}
-        if not ids:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
-        parts = re.split(f"({'|'.join(map(re.escape, ids))})", text)
-        return [i for part in parts for i in ([ids[part]] if part in ids else self.encode(part))]
+    def for_prompts(self) -> "Tokenizer":
+        """The same for what users ask a model: names of special tokens in a text stand for those tokens."""
+        return self if self.named else self._for_prompts
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text alone."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def known(self, ids: Sequence[int]) -> list[int]:
+        """The same ids; InputError for one that is not of this vocabulary."""
+        for i in ids:
+            if not 0 <= i < self.vocab:
+                raise InputError(f"token {i} is not in the vocabulary: this model's tokens are 0 to {self.vocab - 1}")
+        return [*ids]
+
+    def makes(self, i: int) -> bool:
+        """Whether some text has this id. Told of WordPiece alone: a piece that begins a word is there for a text that
+        is this piece, or for none.
+        """
+        model, piece = self._backend.model, self.token(i)
+        if not isinstance(model, models.WordPiece) or piece.startswith(model.continuing_subword_prefix):
+            return True
+        return i in self._specials or self.encode(piece) == [i]
 
     def encode_places(self, text: str) -> tuple[Array, Array]:
         """The ids of a text, int64 [n], and where each begins and ends in it, in characters: int64 [n, 2]."""
@@ -61,6 +79,8 @@ class Tokenizer:
 
     def encode_joined(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """The ids of all texts back to back, uint32, and how many each text has, int64."""
+        if self.named and any(name in text.lower() for name in self._specials.values() for text in texts):
+            return self._encode_slowly(texts)
         if self._fast is not None and texts and (encoded := self._fast.encode(texts)):
             return encoded
         return self._words.encode(texts) if self._words else self._encode_slowly(texts)
@@ -98,6 +118,16 @@ class Tokenizer:
     def frees_lock(self) -> bool:
         """Whether threads can encode side by side, each on one core; else processes do it better."""
         return self._fast is not None
+
+    @cached_property
+    def _for_prompts(self) -> "Tokenizer":
+        return Tokenizer(Backend.from_str(self._json), self.name, named=True)
+
+    @cached_property
+    def _specials(self) -> dict[int, str]:
+        """Names of special tokens in lower case, as some are found in a text that was brought to it."""
+        added = self._backend.get_added_tokens_decoder()
+        return {i: token.content.lower() for i, token in added.items() if token.special}
 
     @cached_property
     def _fast(self) -> FastPath | None:

@@ -74,8 +74,11 @@ def load_gpt(model: str | Path, backend: str = "auto", precision: str = "fp32") 
 def brought(model: str, say: Callable[[str], None] = tell) -> Iterator[Path]:
     """The run folder of a model; of hf:FOLDER one that is there only now."""
     from phalanx.convert.huggingface import import_folder
+    from phalanx.run.folder import RunFolder
 
     if not model.startswith("hf:"):
+        if not RunFolder(model).exists and (Path(model) / "config.json").is_file():
+            raise InputError(f"{model} is a folder of Hugging Face's, not a run; write hf:{model}")
         yield Path(model)
         return
     with TemporaryDirectory(prefix="phalanx-") as there:

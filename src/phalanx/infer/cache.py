@@ -41,10 +41,12 @@ class Cache:
         self.free = [True] * pages
 
     @classmethod
-    def within(cls, memory: int, layers: int, heads: int, width: int, like: Tensor) -> "Cache":
-        """As many pages as so many bytes hold, one at least."""
+    def within(cls, memory: int, longest: int, layers: int, heads: int, width: int, like: Tensor) -> "Cache":
+        """As many pages as so many bytes hold, but always those of one sequence of `longest` tokens and one more: what
+        a model can see does not depend on the memory that happens to be free.
+        """
         a_page = 2 * PAGE * layers * heads * width * like.element_size()
-        return cls(layers, heads, width, max(1, memory // a_page), like.detach())
+        return cls(layers, heads, width, max(-(-longest // PAGE) + 1, memory // a_page), like.detach())
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for so many tokens; None while there is not enough."""

@@ -99,8 +99,9 @@ class Past:
     def __init__(self, model: Any, memory: int = GIB, number: torch.dtype = torch.float32) -> None:
         attentions = [block.attention for block in model.transformer.blocks.values()]
         weight, width = attentions[0].qkv.weight, attentions[0].width
-        heads = weight.shape[0] // (3 * width)
-        self.cache = Cache.within(memory, len(attentions), heads, width, weight.new_empty(0, dtype=number))
+        heads, longest = weight.shape[0] // (3 * width), len(model.transformer.embeddings.position.weight)
+        like = weight.new_empty(0, dtype=number)
+        self.cache = Cache.within(memory, longest, len(attentions), heads, width, like)
         self.news: Sequence[New] = ()
         self.step: Together | None = None  # where many are taken alike
         for layer, attention in enumerate(attentions):

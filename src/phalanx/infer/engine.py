@@ -16,17 +16,18 @@ from torch import Tensor
 
 from phalanx.errors import InputError
 from phalanx.infer.cache import New, Place
-from phalanx.infer.sample import Options, choose
+from phalanx.infer.sample import Options, Scored, choose, scored
 
 PREFILL = 4096  # tokens of prompts, and of windows that slide, in one step
 GRAM, DRAFT = 3, 8  # tokens that are looked for, and that are tried
 FEW = 8  # texts under way up to which trying costs little
+SCORED = 256  # tokens of prompts whose probabilities are told in one step: a row over the vocabulary each
 
 
 class Decodes(Protocol):
     """What computes scores: `Decoder`, or a test's stand-in."""
 
-    room: int  # tokens of one sequence at most
+    room: int  # tokens of one sequence at most: no fewer than the context
 
     def reserve(self, tokens: int) -> Place | None:
         """Room for a sequence."""
@@ -52,6 +53,8 @@ class Request:
     cached: int = 0  # tokens whose keys and values are in the cache
     ended: str = ""
     fresh: list[int] = field(default_factory=list)  # tokens that nobody has taken yet
+    scored: list[Scored] = field(default_factory=list)  # likewise, where probabilities are wanted
+    unscored: int = 0  # tokens of the prompt whose probabilities are wanted and not yet known
 
     @property
     def said(self) -> int:
@@ -74,10 +77,15 @@ class Engine:
             raise InputError(
                 f"the prompt has {len(tokens)} tokens, the model's context {self.context}; shorten the prompt"
             )
-        if (needed := min(len(tokens) + options.tokens, self.context)) > self.decoder.room:
-            raise InputError(f"{needed} tokens are more than the cache holds ({self.decoder.room}); ask for fewer")
+        assert self.context <= self.decoder.room
         request = Request([*tokens], options, len(tokens), torch.Generator().manual_seed(options.seed))
-        self.waiting.append(request)
+        if options.prompt_logprobs:
+            request.unscored = len(tokens) - 1
+            request.scored.append(Scored(tokens[0], None, []))
+        if options.max_tokens or request.unscored:
+            self.waiting.append(request)
+        else:
+            request.ended = "length"
         return request
 
     def cancel(self, request: Request) -> None:
@@ -118,7 +126,7 @@ class Engine:
             request = self.waiting[0]
             if joining and sum(len(other.tokens) for other in joining) + len(request.tokens) > PREFILL:
                 break
-            request.place = self.decoder.reserve(min(request.prompt + request.options.tokens, self.context))
+            request.place = self.decoder.reserve(min(request.prompt + request.options.max_tokens, self.context))
             if request.place is None:
                 break
             self.waiting.popleft()
@@ -139,22 +147,34 @@ class Engine:
 
     def _new(self, request: Request) -> New:
         assert request.place is not None
-        greedy = request.options.greedy
+        greedy = request.options.greedy and request.options.logprobs is None
         if len(request.tokens) > self.context:  # the window slides: all of it has new positions
             return New(request.place, 0, request.tokens[-self.context :], greedy=greedy)
         new = request.tokens[request.cached :]
+        if request.unscored:
+            share = max(1, SCORED // sum(other.unscored > 0 for other in self.active))
+            new = new[: min(share, request.unscored + (request.options.max_tokens > 0))]
+            return New(request.place, request.cached, new, len(new))
         draft: list[int] = []
         if self.lookup and request.cached and len(self.active) <= FEW:
-            room = min(DRAFT, request.options.tokens - request.said - 1, self.context - len(request.tokens))
+            room = min(DRAFT, request.options.max_tokens - request.said - 1, self.context - len(request.tokens))
             draft = looked_up(request.tokens, room)
         return New(request.place, request.cached, [*new, *draft], 1 + len(draft), greedy)
 
     def _take(self, request: Request, new: New, said: Tensor) -> None:
-        """Choose a token by each row of what the decoder said while the one before was what had been tried."""
-        tried = [*new.tokens[len(new.tokens) - new.wanted + 1 :], -1]
-        request.cached = new.stop - new.wanted + 1
+        """Choose a token by each row of what the decoder said while the one before was what had been tried; rows that
+        say how likely the prompt was come before.
+        """
+        options = request.options
+        if known := min(request.unscored, len(said)):
+            self._score(request, said[:known], request.tokens[new.start + 1 : new.start + 1 + known])
+            said = said[known:]
+        request.cached = new.stop - max(0, len(said) - 1)
+        if request.ended or not len(said):
+            return
+        tried = [*new.tokens[len(new.tokens) - len(said) + 1 :], -1]
         for row, guess in zip(said, tried, strict=True):
-            token = int(row) if new.greedy else choose(row, request.options, request.generator)
+            token = int(row) if new.greedy else choose(row, options, request.generator)
             if token < 0:
                 self._end(request, "broken")
                 return
@@ -163,12 +183,24 @@ class Engine:
                 return
             request.tokens.append(token)
             request.fresh.append(token)
-            if request.said >= request.options.tokens:
+            if options.logprobs is not None:
+                request.scored += scored(row[None], [token], options.logprobs)
+            if request.said >= options.max_tokens:
                 self._end(request, "length")
                 return
             if token != guess:
                 return
             request.cached += 1
+
+    def _score(self, request: Request, rows: Tensor, tokens: Sequence[int]) -> None:
+        """Take in how likely tokens of the prompt were, by the rows of scores at their places."""
+        if not rows.isfinite().all():
+            self._end(request, "broken")
+            return
+        request.scored += scored(rows, tokens, request.options.logprobs or 0)
+        request.unscored -= len(tokens)
+        if not request.unscored and not request.options.max_tokens:
+            self._end(request, "length")
 
     def _end(self, request: Request, why: str) -> None:
         request.ended = why

@@ -48,11 +48,13 @@ def masked(loaded: Loaded, text: str, top: int) -> tuple[list[int], list[int]]:
         )
     if loaded.config.model.head:
         raise InputError(f"{loaded.run} was fine-tuned for task={loaded.config.task}; fill with the run it was made of")
+    if reason := loaded.lacking("masked"):
+        raise InputError(f"{loaded.run} cannot fill masks: {reason}; take a folder with its masked-language-model head")
     if tokenizer.mask is None or tokenizer.cls is None or tokenizer.sep is None:
         raise InputError(f"the tokenizer of {loaded.run} has no mask, cls and sep tokens; train with one that has")
     if not 1 <= top <= tokenizer.vocab:
         raise InputError(f"top={top} is out of range: it must be 1 to {tokenizer.vocab}")
-    tokens = [tokenizer.cls, *tokenizer.encode(text, specials=True), tokenizer.sep]
+    tokens = [tokenizer.cls, *tokenizer.for_prompts().encode(text), tokenizer.sep]
     positions = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
     if not positions:
         name = tokenizer.decode([tokenizer.mask])

@@ -39,8 +39,8 @@ class GPT:
             lookup = False  # torch rounds all tokens of a call by the largest: drafts would change what is chosen
         self.engine = Engine(decoder, self.context, self.tokenizer.eod, lookup=lookup)
 
-    def generate(self, prompt: str, options: Options | None = None) -> Iterator[str]:
-        """The text that follows `prompt`, in pieces of whole characters, until the end of the document.
+    def generate(self, prompt: str | Sequence[int], options: Options | None = None) -> Iterator[str]:
+        """The text that follows `prompt`, or its tokens, in pieces of whole characters, until the end of the document.
 
         The same seed gives the same text. An empty prompt begins a document. InputError for a prompt longer than the
         context.
@@ -51,14 +51,17 @@ class GPT:
 
     def ready(self) -> None:
         """Make now what the first calls would make."""
-        request = self.engine.submit([0], Options(tokens=2, greedy=True))
+        request = self.engine.submit([0], Options(max_tokens=2, temperature=0))
         while self.engine.busy:
             self.engine.step()
         assert request.ended
 
-    def encode(self, prompt: str) -> list[int]:
-        """A prompt's tokens; names of special tokens in it stand for these."""
-        tokens = self.tokenizer.encode(prompt, specials=True)
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """A prompt's tokens; names of special tokens in it stand for these. InputError for unknown tokens."""
+        if isinstance(prompt, str):
+            tokens = self.tokenizer.for_prompts().encode(prompt)
+        else:
+            tokens = self.tokenizer.known(prompt)
         if not tokens and self.tokenizer.eod is None:
             raise InputError(
                 "the prompt is empty, and this tokenizer has no token that begins a document; give some text"

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from phalanx.models.build import family
 from phalanx.nn.batch import Batch
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
+from phalanx.run.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Loaded:
     tokenizer: Tokenizer
     config: Config
     restored: Restored
+    origin: Origin = field(default_factory=Origin)
 
     @property
     def context(self) -> int:
@@ -58,6 +60,13 @@ class Loaded:
             raise self.broken()
         return scores
 
+    def lacking(self, *heads: str) -> str:
+        """Why heads of the model, such as "masked", cannot be used: weights that were not in the folder from which it
+        was imported. Empty where they can.
+        """
+        names = [theirs for ours, theirs in self.origin.missing.items() if ours.split(".")[0] in heads]
+        return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not in its folder" if names else ""
+
     def broken(self) -> ModelError:
         """What to raise where scores are not finite."""
         return ModelError(
@@ -82,4 +91,4 @@ def load(run: Path, best: bool = True) -> Loaded:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = family(config.model.family)(config.model)
     restored = Checkpointer(folder).load_weights(model.state_dict(), best=best)
-    return Loaded(run, model.eval(), tokenizer, config, restored)
+    return Loaded(run, model.eval(), tokenizer, config, restored, Origin.read(folder))

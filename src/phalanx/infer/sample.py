@@ -1,7 +1,9 @@
 """How the next token is chosen among those that a model thinks likely."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,19 +17,26 @@ LIKELY = 512  # tokens that mostly have top_p between them: all need not be sort
 class Options:
     """How the next token is chosen. InputError for values out of range."""
 
-    tokens: int = 100  # new tokens at most
-    temperature: float = 1.0  # below 1 prefers the likely, above 1 the unlikely
+    max_tokens: int = 100  # new tokens at most
+    temperature: float = 1.0  # below 1 prefers the likely, above 1 the unlikely; 0 always takes the likeliest
     top_k: int = 0  # among the k most likely only; 0: among all
     top_p: float = 1.0  # among the fewest whose probabilities sum to p (arXiv 1904.09751); after top_k
     seed: int = 0
-    greedy: bool = False  # always the most likely; the rest is ignored
+    logprobs: int | None = None  # wanted of each new token, and of so many of the likeliest at its place
+    prompt_logprobs: bool = False  # of the prompt's tokens too
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken, whatever the other options say."""
+        return self.temperature == 0
 
     def __post_init__(self) -> None:
         for name, fits, wanted in (
-            ("tokens", self.tokens >= 1, "1 or more"),
-            ("temperature", 0 < self.temperature < math.inf, "above 0; for the most likely token use greedy"),
+            ("max_tokens", self.max_tokens >= 0, "0 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0, which always takes the likeliest token, or more"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more"),
         ):
             if not fits:
                 raise InputError(f"{name}={getattr(self, name)} is out of range: it must be {wanted}")
@@ -35,12 +44,35 @@ class Options:
 
 def choose(logits: Tensor, options: Options, generator: torch.Generator) -> int:
     """The next token by its `logits` [vocab], drawn as `options` say; -1 where these are not finite."""
+    if options.greedy:
+        return int(likeliest(logits[None]))
     if not _finite(logits):
         return -1
     tokens, probabilities = candidates(logits, options)
     sums = probabilities.cumsum(-1)
     drawn = torch.rand(1, generator=generator, dtype=sums.dtype) * sums[-1]
     return int(tokens[torch.searchsorted(sums, drawn, right=True).clamp(max=len(sums) - 1)])
+
+
+class Scored(NamedTuple):
+    """A token of a text, the logarithm of its probability after those before it, and the likeliest tokens at its place
+    with theirs. Nothing is known of a text's first token: None, and no others.
+    """
+
+    token: int
+    logprob: float | None
+    top: list[tuple[int, float]]
+
+
+def scored(logits: Tensor, tokens: Sequence[int], top: int) -> list[Scored]:
+    """Score `tokens`, each by its row of `logits` [tokens, vocab], beside the `top` likeliest; of temperature 1."""
+    logs = logits.log_softmax(-1)
+    own = logs[torch.arange(len(tokens)), torch.tensor(tokens, dtype=torch.long)].tolist()
+    best = logs.topk(min(top, logs.shape[-1]))
+    return [
+        Scored(token, logprob, [*zip(others, values, strict=True)])
+        for token, logprob, others, values in zip(tokens, own, best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
 
 
 def likeliest(scores: Tensor) -> Tensor:

@@ -73,8 +73,8 @@ class Bert(sizes.Bert, nn.Module):
         MegatronBert…); of heads that are not there, none."""
         at = "bert." if "bert.embeddings.word_embeddings.weight" in state else ""
         token = "transformer.embeddings.token.weight"
-        for ours, theirs in _once(config).items():
-            theirs = theirs if theirs.startswith(_BESIDE) else at + theirs
+        for ours, theirs in outside_blocks(config).items():
+            theirs = theirs if theirs.startswith(BESIDE) else at + theirs
             if theirs in state or ours.startswith("transformer."):
                 tensor = state[theirs]
                 yield ours, names.pad_rows(tensor, config) if ours == token else tensor
@@ -89,11 +89,11 @@ class Bert(sizes.Bert, nn.Module):
     @staticmethod
     def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         """The inverse of `from_hugging_face`; a decoder is the embedding, whose padding rows are dropped."""
-        for ours, theirs in _once(config).items():
+        for ours, theirs in outside_blocks(config).items():
             if ours in state:
                 tensor = state[ours]
                 rows = config.vocab if ours == "transformer.embeddings.token.weight" else len(tensor)
-                yield theirs if theirs.startswith(_BESIDE) else f"bert.{theirs}", tensor[:rows]
+                yield theirs if theirs.startswith(BESIDE) else f"bert.{theirs}", tensor[:rows]
         for layer in range(config.layers):
             ours, theirs = f"transformer.blocks.{layer}.", f"bert.encoder.layer.{layer}."
             for kind in ("weight", "bias"):
@@ -104,7 +104,7 @@ class Bert(sizes.Bert, nn.Module):
                     yield f"{theirs}{there}.{kind}", state[f"{ours}{here}.{kind}"]
 
 
-_BESIDE = ("cls.", "classifier.", "qa_outputs.")  # what stands beside the encoder, not in it
+BESIDE = ("cls.", "classifier.", "qa_outputs.")  # what stands beside the encoder, not in it
 
 _PRETRAINING = {
     "masked.transform": "cls.predictions.transform.dense",
@@ -126,8 +126,8 @@ def _block(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def _once(config: ModelConfig) -> dict[str, str]:
-    """Names, here and there, of what is not in a block. A post-LN BERT has a norm after its embeddings; a pre-LN one,
+def outside_blocks(config: ModelConfig) -> dict[str, str]:
+    """Names, here and there, of weights that are not in a block. A post-LN BERT has a norm after its embeddings; a pre-LN one,
     which is MegatronBert there, has it after its blocks."""
     heads = _PRETRAINING
     if config.head:

@@ -17,7 +17,7 @@ def write_samples(workspace: Workspace) -> Result:
     """A text after each prompt; the first draw, not the best of several."""
     run = run_folder(workspace, "gpt")
     model = GPT(load(run))
-    options = Options(tokens=workspace.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
+    options = Options(max_tokens=workspace.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
     samples = [[prompt, "".join(model.generate(prompt, options))] for prompt in PROMPTS]
     return {"samples": samples, "at": str(run)}
 

@@ -1,0 +1,39 @@
+"""What an imported model's folder said that neither its weights nor a configuration tell: `import.json` in the run."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from phalanx import durable
+from phalanx.errors import InputError
+from phalanx.run.folder import RunFolder
+
+FILE = "import.json"
+
+
+class Origin(BaseModel):
+    """Of a run that was trained here, all is as by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    missing: dict[str, str] = {}
+    """Weights that the folder lacked, so that they are random: names here, and the folder's."""
+    multilabel: bool = False
+    """Classes that do not exclude one another: each has a probability of its own."""
+    normalize: bool = True
+    """Whether vectors of texts are brought to length 1."""
+    no_vectors: str = ""
+    """Why vectors of texts cannot be computed as the folder means them."""
+
+    @classmethod
+    def read(cls, run: RunFolder) -> Self:
+        """What is known of a run's origin; InputError where the file is damaged."""
+        file = run.path / FILE
+        try:
+            return cls.model_validate_json(file.read_bytes()) if file.exists() else cls()
+        except ValidationError:
+            raise InputError(f"{file} is damaged; import the model again") from None
+
+    def write(self, run: RunFolder) -> None:
+        """Nothing is written where all is as by default."""
+        if self != type(self)():
+            durable.write(run.path / FILE, self.model_dump_json(indent=2, exclude_defaults=True).encode())
