@@ -16,7 +16,7 @@ from phalanx.infer import kernels
 from tests.infer.runs import GPT, make_run
 from tests.infer.test_bert import config
 
-CONTEXT = 64
+CONTEXT = 2048  # so long that a text can be under way while something else is looked at
 BACKEND = "torch" if kernels.lacking() else "native"
 
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def test_openais_client(server: Server, models: list[Path]) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["classes", "span", "plain", "gpt"]
     asked: dict[str, Any] = {"model": "gpt", "prompt": "The cat", "max_tokens": 20, "temperature": 0}
-    right = "".join(load_gpt(models[3]).generate("The cat", Options(tokens=20, greedy=True)))
+    right = "".join(load_gpt(models[3]).generate("The cat", Options(max_tokens=20, temperature=0)))
     done = client.completions.create(**asked)
     assert done.choices[0].text == right and done.choices[0].finish_reason == "length"
     assert done.usage and done.usage.completion_tokens == 20
@@ -77,29 +78,40 @@ def test_stops(server: Server) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
-        ("/answer", b"{", 422, "JSON"),
-        ("/answer", b"\xff\xfe{}", 422, "the body is not JSON"),
-        ("/answer", b"[]", 422, "dictionary"),
-        ("/answer", b'{"question": "a"}', 422, "context: Field required"),
-        ("/answer", b'{"question": " ", "context": "b"}', 422, "question: is empty; give some text"),
-        ("/answer", b'{"question": "a", "context": "b", "colour": 1}', 422, "colour: Extra inputs"),
+        ("/answer", b"{", 400, "JSON"),
+        ("/answer", b"\xff\xfe{}", 400, "the body is not JSON"),
+        ("/answer", b"[]", 400, "dictionary"),
+        ("/answer", b'{"question": "a"}', 400, "context: Field required"),
+        ("/answer", b'{"question": " ", "context": "b"}', 400, "question: is empty; give some text"),
+        ("/answer", b'{"question": "a", "context": "b", "colour": 1}', 400, "colour: Extra inputs"),
         ("/answer", b'{"question": "a", "context": "b", "model": "gpt"}', 400, "the model gpt can complete"),
-        ("/classify", b'{"text": "a", "timeout": -1}', 422, "timeout"),
-        ("/classify", rb'{"text": "\ud800"}', 422, "text"),
+        ("/classify", b'{"text": "a", "timeout": -1}', 400, "timeout"),
+        ("/classify", rb'{"text": "\ud800"}', 400, "text"),
         ("/fill", b'{"text": "no mask"}', 400, "the text has no [MASK]"),
-        ("/fill", b'{"text": "[MASK]", "top": 0}', 422, "top"),
-        ("/embed", b'{"texts": []}', 422, "texts"),
-        ("/v1/completions", b'{"prompt": "a", "max_tokens": 0}', 422, "max_tokens"),
-        ("/v1/completions", json.dumps({"prompt": "a " * 80}).encode(), 400, "the model's context 64"),
-        ("/v1/completions", json.dumps({"prompt": "a " * 80, "stream": True}).encode(), 400, "the model's context 64"),
-        ("/v1/completions", json.dumps({"prompt": "a " * 80, "stream": True, "echo": True}).encode(), 400, "context"),
-        ("/v1/completions", b'{"prompt": []}', 422, "prompt: List should have at least 1 item"),
-        ("/v1/completions", b'{"prompt": [1, 2]}', 422, "prompt: token ids are not taken here; send text"),
-        ("/v1/completions", b'{"prompt": "a", "logprobs": 3}', 422, "logprobs is not supported here"),
-        ("/v1/completions", b'{"prompt": "a", "stop": ["a", "b", "c", "d", "e"]}', 422, "stop: List should have at"),
-        ("/v1/embeddings", b'{"input": "a", "dimensions": 5}', 422, "dimensions is not supported here"),
-        ("/answer", '{"question": "a", "context": "\u200b"}'.encode(), 422, "context: is empty"),
-        ("/nowhere", b"{}", 404, "Not Found"),
+        ("/fill", b'{"text": "[MASK]", "top": 0}', 400, "top"),
+        ("/embed", b'{"texts": []}', 400, "texts"),
+        ("/v1/completions", b'{"prompt": "a", "max_tokens": -1}', 400, "max_tokens"),
+        ("/v1/completions", json.dumps({"prompt": "a" + " a" * 2047}).encode(), 400, "2048 tokens, all of the model's"),
+        ("/v1/completions", json.dumps({"prompt": "a " * 2100}).encode(), 400, "the model's context 2048"),
+        ("/v1/completions", json.dumps({"prompt": "a " * 2100, "stream": True}).encode(), 400, "context 2048"),
+        ("/v1/completions", json.dumps({"prompt": "a " * 2100, "stream": True, "echo": True}).encode(), 400, "context"),
+        ("/v1/completions", b'{"prompt": []}', 400, "prompt: List should have at least 1 item"),
+        ("/v1/completions", b'{"prompt": [1, 50257]}', 400, "token 50257 is not in the vocabulary"),
+        ("/v1/completions", b'{"prompt": [[1, 2], [-1]]}', 400, "prompt.1.0: Input should be greater than"),
+        ("/v1/completions", b'{"prompt": [[1, true]]}', 400, "prompt.0.1: Input should be a valid integer"),
+        ("/v1/completions", b'{"prompt": ["a", 1]}', 400, "prompt.1: Input should be a valid string"),
+        ("/v1/completions", b'{"prompt": [[]]}', 400, "prompt.0: List should have at least 1 item"),
+        ("/v1/completions", b'{"prompt": "a", "logprobs": -1}', 400, "logprobs: Input should be greater"),
+        ("/v1/completions", json.dumps({"prompt": "a", "stop": ["a"] * 17}).encode(), 400, "stop: List should have at"),
+        ("/v1/completions", b'{"prompt": "a", "temperature": NaN}', 400, "the body is not JSON: NaN is not a number"),
+        ("/v1/completions", b'{"prompt": "a", "timeout": 1e999}', 400, "timeout: Input should be a finite number"),
+        ("/classify", b'{"text": "a", "timeout": -Infinity}', 400, "-Infinity is not a number of JSON"),
+        ("/v1/embeddings", b'{"input": [7, 30522], "model": "plain"}', 400, "token 30522 is not in the vocabulary"),
+        ("/v1/embeddings", b'{"input": ["a", " "]}', 400, "input.1: is empty; give some text"),
+        ("/v1/chat/completions", b'{"messages": []}', 404, "chat is not served"),
+        ("/v1/embeddings", b'{"input": "a", "dimensions": 5}', 400, "dimensions is not supported here"),
+        ("/answer", '{"question": "a", "context": "\u200b"}'.encode(), 400, "context: is empty"),
+        ("/nowhere", b"{}", 404, "there is no POST /nowhere here; there are POST /answer"),
         ("/answer", b"x" * (5 << 20), 413, "larger than 4194304 bytes"),
     ],
 )  # fmt: skip
@@ -108,7 +120,11 @@ def test_refusals(server: Server, models: list[Path], path: str, body: bytes, st
     response = server.client.post(path, content=body, headers={"Content-Type": "application/json"})
     told = response.text
     assert (response.status_code, said in told) == (status, True), told
-    assert "message" in response.json()["error"] and str(models[0].parent) not in told and "Traceback" not in told
+    error = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
+    if field := re.match(r"([a-z_]+)[.0-9]*: ", said):
+        assert error["param"] == field[1]
+    assert str(models[0].parent) not in told and "Traceback" not in told
     assert server.post("/classify", text="a").status_code == 200
 
 

@@ -44,7 +44,7 @@ def test_texts_and_questions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> 
         return [""] * len(asked)
 
     monkeypatch.setattr(worker, "compute", slow)
-    options = {"tokens": 10, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "greedy": True, "seed": 0}
+    options = {"max_tokens": 10, "temperature": 0, "top_k": 0, "top_p": 1.0, "seed": 0}
     jobs = [Job(n, "bert", "classify", {}, time.monotonic() + 60) for n in range(100)]
     text = Job(100, "gpt", "complete", {"prompt": "a", "options": options}, time.monotonic() + 60)
     pipe: Any = Pipe([*jobs, text])

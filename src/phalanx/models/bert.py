@@ -127,8 +127,10 @@ def _block(config: ModelConfig) -> dict[str, str]:
 
 
 def outside_blocks(config: ModelConfig) -> dict[str, str]:
-    """Names, here and there, of weights that are not in a block. A post-LN BERT has a norm after its embeddings; a pre-LN one,
-    which is MegatronBert there, has it after its blocks."""
+    """Names, here and there, of weights that are not in a block.
+
+    A post-LN BERT has a norm after its embeddings; a pre-LN one, which is MegatronBert there, has it after its blocks.
+    """
     heads = _PRETRAINING
     if config.head:
         heads = {"answer.classifier": "qa_outputs" if config.head == "span" else "classifier"}

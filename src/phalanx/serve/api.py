@@ -12,14 +12,15 @@ from starlette.exceptions import HTTPException
 
 from phalanx.serve import openai, shapes
 from phalanx.serve.metrics import Metrics
+from phalanx.serve.strict import StrictRoute
 from phalanx.serve.worker_pool import Refused, WorkerPool
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "What was asked cannot be done."},
+    400: {"description": "Not of the expected form, or it cannot be done."},
     401: {"description": "No known API key."},
-    404: {"description": "No such model."},
+    404: {"description": "No such model, or nothing here at all."},
     413: {"description": "The body is too large."},
-    422: {"description": "Not of the expected form."},
+    "4XX": {"description": "The request cannot be served as it is; error.message says why."},
     415: {"description": "Not sent as JSON."},
     429: {"description": "Too much is asked at once; Retry-After says when to come again."},
     500: {"description": "The model's weights give no finite scores."},
@@ -42,6 +43,7 @@ def make(pool: WorkerPool) -> FastAPI:
                   redirect_slashes=False,
                   description="BERT and GPT: questions, classes, masks, embeddings, completions.")  # fmt: skip
     app.state.pages = {path: _page(name) for path, name in (("/", "index.html"), ("/docs", "docs.html"))}
+    app.router.route_class = StrictRoute
     metrics = app.state.metrics = Metrics(pool)
     _errors(app)
     _plain(app, pool)
@@ -106,6 +108,13 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
         """As numbers or, as OpenAI's client asks, packed."""
         return await openai.embeddings(pool, _named(pool, asked.model, "embed"), asked)
 
+    @app.post("/v1/chat/completions", include_in_schema=False)
+    async def chat() -> Any:
+        """Refused: this says what there is instead."""
+        message = ("chat is not served: these models continue texts and have learned no dialogue; use POST "
+                   "/v1/completions with a prompt. GET /v1/models says what each model can do")  # fmt: skip
+        raise HTTPException(404, message)
+
     @app.get("/v1/models", summary="The models")
     async def models() -> Any:
         """By name, with what each can do."""
@@ -163,17 +172,23 @@ def _named(pool: WorkerPool, name: str, kind: str) -> str:
 
 
 def _errors(app: FastAPI) -> None:
-    def told(status: int, message: str, after: float = 0.0) -> JSONResponse:
+    def told(status: int, message: str, param: str | None = None, after: float = 0.0) -> JSONResponse:
         headers = {"Retry-After": str(round(after))} if after else None
-        return JSONResponse({"error": openai.error(status, message)}, status, headers)
+        return JSONResponse({"error": shapes.error(status, message, param)}, status, headers)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
-        return told(error.status, error.message, error.after)
+        return told(error.status, error.message, "model" if error.status == 404 else None, error.after)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return told(error.status_code, str(error.detail))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        message = str(error.detail)
+        if message in ("Not Found", "Method Not Allowed"):
+            there = ", ".join(
+                f"{verb.upper()} {path}" for path, verbs in app.openapi()["paths"].items() for verb in verbs
+            )
+            message = f"{message}: there is no {request.method} {request.url.path[:100]} here; there are {there}"
+        return told(error.status_code, message)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -182,7 +197,7 @@ def _errors(app: FastAPI) -> None:
         if kind != "application/json" and not kind.endswith("+json"):
             return told(415, "send the body as JSON, with the header Content-Type: application/json")
         if first["type"] == "json_invalid":
-            return told(422, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
+            return told(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        where = [str(part) for part in first["loc"] if part not in ("body", *shapes.TAGS)]
         message = str(first["msg"]).removeprefix("Value error, ")
-        return told(422, f"{where}: {message}" if where else f"the body: {message}")
+        return told(400, f"{'.'.join(where) or 'the body'}: {message}", where[0] if where else None)

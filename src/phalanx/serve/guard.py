@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.errors import InputError
+from phalanx.serve.shapes import error
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -146,7 +147,7 @@ async def _drain(receive: Receive) -> None:
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:
-    body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": status}}).encode()
+    body = json.dumps({"error": error(status, message)}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -170,8 +171,8 @@ def read_keys(file: Path) -> list[str]:
     """One a line; InputError where there is none, or the file cannot be read."""
     try:
         keys = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except (OSError, UnicodeDecodeError) as failed:
+        why = failed.strerror if isinstance(failed, OSError) else "it is not UTF-8"
         raise InputError(f"--api-key-file {file} cannot be read: {why}") from None
     if not keys:
         raise InputError(f"{file} holds no key; write one a line")

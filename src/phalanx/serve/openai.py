@@ -6,10 +6,11 @@ import json
 import secrets
 import struct
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
 
-from phalanx.serve.shapes import Completion, Embeddings
+from phalanx.serve.shapes import Completion, Embeddings, error
 from phalanx.serve.worker_pool import Refused, WorkerPool
 
 
@@ -36,6 +37,33 @@ def _begun(text: str, stop: str) -> int:
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
+LISTS = "tokens", "token_logprobs", "top_logprobs", "text_offset"
+Entry = tuple[str, float | None, dict[str, float] | None, int]  # what these lists hold of one token
+
+
+class Part(NamedTuple):
+    """Text that is new, why it ended if it did, and what is known of its tokens, where that is wanted."""
+
+    text: str
+    why: str
+    entries: list[Entry]
+
+
+class Logprobs:
+    """What is known of a completion's tokens; those that begin past the text that was told wait for it."""
+
+    def __init__(self) -> None:
+        self.held: deque[Entry] = deque()
+
+    def add(self, entries: Sequence[Entry], length: int, rest: bool) -> list[Entry]:
+        """Those of a text of `length` characters, or all that are left."""
+        self.held.extend(entries)
+        told = []
+        while self.held and (rest or self.held[0][3] < length):
+            told.append(self.held.popleft())
+        return told
+
+
 class Completing:
     """One request for completions: `n` for each prompt, side by side."""
 
@@ -49,17 +77,16 @@ class Completing:
     async def whole(self) -> dict[str, Any]:
         """The response when nothing is streamed."""
         self.pool.admit("complete", len(self.jobs), self.asked.timeout)
-        texts, why = [""] * len(self.jobs), [""] * len(self.jobs)
+        parts: list[list[Part]] = [[] for _ in self.jobs]
 
         async def one(index: int) -> None:
-            async for piece, ended in self._pieces(index):
-                texts[index] += piece
-                why[index] = ended or why[index]
+            async for part in self._parts(index):
+                parts[index].append(part)
 
         async with asyncio.TaskGroup() as group:
             for index in range(len(self.jobs)):
                 group.create_task(one(index))
-        choices = [_choice(i, text, end) for i, (text, end) in enumerate(zip(texts, why, strict=True))]
+        choices = [self._choice(index, found) for index, found in enumerate(parts)]
         return {**self.head, "object": "text_completion", "choices": choices, "usage": self.usage()}
 
     async def events(self) -> AsyncIterator[str]:
@@ -68,9 +95,9 @@ class Completing:
         found: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         async def one(index: int) -> None:
-            async for piece, ended in self._pieces(index):
-                if piece or ended:
-                    found.put_nowait(_choice(index, piece, ended or None))
+            async for part in self._parts(index):
+                if any(part):
+                    found.put_nowait(self._choice(index, [part]))
 
         async def all_of_them() -> None:
             try:
@@ -104,19 +131,29 @@ class Completing:
     def _event(self, what: dict[str, Any]) -> str:
         return f"data: {json.dumps({**self.head, 'object': 'text_completion', **what}, ensure_ascii=False)}\n\n"
 
-    async def _pieces(self, index: int) -> AsyncIterator[tuple[str, str]]:
-        """Pieces of a completion, and with the last why it ended."""
-        text, said = Text(self.asked.stop or []), 0
-        asked = {"prompt": self.jobs[index], "options": self.asked.options(index, self.seed)}
-        echo = self.jobs[index] if self.asked.echo else ""
+    def _choice(self, index: int, parts: Sequence[Part]) -> dict[str, Any]:
+        """A completion, or the next part of one, as OpenAI's clients expect it."""
+        logprobs = None
+        if self.asked.logprobs is not None:
+            entries = [entry for part in parts for entry in part.entries]
+            logprobs = {name: [entry[at] for entry in entries] for at, name in enumerate(LISTS)}
+        text, why = "".join(part.text for part in parts), next((part.why for part in parts if part.why), None)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": why}
+
+    async def _parts(self, index: int) -> AsyncIterator[Part]:
+        """Parts of a completion as they come."""
+        text, logprobs, length, said, first = Text(self.asked.stop or []), Logprobs(), 0, 0, True
+        asked = {"prompt": self.jobs[index], "options": self.asked.options(index, self.seed), "echo": self.asked.echo}
         stream = self.pool.stream(self.model, "complete", asked, self.asked.timeout, admitted=True)
         try:
             async for part, last in stream:
                 self.said += part["said"] - said
-                self.given += part["prompt"] if not said and index % (self.asked.n or 1) == 0 else 0
-                said = part["said"]
-                piece, echo = echo + text.add(part["text"], last), ""
-                yield piece, "stop" if text.stopped else part["why"] if last else ""
+                self.given += part["prompt"] if first and index % (self.asked.n or 1) == 0 else 0
+                said, first = part["said"], False
+                piece = part["echo"] + text.add(part["text"], last)
+                length += len(piece)
+                why = "stop" if text.stopped else part["why"] if last else ""
+                yield Part(piece, why, logprobs.add(part.get("logprobs", []), length, last and not text.stopped))
                 if text.stopped:
                     return
         finally:
@@ -129,16 +166,6 @@ def first_refused(group: BaseExceptionGroup[Any]) -> Refused:
     if not isinstance(found, Refused):
         raise found
     return found
-
-
-def _choice(index: int, text: str, why: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": why}
-
-
-def error(status: int, message: str) -> dict[str, Any]:
-    """As OpenAI's clients expect it."""
-    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
-    return {"message": message, "type": kind, "code": status}
 
 
 async def embeddings(pool: WorkerPool, model: str, asked: Embeddings) -> dict[str, Any]:

@@ -2,14 +2,26 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from phalanx.infer.bert import visible
 
 CHARACTERS = 200_000  # of a text
-TEXTS = 256  # of a request
+TEXTS = 2048  # of a request: as many as OpenAI takes
+TAGS = ("as text", "as tokens")  # of what may be either; not told to clients
 
 
 def _some(text: str) -> str:
-    if not any(character.isprintable() and not character.isspace() for character in text):
+    if not visible(text):
         raise ValueError("is empty; give some text")
     text.encode()  # lone surrogates are no text
     return text
@@ -21,15 +33,26 @@ def _utf8(text: str) -> str:
 
 
 def _several(given: Any) -> Any:
-    """One text is a list of one."""
-    if isinstance(given, list) and any(isinstance(each, int | list) for each in given):
-        raise ValueError("token ids are not taken here; send text")
-    return [given] if isinstance(given, str) else given
+    """One text is a list of one, and so are the tokens of one."""
+    alone = isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], int))
+    return [given] if alone else given
+
+
+def _kind(given: Any) -> str:
+    return TAGS[isinstance(given, list)]
+
+
+def _no_number(given: Any) -> Any:
+    """False asks for none, as null does."""
+    return None if given is False else given
 
 
 Text = Annotated[str, Field(min_length=1, max_length=CHARACTERS), AfterValidator(_some)]
 Stop = Annotated[str, Field(min_length=1, max_length=CHARACTERS), AfterValidator(_utf8)]
+Token = Annotated[int, Field(strict=True, ge=0)]
+Tokens = Annotated[list[Token], Field(min_length=1, max_length=CHARACTERS)]
 Several = BeforeValidator(_several, json_schema_input_type=str | list[str])
+Ragged = BeforeValidator(_several, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
 Prompt = Annotated[str, Field(max_length=CHARACTERS), AfterValidator(_utf8)]
 
 
@@ -38,7 +61,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     model: str = ""
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class Question(Asked):
@@ -77,7 +100,7 @@ class OpenAI(BaseModel):
     model_config = ConfigDict(extra="ignore")
     model: str = ""
     user: str | None = None
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -92,23 +115,32 @@ class Embeddings(OpenAI):
     """OpenAI's /v1/embeddings."""
 
     CANNOT = {"dimensions": ()}
-    input: Annotated[list[Text], Field(min_length=1, max_length=TEXTS), Several]
+    input: Annotated[
+        list[Annotated[Annotated[Text, Tag(TAGS[0])] | Annotated[Tokens, Tag(TAGS[1])], Discriminator(_kind)]],
+        Field(min_length=1, max_length=TEXTS), Ragged,
+    ]  # fmt: skip
     encoding_format: Literal["float", "base64"] = "float"
 
 
 class Completion(OpenAI):
-    """OpenAI's /v1/completions; temperature 0 always takes the likeliest token."""
+    """OpenAI's /v1/completions; temperature 0 always takes the likeliest token. A prompt with its completion is at most
+    as long as the model's context: `max_tokens` beyond it ends there.
+    """
 
-    CANNOT = {"suffix": ("",), "best_of": (1,), "logprobs": (), "logit_bias": ({},), "presence_penalty": (0,),
+    CANNOT = {"suffix": ("",), "best_of": (1,), "logit_bias": ({},), "presence_penalty": (0,),
               "frequency_penalty": (0,)}  # fmt: skip
-    prompt: Annotated[list[Prompt], Field(min_length=1, max_length=16), Several] = [""]
-    max_tokens: int | None = Field(default=16, ge=1, le=100_000)
+    prompt: Annotated[
+        list[Annotated[Annotated[Prompt, Tag(TAGS[0])] | Annotated[Tokens, Tag(TAGS[1])], Discriminator(_kind)]],
+        Field(min_length=1, max_length=TEXTS), Ragged,
+    ] = [""]  # fmt: skip
+    max_tokens: int | None = Field(default=16, ge=0)
     temperature: float | None = Field(default=1.0, ge=0, le=100)
     top_p: float | None = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0, le=1_000_000)
     n: int | None = Field(default=1, ge=1, le=8)
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
-    stop: Annotated[list[Stop], Field(max_length=4), Several] | None = None
+    stop: Annotated[list[Stop], Field(max_length=16), Several] | None = None
+    logprobs: Annotated[int | None, BeforeValidator(_no_number)] = Field(default=None, ge=0, le=100)
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
     echo: bool | None = False
@@ -117,6 +149,16 @@ class Completion(OpenAI):
         """As `Options` for the completion of a number."""
         temperature = 1.0 if self.temperature is None else self.temperature
         return {
-            "tokens": self.max_tokens or 16, "temperature": max(temperature, 1e-6), "top_k": self.top_k,
-            "top_p": 1.0 if self.top_p is None else self.top_p, "greedy": temperature == 0, "seed": seed + number,
+            "max_tokens": 16 if self.max_tokens is None else self.max_tokens, "temperature": temperature,
+            "top_k": self.top_k, "top_p": 1.0 if self.top_p is None else self.top_p, "seed": seed + number,
+            "logprobs": self.logprobs, "prompt_logprobs": bool(self.echo) and self.logprobs is not None,
         }  # fmt: skip
+
+
+def error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    """What is wrong, as OpenAI's clients expect it; `param` is the field of the request that it is about."""
+    kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
+    codes = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+    if status == 404 and param == "model":
+        return {"message": message, "type": kind, "param": param, "code": "model_not_found"}
+    return {"message": message, "type": kind, "param": param, "code": codes.get(status)}

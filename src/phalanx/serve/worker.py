@@ -20,10 +20,9 @@ from typing import Any
 from phalanx.errors import InputError, ModelError
 from phalanx.infer import load
 from phalanx.infer.bert import Bert
-from phalanx.infer.engine import Request
-from phalanx.infer.gpt import GPT, Pieces
-from phalanx.infer.sample import Options
+from phalanx.infer.gpt import GPT
 from phalanx.serve.jobs import Cancel, Failed, FromWorker, Job, Ping, Pong, Ready, Reply, Spec, ToWorker, packed, read
+from phalanx.serve.writing import Writing
 
 BATCH, TEXT = 32, 100_000  # questions and characters computed together: those behind them must not wait for long
 TOO_LATE = "the deadline passed before this could be computed; try again, or ask for less"
@@ -61,11 +60,9 @@ def _loaded(spec: Spec) -> Bert | GPT:
 
 
 def _facts(model: Bert | GPT) -> dict[str, Any]:
-    config = model.loaded.config
     if isinstance(model, GPT):
         return {"can": ["complete"], "context": model.context}
-    can = {"span": ["answer"], "classes": ["classify"], "value": ["classify"], "": ["fill", "embed"]}
-    return {"can": can.get(config.model.head, []), "context": model.loaded.context}
+    return {"can": model.can, "context": model.loaded.context}
 
 
 class Mail:
@@ -104,7 +101,7 @@ class Worker:
     def __init__(self, models: dict[str, Any], pipe: Mail) -> None:
         self.models, self.pipe = models, pipe
         self.waiting: deque[Job] = deque()
-        self.texts: dict[int, tuple[GPT, Request, Pieces, Job]] = {}
+        self.texts: dict[int, Writing] = {}
         self.owed = 0.0  # seconds that texts get before the next batch of questions
 
     def turn(self) -> None:
@@ -117,7 +114,7 @@ class Worker:
                 self._answer(batch)
                 self.owed = time.monotonic() - began
                 return
-        for gpt in {id(gpt): gpt for gpt, *_ in self.texts.values()}.values():
+        for gpt in {id(text.gpt): text.gpt for text in self.texts.values()}.values():
             self._step(gpt)
         self.owed -= time.monotonic() - began
 
@@ -137,8 +134,8 @@ class Worker:
     def _cancel(self, number: int) -> None:
         self.waiting = deque(job for job in self.waiting if job.number != number)
         if number in self.texts:
-            gpt, request, *_ = self.texts.pop(number)
-            gpt.engine.cancel(request)
+            text = self.texts.pop(number)
+            text.gpt.engine.cancel(text.request)
 
     def _next_batch(self) -> list[Job]:
         """The oldest job, and others like it; one large job may be more than the rest would have been."""
@@ -174,40 +171,33 @@ class Worker:
             self.pipe.send(Reply(job.number, result))
 
     def _begin(self, job: Job) -> None:
-        gpt: GPT = self.models[job.model]
         try:
-            tokens = gpt.encode(job.asked["prompt"])
-            request = gpt.engine.submit(tokens, Options(**job.asked["options"]))
+            self.texts[job.number] = Writing(self.models[job.model], job)
         except InputError as error:
             self.pipe.send(Reply(job.number, str(error), status=400))
-            return
-        self.texts[job.number] = gpt, request, Pieces(gpt.tokenizer, tokens), job
 
     def _step(self, gpt: GPT) -> None:
         now = time.monotonic()
-        mine = {number: text for number, text in self.texts.items() if text[0] is gpt}
-        for number, (*_, job) in mine.items():
-            if job.deadline < now:
+        mine = {number: text for number, text in self.texts.items() if text.gpt is gpt}
+        for number, text in mine.items():
+            if text.job.deadline < now:
                 self.pipe.send(Reply(number, TOO_LATE, status=503))
                 self._cancel(number)
-        if not gpt.engine.busy:
-            return
-        gpt.engine.step()
-        for number, (_, request, pieces, _) in mine.items():
-            if not request.fresh and not request.ended:
-                continue
-            text = "".join(map(pieces.add, request.fresh))
-            request.fresh = []
-            if request.ended == "broken" and number in self.texts:
-                del self.texts[number]
-                self.pipe.send(Reply(number, str(gpt.loaded.broken()), status=500))
-                continue
-            told = {"said": request.said, "prompt": request.prompt}
-            if request.ended and number in self.texts:
-                self.pipe.send(Reply(number, told | {"text": text + pieces.rest(), "why": request.ended}))
-                del self.texts[number]
-            elif text and number in self.texts:
-                self.pipe.send(Reply(number, told | {"text": text}, last=False))
+        if gpt.engine.busy:
+            gpt.engine.step()
+        for number, text in mine.items():
+            if number in self.texts:
+                self._tell(number, text)
+
+    def _tell(self, number: int, text: Writing) -> None:
+        """What is new of a text, or why it cannot be had."""
+        ended = text.request.ended
+        if ended:
+            del self.texts[number]
+        if ended == "broken":
+            self.pipe.send(Reply(number, str(text.gpt.loaded.broken()), status=500))
+        elif (told := text.news()) is not None:
+            self.pipe.send(Reply(number, told, last=bool(ended)))
 
 
 def alike(one: Job, other: Job) -> bool:
@@ -231,7 +221,7 @@ def compute(model: Bert | GPT, kind: str, asked: Sequence[dict[str, Any]]) -> li
         return [[blank._asdict() for blank in blanks] for blanks in filled]
     assert kind == "embed"
     flat = [text for one in asked for text in one["texts"]]
-    vectors, counts = iter(model.embed(flat).tolist()), model.lengths(flat)
-    each = iter(counts)
+    found, counts = model.embedded(flat)
+    vectors, each = iter(found.tolist()), iter(counts)
     return [{"vectors": [next(vectors) for _ in one["texts"]], "tokens": sum(next(each) for _ in one["texts"])}
             for one in asked]  # fmt: skip
