@@ -103,10 +103,15 @@ def test_sentence_vectors(folder: Path, words: Any, modules: Sequence[str], pool
 @pytest.mark.parametrize(
     ("modules", "pooling", "transformer", "said"),
     [
-        (["Pooling"], {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, {}, "pooling is cls"),
-        (["Pooling"], {"pooling_mode": "lasttoken"}, {}, "pooling is lasttoken"),
-        (["Pooling"], {"pooling_mode": ["mean", "max"]}, {}, "pooling is mean, max"),
-        (["Pooling", "Dense"], None, {}, r"module sentence_transformers\.models\.Dense is not known"),
+        (
+            ["Pooling"],
+            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+            {},
+            "pooling is 'cls_token'",
+        ),
+        (["Pooling"], {"pooling_mode": "lasttoken"}, {}, "pooling is 'lasttoken'"),
+        (["Pooling"], {"pooling_mode": ["mean", "max"]}, {}, r"pooling is \['mean', 'max'\]"),
+        (["Pooling", "Dense"], None, {}, r"module 'sentence_transformers\.models\.Dense' is not known"),
         (["Normalize"], None, {}, "its modules are Transformer, Normalize"),
     ],
 )

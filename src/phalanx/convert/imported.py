@@ -35,7 +35,7 @@ class Imported:
 
 def write_run(
     out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor],
-    origin: Origin,
+    origin: Origin | None = None,
 ) -> None:  # fmt: skip
     """A run folder with a checkpoint of step 0, whose tensors have `shapes` and are asked of `read` in that order.
 
@@ -43,5 +43,6 @@ def write_run(
     """
     with durable.new_folder(out) as made:
         run = RunFolder.create(made, config, tokenizer)
-        origin.write(run)
+        if origin:
+            origin.write(run)
         Checkpointer(run).import_weights(shapes, read)

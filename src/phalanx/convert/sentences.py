@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phalanx.data.tokenize import Tokenizer
-from phalanx.foreign import read_json, read_objects
+from phalanx.foreign import read_json, read_objects, reading, short
 
 MODULES, TRANSFORMER, DEFAULTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 SWITCHES = [f"pooling_mode_{name}" for name in (
@@ -27,36 +27,47 @@ def read(folder: Path, tokenizer: Tokenizer) -> Sentences:
     if not (folder / MODULES).is_file():
         return Sentences()
     modules = read_objects(folder / MODULES)
-    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    kinds = [_kind(module) for module in modules]
     refused = [reason for kind, module in zip(kinds, modules, strict=True) if (reason := _module(folder, kind, module))]
-    if kinds[:2] != ["Transformer", "Pooling"] and not refused:
+    if (kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Normalize"}) and not refused:
         refused = [f"its modules are {', '.join(kinds) or 'none'}, and a Transformer with a Pooling is known here"]
     transformer, defaults = (_read(folder / name) for name in (TRANSFORMER, DEFAULTS))
     if transformer.get("do_lower_case") and tokenizer.encode("Aa") != tokenizer.encode("aa"):
         refused.append("do_lower_case puts its texts in lower case first")
     if defaults.get("default_prompt_name"):
-        refused.append(f"it begins its texts with the prompt {defaults['default_prompt_name']!r}")
+        refused.append(f"it begins its texts with the prompt {short(defaults['default_prompt_name'])}")
     longest = transformer.get("max_seq_length")
     return Sentences(
         longest if isinstance(longest, int) and longest > 2 else None, "Normalize" in kinds, "; ".join(refused)
     )
 
 
+def _kind(module: dict[str, Any]) -> str:
+    """The class of a module of sentence-transformers; nothing for one of anyone else's."""
+    place, _, name = str(module.get("type", "")).rpartition(".")
+    return name if place.split(".")[0] == "sentence_transformers" else ""
+
+
 def _module(folder: Path, kind: str, module: dict[str, Any]) -> str:
     """Why a module cannot be computed here, or nothing."""
     if kind not in KNOWN:
-        return f"its module {module.get('type')} is not known here"
+        return f"its module {short(module.get('type'))} is not known here"
     if kind != "Pooling":
         return ""
-    facts = _read(folder / str(module.get("path", "")) / "config.json")
+    path = str(module.get("path", ""))
+    if Path(path).name != path:
+        return f"its module's path {short(path)} is none in the folder"
+    facts = _read(folder / path / "config.json")
     wanted = facts.get("pooling_mode")  # since sentence-transformers 6; before, a switch for each
     if wanted is None:
-        wanted = [name.removeprefix("pooling_mode_") for name, on in facts.items() if on is True and name in SWITCHES]
-    modes = [wanted] if isinstance(wanted, str) else wanted or ["mean"]
-    if modes in (["mean"], ["mean_tokens"]):
+        on = [name.removeprefix("pooling_mode_") for name in SWITCHES if facts.get(name)]
+        wanted = on[0] if len(on) == 1 else on or "mean"
+    if wanted in ("mean", ["mean"], "mean_tokens"):
         return ""
-    return f"its pooling is {', '.join(map(str, modes))}, and only the mean of all tokens is known here"
+    return f"its pooling is {short(wanted)}, and only the mean of all tokens is known here"
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    with reading(path):
+        there = path.is_file()
+    return read_json(path) if there else {}

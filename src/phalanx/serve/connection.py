@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import termios
 from itertools import islice
 from typing import Any
@@ -11,11 +12,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from phalanx.serve.shapes import error
+
 HEAD, BODY, REST, ANSWER = "head", "body", "rest", "answer"  # what comes next: from the client but for the answer
 SECONDS = {HEAD: 20.0, BODY: 60.0}  # until all of it is there; for how long a connection may rest uvicorn knows
 LOOKED_AT = 64  # idle connections, to find one that may be closed for another
 STALLED = 30.0  # seconds in which a client takes nothing of an answer
-_BODY = b'{"error": {"message": "the request came too slowly", "type": "invalid_request_error", "code": 408}}'
+_BODY = json.dumps({"error": error(408, "the request came too slowly")}).encode()
 TOO_SLOW = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
