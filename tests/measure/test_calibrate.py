@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from phalanx.cli.app import app
 from phalanx.errors import InputError
+from phalanx.measure import calibrate
 from phalanx.measure.clusterfile import text
 from phalanx.plan import cluster
 from phalanx.plan.predict import predict
@@ -17,7 +18,10 @@ GPT = Work("gpt2", 4, 256, 4, 1024, 8192, 128, batch=8, micro_batch=4, precision
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two processes")
-def test_this_machine(tmp_path: Path) -> None:
+def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a step that is a sixtieth of the one that is measured in earnest."""
+    monkeypatch.setitem(calibrate.SIZES, "cpu", ("layers=2", "hidden=128", "heads=2", "vocab=1024"))
+    monkeypatch.setitem(calibrate.LENGTHS, "cpu", ("data.sequence=64", "train.batch=4"))
     file = tmp_path / "here.toml"
     told = CliRunner().invoke(app, ["calibrate", "--out", str(file), "--procs", "1,2", "--rounds", "1"])
     assert told.exit_code == 0, told.exception

@@ -37,15 +37,16 @@ class Crew:
     """
 
     def __init__(self, size: int, build: Callable[..., Step], *arguments: Any, device: str = "cpu") -> None:
-        spawn = multiprocessing.get_context("spawn")
+        server = multiprocessing.get_context("forkserver")  # imports torch once, for the processes of all crews
+        server.set_forkserver_preload(["phalanx.measure.probes"])
         self.folder = tempfile.TemporaryDirectory()
         self.ends: list[Connection] = []
         self.processes = []
         self.steps = 0
         for rank in range(size):
-            ours, theirs = spawn.Pipe()
+            ours, theirs = server.Pipe()
             work = (rank, size, device, Path(self.folder.name) / "store", theirs, build, arguments)
-            process = spawn.Process(target=_serve, args=work, daemon=True)
+            process = server.Process(target=_serve, args=work, daemon=True)
             process.start()
             theirs.close()
             self.ends.append(ours)
