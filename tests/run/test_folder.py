@@ -62,6 +62,18 @@ def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
             pass
 
 
+def test_the_lock_makes_the_folder(tmp_path: Path) -> None:
+    """So that it is held before there is anything to hold, or it is told why that cannot be."""
+    with RunFolder(tmp_path / "a" / "run").lock():
+        assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == ["lock"]
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match="cannot make a run folder: File exists"),
+        RunFolder(tmp_path / "file").lock(),
+    ):
+        pass
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     durable.write(tmp_path / "file", b"old")
 
@@ -86,11 +98,8 @@ def test_a_run_that_saved_nothing_makes_room(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", recipe.load("gpt-tiny"))
     folder.metrics.write_text("")
     folder.tensorboard.mkdir()
-    with folder.lock(), pytest.raises(InputError, match="in use"):
-        folder.discard()
-    assert folder.exists
     folder.discard()
-    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "lock"]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints"]
     folder = RunFolder.create(tmp_path / "run", recipe.load("gpt-tiny"))
     (folder.checkpoints / "step-0000005").mkdir()
     folder.discard()

@@ -1,16 +1,20 @@
 """From a recipe's name to a run: names, agreement, and what must not change under a run."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from phalanx import durable
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.errors import InputError
 from phalanx.models.sizes import with_preset
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import train, wanted
 from phalanx.tasks.score import score
+from tests.train.runs import curve
 
 SMALL = [
     "model.layers=1", "model.hidden=32", "model.heads=2", "model.positions=32", "data.sequence=16", "train.steps=2",
@@ -79,6 +83,69 @@ def test_a_corrected_command_takes_the_place_of_a_run_that_saved_nothing(
     assert RunFolder.open(run).config().optim.lr == 1e-4
     with pytest.raises(InputError, match=r"holds a run with optim\.lr=0\.0001, not"):
         train("gpt-tiny", words, run, quiet=True)
+
+
+@pytest.mark.parametrize("moment", ["tokenizer.json", "data.json", "config.toml"])
+def test_of_two_commands_at_once_in_a_new_folder_one_makes_it(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The other comes just when a file is there, and is told who trains; its settings are nowhere."""
+    words, run, write = [*SMALL, f"data.train={text / 'set'}"], tmp_path / "run", durable.write
+
+    def meanwhile(path: Path, content: bytes) -> None:
+        write(path, content)
+        if path.name == moment:
+            monkeypatch.setattr(durable, "write", write)
+            with pytest.raises(InputError, match=f"{run} is in use by process {os.getpid()}; "):
+                train("gpt-tiny", [*words, "train.seed=7"], run, quiet=True)
+
+    monkeypatch.setattr(durable, "write", meanwhile)
+    assert train("gpt-tiny", words, run, quiet=True) == 0
+    assert durable.write is write, "the other command came"
+    assert train("gpt-tiny", words, run.with_name("alone"), quiet=True) == 0
+    assert RunFolder.open(run).config().train.seed == RunFolder.open(run.with_name("alone")).config().train.seed
+    assert curve(run) == curve(run.with_name("alone"))
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path) -> Path:
+    """A run of two steps, for copies."""
+    run = text / "finished"
+    train("gpt-tiny", [*SMALL, f"data.train={text / 'set'}"], run, quiet=True)
+    return run
+
+
+@pytest.mark.parametrize("damage", ["", '{"set": "12', "[]", "17", "[" * 5000, "\0\0\0\0"])
+def test_a_damaged_record_of_the_data_is_one_line(finished: Path, tmp_path: Path, damage: str) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "data.json").write_text(damage)
+    with pytest.raises(InputError, match=rf"^{run}/data\.json is damaged, .* put it back, or remove it"):
+        train(str(run), quiet=True)
+    (run / "data.json").unlink()
+    assert train(str(run), quiet=True) == 0
+
+
+def test_records_and_checkpoints_that_do_not_belong_together_are_noted(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is a reason to stop, and each is a gap in the curve that somebody will wonder about."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    train(str(run), quiet=True)
+    assert "lacks" not in (told := capsys.readouterr().out) and "begins again" not in told
+    whole = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(whole[:2]))
+    train(str(run), quiet=True)
+    ends = f"{run}/metrics.jsonl ends at step 1, the checkpoint is of step 2: the curve lacks the steps between"
+    assert ends in capsys.readouterr().out.splitlines()
+    (run / "metrics.jsonl").unlink()
+    train(str(run), quiet=True)
+    assert ends.replace("step 1,", "step 0,") in capsys.readouterr().out.splitlines()
+    (run / "metrics.jsonl").write_text("".join(whole))
+    shutil.rmtree(run / "checkpoints")
+    train(str(run), quiet=True)
+    begins = f"{run} tells of 2 steps but has no checkpoint of them: training begins again"
+    assert begins in capsys.readouterr().out.splitlines()
+    assert curve(run) == curve(finished)
 
 
 def test_a_bert_without_a_preset_is_a_bert() -> None:

@@ -2,6 +2,7 @@
 
 The lock is the kernel's (flock), not the file's existence: it ends with the process that holds it, however that
 process ends, so there are no stale locks. The file stays and holds the pid of its last holder, for the message only.
+Who trains takes it before anything else is written, and so makes the folder: of two commands one makes a run there.
 """
 
 import fcntl
@@ -24,13 +25,15 @@ class RunFolder:
         self.path = Path(path)
         self.config_file = self.path / "config.toml"
         self.tokenizer = self.path / "tokenizer.json"
+        self.data = self.path / "data.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: str | Path, config: Config, tokenizer: str = "") -> Self:
-        """A new run at `path` with its resolved configuration and its tokenizer (the text of a tokenizer.json).
+    def create(cls, path: str | Path, config: Config, tokenizer: str = "", data: str = "") -> Self:
+        """A new run at `path` with its resolved configuration, its tokenizer (the text of a tokenizer.json) and what
+        tells its data from others (the text of a data.json).
 
         InputError when a run is there already, or when the folder cannot be made.
         """
@@ -44,11 +47,12 @@ class RunFolder:
             )
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            if tokenizer:
-                durable.write(folder.tokenizer, tokenizer.encode())
+            for file, text in ((folder.tokenizer, tokenizer), (folder.data, data)):
+                if text:
+                    durable.write(file, text.encode())
             folder.write_config(config)  # last: it makes the folder a run
         except OSError as error:
-            raise InputError(f"{path}: cannot make a run folder: {error.strerror}: {error.filename}") from error
+            raise _cannot_be_made(path, error) from error
         return folder
 
     @classmethod
@@ -71,12 +75,11 @@ class RunFolder:
         return any(self.checkpoints.glob("step-*"))
 
     def discard(self) -> None:
-        """Make room for another configuration where a run ended before its first checkpoint; InputError if it runs."""
-        with self.lock():
-            if not self.saved:
-                self.metrics.unlink(missing_ok=True)
-                shutil.rmtree(self.tensorboard, ignore_errors=True)
-                self.config_file.unlink()
+        """Make room for another configuration where a run ended before its first checkpoint. Its lock is held."""
+        if not self.saved:
+            self.metrics.unlink(missing_ok=True)
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
+            self.config_file.unlink()
 
     def config(self) -> Config:
         """The run's resolved configuration."""
@@ -88,8 +91,15 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run while training; InputError names the process that holds it already."""
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        """Hold the folder while training, and make it if there is none. InputError names the process that holds it
+        already, or says why the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _cannot_be_made(self.path, error) from error
+
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,3 +113,7 @@ class RunFolder:
             yield
         finally:
             os.close(handle)
+
+
+def _cannot_be_made(path: str | Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot make a run folder: {error.strerror}: {error.filename}")

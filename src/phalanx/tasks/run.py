@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from phalanx import durable, recipe, registry
+from phalanx import recipe, registry
 from phalanx.config import Config
 from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
@@ -41,8 +41,8 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     """
     store = meeting.meet()
     folder, asked, tokenizer = read(name, overrides, out)
-    with joined(asked, tokenizer, store) as config:
-        leading(lambda: _open(folder, config, tokenizer), dist.group.WORLD)
+    with joined(asked, tokenizer, store) as config, ExitStack() as stack:
+        leading(lambda: stack.enter_context(_held(folder, config, tokenizer)), dist.group.WORLD)
         stopped_by = _fit(folder, config, quiet)
         processes.leave()
     return stopped_by
@@ -102,28 +102,33 @@ def source_of(name: str, folder: RunFolder) -> str:
     return str(folder.config_file) if folder.path == Path(name) else name
 
 
-def _open(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> None:
-    """Make the folder, or see that what it holds is this run."""
-    if folder.exists and (folder.saved or folder.config() == config):
-        _agree(folder, config)
-        with folder.lock():
+@contextmanager
+def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> Iterator[None]:
+    """Hold the folder from its making on; it has this run, which is made there or continues."""
+    if not _continues(folder, config):
+        foresee(config, tokenizer)  # before there is a folder
+    with folder.lock():
+        if _continues(folder, config):
+            _agree(folder, config)
             folder.write_config(config)
-        return
-    foresee(config, tokenizer)
-    if folder.exists:
-        folder.discard()
-    RunFolder.create(folder.path, config, tokenizer.json())
-    durable.write(folder.path / "data.json", json.dumps(_fingerprints(config), indent=1).encode())
+        else:
+            if folder.exists:
+                folder.discard()
+            RunFolder.create(folder.path, config, tokenizer.json(), json.dumps(_fingerprints(config), indent=1))
+        yield
+
+
+def _continues(folder: RunFolder, config: Config) -> bool:
+    """Whether the folder's run goes on, rather than make room for another that is asked for in its place."""
+    return folder.exists and (folder.saved or folder.config() == config)
 
 
 def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
-    first = meeting.rank() == 0
-    with folder.lock() if first else nullcontext():
-        _same_data(folder, config)
-        monitor = Monitor(config, folder, quiet, meeting.world()) if first else Silent()
-        trainer = Trainer(config, task_of(config, load_tokenizer(str(folder.tokenizer))), folder, monitor)
-        trainer.fit()
-        return trainer.stopped_by
+    _same_data(folder, config)
+    monitor = Silent() if meeting.rank() else Monitor(config, folder, quiet, meeting.world())
+    trainer = Trainer(config, task_of(config, load_tokenizer(str(folder.tokenizer))), folder, monitor)
+    trainer.fit()
+    return trainer.stopped_by
 
 
 def _flat(config: Config) -> dict[str, str]:
@@ -169,11 +174,26 @@ def _fingerprints(config: Config) -> dict[str, str]:
 
 def _same_data(folder: RunFolder, config: Config) -> None:
     """InputError if a set was prepared anew since the run began: its curve would not be one curve."""
-    file = folder.path / "data.json"
-    began = json.loads(file.read_text()) if file.is_file() else {}
+    began = _began_with(folder.data)
     for prefix, now in _fingerprints(config).items():
         if not now.startswith(began.get(prefix, now)):  # of Megatron's sets runs once kept the first word alone
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
+
+
+def _began_with(file: Path) -> dict[str, str]:
+    """The fingerprints that a run wrote when it began; none where it wrote none. InputError where they are damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        began = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        began = None
+    if not isinstance(began, dict):
+        raise InputError(
+            f"{file} is damaged, which told what data the run began with; put it back, or remove it if the data are "
+            "the same"
+        )
+    return began
 
 
 def task_of(config: Config, tokenizer: Tokenizer | None = None) -> Task:

@@ -57,6 +57,7 @@ class Monitor:
     @contextmanager
     def running(self, step: int, tokens: int) -> Iterator[None]:
         """Around the loop, which begins after `step` steps and `tokens` tokens."""
+        mismatch = self._mismatch(step)
         with ExitStack() as stack:
             self.metrics = stack.enter_context(Metrics(self.folder.path, self.config.log.every, step))
             self.peak = self.processes * peak_flops(self.device, NUMBERS[self.config.precision.dtype])
@@ -73,6 +74,8 @@ class Monitor:
                 f"{parameters / 1e6:.1f} M parameters, {self.config.precision.dtype} on {self.device.type} "
                 f"({self.peak / 1e9:,.0f} GFLOP/s), compile {self.config.train.compile}"
             )
+            if mismatch:
+                self.note(mismatch)
             stack.enter_context(self.console)
             yield
 
@@ -108,3 +111,14 @@ class Monitor:
     def note(self, text: str) -> None:
         """Say a sentence that stays on the screen."""
         self.console.note(text)
+
+    def _mismatch(self, step: int) -> str:
+        """What to tell of records that do not lead to the checkpoint of `step`, 0 where none is; "" if they do."""
+        file = self.folder.metrics
+        steps = [record["step"] for record in read(file) if record["kind"] == "train"] if file.exists() else []
+        told = max(steps, default=0)
+        if told and not step:
+            return f"{self.folder.path} tells of {told} steps but has no checkpoint of them: training begins again"
+        if step - told >= self.config.log.every:
+            return f"{file} ends at step {told}, the checkpoint is of step {step}: the curve lacks the steps between"
+        return ""
