@@ -1,8 +1,13 @@
-"""Optimizers, and a task, by which rank 1 does not come to step 3: `optim.name=tests.faults.late:asleep`."""
+"""Optimizers, and a task, by which rank 1 does not come to step 3: `optim.name=tests.faults.late:asleep`.
+
+Until then the watchdog is patient, however slow a busy machine makes the start; from there on it is quick.
+"""
 
 import ctypes
+import faulthandler
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +17,17 @@ import torch.distributed as dist
 
 from phalanx import registry
 from phalanx.config import OptimConfig
+from phalanx.parallel.watchdog import Watchdog
 from phalanx.tasks.clm import CausalLM
 
 STEPS = 2  # that are done
+TIMEOUT = 1.0  # seconds of the watchdog from then on
+
+
+def watchdog() -> Watchdog:
+    """This process's."""
+    (found,) = (thread for thread in threading.enumerate() if isinstance(thread, Watchdog))
+    return found
 
 
 def sleeping() -> None:
@@ -34,9 +47,14 @@ def _made(
     inner, steps = made[0].step, iter(range(1, 1000))
 
     def step() -> None:
+        while not watchdog().keeper:
+            time.sleep(0.01)
         inner()
-        if next(steps) == STEPS and os.environ["RANK"] in late:
-            fault()
+        if next(steps) == STEPS:
+            found = watchdog()
+            found.timeout, found.tick = TIMEOUT, TIMEOUT / 10
+            if os.environ["RANK"] in late:
+                fault()
 
     vars(made[0])["step"] = step
     return made
@@ -64,12 +82,28 @@ def keeper_stopped(parameters: Any, config: OptimConfig) -> list[torch.optim.Opt
 
 def locked(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """Rank 1 is in a function of C that does not let go of the interpreter."""
-    return _made(lambda: ctypes.PyDLL(None).sleep(1000), parameters, config)
+    return _made(_hold_the_interpreter, parameters, config)
+
+
+def _hold_the_interpreter() -> None:
+    faulthandler.dump_traceback_later(TIMEOUT)  # as the watchdog does, from its next round on
+    ctypes.PyDLL(None).sleep(1000)
 
 
 def slow(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """All ranks take their time."""
-    return _made(lambda: time.sleep(3), parameters, config, ("0", "1"))
+    """All ranks take so much time that an alarm is raised."""
+    return _made(_until_an_alarm, parameters, config, ("0", "1"))
+
+
+def _until_an_alarm() -> None:
+    before = watchdog().alarm
+    while watchdog().alarm == before:
+        time.sleep(0.01)
+
+
+def punctual(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """None is late, in the optimizer."""
+    return _made(lambda: None, parameters, config, ())
 
 
 class Reading(CausalLM):

@@ -4,101 +4,44 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from phalanx.parallel.watchdog import EXIT_CODE
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
-from tests.faults.ranks import Ranks
+from tests.faults.launched import PATIENCE, Launched, alive, is_free, wait_until
 from tests.train.runs import Corpus, curve
 
-WORDS = ["train.eval_every=0", "save.every=5", "train.steps=80", "layout.micro_batch=4", "layout.tp=2"]
-PATIENCE = 90  # seconds
-
-
-class Launched:
-    """`phalanx train --procs 2` in a run folder, and its processes."""
-
-    def __init__(self, corpus: Corpus, run: Path, *words: str) -> None:
-        self.run = run
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "phalanx", *_command(corpus, run), "--procs", "2", *words],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def children(self) -> list[int]:
-        """The processes that it started, by their numbers."""
-        found = []
-        for file in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = int(file.read_text().rpartition(")")[2].split()[1])
-            except OSError:  # it has just ended
-                continue
-            if parent == self.process.pid and b"phalanx" in (file.parent / "cmdline").read_bytes():
-                found.append(int(file.parent.name))
-        return sorted(found)
-
-    def trains(self, starts: int, steps: int) -> None:
-        """Wait until the processes have started so often, and then done so many steps."""
-        deadline = time.monotonic() + PATIENCE
-        file = self.run / "metrics.jsonl"
-        while time.monotonic() < deadline:
-            text = file.read_text() if file.exists() else ""
-            if text.count('"start"') >= starts and text.rpartition('"start"')[2].count('"train"') >= steps:
-                return
-            assert self.process.poll() is None
-            time.sleep(0.02)
-        raise TimeoutError(f"no {steps} steps in {PATIENCE} s")
-
-    def end(self, seconds: float = PATIENCE) -> tuple[int, list[str]]:
-        """The exit code, and the lines on stderr."""
-        _, errors = self.process.communicate(timeout=seconds)
-        return self.process.returncode, errors.splitlines()
+WORDS = ["--procs", "2", "train.eval_every=0", "save.every=5", "layout.micro_batch=4"]
+Launch = Callable[..., Launched]
 
 
 @pytest.fixture
-def launched() -> Iterator[list[Launched]]:
-    """What a failing test must not leave behind."""
-    all_: list[Launched] = []
-    yield all_
-    for each in all_:
-        for number in [*each.children(), *([each.process.pid] if each.process.poll() is None else [])]:
-            os.kill(number, signal.SIGKILL)
-        each.process.wait()
+def launch(corpus: Corpus, tmp_path: Path) -> Iterator[Launch]:
+    """Starts a run of two ranks in tmp_path/run; what a failing test must not leave behind is ended."""
+    started: list[Launched] = []
+
+    def launch(*words: str, run: str = "run") -> Launched:
+        started.append(Launched(tmp_path / run, ["gpt-tiny", *corpus.words("gpt"), *WORDS, *words]))
+        return started[-1]
+
+    yield launch
+    for each in started:
+        each.kill()
 
 
-def _command(corpus: Corpus, run: Path) -> list[str]:
-    return ["train", "gpt-tiny", *corpus.words("gpt"), *WORDS, "--out", str(run)]
-
-
-def _undisturbed(ranks: Ranks, command: list[str]) -> None:
-    """The command's two processes, to their end."""
-    started = [ranks.start(rank, 2, *command) for rank in range(2)]
-    assert [rank.end(PATIENCE) for rank in started] == [0, 0]
-
-
-def _alive(numbers: list[int]) -> list[int]:
-    return [number for number in numbers if Path(f"/proc/{number}").exists()]
-
-
-def test_a_killed_process_costs_what_was_not_saved(
-    ranks: Ranks, corpus: Corpus, tmp_path: Path, launched: list[Launched]
-) -> None:
+def test_a_killed_process_costs_what_was_not_saved(launch: Launch, tmp_path: Path) -> None:
     """Twice; then no restart is left, and by hand it goes on to the same end as a run that nobody disturbed."""
-    disturbed = Launched(corpus, tmp_path / "run", "--restarts", "1")
-    launched.append(disturbed)
+    words = ["train.steps=60", "layout.tp=2"]
+    disturbed = launch(*words, "--restarts", "1")
     for start in (1, 2):
-        disturbed.trains(start, 12)
-        children = disturbed.children()
-        assert len(children) == 2
-        os.kill(children[-1], signal.SIGKILL)
-        began = time.monotonic()
-        while _alive(children):
-            assert time.monotonic() - began < 15, "the others follow within seconds"
-            time.sleep(0.1)
+        ranks = disturbed.trains(start, 6)
+        assert len(ranks) == 2
+        os.kill(ranks[-1], signal.SIGKILL)
+        wait_until(lambda ranks=ranks: not alive(ranks))
     code, errors = disturbed.end()
     assert code == 128 + signal.SIGKILL
     assert [line for line in errors if "was killed" in line] == [
@@ -106,22 +49,75 @@ def test_a_killed_process_costs_what_was_not_saved(
         "phalanx: rank 1 was killed by SIGKILL; no restart is left of 1",
     ]
     assert len(errors) <= 4 and all(line.startswith("phalanx: rank") for line in errors), "and what rank 0 lost"
-    _undisturbed(ranks, _command(corpus, tmp_path / "run"))
-    _undisturbed(ranks, _command(corpus, tmp_path / "whole"))
+    assert launch(*words).end() == (0, [])
+    assert launch(*words, run="whole").end() == (0, [])
     steps = {record["step"]: record for record in curve(tmp_path / "run")}
     assert list(steps.values()) == curve(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_reaches_all(corpus: Corpus, tmp_path: Path, launched: list[Launched], number: signal.Signals) -> None:
-    started = Launched(corpus, tmp_path / "run", "--restarts", "3", "train.steps=100000")
-    launched.append(started)
-    started.trains(1, 12)
-    children = started.children()
-    started.process.send_signal(number)
-    code, errors = started.end(20)
-    assert code == 128 + number
-    assert not _alive(children)
-    done = max(record["step"] for record in curve(tmp_path / "run"))
-    assert Checkpointer(RunFolder(tmp_path / "run")).latest == done, "saved where it stopped"
-    assert errors == []
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_neighbours_of_a_killed_stage_say_one_line(launch: Launch, rank: int) -> None:
+    """Though the schedule of a pipeline wraps what they hear of it in errors of its own."""
+    launched = launch("train.steps=100000", "layout.pp=2")
+    os.kill(launched.trains(1, 2)[rank], signal.SIGKILL)
+    code, errors = launched.end()
+    assert code == 128 + signal.SIGKILL
+    assert errors[-1] == f"phalanx: rank {rank} was killed by SIGKILL; --restarts N would start it again"
+    assert all(line.startswith("phalanx: rank 0 lost another process: ") for line in errors[:-1]), errors
+    assert len(errors) <= 2
+
+
+def test_ranks_end_with_their_launcher(launch: Launch, tmp_path: Path) -> None:
+    """Also one that is stopped, and one that waits for it; and the folder is free for the next."""
+    launched = launch("train.steps=100000", "layout.dp=2")
+    ranks = launched.trains(1, 6)
+    os.kill(ranks[1], signal.SIGSTOP)
+    os.kill(launched.number, signal.SIGKILL)
+    wait_until(lambda: not alive(ranks) and is_free(tmp_path / "run"))
+    assert launched.lines() == []
+
+
+def test_a_stopped_first_rank_is_named_and_woken(launch: Launch) -> None:
+    """It keeps the store by which the others would tell; the launcher does not wait for it to obey, or blame it."""
+    launched = launch("train.steps=100000", "layout.dp=2", "layout.timeout=3")
+    ranks = launched.trains(1, 6)
+    os.kill(ranks[0], signal.SIGSTOP)
+    code, errors = launched.end()
+    said = [line for line in errors if line.startswith("phalanx: ")]
+    assert code == EXIT_CODE, errors
+    assert f"and rank 0 (process {ranks[0]} on " in said[0] and "does not answer: it was stopped" in said[0]
+    assert said[1:] == ["phalanx: the processes hung; --restarts N would start it again"]
+
+
+def test_an_interrupt_reaches_all(launch: Launch, tmp_path: Path) -> None:
+    launched = launch("train.steps=100000", "layout.tp=2", "--restarts", "3")
+    ranks = launched.trains(1, 6)
+    os.kill(launched.number, signal.SIGINT)
+    assert launched.end() == (128 + signal.SIGINT, [])
+    assert not alive(ranks)
+    _saved_where_it_stopped(tmp_path / "run")
+
+
+def test_a_signal_reaches_fresh_interpreters(corpus: Corpus, tmp_path: Path) -> None:
+    """The command as a user gives it."""
+    words = [
+        "gpt-tiny",
+        *corpus.words("gpt"),
+        *WORDS,
+        "train.steps=100000",
+        "layout.tp=2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command = [sys.executable, "-m", "phalanx", "train", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        wait_until(lambda: process.poll() is not None or (metrics.exists() and '"train"' in metrics.read_text()))
+        process.terminate()
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
+    _saved_where_it_stopped(tmp_path / "run")
+
+
+def _saved_where_it_stopped(run: Path) -> None:
+    assert Checkpointer(RunFolder(run)).latest == max(record["step"] for record in curve(run))

@@ -4,7 +4,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import DistNetworkError, TCPStore
 
 from phalanx.errors import InputError
 from phalanx.parallel import meeting
@@ -44,3 +44,21 @@ def test_one_that_nobody_opened_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     kept.set("phalanx", str(port := _nobodys_port()))
     with pytest.raises(InputError, match=f"rank 0 .* did not come in time.*:{port}$"):
         meeting.own(1, 1.0)
+
+
+GLOO = RuntimeError(
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:9. This may indicate …"
+)
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_what_a_lost_process_led_to_is_told_as_that(link: str, depth: int) -> None:
+    """Schedules of pipelines raise errors of their own, from those of the connection."""
+    for error in (GLOO, DistNetworkError("Connection closed by peer [::1]:9")):
+        for _ in range(depth):
+            outer = RuntimeError("failed to run forward")
+            setattr(outer, link, error)
+            error = outer
+        assert meeting.lost(error) == "rank 0 lost another process: Connection closed by peer [::1]:9"
+    assert meeting.lost(ValueError("a defect")) == ""

@@ -147,6 +147,12 @@ def curve(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def starts_and_steps(path: Path) -> tuple[int, int]:
+    """How many processes began to train in a run folder, and the steps that the last one has done."""
+    text = (path / "metrics.jsonl").read_text() if (path / "metrics.jsonl").exists() else ""
+    return text.count('"start"'), text.rpartition('"start"')[2].count('"train"')
+
+
 def same_bits(one: list[Tensor], other: list[Tensor]) -> bool:
     """Whether 32-bit tensors are equal to the bit, NaN included."""
     raw = [[tensor.flatten().view(torch.int32) for tensor in tensors] for tensors in (one, other)]

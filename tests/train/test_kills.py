@@ -12,22 +12,16 @@ import pytest
 
 from phalanx.run.folder import RunFolder
 from tests.train.processes import command, in_fresh_process, start, train_to_the_end
-from tests.train.runs import Corpus, curve
+from tests.train.runs import Corpus, curve, starts_and_steps
 
 KILLS = 30
 
 
 def _wait(process: ForkServerProcess, run: Path, starts: int, steps: int) -> None:
     """Until the process that is the run's `starts`-th has done so many steps."""
-    while _seen(run) < (starts, steps):
+    while starts_and_steps(run) < (starts, steps):
         assert process.is_alive()
         time.sleep(0.002)
-
-
-def _seen(run: Path) -> tuple[int, int]:
-    """How many processes began here, and the steps that the last one did."""
-    text = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
-    return text.count('"start"'), text.rpartition('"start"')[2].count('"train"')
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ def test_thirty_kills_over_a_run(corpus: Corpus, run: Path, started: list[ForkSe
     in_fresh_process(train_to_the_end, whole)
     dice, during_saves = random.Random(), 0
     for _ in range(KILLS):
-        starts, _ = _seen(run)
+        starts, _ = starts_and_steps(run)
         process = start(train_to_the_end, run)
         started.append(process)
         if dice.random() < 0.8:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from phalanx.cli import bench, data, exchange, measure, plan, serve, train, use  # noqa: F401  their verbs join the program
 from phalanx.cli.app import app
 from phalanx.errors import InputError
+from phalanx.parallel import launch
 
 # errors of a network's file system that may be gone when a launcher starts the run again, which it does for code 1
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENETUNREACH, errno.EHOSTUNREACH)
@@ -16,6 +17,7 @@ PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENET
 
 def main() -> None:
     """The entry point: user errors are one line and exit code 2; PHALANX_TRACEBACK=1 shows where they came from."""
+    launch.end_with_launcher()
     try:
         app(prog_name="phalanx")
     except BrokenPipeError:

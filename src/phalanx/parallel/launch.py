@@ -1,5 +1,6 @@
 """Start the local processes of a run through torchrun's elastic launcher, and start them again after a crash."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -12,29 +13,43 @@ from phalanx import processor
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-
 SAVING = 600  # seconds that processes have to save, once told to stop
+OBEYING = 30  # seconds after which torch kills those that go on after another has failed
+LAUNCHER = "PHALANX_LAUNCHER"  # the process that started this one, in the environment
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_launcher() -> None:
+    """Have the kernel end this rank, be it stopped or hung, when the process that started it is gone: `launch`, or
+    torchrun's agent. (The kernel asks for the thread that started it. Both wait for their ranks in that thread; of
+    others, such as Slurm's, that is not known, and they see to their own.)
+    """
+    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    launcher = os.environ.pop(LAUNCHER, "")
+    if launcher and os.getppid() != int(launcher):
+        os._exit(1)  # it was gone before the kernel was told
 
 
 def launch(arguments: Sequence[str], processes: int, restarts: int | None = None) -> int:
     """Run `phalanx ARGUMENTS` in so many local processes; their exit code. After a crash or a hang, but not after an
     error of the user's, all start again from the last checkpoint, at most `restarts` times; None: they have none.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    from phalanx.parallel.watchdog import EXIT_CODE
 
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said by its process
     threads = max(1, processor.cpus() // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
+    os.environ[LAUNCHER] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-        max_restarts=0, monitor_interval=0.2, run_id="phalanx",
+        max_restarts=0, monitor_interval=0.2, run_id="phalanx", logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )  # fmt: skip
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
     for attempt in range((restarts or 0) + 1):
         try:
             elastic_launch(config, sys.executable)("-m", "phalanx", *arguments)
@@ -45,28 +60,34 @@ def launch(arguments: Sequence[str], processes: int, restarts: int | None = None
             number, code = first_failure(failed)
             if code == 2 or (code == 1 and restarts is None):
                 return code
-            ended = f"rank {number} ended with exit code {code}"
-            if code < 0:
-                ended = f"rank {number} was killed by {signal.Signals(-code).name}"
-            elif code == EXIT_CODE:
-                ended = "the processes hung"
-            if restarts is None:
-                left = ""
-            elif attempt == restarts:
-                left = f"; no restart is left of {restarts}" if restarts else "; --restarts N would start it again"
-            else:
-                left = f"; starting again from the last checkpoint ({attempt + 1} of {restarts})"
-            print(f"phalanx: {ended}{left}", file=sys.stderr)
+            print(f"phalanx: {_ended(number, code)}{_then(attempt, restarts)}", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 
 def first_failure(failed: "ChildFailedError") -> tuple[int, int]:
     """The rank that began it, and its exit code, negative for a signal. Its neighbours fail too within the second that
     the times of failures are told in, but by themselves or by the launcher's SIGTERM: a process that another signal
-    ended comes first.
+    ended comes first. Those that the launcher had to kill in the end come last.
     """
-    codes = {number: failure.exitcode for number, failure in failed.failures.items()}
-    first, _ = failed.get_first_failure()
+    first, earliest = failed.get_first_failure()
+    codes = {n: each.exitcode for n, each in failed.failures.items() if each.timestamp < earliest.timestamp + OBEYING}
     killed = [number for number, code in codes.items() if code < 0 and code != -signal.SIGTERM]
     number = min(killed, default=first)
     return number, codes[number]
+
+
+def _ended(number: int, code: int) -> str:
+    from phalanx.parallel.watchdog import EXIT_CODE
+
+    if code < 0:
+        return f"rank {number} was killed by {signal.Signals(-code).name}"
+    return "the processes hung" if code == EXIT_CODE else f"rank {number} ended with exit code {code}"
+
+
+def _then(attempt: int, restarts: int | None) -> str:
+    """What follows the end of an attempt, of which the first is 0."""
+    if restarts is None:
+        return ""
+    if attempt < restarts:
+        return f"; starting again from the last checkpoint ({attempt + 1} of {restarts})"
+    return f"; no restart is left of {restarts}" if restarts else "; --restarts N would start it again"

@@ -39,7 +39,7 @@ def failing_together() -> Iterator[None]:
         if not (reason := lost(error)):
             traceback.print_exc()
         elif said():
-            time.sleep(10)  # who has told why ends all, with its own exit code
+            time.sleep(SILENCE)  # who has told why ends all, with its own exit code
         elif os.environ.get("LOCAL_RANK", "0") == "0":  # one of each machine
             print(f"phalanx: {reason}", file=sys.stderr)
         sys.stderr.flush()

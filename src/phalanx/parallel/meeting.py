@@ -11,13 +11,15 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from phalanx.errors import InputError
 
 ADDRESS = "PHALANX_STORE"  # of the store that this start of the processes shares, once it is known
+STDERR = 2
 PATIENCE = 25.0  # seconds until all must be here: with the start of Python less than the 30 that are promised
 
 
@@ -125,7 +127,8 @@ def speaks() -> bool:
     if world() == 1:
         return True
     try:
-        return connect(2.0).add("said", 1) == 1
+        with _muted():
+            return connect(2.0).add("said", 1) == 1
     except (InputError, DistError):
         alone = rank() == 1 and not _listening(_address(), 0.5)
         return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
@@ -134,19 +137,34 @@ def speaks() -> bool:
 def said() -> bool:
     """Whether a process has told of an error."""
     try:
-        return connect(1.0).check(["said"])
+        with _muted():
+            return connect(1.0).check(["said"])
     except (InputError, DistError):
         return False
 
 
-def lost(error: Exception) -> str:
-    """What to tell of an error that comes of another process's end; nothing for others."""
+def lost(error: BaseException) -> str:
+    """What to tell of an error that comes of another process's end, or that was raised from one; nothing for others."""
     text = str(error)
     if "gloo/transport" in text:
         text = text.partition("] ")[2].partition(". ")[0]
     elif not isinstance(error, DistError):
-        return ""
+        origin = error.__cause__ or error.__context__  # a pipeline's schedule raises errors of its own
+        return lost(origin) if origin else ""
     return f"rank {rank()} lost another process: {(text.splitlines() or ['no answer'])[0]}"
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Without what torch's C++ writes to stderr of a store that ends just now, a stack of its own each time."""
+    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _absent(missing: list[int]) -> str:

@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 
+from phalanx.errors import InputError
 from phalanx.parallel.hangs import diagnose, told
-from phalanx.parallel.meeting import connect, rank, world
+from phalanx.parallel.meeting import STDERR, connect, rank, world
 from phalanx.parallel.recorder import Answer, answer, place
 
 EXIT_CODE = 75  # EX_TEMPFAIL: started again, it may well run
-STDERR = 2
 LEAVE = 30  # seconds in which the main thread itself should hear that another process has died, and why
 
 
@@ -62,6 +62,8 @@ class Watchdog(threading.Thread):
         self.place: tuple[object, ...] = ()
         self.moved = time.monotonic()
         self.heard = time.monotonic()  # the last word from the store
+        self.keeper: tuple[int, str] | None = None  # rank 0's process and machine
+        self.telling = threading.Lock()
 
     def run(self) -> None:
         """Until `over`."""
@@ -80,7 +82,7 @@ class Watchdog(threading.Thread):
 
     def _talk(self) -> None:
         try:
-            while not self.over.wait(self.tick):
+            while not self.over.wait(self.tick if self.keeper else 0.1):
                 self._look()
                 self.heard = time.monotonic()
         except dist.DistError:  # rank 0 has died
@@ -89,7 +91,9 @@ class Watchdog(threading.Thread):
 
     def _look(self) -> None:
         if self.store.check(["verdict"]):
-            os._exit(EXIT_CODE)
+            self._leave(last=rank() == 0)
+        if self.keeper is None and self.store.check(["pid/0"]):
+            self.keeper = json.loads(self.store.get("pid/0"))
         raised = f"alarm/{self.alarm}"
         mine = self._still() > self.timeout and self.store.add(raised, 1) == 1
         if mine or self.store.check([raised]):
@@ -100,14 +104,21 @@ class Watchdog(threading.Thread):
             self.moved = time.monotonic()
 
     def _abandoned(self) -> None:
-        """The store is silent, and whoever keeps it is to blame."""
+        """The store is silent, and whoever keeps it is to blame. Woken, where it was stopped, it learns that too."""
         if os.environ.get("LOCAL_RANK", "0") == "0" or rank() == 1:
-            _tell(
-                f"the run hangs: rank {rank()} has not moved for {self._still():.0f} s, and rank 0, which keeps the "
+            name = f"rank 0 (process {self.keeper[0]} on {self.keeper[1]})" if self.keeper else "rank 0"
+            self._tell(
+                f"the run hangs: rank {rank()} has not moved for {self._still():.0f} s, and {name}, which keeps the "
                 "store, does not answer: it was stopped, or it or its machine is gone\n"
                 f"  {told(rank(), answer(self.process, self._still()))}"
             )
-        os._exit(EXIT_CODE)
+            if self.keeper:
+                _wake(*self.keeper)
+            with suppress(InputError, dist.DistError):
+                store = connect(self.patience)  # another than that which waits for an answer in vain
+                store.add("said", 1)
+                store.set("verdict", "")
+        self._leave(last=True)  # or who tells would hear that the others are gone
 
     def _answers(self) -> dict[int, Answer]:
         """Those that come within a few ticks."""
@@ -127,13 +138,23 @@ class Watchdog(threading.Thread):
         report = diagnose(answers, silent, self.timeout)
         if not report or self.over.is_set():
             return
+        self._tell(report)
         self.store.add("said", 1)  # who loses another from now on need not say so
-        _tell(report)
         self.store.set("verdict", "")
         for number in silent:
             _wake(*json.loads(self.store.get(f"pid/{number}")))
-        time.sleep(3 * self.tick)  # the others end first: the store may be kept here
+        self._leave(last=True)
+
+    def _leave(self, last: bool) -> None:
+        """End the process, or let the others end before it: rank 0's store tells them why."""
+        if last:
+            time.sleep(3 * self.tick)
         os._exit(EXIT_CODE)
+
+    def _tell(self, report: str) -> None:
+        """Print a report, once: the thread that comes second waits for the first to end the process."""
+        self.telling.acquire()
+        print(f"phalanx: {report}\n  the run ends with exit code {EXIT_CODE}", file=sys.stderr, flush=True)
 
 
 def _wake(process: int, machine: str) -> None:
@@ -141,7 +162,3 @@ def _wake(process: int, machine: str) -> None:
     if machine == socket.gethostname():
         with suppress(ProcessLookupError, PermissionError):
             os.kill(process, signal.SIGCONT)
-
-
-def _tell(report: str) -> None:
-    print(f"phalanx: {report}\n  the run ends with exit code {EXIT_CODE}", file=sys.stderr, flush=True)
