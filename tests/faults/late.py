@@ -82,10 +82,10 @@ def keeper_stopped(parameters: Any, config: OptimConfig) -> list[torch.optim.Opt
 
 def locked(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """Rank 1 is in a function of C that does not let go of the interpreter."""
-    return _made(_hold_the_interpreter, parameters, config)
+    return _made(_hold_all, parameters, config)
 
 
-def _hold_the_interpreter() -> None:
+def _hold_all() -> None:
     faulthandler.dump_traceback_later(TIMEOUT)  # as the watchdog does, from its next round on
     ctypes.PyDLL(None).sleep(1000)
 

@@ -30,7 +30,7 @@ CASES = {
     ),
     "locked": (
         ["optim.name=tests.faults.late:locked"],
-        ["Timeout (0:00:01)!", "in _hold_the_interpreter", "hangs at all_reduce of", "rank 1 (process", "does not answer"],
+        ["Timeout (0:00:01)!", "in _hold_all", "hangs at all_reduce of", "rank 1 (process", "does not answer"],
     ),
     "keeper": (
         ["optim.name=tests.faults.late:keeper_stopped"],
