@@ -45,7 +45,7 @@ class Soak:
     due: list[tuple[int, signal.Signals]]  # after how many requests a worker gets which signal, last first
     asked: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
-    memory: list[tuple[int, float]] = field(default_factory=list)  # requests, MiB
+    memory: list[tuple[int, float]] = field(default_factory=list)  # requests, MiB of all processes
     health: list[float] = field(default_factory=list)  # seconds
 
     async def run(self, clients: int) -> None:

@@ -6,6 +6,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from phalanx.convert.huggingface import import_folder
 from phalanx.data.tokenize import load_tokenizer
+from phalanx.infer import brought
 
 
 def test_a_folder_without_the_pooler(tmp_path: Path) -> None:
@@ -15,3 +16,5 @@ def test_a_folder_without_the_pooler(tmp_path: Path) -> None:
     (tmp_path / "hf" / "tokenizer.json").write_text(load_tokenizer("bert-uncased").json(), encoding="utf-8")
     imported = import_folder(tmp_path / "hf", tmp_path / "run")
     assert "pair.pooler.weight" in imported.missing
+    with brought(f"hf:{tmp_path / 'hf'}", scratch=str(tmp_path)) as run:
+        assert run.is_relative_to(tmp_path)

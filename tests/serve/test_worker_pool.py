@@ -2,12 +2,17 @@
 
 import asyncio
 import errno
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +21,7 @@ from phalanx.serve import worker
 from phalanx.serve.jobs import Cancel, Job, Ping, Pong, Ready, Reply, packed, read
 from phalanx.serve.worker import TOO_LATE, Worker
 from phalanx.serve.worker_handle import WorkerHandle
-from phalanx.serve.worker_pool import ATTEMPTS, Refused, WorkerPool
+from phalanx.serve.worker_pool import ATTEMPTS, Refused, WorkerPool, WorkerProcess
 from tests.infer.runs import scripted
 
 
@@ -54,6 +59,40 @@ def test_texts_and_questions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> 
         turns.turn()
     order = [reply.number for reply in pipe.replies if reply.last]
     assert order.index(100) == worker.BATCH  # after the first batch
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_stopped_worker_ends_with_its_server() -> None:
+    told, tell = os.pipe()
+    if not (server := os.fork()):
+        if child := os.fork():
+            os.waitpid(child, os.WUNTRACED)  # until it has stopped
+            os.write(tell, str(child).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        worker.end_with_parent()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(1)
+    os.waitpid(server, 0)
+    stat = Path(f"/proc/{os.read(told, 20).decode()}/stat")
+    deadline = time.monotonic() + 60
+    with suppress(FileNotFoundError):
+        while "Z" not in stat.read_text().split():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_worker_leaves_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    process: Any = type("Process", (), {"start": lambda _: None, "join": lambda *_: None, "is_alive": lambda _: alive})
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: SimpleNamespace(Process=lambda **_: process()))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        made, alive = WorkerProcess([], None, 1, theirs), True
+        made.join(0)
+        assert Path(made.scratch.name).is_dir()
+        alive = False
+        made.join(0)
+        assert not Path(made.scratch.name).exists()
+        made.join(0)
 
 
 class Still(WorkerHandle):

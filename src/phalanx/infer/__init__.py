@@ -29,19 +29,20 @@ def tell(line: str) -> None:
 
 def load(
     model: str | Path, backend: str = "auto", precision: str = "fp32", best: bool = True,
-    say: Callable[[str], None] = tell,
+    say: Callable[[str], None] = tell, scratch: str | None = None,
 ) -> Bert | GPT:  # fmt: skip
     """A run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
 
     `backend` is auto (of a BERT the fastest here, measured at the first load; `say` is told what was found), torch,
     native, onnxruntime, openvino or tensorrt. A GPT is computed by native where that can be had, else by torch.
-    `precision` is fp32, bf16, fp16 or int8.
+    `precision` is fp32, bf16, fp16 or int8. `scratch` is a folder for what of a Hugging Face folder lies on disk while
+    it is read, instead of the system's for temporary files.
     """
     from phalanx.infer.bert import Bert
     from phalanx.infer.gpt import GPT
     from phalanx.infer.loaded import load as loaded
 
-    with brought(str(model), say) as run:
+    with brought(str(model), say, scratch) as run:
         found = replace(loaded(run, best), run=Path(model))
     for note in found.restored.notes:
         say(f"phalanx: {note}")
@@ -71,8 +72,8 @@ def load_gpt(model: str | Path, backend: str = "auto", precision: str = "fp32") 
 
 
 @contextmanager
-def brought(model: str, say: Callable[[str], None] = tell) -> Iterator[Path]:
-    """The run folder of a model; of hf:FOLDER one that is there only now."""
+def brought(model: str, say: Callable[[str], None] = tell, scratch: str | None = None) -> Iterator[Path]:
+    """The run folder of a model; of hf:FOLDER one that is there only now, in the folder `scratch` if given."""
     from phalanx.convert.huggingface import import_folder
     from phalanx.run.folder import RunFolder
 
@@ -81,7 +82,7 @@ def brought(model: str, say: Callable[[str], None] = tell) -> Iterator[Path]:
             raise InputError(f"{model} is a folder of Hugging Face's, not a run; write hf:{model}")
         yield Path(model)
         return
-    with TemporaryDirectory(prefix="phalanx-") as there:
+    with TemporaryDirectory(prefix="phalanx-", dir=scratch) as there:
         folder = Path(there) / "model"
         for line in import_folder(Path(model.removeprefix("hf:")), folder).lines():
             say(line.replace(str(folder), model))

@@ -4,9 +4,11 @@ Nothing waits for a batch to fill: under load the next batch gathers while this 
 in one ragged batch each kind; the texts under way then get their next tokens for as long as that batch took.
 """
 
+import ctypes
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -25,13 +27,15 @@ from phalanx.serve.jobs import Cancel, Failed, FromWorker, Job, Ping, Pong, Read
 from phalanx.serve.writing import Writing
 
 BATCH, TEXT = 32, 100_000  # questions and characters computed together: those behind them must not wait for long
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 TOO_LATE = "the deadline passed before this could be computed; try again, or ask for less"
 
 
-def work(specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads: int) -> None:
-    """Load the models and answer jobs until the socket to the server closes."""
+def work(specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads: int, scratch: str) -> None:
+    """Load the models and answer jobs until the socket to the server closes. The server deletes `scratch`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that speaks decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
     if device is not None:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[device] if seen else str(device)
@@ -42,7 +46,7 @@ def work(specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads
     mail = Mail(pipe)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            worker = Worker({spec.name: _loaded(spec) for spec in specs}, mail)
+            worker = Worker({spec.name: _loaded(spec, scratch) for spec in specs}, mail)
         except InputError as error:
             mail.send(Failed(str(error)))
             return
@@ -51,9 +55,17 @@ def work(specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads
             worker.turn()
 
 
-def _loaded(spec: Spec) -> Bert | GPT:
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it is gone (Linux). Where the server is killed, a
+    worker that computes sees it at the next socket call, but one that is stopped never would.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _loaded(spec: Spec, scratch: str) -> Bert | GPT:
     """Called by its name, for errors go to clients."""
-    model = load(spec.source, spec.backend, spec.precision)
+    model = load(spec.source, spec.backend, spec.precision, scratch=scratch)
     model.loaded = replace(model.loaded, run=Path(spec.name))
     model.ready()
     return model

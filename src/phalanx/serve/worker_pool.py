@@ -14,11 +14,12 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from phalanx.serve.jobs import Cancel, Job, Reply, Spec
 from phalanx.serve.worker import TOO_LATE, work
-from phalanx.serve.worker_handle import Process, WorkerHandle
+from phalanx.serve.worker_handle import WorkerHandle
 
 SLACK = 5.0  # seconds past its deadline in which a job may still be answered
 STUCK = 4  # budgets in which a worker has said nothing: it is killed
@@ -41,7 +42,7 @@ class WorkerPool:
     def __init__(self, specs: Sequence[Spec], devices: Sequence[int | None], threads: int, queue: int, budget: float
                  ) -> None:  # fmt: skip
         self.queue, self.budget = queue, budget
-        self.workers = [WorkerHandle(partial(_launch, specs, device, threads), self._ended) for device in devices]
+        self.workers = [WorkerHandle(partial(WorkerProcess, specs, device, threads), self._ended) for device in devices]
         self.tasks: list[asyncio.Task[None]] = []
         self.numbers = itertools.count()
         self.failure, self.gave_up = "", False  # why the server must end; whether it once served
@@ -175,14 +176,31 @@ async def _next(number: int, replies: asyncio.Queue[Reply], until: float) -> Rep
         return Reply(number, TOO_LATE, status=503)
 
 
-def _launch(specs: Sequence[Spec], device: int | None, threads: int, pipe: socket.socket) -> Process:
-    """A new worker process at the other end of a socket."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(specs, pipe, device, threads), daemon=True
-    )
-    with _ignoring_interrupts():
-        process.start()
-    return process
+class WorkerProcess:
+    """A worker's process at the other end of a socket, and its folder for temporary files, which goes when it has
+    ended, however that came. OSError where it cannot be started.
+    """
+
+    def __init__(self, specs: Sequence[Spec], device: int | None, threads: int, pipe: socket.socket) -> None:
+        self.scratch = TemporaryDirectory(prefix="phalanx-", ignore_cleanup_errors=True)
+        arguments = specs, pipe, device, threads, self.scratch.name
+        self.process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
+        try:
+            with _ignoring_interrupts():
+                self.process.start()
+        except BaseException:
+            self.scratch.cleanup()
+            raise
+
+    def kill(self) -> None:
+        """End it, stopped or not."""
+        self.process.kill()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, at most so many seconds."""
+        self.process.join(timeout)
+        if not self.process.is_alive():
+            self.scratch.cleanup()
 
 
 @contextmanager
