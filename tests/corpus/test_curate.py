@@ -6,9 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
-import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +20,8 @@ from phalanx.corpus.report import Count, read
 from phalanx.corpus.settings import Places
 from phalanx.data.streams import unpacked
 from phalanx.errors import InputError
+from tests.corpus.children import killed_in_the_third_task
+from tests.train.processes import start
 
 SIZE = 1800  # characters of a document, about
 WIKITEXT = "Robert Boulter is an English film , television and theatre actor . He had a guest @-@ starring role on the"
@@ -158,16 +157,12 @@ def test_what_is_kept_is_prepared(curated: tuple[Places, str], tmp_path: Path) -
 def test_a_kill_costs_what_was_under_way(planted: Planted, curated: tuple[Places, str], tmp_path: Path) -> None:
     out = tmp_path / "curated"
     words = [planted.folder, "--out", out, "--against", planted.against, "--workers", 1]
-    command = [sys.executable, "-m", "phalanx", "curate", *map(str, words)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = start(killed_in_the_third_task, out, *map(str, words))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     done = out / "work" / "logs" / "clean" / "completions"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (done.is_dir() and len(list(done.iterdir())) >= 2):
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
     before = {file: file.stat().st_mtime_ns for file in done.iterdir()}
-    assert 2 <= len(before) < 6 and not (out / "report.json").exists()
+    assert len(before) == 2 and not (out / "report.json").exists()
     run(*words)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert sorted(texts(out / "text")) == sorted(texts(curated[0].text))

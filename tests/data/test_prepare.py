@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.sentences import split_sentences
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
+from tests.data.children import killed, with_workers
+from tests.train.processes import start
 
 GPT = PrepareOptions(workers=2)
 BERT = PrepareOptions(tokenizer="bert-uncased", sentences=True, workers=2)
@@ -37,29 +40,8 @@ import pathlib, sys
 from phalanx.data import prepare
 
 if __name__ == "__main__":
-    prepare.COMMIT_SECONDS = 0
-    options = prepare.PrepareOptions(workers=2, document=sys.argv[3])
-    prepare.prepare([sys.argv[1]], sys.argv[2], options)
+    prepare.prepare([sys.argv[1]], sys.argv[2], prepare.PrepareOptions(workers=2))
     print(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-"""
-
-
-def in_child(source: Path, out: Path, document: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", CHILD, str(source), str(out), document]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
-
-
-WORKERS = """
-import sys
-from phalanx.data import prepare
-
-if __name__ == "__main__":
-    prepare.COMMIT_SECONDS = 0
-    options = prepare.PrepareOptions(tokenizer="bert-uncased", sentences=True, workers=2)
-    try:
-        prepare.prepare([sys.argv[1]], sys.argv[2], options)
-    except prepare.InputError as error:
-        sys.exit(f"phalanx: {error}")
 """
 
 
@@ -69,13 +51,6 @@ def children(parent: int) -> list[int]:
         ["pgrep", "-P", str(parent), "-f", "spawn_main"], capture_output=True, text=True, check=False
     )
     return [int(line) for line in found.stdout.split()]
-
-
-def alive(process: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return False
 
 
 def interrupted(*_: object) -> None:
@@ -173,39 +148,40 @@ def test_sentences_are_sequences_and_documents_are_marked(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("options", [GPT, replace(BERT, sentences=False), BERT], ids=["gpt2", "bert", "sentences"])
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, options: PrepareOptions) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(
+    tmp_path: Path, options: PrepareOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phalanx.data.chunks.CHUNK", 1 << 14)
     for i in range(3):
-        (tmp_path / f"{i}.txt").write_text(words(8_000, seed=i))
-    for workers in (1, 3):
+        (tmp_path / f"{i}.txt").write_text(words(1_000, seed=i))
+    for workers in (1, 2):
         out = str(tmp_path / f"set{workers}")
         prepare([str(tmp_path / "*.txt")], out, replace(options, workers=workers))
-    assert same_set(tmp_path / "set1", tmp_path / "set3")
-    assert Manifest.read(tmp_path / "set1").sha256 == Manifest.read(tmp_path / "set3").sha256
+    assert same_set(tmp_path / "set1", tmp_path / "set2")
+    assert Manifest.read(tmp_path / "set1").sha256 == Manifest.read(tmp_path / "set2").sha256
 
 
 @pytest.mark.parametrize(("document", "suffix"), [("file", ""), ("line", ".zst")])
-def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path, document: str, suffix: str) -> None:
-    text = words(60_000).encode() + b"\xff\n" * (document == "line") + words(10_000, 1).encode()
+def test_killed_and_started_again_gives_the_same_bytes(
+    tmp_path: Path, document: str, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = words(4_000).encode() + b"\xff\n" * (document == "line") + words(1_000, 1).encode()
     source = tmp_path / f"a.txt{suffix}"
     source.write_bytes(zstandard.ZstdCompressor().compress(text) if suffix else text)
     options = replace(GPT, document=document)
     prepare([str(source)], str(tmp_path / "whole"), options)
-    child = in_child(source, tmp_path / "set", document)
-    while child.poll() is None:
-        journal = journal_path(str(tmp_path / "set"))
-        if journal.exists() and json.loads(journal.read_text())["position"][0] > 500_000:
-            child.send_signal(signal.SIGKILL)
-        time.sleep(0.005)
-    assert child.returncode == -signal.SIGKILL, child.communicate()[1]
+    child = start(killed, source, tmp_path / "set", document, 15)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     before = json.loads(journal_path(str(tmp_path / "set")).read_text())
-    assert 0 < before["cursor"]["text_bytes"] < len(text)
+    assert len(text) / 4 < before["cursor"]["text_bytes"] < len(text) * 0.9
+    size = (tmp_path / "whole.bin").stat().st_size // 2
+    assert size / 4 < before["position"][0] < size * 0.9
     assert not (tmp_path / "set.manifest.json").exists()
     with pytest.raises(InputError, match="other inputs or options; --force"):
         prepare([str(source)], str(tmp_path / "set"), replace(options, append_eod=False))
-    again = in_child(source, tmp_path / "set", document)
-    _, told = again.communicate()
-    assert again.returncode == 0, told
-    assert re.search(r"going on with .* after \d\d\d,\d\d\d tokens|after \d,\d\d\d,\d\d\d tokens", told)
+    prepare([str(source)], str(tmp_path / "set"), options)
+    assert re.search(rf"going on with .* after {before['position'][0]:,} tokens", capsys.readouterr().err)
     assert same_set(tmp_path / "set", tmp_path / "whole")
     first, second = (Manifest.read(tmp_path / name) for name in ("set", "whole"))
     assert (first.text_bytes, first.malformed) == (second.text_bytes, second.malformed)
@@ -214,14 +190,14 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path, document:
 
 
 def test_memory_does_not_grow_with_the_document(tmp_path: Path) -> None:
-    """One document of 48 MB, which is 30 kB packed; held whole with its tokens it would take 400 MB."""
+    """One document of 40 MB, which is 30 kB packed; held whole with its tokens it would take 330 MB more."""
     block = words(2000).encode()
     source = tmp_path / "a.txt.zst"
-    source.write_bytes(zstandard.ZstdCompressor().compress(block * (48_000_000 // len(block))))
-    child = in_child(source, tmp_path / "set", "file")
-    peak, told = child.communicate()
-    assert child.returncode == 0, told
-    assert int(peak) < 250 * 1024  # KiB
+    source.write_bytes(zstandard.ZstdCompressor().compress(block * (40_000_000 // len(block))))
+    command = [sys.executable, "-c", CHILD, str(source), str(tmp_path / "set")]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert int(child.stdout) < 250 * 1024  # KiB
 
 
 def test_a_finished_set_is_used_again_and_never_replaced_unasked(
@@ -275,17 +251,17 @@ def test_strictness_may_change_from_command_to_command(tmp_path: Path) -> None:
     assert prepare([str(source)], out, replace(strict, force=True)) == prepare([str(source)], out, GPT)
 
 
-def test_the_journal_of_a_lax_preparation_does_not_do_for_a_strict_one(tmp_path: Path) -> None:
+def test_the_journal_of_a_lax_preparation_does_not_do_for_a_strict_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = tmp_path / "a.txt", str(tmp_path / "set")
-    source.write_bytes(b"\xff\n" + words(60_000).encode())
-    child = in_child(source, Path(out), "line")
-    journal = journal_path(out)
-    while not (journal.exists() and json.loads(journal.read_text())["position"][0]) and child.poll() is None:
-        time.sleep(0.005)
-    child.kill()
-    child.communicate()
-    assert journal.exists()
-    with pytest.raises(InputError, match="line 1: not UTF-8; mend it, or leave out --strict"):
+    source.write_bytes(b"\xff\n" + words(10).encode())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("phalanx.data.prepare.COMMIT_SECONDS", 0)
+        patch.setattr(IndexedWriter, "close", interrupted)
+        prepare([str(source)], out, replace(GPT, document="line"))
+    assert json.loads(journal_path(out).read_text())["cursor"]["malformed"] == 1
+    with pytest.raises(InputError, match=r"line 1: not UTF-8 text; --encoding .*; mend it, or leave out --strict"):
         prepare([str(source)], out, replace(GPT, document="line", strict=True))
 
 
@@ -448,7 +424,7 @@ def test_partial_files_cut_short_are_not_filled_with_zeros(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("control", ["\x1c", "\x1f", "\x85"])
-def test_sentences_do_not_cut_words_that_hold_controls(control: str) -> None:
+def test_sentences_do_not_cut_commandthat_hold_controls(control: str) -> None:
     """BERT drops them: the ids are those of the text that was not split."""
     text = f"An un{control}believ{control}able  story.\nIt\u2028rained."
     sentences, bert = split_sentences(text), load_tokenizer("bert-uncased")
@@ -492,39 +468,43 @@ def test_wishes_that_cannot_be_met(tmp_path: Path, options: PrepareOptions, out:
 def test_processes_that_are_killed(tmp_path: Path, struck: str) -> None:
     """A worker's end is one line, and no worker outlives the parent."""
     source, out = tmp_path / "a.txt", tmp_path / "set"
-    source.write_text(words(120_000))
-    arguments = [sys.executable, "-c", WORKERS, str(source), str(out)]
-    child = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    journal = journal_path(str(out))
-    while not (journal.exists() and json.loads(journal.read_text())["position"][0]) and child.poll() is None:
-        time.sleep(0.01)
+    source.write_text(words(2_000))
+    ours, theirs = Pipe()
+    child = start(with_workers, source, out, theirs)
+    theirs.close()
+    assert ours.recv() == "committed" and child.pid
     workers = children(child.pid)
     assert len(workers) == 2
+    ends = [os.pidfd_open(worker) for worker in workers]
     os.kill(workers[0] if struck == "worker" else child.pid, signal.SIGKILL if struck == "worker" else signal.SIGTERM)
-    _, told = child.communicate(timeout=60)
     if struck == "worker":
-        assert child.returncode == 1 and "Traceback" not in told
+        assert select.select(ends[:1], [], [], 60)[0]
+        ours.send("go on")
+        told = ours.recv()
         assert "a worker process was killed" in told and "the same command again goes on from here" in told
-    else:
-        assert child.returncode == -signal.SIGTERM
-    end = time.monotonic() + 10
-    while any(map(alive, workers)) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not any(map(alive, workers))
-    assert journal.exists()
+    child.join()
+    assert child.exitcode == (0 if struck == "worker" else -signal.SIGTERM)
+    for end in ends:
+        assert select.select([end], [], [], 60)[0]
+        os.close(end)
+    assert journal_path(str(out)).exists()
 
 
-def test_two_at_a_time_do_not_write_the_same_set(tmp_path: Path) -> None:
-    source = tmp_path / "a.txt"
-    source.write_text(words(80_000))
-    child = in_child(source, tmp_path / "set", "file")
-    while not (journal_path(str(tmp_path / "set"))).exists() and child.poll() is None:
-        time.sleep(0.01)
-    with pytest.raises(InputError, match="written by another process"):
-        prepare([str(source)], str(tmp_path / "set"), GPT)
-    _, told = child.communicate()
-    assert child.returncode == 0, told
-    assert Manifest.read(tmp_path / "set").documents == 1
+def test_two_at_a_time_do_not_write_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused, and the first is none the worse for it."""
+    source, out = tmp_path / "a.txt", str(tmp_path / "set")
+    source.write_text("one two")
+    write, refused = IndexedWriter.extend, []
+
+    def extend(*block: Any) -> None:
+        write(*block)
+        with pytest.raises(InputError, match="written by another process") as error:
+            prepare([str(source)], out, GPT)
+        refused.append(str(error.value))
+
+    monkeypatch.setattr(IndexedWriter, "extend", extend)
+    assert prepare([str(source)], out, GPT).tokens == 3
+    assert len(refused) == 1 and IndexedDataset(out).tokens.tolist() == [505, 734, 50_256]
 
 
 def test_importing_the_data_package_does_not_import_torch() -> None:

@@ -8,7 +8,7 @@ for those tokens, as transformers does.
 import json
 import lzma
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -151,11 +151,17 @@ class Tokenizer:
         return next((i for name in names if (i := self._backend.token_to_id(name)) is not None), None)
 
 
+@lru_cache
+def _bundled(name: str) -> Tokenizer:
+    """Read once in a process: unpacking it and building its fast path takes longer than a small preparation."""
+    packed = files("phalanx").joinpath("assets", "tokenizers", f"{name}.json.xz").read_bytes()
+    return Tokenizer(Backend.from_str(lzma.decompress(packed).decode()), name)
+
+
 def load_tokenizer(name_or_path: str) -> Tokenizer:
     """A bundled tokenizer by name, or one from a tokenizer.json or a folder (see `read_backend`). Raises InputError."""
     if name_or_path in BUNDLED:
-        packed = files("phalanx").joinpath("assets", "tokenizers", f"{name_or_path}.json.xz").read_bytes()
-        return Tokenizer(Backend.from_str(lzma.decompress(packed).decode()), name_or_path)
+        return _bundled(name_or_path)
     path = Path(name_or_path)
     if not path.exists():
         raise InputError(f"no tokenizer {name_or_path!r}: give {', '.join(BUNDLED)}, or a tokenizer.json or its folder")
