@@ -1,6 +1,6 @@
 """A GPT made here, exported, in EleutherAI's lm-evaluation-harness: its scores on a task of our own are ours.
 
-Where the harness is not installed (pip install lm_eval) the test says so.
+Where the harness is not installed (pip install lm_eval[hf]) the test says so.
 """
 
 import json
@@ -12,7 +12,8 @@ from phalanx.convert.huggingface import export_run
 from phalanx.infer.loaded import load
 from tests.infer.runs import GPT, make_run
 
-lm_eval = pytest.importorskip("lm_eval", reason="the evaluation harness is not installed: pip install lm_eval")
+lm_eval = pytest.importorskip("lm_eval", reason="the evaluation harness is not installed: pip install lm_eval[hf]")
+pytest.importorskip("accelerate", reason="the harness loads models with accelerate: pip install lm_eval[hf]")
 
 TASK = """\
 task: ships

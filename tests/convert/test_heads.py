@@ -8,17 +8,17 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers import BertConfig
 
 from phalanx.convert.huggingface import export_run, import_folder
-from phalanx.data.tokenize import load_tokenizer
 from phalanx.infer import export
+from phalanx.infer.graphs import BertGraph
 from phalanx.infer.loaded import load
 from phalanx.run.folder import RunFolder
 from tests.batches import batch_of
+from tests.convert.folders import PIECES, tokenizer_of
 from tests.convert.test_huggingface import same
 
-SIZES = {"vocab_size": 30522, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+SIZES = {"vocab_size": len(PIECES), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 24, "max_position_embeddings": 16}  # fmt: skip
 CLASSES = {
     "classes": ("BertForSequenceClassification", {"id2label": {0: "bad", 1: "so so", 2: "good"}}),
@@ -29,34 +29,42 @@ CLASSES = {
 }
 
 
-@pytest.fixture(params=CLASSES)
+@pytest.fixture(scope="module", params=["", "Megatron"], ids=["post-LN", "pre-LN"])
+def form(request: pytest.FixtureRequest) -> str:
+    """What stands before the name of a class of theirs."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module", params=CLASSES)
 def head(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
 
-@pytest.fixture
-def theirs(head: str) -> Any:
+@pytest.fixture(scope="module")
+def theirs(head: str, form: str) -> Any:
     """A small random model of theirs."""
     torch.manual_seed(1)
     name, facts = CLASSES[head]
-    return getattr(transformers, name)(BertConfig(**SIZES, **facts)).eval()
+    return getattr(transformers, form + name)(getattr(transformers, f"{form}BertConfig")(**SIZES, **facts)).eval()
 
 
-@pytest.fixture
-def run(theirs: Any, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that it becomes."""
-    theirs.save_pretrained(tmp_path / "theirs")
-    load_tokenizer("bert-uncased").save(tmp_path / "theirs" / "tokenizer.json")
-    told = import_folder(tmp_path / "theirs", tmp_path / "run")
+    folder = tmp_path_factory.mktemp("run")
+    theirs.save_pretrained(folder / "theirs")
+    tokenizer_of("bert").save(folder / "theirs" / "tokenizer.json")
+    told = import_folder(folder / "theirs", folder / "run")
     assert not told.missing and not told.unused
-    return tmp_path / "run"
+    return folder / "run"
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, segments, and what is no padding, of ragged rows, two candidates a question."""
     torch.manual_seed(2)
-    tokens, used = torch.randint(30522, (4, 9)), torch.tensor([9, 4, 1, 7])
+    tokens, used = torch.randint(len(PIECES), (4, 9)), torch.tensor([9, 4, 1, 7])
     return tokens, torch.randint(2, tokens.shape), (torch.arange(9) < used[:, None]).long()
 
 
@@ -85,9 +93,9 @@ def test_an_imported_head_gives_their_logits(run: Path, theirs: Any, head: str) 
     close(loaded.model(batch_of(tokens, 16, segment=segment, document=mask.int() - 1)), answers(theirs, head), 1e-5)
 
 
-def test_there_and_back(run: Path, theirs: Any, head: str, tmp_path: Path) -> None:
+def test_there_and_back(run: Path, theirs: Any, head: str, form: str, tmp_path: Path) -> None:
     export_run(run, tmp_path / "back")
-    name = CLASSES[head][0]
+    name = form + CLASSES[head][0]
     again = getattr(transformers, name).from_pretrained(tmp_path / "back").eval()
     close(answers(again, head), answers(theirs, head), 0)
     assert again.config.id2label == theirs.config.id2label or head in ("span", "choice")
@@ -98,8 +106,14 @@ def test_there_and_back(run: Path, theirs: Any, head: str, tmp_path: Path) -> No
 
 
 def test_as_a_graph(run: Path, theirs: Any, head: str, tmp_path: Path) -> None:
-    names = export.export_run(run, tmp_path / "model.onnx")
-    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    fed = zip(("input_ids", "token_type_ids", "attention_mask"), inputs(), strict=True)
-    found = [torch.from_numpy(one) for one in session.run(names, {name: tensor.numpy() for name, tensor in fed})]
+    """What is traced gives their logits; one head with a pooler and one without are written and run besides."""
+    graph = BertGraph(load(run))
+    with torch.no_grad():
+        found = list(graph(*(inputs()[place] for place in (0, 2, 1))))
+    if head in ("classes", "span") and not theirs.config.model_type.startswith("megatron"):
+        names = export.export_run(run, tmp_path / "model.onnx")
+        assert names == list(graph.outputs)
+        session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+        fed = zip(("input_ids", "token_type_ids", "attention_mask"), inputs(), strict=True)
+        found = [torch.from_numpy(one) for one in session.run(names, {name: tensor.numpy() for name, tensor in fed})]
     close(torch.stack(found, -1) if head == "span" else found[0], answers(theirs, head), 1e-4)

@@ -19,37 +19,44 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    MegatronBertConfig,
+    MegatronBertForPreTraining,
 )
 from typer.testing import CliRunner
 
 from phalanx.cli.app import app
 from phalanx.convert.huggingface import export_run, import_folder
-from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.loaded import load
 from phalanx.nn.batch import Batch
 from tests.batches import batch_of
-from tests.infer.runs import BERT, GPT, make_run
+from tests.convert.folders import PIECES, config_of, tokenizer_of
+from tests.infer.runs import make_run
 from tests.train.runs import make_corpus
 
-SIZES = {"gpt2": 50257, "bert": 30522}
-TOKENIZERS = {"gpt2": "gpt2", "bert": "bert-uncased"}
+VOCABULARIES = {"gpt2": 27, "bert": len(PIECES), "megatron-bert": len(PIECES)}
 
 
 def theirs(kind: str) -> Any:
-    """A small random model of theirs."""
+    """A small random model of theirs, every bias and norm random too."""
     torch.manual_seed(1)
+    vocab = VOCABULARIES[kind]
+    sizes = {"vocab_size": vocab, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 24, "max_position_embeddings": 16}  # fmt: skip
+    model: Any
     if kind == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(vocab_size=SIZES[kind], n_positions=16, n_embd=16, n_layer=2, n_head=2)
-        ).eval()
-    return BertForPreTraining(
-        BertConfig(vocab_size=SIZES[kind], hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                   intermediate_size=24, max_position_embeddings=16)
-    ).eval()  # fmt: skip
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+    elif kind == "bert":
+        model = BertForPreTraining(BertConfig(**sizes))
+    else:
+        model = MegatronBertForPreTraining(MegatronBertConfig(**sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
 
 
-@pytest.fixture(params=["gpt2", "bert"])
+@pytest.fixture(params=VOCABULARIES)
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -60,7 +67,7 @@ def folder(kind: str, tmp_path: Path) -> Path:
     """Their model's folder, with a tokenizer."""
     out = tmp_path / "theirs"
     theirs(kind).save_pretrained(out)
-    load_tokenizer(TOKENIZERS[kind]).save(out / "tokenizer.json")
+    tokenizer_of(kind).save(out / "tokenizer.json")
     return out
 
 
@@ -78,12 +85,12 @@ def test_an_imported_model_gives_their_logits(kind: str, folder: Path, tmp_path:
     told = import_folder(folder, tmp_path / "run")
     assert not told.missing and not told.unused
     loaded = load(tmp_path / "run")
-    tokens = torch.randint(SIZES[kind], (2, 16))
-    expected = theirs(kind)(tokens)
+    tokens = torch.randint(VOCABULARIES[kind], (2, 16))
+    segment = None if kind == "gpt2" else torch.randint(2, tokens.shape)
+    expected = theirs(kind)(tokens) if segment is None else theirs(kind)(tokens, token_type_ids=segment)
     logits = expected.logits if kind == "gpt2" else expected.prediction_logits
-    segment = torch.zeros_like(tokens) if kind == "bert" else None
     batch: Batch = batch_of(tokens, 16, segment=segment)
-    torch.testing.assert_close(loaded.model(batch)[..., : SIZES[kind]], logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(loaded.model(batch)[..., : VOCABULARIES[kind]], logits, rtol=0, atol=1e-5)
 
 
 def test_there_and_back_is_bit_equal(folder: Path, tmp_path: Path) -> None:
@@ -96,25 +103,26 @@ def test_there_and_back_is_bit_equal(folder: Path, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
-def test_an_exported_run_is_theirs(family: str, tmp_path: Path) -> None:
-    config = GPT if family == "gpt2" else BERT
-    make_run(tmp_path / "run", config, TOKENIZERS[family])
+def test_an_exported_run_is_theirs(kind: str, tmp_path: Path) -> None:
+    config = config_of(kind)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"head": "", "init_std": 0.5})})
+    tokenizer_of(kind).save(tmp_path / "letters.json")
+    make_run(tmp_path / "run", config, str(tmp_path / "letters.json"))
     export_run(tmp_path / "run", tmp_path / "out")
-    auto: Any = AutoModelForCausalLM if family == "gpt2" else AutoModelForPreTraining
+    auto: Any = AutoModelForCausalLM if kind == "gpt2" else AutoModelForPreTraining
     model, told = auto.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    text = "An old ship."
+    text = "anoldship"
     ids = tokenizer(text)["input_ids"]
     loaded = load(tmp_path / "run")
     ours = loaded.tokenizer.encode(text)
-    if family == "bert":
+    if kind != "gpt2":
         assert loaded.tokenizer.cls is not None and loaded.tokenizer.sep is not None
         ours = [loaded.tokenizer.cls, *ours, loaded.tokenizer.sep]
     assert ids == ours
     answer = model.eval()(torch.tensor([ids]))
-    logits = answer.logits if family == "gpt2" else answer.prediction_logits
+    logits = answer.logits if kind == "gpt2" else answer.prediction_logits
     torch.testing.assert_close(loaded.logits(ids), logits[0], rtol=0, atol=1e-5)
 
 
@@ -138,7 +146,7 @@ def test_pieces_and_older_files(kind: str, folder: Path, tmp_path: Path) -> None
 def test_heads_that_are_not_there_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     BertModel(theirs("bert").config).save_pretrained(folder)
-    load_tokenizer("bert-uncased").save(folder / "tokenizer.json")
+    tokenizer_of("bert").save(folder / "tokenizer.json")
     told = import_folder(folder, tmp_path / "run")
     assert {name.partition(".")[0] for name in told.missing} == {"masked", "pair"}
     assert "initialised at random" in "\n".join(told.lines())

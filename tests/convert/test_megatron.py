@@ -18,11 +18,20 @@ from phalanx.convert.megatron import export_run, import_folder
 from phalanx.errors import InputError
 from phalanx.infer.loaded import load
 from tests.batches import batch_of
+from tests.convert.folders import PIECES, tokenizer_of
 
 LAYERS, HIDDEN, HEADS, POSITIONS = 2, 32, 4, 16
 WIDTH = HIDDEN // HEADS
-VOCABS = {"gpt2": 50257, "bert": 30522}
-TOKENIZERS = {"gpt2": "gpt2", "bert": "bert-uncased"}
+VOCABS = {"gpt2": 27, "bert": len(PIECES)}
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The file of each family's tokenizer."""
+    files = {kind: tmp_path_factory.mktemp("tokenizers") / f"{kind}.json" for kind in VOCABS}
+    for kind, file in files.items():
+        tokenizer_of(kind).save(file)
+    return {kind: str(file) for kind, file in files.items()}
 
 
 def theirs(kind: str) -> Any:
@@ -165,10 +174,12 @@ def write(folder: Path, kind: str, model: Any, version: float, tp: int, extra: d
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
 @pytest.mark.parametrize(("version", "tp"), [(0, 1), (0, 2), (1, 1), (1, 2), (2.0, 1), (3.0, 1), (3.0, 4)])
 @torch.no_grad()
-def test_logits_are_those_of_the_model(tmp_path: Path, kind: str, version: float, tp: int) -> None:
+def test_logits_are_those_of_the_model(
+    tmp_path: Path, tokenizers: dict[str, str], kind: str, version: float, tp: int
+) -> None:
     model = theirs(kind)
     write(tmp_path / "megatron", kind, model, version, tp)
-    told = import_folder(tmp_path / "megatron", TOKENIZERS[kind], tmp_path / "run")
+    told = import_folder(tmp_path / "megatron", tokenizers[kind], tmp_path / "run")
     assert not told.missing and not told.unused
     ours = load(tmp_path / "run").model
     tokens = torch.randint(VOCABS[kind], (2, POSITIONS))
@@ -181,20 +192,20 @@ def test_logits_are_those_of_the_model(tmp_path: Path, kind: str, version: float
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
 @pytest.mark.parametrize("tp", [1, 2])
-def test_there_and_back_is_bit_equal(tmp_path: Path, kind: str, tp: int) -> None:
+def test_there_and_back_is_bit_equal(tmp_path: Path, tokenizers: dict[str, str], kind: str, tp: int) -> None:
     write(tmp_path / "megatron", kind, theirs(kind), 3.0, 1)
-    import_folder(tmp_path / "megatron", TOKENIZERS[kind], tmp_path / "run")
+    import_folder(tmp_path / "megatron", tokenizers[kind], tmp_path / "run")
     assert export_run(tmp_path / "run", tmp_path / "out", tp) == tp
-    import_folder(tmp_path / "out", TOKENIZERS[kind], tmp_path / "again")
+    import_folder(tmp_path / "out", tokenizers[kind], tmp_path / "again")
     one, two = (load(tmp_path / name).model.state_dict() for name in ("run", "again"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_random_states_are_read_over(tmp_path: Path) -> None:
+def test_random_states_are_read_over(tmp_path: Path, tokenizers: dict[str, str]) -> None:
     """Its files hold Python's and numpy's generators beside the weights."""
     extra = {"random_rng_state": random.getstate(), "np_rng_state": np.random.get_state(), "rng": torch.get_rng_state()}
     write(tmp_path / "megatron", "gpt2", theirs("gpt2"), 3.0, 1, extra)
-    assert not import_folder(tmp_path / "megatron", "gpt2", tmp_path / "run").missing
+    assert not import_folder(tmp_path / "megatron", tokenizers["gpt2"], tmp_path / "run").missing
 
 
 class Code:
@@ -228,20 +239,20 @@ def spoil(folder: Path, how: str) -> None:
         ("nothing", "no checkpoint of Megatron-LM"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, how: str, said: str) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, tokenizers: dict[str, str], how: str, said: str) -> None:
     folder = tmp_path / "megatron"
     write(folder, "gpt2", theirs("gpt2"), 3.0, 1)
     spoil(folder, how)
     with pytest.raises(InputError, match=said) as error:
-        import_folder(folder, "gpt2", tmp_path / "run")
+        import_folder(folder, tokenizers["gpt2"], tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run" / "config.toml").exists()
 
 
-def test_the_verbs(tmp_path: Path) -> None:
+def test_the_verbs(tmp_path: Path, tokenizers: dict[str, str]) -> None:
     write(tmp_path / "megatron", "gpt2", theirs("gpt2"), 1, 2)
     words = ["import", f"megatron:{tmp_path / 'megatron'}", "--out", str(tmp_path / "run")]
     assert "--tokenizer" in str(CliRunner().invoke(app, words).exception)
-    assert CliRunner().invoke(app, [*words, "--tokenizer", "gpt2"]).exit_code == 0
+    assert CliRunner().invoke(app, [*words, "--tokenizer", tokenizers["gpt2"]]).exit_code == 0
     told = CliRunner().invoke(
         app, ["export", str(tmp_path / "run"), str(tmp_path / "o"), "--to", "megatron", "--tp", "2"]
     )
