@@ -1,6 +1,10 @@
 """Verbs that train: on this machine, on a layout beside one process, on a cluster."""
 
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,25 +89,31 @@ def tune(
 
     processes.adopt_slurm()
     out = out or Path(f"{run.removeprefix('hf:').rstrip('/')}-{task}")
-    run = _brought(run, out)
     if (sweep or seeds > 1) and meeting.world() > 1:
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
-    outcomes = []
+
+    asked = []
     for setting in tuning.settings(sweep or [], seeds, tuning.first_seed(overrides or [])):
-        folder = out / tuning.name_of(setting) if setting else out
-        chosen = {key: value for key, value in setting.items() if key != "epochs"}
-        wish = tuning.Wish(run, task, data, valid, text, pair, label, float(setting.get("epochs", epochs)))
-        words = tuning.words(wish, [*(overrides or []), *(tuning.word_of(*item) for item in chosen.items())])
-        if meeting.world() == 1 and (count := procs or wanted(tuning.RECIPE, words, folder)) > 1:
-            code = launch.launch(["train", tuning.RECIPE, *words, "--out", str(folder)], count)
-        else:
-            code = fit(tuning.RECIPE, words, folder)
-            code += 128 * (code > 0)
-        if code:
-            raise typer.Exit(code)
-        outcomes.append((setting, tuning.outcome(folder)))
-        if meeting.rank() == 0:
-            print(outcomes[-1][1].line(), flush=True)
+        wish = tuning.Wish(run, task, data, valid, text, pair, label, tuning.epochs_of(setting, epochs))
+        chosen = [tuning.word_of(*item) for item in setting.items() if item[0] != "epochs"]
+        asked.append((setting, wish, [*(overrides or []), *chosen]))
+        tuning.check(*asked[-1][1:])
+
+    outcomes = []
+    with _brought(run, out) as model:
+        for setting, wish, words in asked:
+            folder = out / tuning.name_of(setting) if setting else out
+            words = tuning.words(replace(wish, run=model), words)
+            if meeting.world() == 1 and (count := procs or wanted(tuning.RECIPE, words, folder)) > 1:
+                code = launch.launch(["train", tuning.RECIPE, *words, "--out", str(folder)], count)
+            else:
+                code = fit(tuning.RECIPE, words, folder)
+                code += 128 * (code > 0)
+            if code:
+                raise typer.Exit(code)
+            outcomes.append((setting, tuning.outcome(folder)))
+            if meeting.rank() == 0:
+                print(outcomes[-1][1].line(), flush=True)
     if len(outcomes) > 1 and meeting.rank() == 0:
         tuning.write_summary(out / "summary.json", outcomes)
         print(*tuning.summary(outcomes), f"best: {tuning.best_of(outcomes).folder}", sep="\n", flush=True)
@@ -140,17 +150,29 @@ def check(
     raise typer.Exit(0 if compared.agree else 1)
 
 
-def _brought(run: str, out: Path) -> str:
-    """The run folder of a model: of a Hugging Face folder one beside the runs that are made of it."""
+@contextmanager
+def _brought(run: str, out: Path) -> Iterator[str]:
+    """The run folder of a model; of hf:FOLDER one beside the runs in `out` that are made of it. Where the block is
+    refused before a step was done, what was made goes again."""
     from phalanx.convert.huggingface import import_folder
     from phalanx.parallel import meeting
 
+    folder, fresh = out.with_name(f"{out.name}-model"), not out.exists()
     if not run.startswith("hf:"):
-        return run
-    folder = out.with_name(f"{out.name}-model")
-    if meeting.rank() == 0 and not (folder / "config.toml").exists():
+        yield run
+        return
+    if meeting.world() > 1:
+        raise InputError(f"{run} is no run folder: phalanx import {run} --out RUN makes one for all processes")
+    if made := not (folder / "config.toml").exists():
         print(*import_folder(Path(run.removeprefix("hf:")), folder).lines(), sep="\n")
-    return str(folder)
+    try:
+        yield str(folder)
+    except InputError:
+        begun = [*out.rglob("metrics.jsonl"), *out.rglob("step-*")]
+        for path in [folder] * made + [out] * fresh:
+            if not begun and path.exists():
+                shutil.rmtree(path)
+        raise
 
 
 @launch_app.command("slurm", cls=TakesWords)

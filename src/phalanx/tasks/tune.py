@@ -26,6 +26,7 @@ KINDS = {  # tasks without a published name, on the user's own columns
     "tokens": Known("tokens", "", form="tags"),
     "completion": Known("completion", "", sequence=1 << 20),
 }
+MOST_EPOCHS = 1_000_000
 SHORT = {"lr": "optim.lr", "batch": "train.batch", "seed": "train.seed", "dropout": "model.dropout"}
 
 
@@ -43,16 +44,16 @@ class Wish:
     epochs: float = 0.0
 
 
+def check(wish: Wish, overrides: Sequence[str]) -> None:
+    """InputError for what is wrong whatever the model is: the task's name, its files, a key of the overrides."""
+    task, train, _ = _files(wish)
+    recipe.load_mapping(RECIPE, [*_columns(wish, task, train[0]), *overrides])
+
+
 def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
     """The overrides of the recipe `finetune` that make the run; InputError where task, files and model do not fit."""
-    if wish.task not in KNOWN | KINDS:
-        raise InputError(f"no task {wish.task!r}; use one of {', '.join([*KNOWN, *KINDS])}")
-    task, of = (KNOWN | KINDS)[wish.task], RunFolder.open(wish.run)
+    (task, train, valid), of = _files(wish), RunFolder.open(wish.run)
     context = min(of.config().model.positions, of.config().data.sequence)
-    train = files(wish.data, task.train)
-    if not train:
-        raise InputError(f"{wish.data} has none of {', '.join(task.train)}; name the file itself with --data")
-    valid = files(wish.valid or wish.data, task.valid) if wish.valid or wish.data.is_dir() else []
     sequence = min(task.sequence, context)
     found = [
         *words_from(wish.run), f"task={task.task}", f"data.train={','.join(train)}", f"data.valid={','.join(valid)}",
@@ -66,6 +67,17 @@ def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
     an_epoch = len(kind(kind.fitted(config), load_tokenizer(config.data.tokenizer)).training) / config.train.batch
     steps = max(1, math.ceil((wish.epochs or task.epochs) * an_epoch))
     return [*found, f"train.steps={steps}", f"train.eval_every={max(1, min(steps, round(an_epoch / 2)))}", *overrides]
+
+
+def _files(wish: Wish) -> tuple[Known, list[str], list[str]]:
+    """The task, its training files, and its held-out ones."""
+    if wish.task not in KNOWN | KINDS:
+        raise InputError(f"no task {wish.task!r}; use one of {', '.join([*KNOWN, *KINDS])}")
+    task = (KNOWN | KINDS)[wish.task]
+    train = files(wish.data, task.train)
+    if not train:
+        raise InputError(f"{wish.data} has none of {', '.join(task.train)}; name the file itself with --data")
+    return task, train, files(wish.valid or wish.data, task.valid) if wish.valid or wish.data.is_dir() else []
 
 
 def _columns(wish: Wish, task: Known, file: str) -> list[str]:
@@ -123,6 +135,18 @@ def settings(sweeps: Sequence[str], seeds: int, first: int) -> list[dict[str, st
     if seeds > 1:
         axes.append([("seed", str(first + n)) for n in range(seeds)])
     return [dict(chosen) for chosen in itertools.product(*axes)]
+
+
+def epochs_of(setting: dict[str, str], usual: float) -> float:
+    """How often a setting's run reads the examples; `usual` where it does not say."""
+    text = setting.get("epochs", str(usual))
+    try:
+        epochs = float(text)
+    except ValueError:
+        epochs = math.nan
+    if not 0 <= epochs <= MOST_EPOCHS:
+        raise InputError(f"epochs={text} is no number from 0 to {MOST_EPOCHS:,}")
+    return epochs
 
 
 def name_of(setting: dict[str, str]) -> str:
