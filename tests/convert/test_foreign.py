@@ -178,6 +178,7 @@ CASES: dict[str, tuple[Any, str]] = {
     "architectures in a number": (lambda at: edit_facts(at, architectures=7), "architectures=7 will not do"),
     "classes in words": (lambda at: edit_facts(at, id2label=None, num_labels="many"), "num_labels='many' will not do"),
     "no classes": (lambda at: edit_facts(at, id2label={}), "id2label={} will not do"),
+    "half a character": (lambda at: edit_facts(at, id2label={"0": "\ud800"}), "surrogates not allowed"),
     "NaN": (lambda at: edit_facts(at, layer_norm_eps=float("nan")), "NaN is no number"),
     "infinity": (lambda at: edit_facts(at, anything=float("inf")), "Infinity is no number"),
     "a float past the largest": (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig
 from phalanx.data.tokenize import Tokenizer
@@ -58,6 +58,14 @@ class _Facts(BaseModel):
     num_labels: _Count | None = None
     num_choices: _Count | None = None
     problem_type: str | None = None
+
+    @field_validator("id2label")
+    @classmethod
+    def _is_text(cls, names: dict[str, Any] | None) -> dict[str, Any] | None:
+        """JSON can write halves of characters, which no file of ours can hold."""
+        for name in (names or {}).values():
+            str(name).encode()  # UnicodeEncodeError is a ValueError
+        return names
 
 
 def model_of(facts: Mapping[str, Any], path: Path) -> ModelConfig:

@@ -64,7 +64,7 @@ def read_index(directory: Path) -> dict[str, Any]:
         digest = content.pop("checksum")
     except FileNotFoundError:
         raise Damaged(f"{INDEX} is missing") from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Damaged(f"{INDEX} is not readable") from None
     if digest != zlib.crc32(_encode(content)):
         raise Damaged(f"{INDEX} is altered")
