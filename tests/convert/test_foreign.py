@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import tomllib
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ from phalanx.convert import huggingface, megatron
 from phalanx.convert.imported import write_run
 from phalanx.errors import InputError
 from phalanx.run.folder import RunFolder
+from phalanx.run.origin import Origin
 from tests.convert.folders import MODELS, config_of, tokenizer_of, write_folder
 from tests.infer.runs import build
 
 KINDS = ("gpt2", "bert", "megatron-bert")
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+NONE = Origin()
 INDEX = "model.safetensors.index.json"
 
 
@@ -64,12 +65,10 @@ class Hostile:
     def bring(self) -> str:
         """Import it: "" where that went well, else the one line that was said."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's, of pickles
-                if self.folder.name == "megatron":
-                    megatron.import_folder(self.folder, str(self.folder.parent / "bert"), self.out)
-                else:
-                    huggingface.import_folder(self.folder, self.out)
+            if self.folder.name == "megatron":
+                megatron.import_folder(self.folder, str(self.folder.parent / "bert"), self.out)
+            else:
+                huggingface.import_folder(self.folder, self.out)
         except InputError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000, str(error)
             assert not self.out.exists() and not [*self.out.parent.glob("*.partial")]
@@ -77,7 +76,9 @@ class Hostile:
         return ""
 
 
-def read_alone(out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Any) -> None:
+def read_alone(
+    out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Any, origin: Origin = NONE
+) -> None:
     """All of a run but its files, which cost more than the rest."""
     assert recipe.validate(tomllib.loads(recipe.dump(config))) == config
     for name, like in shapes.items():

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForPreTraining,
@@ -24,11 +25,14 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
+from phalanx import recipe
 from phalanx.cli.app import app
+from phalanx.config import ExamplesConfig
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.errors import InputError
 from phalanx.infer.loaded import load
 from phalanx.nn.batch import Batch
+from phalanx.train.settle import expand
 from tests.batches import batch_of
 from tests.convert.folders import PIECES, config_of, tokenizer_of
 from tests.infer.runs import make_run
@@ -211,6 +215,50 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, how: str, sa
     with pytest.raises(InputError, match=said) as error:
         import_folder(folder, tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run" / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "said"),
+    [
+        ("gpt2", {"norm_first": False}, "is post-LN"),
+        ("gpt2", {"segments": 2}, "has segments"),
+        ("bert", {"segments": 0}, "without segments"),
+    ],
+)
+def test_what_they_have_not_is_refused(tmp_path: Path, kind: str, other: dict[str, Any], said: str) -> None:
+    config = config_of(kind)
+    config = config.model_copy(update={"model": config.model.model_copy(update=other)})
+    tokenizer_of(kind).save(tmp_path / "letters.json")
+    make_run(tmp_path / "run", config, str(tmp_path / "letters.json"))
+    with pytest.raises(InputError, match=said):
+        export_run(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "bert-novels", "bert-base", "gpt-tiny"])
+def test_recipes_can_go_there(tmp_path: Path, name: str) -> None:
+    """The model of the README and of the quickstart among them; a small one of the same kind is enough."""
+    kind = "gpt2" if name.startswith("gpt") else "bert"
+    tokenizer_of(kind).save(tmp_path / "letters.json")
+    sizes = {"layers": 1, "hidden": 8, "heads": 2, "positions": 16, "vocab": VOCABULARIES[kind]}
+    config = expand(recipe.load_mapping(name, [f"model.{key}={size}" for key, size in sizes.items()]))
+    make_run(tmp_path / "run", config, str(tmp_path / "letters.json"))
+    export_run(tmp_path / "run", tmp_path / "out")
+    auto: Any = AutoModelForCausalLM if kind == "gpt2" else AutoModelForPreTraining
+    _, told = auto.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+
+
+def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
+    tokenizer_of("bert").save(tmp_path / "letters.json")
+    make_run(
+        tmp_path / "run",
+        config_of("bert").model_copy(update={"examples": ExamplesConfig()}),
+        str(tmp_path / "letters.json"),
+    )
+    export_run(tmp_path / "run", tmp_path / "out")
+    model: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert list(model.config.id2label.values()) == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
 def test_the_verbs(folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from phalanx.convert.megatron import export_run, import_folder
 from phalanx.errors import InputError
 from phalanx.infer.loaded import load
 from tests.batches import batch_of
-from tests.convert.folders import PIECES, tokenizer_of
+from tests.convert.folders import PIECES, config_of, tokenizer_of
+from tests.infer.runs import make_run
 
 LAYERS, HIDDEN, HEADS, POSITIONS = 2, 32, 4, 16
 WIDTH = HIDDEN // HEADS
@@ -246,6 +247,30 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, tokenizers: dict[str, str]
     with pytest.raises(InputError, match=said) as error:
         import_folder(folder, tokenizers["gpt2"], tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run" / "config.toml").exists()
+
+
+@pytest.mark.parametrize(("other", "said"), [({}, "a head"), ({"head": "", "segments": 3}, "model.segments=3")])
+def test_what_it_has_not_is_refused(
+    tmp_path: Path, tokenizers: dict[str, str], other: dict[str, Any], said: str
+) -> None:
+    model = config_of("bert").model.model_copy(update={"norm_first": True, **other})
+    make_run(tmp_path / "run", config_of("bert").model_copy(update={"model": model}), tokenizers["bert"])
+    with pytest.raises(InputError, match=said):
+        export_run(tmp_path / "run", tmp_path / "out")
+
+
+@pytest.mark.parametrize("named", ["gpt2", "bert"])
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path, tokenizers: dict[str, str], named: str) -> None:
+    """Too few tokens for the rows, or too many."""
+    rows = 100_000 if named == "bert" else 20
+    write(tmp_path / "megatron", "gpt2", theirs("gpt2"), 3.0, 1)
+    file = tmp_path / "megatron" / "iter_0000007" / "mp_rank_00" / "model_optim_rng.pt"
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        found = torch.load(file)
+    found["model"]["language_model"]["embedding"]["word_embeddings"]["weight"] = torch.zeros(rows, HIDDEN)
+    torch.save(found, file)
+    with pytest.raises(InputError, match=f"has {rows} rows, the tokenizer .* name its own"):
+        import_folder(tmp_path / "megatron", tokenizers[named], tmp_path / "run")
 
 
 def test_the_verbs(tmp_path: Path, tokenizers: dict[str, str]) -> None:

@@ -150,5 +150,5 @@ def _told(config: Config) -> dict[str, Any]:
         return told | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
     if head == "span":
         return told
-    labels = config.examples.labels
+    labels = config.examples.labels or [f"LABEL_{n}" for n in range(config.model.classes)]
     return told | {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}

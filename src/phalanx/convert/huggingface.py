@@ -162,6 +162,9 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
         raise InputError(f"{run} is a {model.family}, which Hugging Face does not have; gpt2 and bert go there")
     if model.family == "bert" and not model.segments:
         raise InputError(f"{run} is a BERT without segments (model.segments=0), which Hugging Face does not have")
+    if model.family == "gpt2" and (model.segments or not model.norm_first):
+        what = "has segments (model.segments)" if model.segments else "is post-LN (model.norm_first=false)"
+        raise InputError(f"{run} {what}, which Hugging Face's GPT-2 is without")
     kind, weights = family(model.family), Checkpointer(folder).weights(best)
     with torch.device("meta"):
         shapes = dict(kind.to_hugging_face(make(model).state_dict(), model))

@@ -30,6 +30,7 @@ from phalanx.run.folder import RunFolder
 from phalanx.run.origin import Origin
 
 VERSION = 3.0  # that is written
+MOST_PADDING = 8192  # rows that a rank adds to a vocabulary, at most: more are another vocabulary's
 
 _BLOCK = {
     "norm1": "input_layernorm",
@@ -131,7 +132,7 @@ def _check_parts(
                 f"{file}: {name} is of the shape {[*part.shape]}, its args and {len(parts)} ranks make it {expected}"
             )
     rows = sum(len(part) for part in parts if part is not None)
-    if padded and rows < model.vocab:
+    if padded and not 0 <= rows - model.vocab < MOST_PADDING * len(parts):
         raise InputError(f"{files[0]}: {name} has {rows} rows, the tokenizer {model.vocab} tokens; name its own")
 
 
@@ -142,6 +143,11 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
     model = folder.config().model
     if model.family not in TASKS or not model.norm_first:
         raise InputError(f"{run}: Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others")
+    if model.head or model.segments != 2 * (model.family == "bert"):
+        what = f"a head (model.head={model.head})" if model.head else f"model.segments={model.segments}"
+        raise InputError(
+            f"{run} has {what}: Megatron-LM's own checkpoints are of pretraining, a BERT's with 2 segments"
+        )
     if model.heads % tp or (model.ffn or 4 * model.hidden) % tp:
         raise InputError(f"--tp {tp} does not divide model.heads={model.heads} and the feed-forward; use another")
     weights = Checkpointer(folder).weights(best)

@@ -1,6 +1,7 @@
 """Files of torch.save, read without running the code that a pickle may name."""
 
 import re
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ def load(path: Path, classes: Sequence[Any] = ()) -> Any:
     """
     with reading(path):
         try:
-            with torch.serialization.safe_globals([*classes]):
+            with torch.serialization.safe_globals([*classes]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a pickle's protocol: what cannot be read is told here
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except UnpicklingError as error:
             named = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error))
