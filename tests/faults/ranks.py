@@ -35,13 +35,17 @@ class Ranks:
         self.address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
     def start(
-        self, rank: int, world: int, *words: object, patience: float = meeting.PATIENCE, **environment: str
-    ) -> Rank:
-        """Rank `rank` of `world`, which runs `phalanx WORDS`, and waits so many seconds for the others."""
+        self, rank: int, world: int, *words: object, patience: float = meeting.PATIENCE, together: int = 1,
+        **environment: str,
+    ) -> Rank:  # fmt: skip
+        """Rank `rank` of `world`, which runs `phalanx WORDS`, and waits `patience` seconds for the others. It begins
+        when so many processes as are started `together` are up, however long a busy machine takes to start them.
+        """
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         errors = self.folder / f"errors-{len(self.all)}"
         errors.touch()
-        process = start(_phalanx, {**self.address, **place, **environment}, errors, patience, *map(str, words))
+        up = self.folder / f"up-{len(self.all)}", together
+        process = start(_phalanx, {**self.address, **place, **environment}, errors, patience, up, *map(str, words))
         self.all.append(Rank(process, errors))
         return self.all[-1]
 
@@ -70,7 +74,7 @@ def free_port() -> int:
             return port
 
 
-def _phalanx(environment: dict[str, str], errors: Path, patience: float, *words: str) -> None:
+def _phalanx(environment: dict[str, str], errors: Path, patience: float, up: tuple[Path, int], *words: str) -> None:
     from phalanx import cli
     from phalanx.train import monitor
 
@@ -82,4 +86,8 @@ def _phalanx(environment: dict[str, str], errors: Path, patience: float, *words:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     os.dup2(os.open(errors, os.O_WRONLY), 2)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    mark, together = up
+    mark.touch()
+    while len([*mark.parent.glob("up-*")]) < together:
+        time.sleep(0.01)
     cli.main()

@@ -1,21 +1,20 @@
 """Checkpoints stay whole on a full disk and after any kill."""
 
 import errno
-import multiprocessing
+import itertools
 import os
-import random
+import signal
 import time
-from collections.abc import Iterator
-from multiprocessing.sharedctypes import Synchronized
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from phalanx.errors import InputError
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from tests.run.states import fill_of, make_folder, make_state, steps
+from tests.train.processes import die_at_files, in_fresh_process
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
@@ -70,35 +69,50 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     assert fill_of(state) == 3
 
 
-def _save_without_end(path: Path, done: "Synchronized[int]") -> None:
-    torch.set_num_threads(1)
-    saver, state = Checkpointer(make_folder(path)), make_state(0)
-    step = saver.load(state).step if saver.latest is not None else 0
-    while True:
-        step += 1
-        saver.save(step, make_state(step), loss=1 / step if step % 3 else 2.0)
-        saver.wait()
-        done.value = step
+def _save(path: Path, step: int, fill: float, point: int) -> None:
+    """Save a checkpoint and wait for it; be killed at the `point`-th thing that is done to a file there, 0: never."""
+    saver, points = Checkpointer(make_folder(path)), itertools.count(1)
+    die_at_files(path, lambda: next(points) == point)
+    saver.save(step, make_state(fill), loss=1 / fill if fill % 3 else 2.0)
+    saver.wait()
 
 
-def test_thirty_kills_at_random_moments(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["phalanx.run.checkpoint"])
-    done = context.Value("q", 0)
-    folder, cut_short = make_folder(tmp_path), 0
-    for _ in range(30):
-        known = done.value
-        process = context.Process(target=_save_without_end, args=(tmp_path, done))
-        process.start()
-        while done.value == known:
-            assert process.is_alive()
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.15))
-        process.kill()
-        process.join()
+def _kill_everywhere(path: Path, again: bool) -> tuple[int, int]:
+    """How many kills a save met with, each at the next point of it, until one was not killed; how many struck while
+    something was half done.
+    """
+    folder, fill, cut_short = make_folder(path), 1, 0
+    _forked(lambda: _save(path, 1, 1.0, 0))
+    for kills in itertools.count():
+        step = 1 if again else fill + 1
+        ended = _forked(lambda step=step, fill=fill, kills=kills: _save(path, step, fill + 1.0, kills + 1))
         cut_short += any(name.endswith((".partial", ".old")) for name in steps(folder))
         for best in False, True:
             restored = Checkpointer(folder).load(state := make_state(0), best=best)
-            assert restored.notes == () and fill_of(state) == restored.step
-            assert best or restored.step in {done.value, done.value + 1}
-    assert cut_short > 0, "no kill struck during a save: this test proved nothing"
+            assert restored.notes == ()
+            assert best or fill_of(state) in {fill, fill + 1}
+            assert again or fill_of(state) == restored.step
+        Checkpointer(folder).load(state)
+        fill = int(fill_of(state))
+        if not ended:
+            return kills, cut_short
+        assert ended == -signal.SIGKILL
+    raise AssertionError
+
+
+def _forked(action: Callable[[], None]) -> int:
+    """How a copy of this process ended that did something."""
+    if number := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    try:
+        action()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_kill_at_any_point_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path, again: bool) -> None:
+    """Of a new step, and of one that is there already."""
+    kills, cut_short = in_fresh_process(_kill_everywhere, tmp_path, again)
+    assert kills > 10 and cut_short > 5

@@ -3,6 +3,7 @@ second rather than four."""
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -69,6 +70,17 @@ def command(where: Path, *words: str) -> None:
     sys.argv = ["phalanx", *words]
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     cli.main()
+
+
+def die_at_files(folder: Path, now: Callable[[], bool]) -> None:
+    """Be killed before something is done to a file below `folder`: at the first such thing of which `now` is true."""
+    below, doings = f"{folder}{os.sep}", {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in doings and str(arguments[0]).startswith(below) and now():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
 
 
 def hurry() -> None:

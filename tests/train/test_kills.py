@@ -1,20 +1,23 @@
 """Processes that are stopped from outside, politely or not, and continue as if nothing had been."""
 
+import itertools
 import os
-import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from phalanx.run.folder import RunFolder
-from tests.train.processes import command, in_fresh_process, start, train_to_the_end
+from phalanx.train.metrics import Metrics
+from tests.train.processes import command, die_at_files, in_fresh_process, start, train_to_the_end
 from tests.train.runs import Corpus, curve, starts_and_steps
 
-KILLS = 30
+MOMENTS = [("files", 3), ("steps", 1), ("files", 12), ("steps", 2), ("files", 25), ("steps", 3), ("files", 32),
+           ("steps", 4), ("files", 39), ("steps", 5), ("files", 46), ("steps", 6)]  # fmt: skip
 
 
 def _wait(process: ForkServerProcess, run: Path, starts: int, steps: int) -> None:
@@ -34,28 +37,41 @@ def started() -> Iterator[list[ForkServerProcess]]:
         process.join()
 
 
-def test_thirty_kills_over_a_run(corpus: Corpus, run: Path, started: list[ForkServerProcess]) -> None:
+def _train_and_die(path: Path, kind: str, at: int) -> None:
+    """Train, and be killed at the `at`-th thing that is done to a file of the run, or after so many steps."""
+    count, told = itertools.count(1), Metrics.train
+
+    def tell(metrics: Metrics, step: int, values: Mapping[str, float]) -> None:
+        told(metrics, step, values)
+        if next(count) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if kind == "files":
+        die_at_files(path, lambda: next(count) == at)
+    else:
+        vars_: Any = Metrics
+        vars_.train = tell
+    train_to_the_end(path)
+
+
+def test_kills_over_a_run(corpus: Corpus, run: Path, started: list[ForkServerProcess]) -> None:
     """While it starts, trains, evaluates and saves: each costs what was not saved, and the curve stays the same."""
-    words = ["train.steps=100", "train.eval_every=16", "save.every=3", "layout.micro_batch=0", "model.dropout=0.1"]
+    words = ["train.steps=60", "train.eval_every=16", "save.every=3", "layout.micro_batch=0", "model.dropout=0.1"]
     config = corpus.config("gpt", *words)
     whole = run.with_name("whole")
     for path in (run, whole):
         RunFolder.create(path, config, corpus.tokenizer("gpt").json())
-    in_fresh_process(train_to_the_end, whole)
-    dice, during_saves = random.Random(), 0
-    for _ in range(KILLS):
-        starts, _ = starts_and_steps(run)
-        process = start(train_to_the_end, run)
+    started.append(start(train_to_the_end, whole))
+    during_saves = 0
+    for moment in MOMENTS:
+        process = start(_train_and_die, run, *moment)
         started.append(process)
-        if dice.random() < 0.8:
-            _wait(process, run, starts + 1, dice.randrange(6))
-        time.sleep(dice.uniform(0, 0.06))
-        process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, "it must not have come to its end"
         during_saves += any(path.suffix in (".partial", ".old") for path in (run / "checkpoints").iterdir())
-    assert during_saves, "no kill struck during a save: this test proved nothing"
+    assert during_saves > 2
     in_fresh_process(train_to_the_end, run)
+    started[0].join()
     assert curve(run) == curve(whole)
 
 
