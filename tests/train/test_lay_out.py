@@ -71,9 +71,9 @@ def test_a_ramp_up_divides_among_replicas() -> None:
         (4, {"pp": 4, "schedule": "interleaved"}, {}, "but layout.chunks=1; use 1f1b"),
         (2, {"pp": 2, "chunks": 2}, {}, "layout.chunks=2 is for layout.schedule=interleaved, not 1f1b; use that, or "
          "layout.chunks=1"),
-        (2, {"pp": 2, "chunks": 3, "schedule": "interleaved"}, {}, "layout.pp=2 of 3 stages each makes 6, but "
+        (2, {"pp": 2, "chunks": 3, "schedule": "interleaved"}, {}, "layout.pp=2 makes 6 stages, 3 a process, but "
          "model.layers=4; use layout.pp=1 at most"),
-        (8, {"pp": 8}, {}, "layout.pp=8 of 1 stage each makes 8, but model.layers=4; use layout.pp=4 at most"),
+        (8, {"pp": 8}, {}, "layout.pp=8 makes 8 stages, but model.layers=4; use layout.pp=4 at most"),
         (2, {"pp": 2, "micro_batch": 3}, {"batch": 8}, "a replica's 8 sequences make 2.66667 micro-batches of "
          "layout.micro_batch=3; a pipeline of 2 takes a whole number, at least 2: use layout.micro_batch=1, 2 or 4"),
         (4, {"pp": 2, "schedule": "interleaved", "chunks": 2, "micro_batch": 1}, {"batch": 6},
@@ -81,11 +81,12 @@ def test_a_ramp_up_divides_among_replicas() -> None:
         (8, {"cp": 2, "shard_ways": 3}, {"batch": 8}, "layout.shard_ways=3 must be a multiple of layout.cp=2 and "
          "divide dp × cp = 8; use 2, 4 or 8, or 0 for all"),
         (3, {"shard_ways": 2}, {"batch": 3}, "divide dp × cp = 3; use 1 or 3, or 0 for all"),
-        (4, {"tp": 4}, {"sequence": 62}, "data.sequence=62 is not cut into layout.tp=4 equal parts; use 60, or "
+        (4, {"tp": 4}, {"sequence": 62}, "data.sequence=62 is no multiple of 4 (layout.tp=4 equal parts); use 60, or "
          "layout.sequence_parallel=false"),
-        (8, {"cp": 4, "tp": 2}, {"sequence": 63}, "data.sequence=63 is not cut into 2 × layout.cp=4 × layout.tp=2 "
-         "equal parts; use 48"),
-        (2, {"cp": 2, "sequence_parallel": False}, {"sequence": 63}, "cut into 2 × layout.cp=2 equal parts; use 60"),
+        (8, {"cp": 4, "tp": 2}, {"sequence": 63}, "data.sequence=63 is no multiple of 16 (2 × layout.cp=4 × "
+         "layout.tp=2 equal parts); use 48"),
+        (2, {"cp": 2, "sequence_parallel": False}, {"sequence": 63}, "no multiple of 4 (2 × layout.cp=2 equal "
+         "parts); use 60"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_what_would_do(

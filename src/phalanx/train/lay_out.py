@@ -61,7 +61,8 @@ def _check_sequence(config: Config, layout: LayoutConfig) -> None:
         words = [f"2 × layout.cp={layout.cp}"] * (layout.cp > 1) + [f"layout.tp={layout.tp}"] * splits
         other = ", or layout.sequence_parallel=false" if splits and layout.cp == 1 else ""
         raise InputError(
-            f"data.sequence={config.data.sequence} is not cut into {' × '.join(words)} equal parts; use {near}{other}"
+            f"data.sequence={config.data.sequence} is no multiple of {parts} ({' × '.join(words)} equal parts); "
+            f"use {near}{other}"
         )
 
     if layout.cp > 1 and layout.context == "ring" and config.model.attention_dropout:
@@ -78,8 +79,8 @@ def _check_stages(config: Config, layout: LayoutConfig) -> None:
         each = count // layout.pp
         would = f"layout.pp={layers // each} at most" if layers >= each else f"model.layers={count} or more"
         raise InputError(
-            f"layout.pp={layout.pp} of {each} stage{'s' * (each > 1)} each makes {count}, but model.layers={layers}; "
-            f"use {would}"
+            f"layout.pp={layout.pp} makes {count} stages{f', {each} a process' * (each > 1)}, but "
+            f"model.layers={layers}; use {would}"
         )
     if layout.schedule == "zbv" and layout.shard == "zero3":
         raise InputError("layout.schedule=zbv needs its weights in both halves of backward; use layout.shard=zero2")
