@@ -17,6 +17,7 @@ from tests.layouts.conftest import Alone
 from tests.layouts.curves import Curve, curve, farthest
 from tests.layouts.pool import Pool
 from tests.layouts.test_curves import TOLERANCE
+from tests.layouts.test_precision import SAME, SPLIT, UNSPLIT
 from tests.train.runs import Corpus
 
 Control = Callable[[pytest.MonkeyPatch], None]
@@ -77,6 +78,30 @@ def test_a_mistake_is_seen(
         f"{control.__name__}, {family}, {layout}: losses differ by {gap:.1e}, with norms {farthest(right, wrong):.1e}"
     )
     assert gap > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("control", "family", "layout", "dtype", "tolerance"),
+    [
+        (no_sum_for_norms, "gpt", "layout.tp=2", "bf16", SPLIT),
+        (masks_of_the_rank, "bert", "layout.tp=2", "fp8", SPLIT),
+        (mean_of_means, "bert", "layout.dp=2", "bf16", UNSPLIT),
+        (mean_of_means, "bert", "layout.dp=2", "fp8", UNSPLIT),
+    ],
+)
+def test_a_mistake_is_seen_in_lower_precision(
+    pool: Pool,
+    alone: Alone,
+    corpus: Corpus,
+    control: Control,
+    family: str,
+    layout: str,
+    dtype: str,
+    tolerance: dict[str, float],
+) -> None:
+    settings = f"precision.dtype={dtype}", SAME
+    (wrong, _) = pool.run(2, broken, control, corpus.folder, family, *settings, layout)
+    assert farthest(wrong, alone(family, *settings)) > 1.5 * tolerance[dtype]
 
 
 def test_mean_of_means_is_right_where_counts_are_equal(pool: Pool, alone: Alone, corpus: Corpus) -> None:
