@@ -50,6 +50,7 @@ def test_a_batch(tmp_path: Path, family: str, most: int) -> None:
     assert most / 3 < found / 8 <= most, found / 8
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize(("family", "rest"), [("gpt", 3600), ("bert", 5000)])
 def test_a_step(tmp_path: Path, family: str, rest: int) -> None:
     """Of the trainer, forward, backward and optimizer: what a block costs, and all that is not of a block."""

@@ -69,9 +69,9 @@ def alone(loaded: Loaded, row: Encoded, hidden: bool) -> np.ndarray:
     ("name", "precision"),
     [
         ("torch", "fp32"),
-        ("torch", "int8"),
-        ("native", "fp32"),
-        ("native", "int8"),
+        pytest.param("torch", "int8", marks=pytest.mark.numerics),
+        pytest.param("native", "fp32", marks=pytest.mark.numerics),
+        pytest.param("native", "int8", marks=pytest.mark.numerics),
         ("onnxruntime", "fp32"),
         ("onnxruntime", "int8"),
         ("openvino", "fp32"),

@@ -226,6 +226,7 @@ def test_scattered_pages_hold_the_same(loaded: Loaded, kind: str) -> None:
     cache.release(middle)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", ["torch", "native"])
 def test_int8_is_near(loaded: Loaded, kind: str) -> None:
     """Scores in int8 are those of fp32 but for rounding."""

@@ -30,6 +30,7 @@ def here(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("precision", kernels.PRECISIONS)
 @pytest.mark.parametrize(
     ("family", "hidden", "heads", "ffn"),
@@ -64,6 +65,7 @@ def test_blocks_of_any_size(
         assert torch.cosine_similarity(found.flatten(), torch.cat(right, 1).flatten(), dim=0) > 0.995
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("precision", kernels.PRECISIONS)
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 3, 1), (7, 30, 33), (100, 129, 64)])
 def test_products(rows: int, inputs: int, outputs: int, precision: str) -> None:

@@ -89,6 +89,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(config, theirs, ours.eval(), tokens, segment, real, labels, torch.tensor([0, 1, -1, 1]))
 
 
+@pytest.mark.numerics
 def test_logits_of_both_heads(case: Case) -> None:
     with torch.no_grad():
         words, answer = case.theirs_of()
@@ -98,6 +99,7 @@ def test_logits_of_both_heads(case: Case) -> None:
         torch.testing.assert_close(case.ours.pair(case.ours.transformer(batch)), answer, **CLOSE)
 
 
+@pytest.mark.numerics
 def test_losses_and_every_gradient(case: Case) -> None:
     sums = case.ours_of(labels=case.labels, related=case.related)
     mlm, nsp = sums["mlm"] / (case.labels >= 0).sum(), sums["nsp"] / (case.related >= 0).sum()

@@ -76,6 +76,7 @@ def assert_same_gradients(model: GPT2, theirs: GPT2LMHeadModel, config: ModelCon
     assert padding.count_nonzero() == 0
 
 
+@pytest.mark.numerics
 def test_logits(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
     theirs, model, config = pair
     tokens = random_tokens(config)
@@ -83,6 +84,7 @@ def test_logits(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
         torch.testing.assert_close(model(batch_of(tokens, config.positions)), theirs(tokens).logits, **CLOSE)
 
 
+@pytest.mark.numerics
 def test_loss_and_every_gradient(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
     theirs, model, config = pair
     tokens = random_tokens(config)

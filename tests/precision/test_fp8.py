@@ -33,6 +33,7 @@ def test_nothing_and_what_is_not_finite_stay_so() -> None:
     assert (small.float() * scale).isnan().any(), "the guard must see it"
 
 
+@pytest.mark.numerics
 def test_products_are_those_of_the_rounded_operands() -> None:
     torch.manual_seed(0)
     x, weight, bias, grad = (torch.randn(shape) for shape in ((2, 16, 32), (48, 32), (48,), (2, 16, 48)))

@@ -29,6 +29,7 @@ def _gradients(product: object, x: Tensor, weight: Tensor, bias: Tensor | None, 
     return [y.detach(), *(leaf.grad for leaf in leaves if leaf is not None)]  # type: ignore[misc]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("biased", [True, False])
 def test_the_emulation_rounds_operands_and_results_and_sums_in_fp32(dtype: torch.dtype, biased: bool) -> None:
@@ -44,6 +45,7 @@ def test_the_emulation_rounds_operands_and_results_and_sums_in_fp32(dtype: torch
         torch.testing.assert_close(db[0], gs.sum((0, 1)).float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("dtype", DTYPES.values())
 def test_the_emulation_is_close_to_the_hardware_s_own(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -68,6 +70,7 @@ def _model(attention_dropout: float = 0.0) -> nn.Module:
     return build(config, 0, CPU)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
 def test_a_filled_model_is_close_to_fp32_and_its_weights_stay_fp32(dtype: str, attention_dropout: float) -> None:
@@ -112,6 +115,7 @@ def test_onednn_is_for_amd_with_avx512(
     assert onednn.preferred.__wrapped__(torch.device(device)) == expected
 
 
+@pytest.mark.numerics
 @WITH_ONEDNN
 @pytest.mark.parametrize("rows", [(6,), (2, 3), (0,), (256,), (2, 128)])
 @pytest.mark.parametrize("biased", [True, False])
@@ -135,6 +139,7 @@ def test_the_plan_counts_products_by_onednn(frozen: str, products: int) -> None:
     assert ledger.flops == products * 2 * x.numel() * 64
 
 
+@pytest.mark.numerics
 @WITH_ONEDNN
 def test_a_product_by_onednn_costs_little_python() -> None:
     """Forward and backward, in bytecodes; a small one is torch's own."""
@@ -159,7 +164,7 @@ def test_what_is_frozen_costs_no_product(frozen: str) -> None:
 
 @WITH_ONEDNN
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.numerics)])
 def test_a_model_by_onednn_is_that_of_torch(dtype: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on an AMD processor with AVX-512, which not every machine of tests has; small products too."""
     monkeypatch.setattr(onednn, "SMALL", 1)

@@ -33,4 +33,5 @@ def test_blocks_compile_whole_and_once(text: Path, family: str, dtype: str, monk
     finally:
         trainer.loader.close()
     assert not counters["graph_break"]
+    assert torch.compiler.config.cache_key_tag == torch.backends.cpu.get_cpu_capability(), "kept for such processors"
     assert graphs[1] == graphs[-1] and 2 <= graphs[-1] <= 4
