@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -19,27 +20,25 @@ from phalanx.report.curves import smooth
 from phalanx.report.html import code, paragraph, quote, table
 from phalanx.report.runs import differences, summary, verdict
 from phalanx.run.records import FILE
-from phalanx.train.metrics import Metrics
 
 
 def make(folder: Path, steps: int = 100, best: int = 60, lr: float = 3e-4, slope: float = 0.01) -> Path:
-    """A run whose held-out loss is lowest, exactly 3.0, at step `best`."""
+    """A run, in the records that training writes, whose held-out loss is lowest, exactly 3.0, at step `best`."""
     folder.mkdir()
     (folder / "config.toml").write_text(f'task = "clm"\n[optim]\nlr = {lr}\n[train]\nsteps = {steps}\n')
-    with Metrics(folder, 1, 0) as metrics:
-        metrics.start({"parameters": 12_345_678, "device": "cpu"})
-        for step in range(1, steps + 1):
-            loss = math.nan if step == 5 else 2 + 8 / step
-            metrics.train(step, {
-                "loss": loss, "lr": lr, "grad_norm": 1.0, "tokens": 1000 * step, "tokens_per_s": 2500.0,
-                "seconds": 0.4 * step, "skipped": float(step >= 5),
+    records: list[dict[str, object]] = [{"step": 0, "kind": "start", "parameters": 12_345_678, "device": "cpu"}]
+    for step in range(1, steps + 1):
+        records.append({
+            "step": step, "kind": "train", "loss": None if step == 5 else 2 + 8 / step, "lr": lr, "grad_norm": 1.0,
+            "tokens": 1000 * step, "tokens_per_s": 2500.0, "seconds": 0.4 * step, "skipped": float(step >= 5),
+        })  # fmt: skip
+        if step % 10 == 0:
+            held_out = 3 + abs(step - best) * slope
+            records.append({
+                "step": step, "kind": "valid", "loss": held_out, "perplexity": math.exp(held_out), "lm_accuracy": 0.5,
+                "f1": 0.4, "tokens": 9,
             })  # fmt: skip
-            if step % 10 == 0:
-                held_out = 3 + abs(step - best) * slope
-                metrics.valid(
-                    step,
-                    {"loss": held_out, "perplexity": math.exp(held_out), "lm_accuracy": 0.5, "f1": 0.4, "tokens": 9},
-                )
+    (folder / FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
 
 
