@@ -66,7 +66,8 @@ def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
-            raise InputError(f"{word} is not an override; write section.key=value, as train.steps=100")
+            a_set = f"; did you mean data.train={word}?" if Path(f"{word}.bin").is_file() else ", as train.steps=100"
+            raise InputError(f"{word} is not an override; write section.key=value{a_set}")
         *section, leaf = key.split(".")
         value = _parse(text, _field(key))
         mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
@@ -138,6 +139,10 @@ def _find(name_or_path: str, beside: Path = Path()) -> Path:
     path = bundled if bundled.is_file() and "/" not in name_or_path else beside / name_or_path
     if path.is_file():
         return path
+    if "=" in name_or_path:
+        raise InputError(
+            f"{name_or_path} is no recipe; a recipe comes first, as: phalanx train gpt-tiny {name_or_path}"
+        )
     near = difflib.get_close_matches(name_or_path, names(), 1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"{name_or_path} is neither a recipe nor a TOML file; {hint}recipes: {', '.join(names())}")

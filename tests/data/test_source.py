@@ -136,7 +136,7 @@ def test_splits_share_out_the_documents(
 
 def test_a_split_without_documents_is_an_error(tmp_path: Path) -> None:
     numbered(tmp_path / "set", [[3]])
-    with pytest.raises(InputError, match=r"part 1 none of the 1 documents of .*set"):
+    with pytest.raises(InputError, match=r"none of the 1 document of .*set for training"):
         open_sets([str(tmp_path / "set")], (0.98, 0.02, 0.0), 0)
     with pytest.raises(InputError, match=r"data.split=\[0, 0\]"):
         open_sets([str(tmp_path / "set")], (0, 0), 0)

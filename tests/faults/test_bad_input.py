@@ -91,6 +91,34 @@ def test_tokenizer_of_another_vocabulary(work: Path, refused: Says) -> None:
     assert "model.vocab" in refused(*_train(work, "model.vocab=200"))
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("train gpt-tiny data.train=WORK/small.bin --out WORK/new", "without .bin: WORK/small"),
+        ("train gpt-tiny data.train=WORK/small.idx --out WORK/new", "without .idx: WORK/small"),
+        ("train gpt-tiny data.train=WORK/text.txt --out WORK/new", "phalanx prepare WORK/text.txt --out WORK/text"),
+        ("train gpt-tiny data.train=WORK/raw/ --out WORK/new", "phalanx prepare WORK/raw --out WORK/raw/PREFIX"),
+        ("train gpt-tiny WORK/small --out WORK/new", "did you mean data.train=WORK/small?"),
+        ("train data.train=WORK/small --out WORK/new", "a recipe comes first, as: phalanx train gpt-tiny data.train"),
+        (
+            "train gpt-tiny data.train=WORK/one --out WORK/new",
+            "leaves none of the 1 document of WORK/one for training",
+        ),
+        ("train gpt-tiny data.train=WORK/one --out WORK/new", "--document blank-line"),
+        ("train bert-tiny data.train=WORK/small --out WORK/new", "--kind wordpiece"),
+        ("eval WORK/run --data WORK/text.txt", "--task perplexity"),
+        ("generate WORK/run Once upon a time", 'in quotes: "Once upon a time"'),
+        ("train WORK/run --resume", "the same command"),
+    ],
+)
+def test_what_beginners_write_is_answered_with_what_to_write(work: Path, refused: Says, words: str, hint: str) -> None:
+    (work / "raw").mkdir(exist_ok=True)
+    if not (work / "one.bin").exists():
+        _phalanx("prepare", work / "text.txt", "--out", work / "one", "--tokenizer", work / "small.json")
+    assert hint.replace("WORK", str(work)) in refused(*words.replace("WORK", str(work)).split())
+    assert not (work / "new").exists()
+
+
 def test_truncated_bin(work: Path, refused: Says) -> None:
     """A .bin that ends before its index says."""
     for suffix in (".bin", ".idx", ".manifest.json", ".tokenizer.json"):

@@ -29,7 +29,7 @@ class Machine:
     [
         (0.85, 0.008, 2, "OMP_NUM_THREADS=1"),  # two threads, where others want both cores
         (0.40, 0.05, 8, "OMP_NUM_THREADS=1"),
-        (0.60, 0.05, 1, "when they end"),  # nothing to be done but wait
+        (0.60, 0.05, 1, "when those end"),  # nothing to be done but wait
         (0.51, 0.14, 1, ""),  # half a core, well used
         (0.05, 0.01, 2, ""),  # slow by itself: small products, a slow disk
         (0.00, 0.00, 2, ""),

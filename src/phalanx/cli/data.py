@@ -109,7 +109,8 @@ def tokenizer_train(
     from phalanx.data.vocabulary import Text, train_tokenizer
 
     trained = train_tokenizer(inputs, kind, vocab, str(out), Text(key, encoding), force)
-    print(f"{out}: {trained.vocab} tokens")
+    less = f"; the text has no more frequent pieces, so not {vocab:,}" if trained.vocab < vocab else ""
+    print(f"{out}: {trained.vocab:,} tokens{less}")
 
 
 @data_app.command("show")

@@ -22,6 +22,12 @@ FINE_TUNING = (
     "train.seed", "optim.lr", "optim.warmup", "layout.micro_batch", "precision.dtype", "save.keep",
 )  # fmt: skip
 
+INSTEAD = {
+    "resume": "a run continues when the same command is given again",
+    "output_dir": "the run folder is --out",
+    "gpus": "processes are --procs, or as many as layout.tp, cp, pp and dp multiply to",
+}
+
 
 class Verbs(TyperGroup):
     """A group whose help tells each verb's sentence whole, under headings where `headings` names them."""
@@ -98,6 +104,8 @@ def _word_for(option: str, args: Sequence[str], options: Sequence[str]) -> str:
     from phalanx import recipe
 
     name = option.lstrip("-").replace("-", "_")
+    if name in INSTEAD:
+        return INSTEAD[name]
     found = recipe.meant_by(name)
     if not found and not difflib.get_close_matches(option, options, 1, 0.8):
         leaves = [key.rpartition(".")[2] for key in recipe.all_keys()]

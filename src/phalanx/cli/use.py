@@ -125,6 +125,8 @@ def generate(
     if backend not in ("auto", "torch", "native"):
         raise InputError(f"backend={backend} is not for GPTs; use torch, native or auto")
     if overrides:
+        if not all("=" in word for word in overrides):
+            raise InputError(f'a prompt of several words stands in quotes: "{" ".join([prompt, *overrides])}"')
         _generate_together(Path(model), prompt, options, overrides)
         return
     _show(prompt, load_gpt(model, backend, precision).generate(prompt, options))

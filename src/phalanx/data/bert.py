@@ -48,7 +48,10 @@ class BertSource:
         special = {name: getattr(tokenizer, name.lower()) for name in ("CLS", "SEP", "PAD", "MASK")}
         missing = [name for name, i in special.items() if i is None]
         if missing:
-            raise InputError(f"{documents.name}: its tokenizer has no [{missing[0]}] token; use a WordPiece one")
+            raise InputError(
+                f"{documents.name}: its tokenizer has no [{missing[0]}] token; use a WordPiece one, such as "
+                "phalanx tokenizer train learns with --kind wordpiece"
+            )
         if data.pairs != "none" and not _has_sentences(documents):
             raise InputError(
                 f"{documents.name} is not split into sentences, which data.pairs={data.pairs} needs; "

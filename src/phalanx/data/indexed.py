@@ -51,7 +51,7 @@ class IndexedDataset:
         bin_path, idx_path = set_paths(prefix)
         for path in (bin_path, idx_path):
             if not path.is_file():
-                raise InputError(f"{path} is missing; make the set with: phalanx prepare INPUT... --out {prefix}")
+                raise InputError(f"{path} is missing; {_what_instead(Path(prefix))}")
         dtype, sequences, documents = _read_header(idx_path)
         if not sequences:
             raise InputError(f"{idx_path} lists no sequences; prepare the set again")
@@ -212,6 +212,17 @@ def partial_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
 
 def _dtype(vocab: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab < SMALL_VOCAB else "<i4")
+
+
+def _what_instead(prefix: Path) -> str:
+    """What to do where there is no set `prefix`: it may be a set's file, or text that is not prepared."""
+    if prefix.suffix in (".bin", ".idx") and prefix.exists():
+        return f"a set is named without {prefix.suffix}: {prefix.with_suffix('')}"
+    if prefix.is_dir():
+        return f"make a set with: phalanx prepare {prefix} --out {prefix / 'PREFIX'} --tokenizer TOKENIZER"
+    if prefix.is_file():
+        return f"make a set with: phalanx prepare {prefix} --out {prefix.with_suffix('')} --tokenizer TOKENIZER"
+    return f"make the set with: phalanx prepare INPUT... --out {prefix} --tokenizer TOKENIZER"
 
 
 def _read_header(path: Path) -> tuple[np.dtype[Any], int, int]:

@@ -148,6 +148,9 @@ def split_weight(name: str) -> tuple[str, float]:
     return prefix, weight
 
 
+PARTS = ("training", "validation", "testing")  # of data.split
+
+
 def open_sets(
     sets: Sequence[str], split: Sequence[float] | None = None, part: int = 0
 ) -> list[tuple[Documents, float]]:
@@ -159,9 +162,11 @@ def open_sets(
         count = len(dataset.documents) - 1
         first, last = (0, count) if split is None else _cut(count, split, part)
         if first == last:
+            documents = f"{count:,} document{'s' if count > 1 else ''}"
             raise InputError(
-                f"data.split={list(split or ())} gives part {part + 1} none of the {count} documents of {prefix}; "
-                "change the fractions, prepare it with smaller documents, or name explicit sets (data.valid=…)"
+                f"data.split={list(split or ())} leaves none of the {documents} of {prefix} for {PARTS[part]}; prepare "
+                "it with smaller documents (phalanx prepare … --document blank-line), change the fractions, or name a "
+                "set of its own, as data.valid=PREFIX"
             )
         opened.append((Documents(dataset, first, last, prefix), weight))
     return opened

@@ -9,6 +9,7 @@ import numpy as np
 
 from phalanx import registry
 from phalanx.config import Config
+from phalanx.data.indexed import set_paths
 from phalanx.data.source import Array
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
@@ -84,6 +85,10 @@ def _prepared(judged: Judged, data: str, limit: int | None, part: int, progress:
     """
     config = judged.config
     if data:
+        if Path(data).is_file() and not set_paths(data)[0].exists():
+            raise InputError(
+                f"{data} is no prepared set; if it is text, judge it with: --task perplexity --data {data}"
+            )
         explicit = config.data.model_copy(update={"valid": (data,), "train": ()})
         if sources.tokenizer_of(explicit).json() != judged.tokenizer.json():
             raise InputError(f"{data} was not prepared with the tokenizer of {judged.run}; use its tokenizer.json")

@@ -62,4 +62,4 @@ class Scores:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4f}"
+    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 100 else f"{value:.4f}"

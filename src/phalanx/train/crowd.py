@@ -68,7 +68,7 @@ def advice(waited: float, speed: float, threads: int) -> str:
         return ""
     found = f"Steps are slow because other processes use the cores: this one waits for a core {waited:.0%} of the time."
     if threads == 1:
-        return f"{found} They will be fast again when they end."
+        return f"{found} It will be faster when those end."
     return (
         f"{found} Its {threads} threads also wait for each other; one alone is faster in such a crowd. Press Ctrl-C, "
         "which saves, and give the same command with OMP_NUM_THREADS=1 before it."
