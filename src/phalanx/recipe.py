@@ -66,8 +66,7 @@ def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
-            a_set = f"; did you mean data.train={word}?" if Path(f"{word}.bin").is_file() else ", as train.steps=100"
-            raise InputError(f"{word} is not an override; write section.key=value{a_set}")
+            raise InputError(f"{word} is not an override; write section.key=value{_such_as(word)}")
         *section, leaf = key.split(".")
         value = _parse(text, _field(key))
         mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
@@ -191,6 +190,11 @@ def _field(key: str) -> FieldInfo:
     near = meant_by(key) or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "`phalanx train --help --all` lists all"
     raise InputError(f"{key} is not a key of the configuration; {hint}")
+
+
+def _such_as(word: str) -> str:
+    """An example of an override: the one that is meant where a prepared set was named alone."""
+    return f"; did you mean data.train={word}?" if Path(f"{word}.bin").is_file() else ", as train.steps=100"
 
 
 def _parse(text: str, field: FieldInfo) -> Any:

@@ -74,7 +74,7 @@ class Trains(TakesWords):
 
         everything = ctx.meta[__name__]
         kept, which = ((), "All keys") if everything else (self.keys, "Keys that matter most")
-        formatter.write(f"\n{which}, as section.key=value; a recipe's own values lie over these:\n")
+        formatter.write(f"\n{which}, as section.key=value, with their defaults (recipes and tasks have others):\n")
         formatter.write(f"{recipe.help_text(kept)}\n")
         if not everything:
             formatter.write(f"\n  The others: {ctx.command_path} --help --all\n")
