@@ -82,6 +82,17 @@ def test_masks_and_texts(page: Any) -> None:
     assert len(page.locator("#complete output mark").inner_text()) > 20
 
 
+def test_vectors_are_near_or_far(page: Any, server: Server) -> None:
+    page.get_by_role("tab", name="Embed").click()
+    page.fill("#embed textarea", "a cat\n\na cat\nstocks fell")
+    page.press("#embed textarea", "Control+Enter")
+    done(page, "embed")
+    a, b = server.post("/embed", texts=["a cat", "stocks fell"], model="plain").json()["vectors"]
+    cosine = sum(x * y for x, y in zip(a, b, strict=True))
+    shown = [float(bar.inner_text()) for bar in page.locator("#embed .bar span:last-child").all()]
+    assert shown == pytest.approx([1, 1, cosine], abs=1e-3)
+
+
 def test_an_error_is_told(page: Any) -> None:
     page.get_by_role("tab", name="Fill").click()
     page.fill("#fill input[name=text]", "nothing to guess")
