@@ -17,6 +17,7 @@ from phalanx.errors import InputError
 from phalanx.infer import load_bert, load_gpt
 from phalanx.infer.bert import Bert
 from phalanx.run.origin import FILE
+from phalanx.tasks.score import score
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
          "max_position_embeddings": 64, "initializer_range": 0.5}  # fmt: skip
@@ -145,6 +146,8 @@ def test_heads_that_were_not_in_the_folder(folder: Path, tmp_path: Path) -> None
     run = import_folder(folder, tmp_path / "run").run
     export_run(run, tmp_path / "back")
     assert opened(tmp_path / "back").can == ["embed"]
+    with pytest.raises(InputError, match=r"run cannot be judged: cls\.predictions\..* so they are random"):
+        score(run)
     (run / FILE).write_text('{"missing": 3}')
     with pytest.raises(InputError, match=r"import\.json is damaged"):
         load_bert(run, "torch")

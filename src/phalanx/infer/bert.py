@@ -70,8 +70,8 @@ class Bert:
         """What may be asked of it: answer, classify, or fill and embed. Nothing that needs weights that it lacks."""
         loaded = self.loaded
         cannot = {
-            "fill": loaded.config.task == "clm" or loaded.lacking("masked"), "embed": loaded.origin.no_vectors,
-            "answer": loaded.lacking("answer"), "classify": loaded.lacking("answer"),
+            "fill": loaded.config.task == "clm" or loaded.origin.lacking("masked"), "embed": loaded.origin.no_vectors,
+            "answer": loaded.origin.lacking("answer"), "classify": loaded.origin.lacking("answer"),
         }  # fmt: skip
         return [what for what in DOES.get(self.head, []) if not cannot[what]]
 
@@ -195,7 +195,7 @@ class Bert:
         return backends.build(self.backend, Wanted(self.loaded, self.precision, hidden))
 
     def _must(self, head: str, what: str, task: str) -> None:
-        if self.head == head and (reason := self.loaded.lacking("answer")):
+        if self.head == head and (reason := self.loaded.origin.lacking("answer")):
             raise InputError(f"{self.loaded.run} cannot {what}: {reason}; take a folder that was fine-tuned")
         if self.head != head:
             run = self.loaded.run

@@ -48,7 +48,7 @@ def masked(loaded: Loaded, text: str, top: int) -> tuple[list[int], list[int]]:
         )
     if loaded.config.model.head:
         raise InputError(f"{loaded.run} was fine-tuned for task={loaded.config.task}; fill with the run it was made of")
-    if reason := loaded.lacking("masked"):
+    if reason := loaded.origin.lacking("masked"):
         raise InputError(f"{loaded.run} cannot fill masks: {reason}; take a folder with its masked-language-model head")
     if tokenizer.mask is None or tokenizer.cls is None or tokenizer.sep is None:
         raise InputError(f"the tokenizer of {loaded.run} has no mask, cls and sep tokens; train with one that has")

@@ -60,13 +60,6 @@ class Loaded:
             raise self.broken()
         return scores
 
-    def lacking(self, *heads: str) -> str:
-        """Why heads of the model, such as "masked", cannot be used: weights that were not in the folder from which it
-        was imported. Empty where they can.
-        """
-        names = [theirs for ours, theirs in self.origin.missing.items() if ours.split(".")[0] in heads]
-        return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not in its folder" if names else ""
-
     def broken(self) -> ModelError:
         """What to raise where scores are not finite."""
         return ModelError(

@@ -23,6 +23,7 @@ from phalanx.parallel.mesh import Mesh, make_mesh
 from phalanx.precision import gemm
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
+from phalanx.run.origin import Origin
 from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
@@ -79,6 +80,8 @@ def judging(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iter
     """The model of a run folder, best or newest; every process of the layout calls this alike."""
     store = meeting.meet()
     folder, asked = RunFolder.open(run), layout_of(run, overrides)
+    if reason := Origin.read(folder).lacking("masked", "answer"):
+        raise InputError(f"{run} cannot be judged: {reason}, so they are random")
     tokenizer = load_tokenizer(str(folder.tokenizer))
     if tokenizer.vocab > asked.model.vocab:
         raise InputError(
