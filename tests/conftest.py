@@ -2,7 +2,11 @@
 for each other on a busy core take three times as long."""
 
 import os
+import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,3 +20,33 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set PHALANX_DATA")
     return folder
+
+
+# Whoever imports one of these, or a file of the tests that does, starts processes.
+STARTERS = ("subprocess", "multiprocessing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark with `processes` the tests that start some, by themselves or by a fixture: `make check` leaves them out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and any(map(_starts, _files(item))):
+            item.add_marker(pytest.mark.processes)
+
+
+def _files(test: pytest.Function) -> Iterator[str]:
+    """The modules of a test and of its fixtures."""
+    yield test.module.__name__
+    for definitions in test._fixtureinfo.name2fixturedefs.values():
+        yield definitions[-1].func.__module__
+
+
+@cache
+def _starts(name: str) -> bool:
+    """Whether a module of the tests imports what starts processes, itself or by another one."""
+    for value in list(vars(sys.modules[name]).values()):
+        source = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if not isinstance(source, str) or source == name:
+            continue
+        if source.startswith(STARTERS) or (source.startswith("tests.") and _starts(source)):
+            return True
+    return False

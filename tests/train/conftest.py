@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.processes import hurry
-from tests.train.runs import Corpus, make_corpus
+from tests.train.runs import Corpus, hurry, make_corpus
 
 
 @pytest.fixture(scope="session")

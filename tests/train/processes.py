@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
+from tests.train.runs import hurry
 
 T = TypeVar("T")
 
@@ -81,12 +81,6 @@ def die_at_files(folder: Path, now: Callable[[], bool]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(look)
-
-
-def hurry() -> None:
-    """One thread, and no waiting for disks."""
-    torch.set_num_threads(1)
-    os.fsync = lambda _: None
 
 
 def _hurried(function: Callable[..., None], *arguments: Any) -> None:
