@@ -1,5 +1,6 @@
 """Lower precision on layouts: rounding differs with the order of sums, decisions do not differ at all."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from phalanx.precision import gemm
 from tests.layouts.conftest import Alone
-from tests.layouts.curves import curve, farthest, made
+from tests.layouts.curves import Curve, curve, farthest, made
 from tests.layouts.pool import Pool
 from tests.layouts.test_curves import AGAIN, LAYOUTS, TOLERANCE
 from tests.train.runs import Corpus
@@ -81,8 +82,17 @@ def test_an_overflow_is_one_for_all(pool: Pool, corpus: Corpus, name: str) -> No
         assert told == one
 
 
+def in_graphs(folder: Path, family: str, *words: str) -> Curve:
+    """The curve with blocks as torch's compiler captures and cuts them, messages and all, but run by torch's kernels.
+    What C++ inductor then makes of such a graph is of one process (train/test_trainer.py), and takes minutes on four.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        return curve(folder, family, "train.compile=on", *words)
+
+
 @pytest.mark.parametrize("name", ["dp2 tp2"])
 def test_compiled_blocks_have_the_same_curve(pool: Pool, alone: Alone, corpus: Corpus, name: str) -> None:
     processes, words = LAYOUTS[name]
-    got = pool.run(processes, curve, corpus.folder, "gpt", "train.compile=on", *words)[0]
+    got = pool.run(processes, in_graphs, corpus.folder, "gpt", *words)[0]
     assert farthest(got, alone("gpt")) < TOLERANCE

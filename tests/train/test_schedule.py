@@ -112,7 +112,7 @@ def config(optim: dict[str, object] | None = None, **train: object) -> Config:
         (config({"lr": 1e-4, "min_lr": 1e-3}), r"optim\.min_lr=0\.001 is above optim\.lr=0\.0001; lower it"),
         (config(rampup=(32, 0, 10)), r"train\.rampup=\[32, 0, 10\] needs .* none of them 0"),
         (config(rampup=(0, 8, 0)), r"needs .* none of them 0"),
-        (config(rampup=(32, 60, 500)), r"does not reach train\.batch=96 in whole increments; an increment of .* or .* would"),
+        (config(rampup=(32, 60, 500)), r"does not reach train\.batch=96 in whole increments; an increment of .* would"),
         (config(rampup=(128, 32, 500)), r"begins above train\.batch=96; begin at 96 or less"),
     ],
 )
