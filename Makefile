@@ -1,20 +1,34 @@
 # make quickstart: set up and train a GPT and a BERT on bundled text.  make test: set up and run every check.
+# make check: lint, types and the tests that start no processes, in a minute or so, for daily work.
 # make dist: build what others install, and run the quickstart from it in empty environments (two, ten minutes or so).
 # make bench: set up what Phalanx is compared with, measure by turns, draw (hours; python -m benchmarks has the parts).
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test dist bench clean
+PYTEST = $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
+
+.PHONY: quickstart test check lint types quick dist bench clean
 
 quickstart: $(VENV)/.phalanx
 	$(VENV)/bin/phalanx quickstart
 
-test: $(VENV)/.test
+test: lint types
+	$(PYTEST) --numprocesses 3
+	$(VENV)/bin/python -m tests.capped --numprocesses 3 --dist loadfile
+
+check:
+	$(MAKE) --no-print-directory --jobs 2 --output-sync lint types quick
+
+lint: $(VENV)/.test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+
+types: $(VENV)/.test
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+quick: $(VENV)/.test
+	$(PYTEST) --numprocesses 2 -m "not processes and not slow"
 
 dist: $(VENV)/.phalanx
 	rm -rf build dist && mkdir dist
