@@ -14,8 +14,8 @@ quickstart: $(VENV)/.phalanx
 	$(VENV)/bin/phalanx quickstart
 
 test: lint types
-	$(PYTEST) --numprocesses 3
-	$(VENV)/bin/python -m tests.capped --numprocesses 3 --dist loadfile
+	$(PYTEST) --numprocesses 4
+	$(VENV)/bin/python -m tests.capped --numprocesses 4 --dist loadfile
 
 check:
 	$(MAKE) --no-print-directory --jobs 2 --output-sync lint types quick

@@ -1,6 +1,7 @@
 """What tests share: where the large data lies, and one thread a process: tests run side by side, and threads that wait
 for each other on a busy core take three times as long."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ def data_dir() -> Path:
 
 # Whoever imports one of these, or a file of the tests that does, starts processes.
 STARTERS = ("subprocess", "multiprocessing")
+
+
+def pytest_collection_finish() -> None:
+    """What all tests have imported by now is no garbage: the collector need not look at it again and again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

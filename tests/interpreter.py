@@ -3,11 +3,12 @@ Python does, but the work is done in a process forked from one that has imported
 second of the processor instead of the two that importing torch takes. Tests of how a fresh interpreter starts, or of a
 parent that is killed, need the real one: `sys.executable`.
 
-The program hands over its arguments, environment, working directory and open files, forwards signals, and ends as the
-forked process ends. When it is killed, so is that process.
+The program hands over its arguments, environment, working directory, open files and namespaces, forwards signals, and
+ends as the forked process ends. When it is killed, so is that process.
 """
 
 import atexit
+import ctypes
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import runpy
 import select
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -26,6 +28,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from phalanx.parallel.launch import LAUNCHER
 from tests.train.processes import start
 
 # It imports nothing large. Files beyond the first three are those that a parent means to pass on.
@@ -92,9 +95,11 @@ def _keep(client: socket.socket, program: str) -> None:
     """Fork what does the client's work, tell its number, and how it ended; end it when the client has gone."""
     size, files, _, _ = socket.recv_fds(client, 8, 64)
     asked = json.loads(client.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+    whose, _, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     child = os.fork()
     if child == 0:
         client.close()
+        _enter(whose)
         _become(asked, files, program)
     for file in files:
         os.close(file)
@@ -107,12 +112,23 @@ def _keep(client: socket.socket, program: str) -> None:
     client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
+def _enter(whose: int) -> None:
+    """The namespaces of another process, where they are not this one's: tests make hosts of them."""
+    if Path(f"/proc/{whose}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
+        return
+    library, spaces = ctypes.CDLL(None, use_errno=True), 0x40000000 | 0x04000000 | 0x00020000  # net, uts, mnt
+    if library.setns(os.pidfd_open(whose), spaces):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
 def _become(asked: dict[str, Any], files: list[int], program: str) -> NoReturn:
     """In the forked process: what a fresh interpreter would be with these words, until it ends."""
     _open(asked["files"], files)
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
+    if LAUNCHER in os.environ:  # which a rank believes to be its parent
+        os.environ[LAUNCHER] = str(os.getppid())
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -34,8 +34,12 @@ def _one_line(ranks: Ranks, seconds: float) -> str:
         (3, ["layout.tp=2"], "layout.tp=2 × cp=1 × pp=1 = 2 does not fit 3 processes; start 2, or change"),
         (2, ["layout.dp=4"], "layout.tp=1 × cp=1 × pp=1 × dp=4 = 4 does not fit 2 processes"),
         (2, ["layout.tp=2", "model.heads=1"], "layout.tp=2 does not divide model.heads=1"),
-        (4, ["layout.tp=2", "layout.cp=2", "data.sequence=30"], "data.sequence=30 is not cut into 2 × layout.cp=2"),
-        (4, ["layout.pp=4", "layout.micro_batch=2"], "layout.pp=4 of 1 stage each makes 4, but model.layers=2"),
+        (
+            4,
+            ["layout.tp=2", "layout.cp=2", "data.sequence=30"],
+            "data.sequence=30 is no multiple of 8 (2 × layout.cp=2",
+        ),
+        (4, ["layout.pp=4", "layout.micro_batch=2"], "layout.pp=4 makes 4 stages, but model.layers=2"),
     ],
 )
 def test_layouts_that_do_not_fit(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from phalanx.run import records
 from phalanx.run.folder import RunFolder
+from tests.interpreter import python
 from tests.machines.hosts import NAMES, Hosts, refused
 from tests.train.processes import command, start
 from tests.train.runs import Corpus, make_corpus
@@ -34,7 +35,7 @@ class Machines:
 
     def start(self, names: Sequence[str]) -> None:
         """The same command on each of these hosts; the first is where they meet."""
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes=2:{len(names)}", "--nproc-per-node=1",
+        torchrun = [python(), "-m", "torch.distributed.run", f"--nnodes=2:{len(names)}", "--nproc-per-node=1",
                     "--rdzv-backend=c10d", f"--rdzv-endpoint={names[0]}:29500", f"--rdzv-conf={AGREEMENT}",
                     "--max-restarts=3", "--monitor-interval=0.2"]  # fmt: skip
         phalanx = ["-m", "phalanx", *self.words, str(self.run)]

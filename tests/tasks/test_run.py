@@ -184,9 +184,9 @@ def test_a_set_of_another_tokenizer_of_the_same_size(text: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["layout.pp=64"], "of 1 stage each makes 64"),
+        (["layout.pp=64"], "layout.pp=64 makes 64 stages"),
         (["layout.tp=3"], "layout.tp=3 does not divide model.heads"),
-        (["layout.cp=2", "data.sequence=63"], "is not cut into 2 × layout.cp=2 equal parts; use 60$"),
+        (["layout.cp=2", "data.sequence=63"], r"is no multiple of 4 \(2 × layout.cp=2 equal parts\); use 60$"),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused_before_processes_start(words: list[str], said: str) -> None:

@@ -28,6 +28,7 @@ _SERVER.set_forkserver_preload(
         "torch.distributed.pipelining",
         "torch._dynamo",
         "torch.utils.tensorboard",
+        "tests.train.frozen",
     ]
 )
 
