@@ -9,6 +9,8 @@ from typer.testing import CliRunner, Result
 
 from phalanx.cli.app import app
 from phalanx.errors import InputError
+from phalanx.plan import cluster, proposal
+from phalanx.plan.search import Found
 from phalanx.units import parse_count
 
 SMALL = ["gpt2-124m", "model.layers=2", "model.hidden=128", "model.heads=4", "data.sequence=128", "train.batch=4"]
@@ -85,6 +87,20 @@ def test_a_batch_that_divides_badly_is_told() -> None:
     assert "train.batch=513 divides badly: 512 makes" in say(*words, "513").stdout.splitlines()[-1]
     assert "divides badly" not in say(*words, "512").stdout
     assert json.loads(say(*words, "513", "--json").stdout)["notes"]
+
+
+@pytest.mark.parametrize(("gpus", "batch", "searches"), [(512, 256, 0), (512, 512, 0), (64, 7, 0), (64, 500, 1)])
+def test_a_batch_is_compared_with_one_of_its_size(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, batch: int, searches: int
+) -> None:
+    """A larger batch is faster because it is larger: that this one divides badly does not follow."""
+    where = cluster.names()[0]
+    question = proposal.Question("gpt2-124m", (f"train.batch={batch}",), where, cluster.load(where), gpus)
+    searched: list[int] = []
+    nothing = Found([])
+    monkeypatch.setattr(proposal, "search", lambda config, *_: searched.append(config.train.batch) or nothing)
+    assert proposal.better_batch(question, nothing) is None
+    assert len(searched) == searches and all(abs(size - batch) <= 0.05 * batch for size in searched)
 
 
 def test_trace(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def check(
     """See that a layout gives the curve of one process: phalanx check gpt-tiny data.train=books layout.tp=2
 
     The first steps of the run are done on both, and nothing is saved. Exit code 0 where the curves agree, 1 where they
-    do not. Under torchrun or srun it runs on all their processes, as phalanx train does.
+    do not or are too steep to tell. Under torchrun or srun it runs on all their processes, as phalanx train does.
     """
     from phalanx.parallel import launch, meeting, processes
     from phalanx.tasks.check import check as compare

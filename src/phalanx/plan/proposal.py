@@ -17,6 +17,7 @@ from phalanx.train.settle import expand
 
 GIB = 2**30
 BETTER = 1.15  # times as many tokens a second are worth another batch
+NEAR = 0.05  # how far from the batch asked for another may be, of its size
 _SINGLE = {"tp": 1, "cp": 1, "pp": 1, "dp": 1, "micro_batch": 1, "schedule": "1f1b", "chunks": 1, "shard": "none",
            "shard_ways": 0}  # fmt: skip
 
@@ -91,21 +92,25 @@ def answer(question: Question, most: int) -> Found:
 
 
 def better_batch(question: Question, found: Found) -> tuple[int, float] | None:
-    """A batch near the one asked for, and how many times as many tokens a second it makes, where that is much more:
-    which layouts there are hangs on what divides the batch.
+    """The batch within NEAR of the one asked for that the GPUs divide best, and how many times as many tokens a second
+    it makes, where that is much more: which layouts there are hangs on what divides the batch.
     """
-    config, gpus, fixed = question.config(), question.gpus, question.pins()
-    batch = config.train.batch
-    if gpus == 1 or batch % gpus == 0 or any(config.train.rampup):
+    config = question.config()
+    batch, slack = config.train.batch, int(config.train.batch * NEAR)
+    if any(config.train.rampup):
         return None
-    rates = {}
-    for near in {max(1, batch // step + more) * step for step in (gpus, question.cluster.node) for more in (0, 1)}:
-        train = config.train.model_copy(update={"batch": near})
-        other = search(config.model_copy(update={"train": train}), question.cluster, gpus, fixed, 1)
-        if other.best:
-            rates[near] = near / other.best[0].prediction.seconds
-    best = max(rates, key=lambda near: (rates[near] > 0.9 * max(rates.values()), -abs(near - batch)), default=batch)
-    times = rates.get(best, 0.0) * found.best[0].prediction.seconds / batch
+
+    # Batches of one size are compared: a much larger one is faster whatever divides it.
+    near = range(batch - slack, batch + slack + 1)
+    best = max(near, key=lambda size: (math.gcd(size, question.gpus), -abs(size - batch)))
+    if best == batch:
+        return None
+
+    train = config.train.model_copy(update={"batch": best})
+    other = search(config.model_copy(update={"train": train}), question.cluster, question.gpus, question.pins(), 1)
+    if not other.best:
+        return None
+    times = best / other.best[0].prediction.seconds * found.best[0].prediction.seconds / batch
     return (best, times) if times > BETTER else None
 
 

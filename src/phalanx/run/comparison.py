@@ -28,6 +28,10 @@ BOUNDS = {"fp32": Bounds(1e-4, 1e-3), "bf16": Bounds(1e-2, 1e-1), "fp16": Bounds
 # layout that of all. Steep runs were mostly 4 times as far, and never 10 times.
 FARTHER = 30
 
+# What is never taken for rounding, however steep a run is: losses beyond so many times BOUNDS, and norms beyond so much
+# of their size. A mistake could be as large.
+LOSS_CEILING, NORM_CEILING = 10, 0.5
+
 
 class Point(NamedTuple):
     """What a step told. A step that overflowed has a norm that is not finite."""
@@ -76,27 +80,46 @@ class Comparison:
         return [Bounds(*both) for both in zip(losses, norms, strict=True)]
 
     @cached_property
-    def allowed(self) -> list[Bounds]:
-        """The differences that are taken for rounding, by step: BOUNDS, and in steep runs as many times more as the
-        spread asks for, up to the step after: differences that grow a hundredfold a step may come a step earlier on a
-        layout.
+    def explained(self) -> list[Bounds]:
+        """The differences that rounding may have made, by step: BOUNDS, and in steep runs FARTHER times the spread, of
+        losses and of norms apart, up to the step after: differences that grow a hundredfold a step may come a step
+        earlier on a layout.
         """
+        rising = list(accumulate(self.spread, lambda one, other: Bounds(*map(max, one, other))))
         least = BOUNDS[self.dtype]
-        shares = [max(own.loss / least.loss, own.norm / least.norm) for own in self.spread]
-        rising = list(accumulate(shares, max))
-        times = [max(1.0, FARTHER * share) for share in [*rising[1:], rising[-1]]]
-        return [Bounds(least.loss * each, least.norm * each) for each in times]
+        return [
+            Bounds(max(least.loss, FARTHER * own.loss), max(least.norm, FARTHER * own.norm))
+            for own in [*rising[1:], rising[-1]]
+        ]
+
+    @cached_property
+    def ceiling(self) -> Bounds:
+        """The largest differences with which curves may agree."""
+        return Bounds(LOSS_CEILING * BOUNDS[self.dtype].loss, NORM_CEILING)
+
+    @cached_property
+    def allowed(self) -> list[Bounds]:
+        """The differences with which the curves agree, by step: what rounding explains, up to the ceiling."""
+        return [Bounds(*map(min, most, self.ceiling)) for most in self.explained]
 
     @property
     def agree(self) -> bool:
         """Whether the curves are one, to rounding. A loss that is not finite agrees with nothing."""
-        gaps = zip(self.losses, self.norms, self.allowed, strict=True)
-        return all(loss <= most.loss and norm <= most.norm for loss, norm, most in gaps)
+        return self._within(self.allowed)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the curves do not agree, though rounding explains it: no mistake shows, nor that there is none."""
+        return not self.agree and self._within(self.explained)
 
     @property
     def steep(self) -> bool:
         """Whether one process differs so much from itself that more than BOUNDS is allowed."""
         return self.allowed[-1] != BOUNDS[self.dtype]
+
+    def _within(self, most: Sequence[Bounds]) -> bool:
+        gaps = zip(self.losses, self.norms, most, strict=True)
+        return all(loss <= bound.loss and norm <= bound.norm for loss, norm, bound in gaps)
 
     def lines(self) -> Iterator[str]:
         """The curves side by side, what is allowed where that grows, the largest differences and the verdict."""
@@ -123,21 +146,28 @@ class Comparison:
             sizes, (loss, norm) = " and ".join(map(str, self.others)), map(max, zip(*self.spread, strict=True))
             yield (
                 f"{one} in micro-batches of {sizes} differs from itself by {loss:.1e} and {norm:.1e}; "
-                f"what is allowed grows to {FARTHER} times that"
+                f"what is allowed grows to {FARTHER} times that, but not beyond {self.ceiling.loss:.0e} and "
+                f"{self.ceiling.norm:.0e}"
             )
         yield self._verdict()
 
     def _verdict(self) -> str:
         """A sentence."""
+        one, other = self.names
         if self.agree and not self.steep:
             return "the curves agree"
         if self.agree:
             return (
-                f"the curves agree as well as {self.names[0]} agrees with itself; these steps are steep, and with a "
-                "smaller optim.lr a mistake shows better"
+                f"the curves agree, within {FARTHER} times of what {one} differs from itself; these steps are steep, "
+                "and with a smaller optim.lr a mistake shows better"
+            )
+        if self.undecided:
+            return (
+                f"too steep to tell: {other} is within {FARTHER} times of what {one} differs from itself, but that is "
+                "so much that a mistake would not show; lower optim.lr or take fewer --steps"
             )
         hint = "" if self.dtype == "fp32" else "; precision.dtype=fp32 tells an error from rounding"
-        return f"the curves do NOT agree: {self.names[1]} is not to be trusted{hint}"
+        return f"the curves do NOT agree: {other} is not to be trusted{hint}"
 
 
 def largest(gaps: Sequence[float]) -> Gap:
