@@ -3,16 +3,19 @@
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from phalanx import durable
 from phalanx.data.prepare import PrepareOptions, prepare
+from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
 from phalanx.models.sizes import with_preset
 from phalanx.run.folder import RunFolder
-from phalanx.tasks.run import train, wanted
+from phalanx.tasks.run import _same_data, train, wanted
 from phalanx.tasks.score import score
 from tests.train.runs import curve
 
@@ -115,7 +118,34 @@ def finished(text: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("damage", ["", '{"set": "12', "[]", "17", "[" * 5000, "\0\0\0\0"])
+@pytest.mark.parametrize(
+    ("began", "same"), [("1234 abcd", True), ("1234", True), ("123", False), ("", False), ("1234 abc", False)]
+)
+def test_data_are_the_same_as_a_whole(tmp_path: Path, began: str, same: bool) -> None:
+    """Of sets without a manifest runs once kept the number of tokens alone; it too is compared as a whole."""
+    (tmp_path / "data.json").write_text(json.dumps({"set": began}))
+    with nullcontext() if same else pytest.raises(InputError, match="set has changed since"):
+        _same_data(RunFolder(tmp_path), {"set": "1234 abcd", "another": "5"})
+
+
+def test_data_are_looked_at_once(text: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Much of every file is read for it: by the first rank of a run that begins or goes on, and by no other."""
+    looked: list[str] = []
+    monkeypatch.setattr("phalanx.tasks.run.fingerprint", lambda prefix: looked.append(prefix) or fingerprint(prefix))
+    monkeypatch.setattr("phalanx.tasks.run.Trainer", lambda *_: SimpleNamespace(fit=lambda: None, stopped_by=0))
+    train("gpt-tiny", [*SMALL, f"data.train={text / 'set'}"], tmp_path / "new", quiet=True)
+    assert len(looked) == 1
+
+    continued = shutil.copytree(finished, tmp_path / "run")
+    train(str(continued), quiet=True)
+    assert len(looked) == 2
+
+    monkeypatch.setattr("phalanx.tasks.run.leading", lambda *_: None)  # as on another rank
+    train(str(continued), quiet=True)
+    assert len(looked) == 2
+
+
+@pytest.mark.parametrize("damage", ["", '{"set": "12', '{"set": 123}', "[]", "17", "[" * 5000, "\0\0\0\0"])
 def test_a_damaged_record_of_the_data_is_one_line(finished: Path, tmp_path: Path, damage: str) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     (run / "data.json").write_text(damage)

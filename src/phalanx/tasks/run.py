@@ -1,6 +1,5 @@
 """From a recipe's name to a finished run: the one place where task, data, folder and trainer meet."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from phalanx import recipe, registry
 from phalanx.config import Config
+from phalanx.data.manifest import checksum
 from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.verify import fingerprint
@@ -105,16 +105,17 @@ def source_of(name: str, folder: RunFolder) -> str:
 @contextmanager
 def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> Iterator[None]:
     """Hold the folder from its making on; it has this run, which is made there or continues."""
-    if not _continues(folder, config):
-        foresee(config, tokenizer)  # before there is a folder
+    prints = None if _continues(folder, config) else foresee(config, tokenizer)  # before there is a folder
     with folder.lock():
         if _continues(folder, config):
             _agree(folder, config)
+            _same_data(folder, prints or _fingerprints(config))
             folder.write_config(config)
         else:
             if folder.exists:
                 folder.discard()
-            RunFolder.create(folder.path, config, tokenizer.json(), json.dumps(_fingerprints(config), indent=1))
+            text = json.dumps(prints or _fingerprints(config), indent=1)
+            RunFolder.create(folder.path, config, tokenizer.json(), text)
         yield
 
 
@@ -124,7 +125,6 @@ def _continues(folder: RunFolder, config: Config) -> bool:
 
 
 def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
-    _same_data(folder, config)
     monitor = Silent() if meeting.rank() else Monitor(config, folder, quiet, meeting.world())
     trainer = Trainer(config, task_of(config, load_tokenizer(str(folder.tokenizer))), folder, monitor)
     trainer.fit()
@@ -140,8 +140,8 @@ def _flat(config: Config) -> dict[str, str]:
     return facts
 
 
-def foresee(config: Config, tokenizer: Tokenizer) -> None:
-    """Find what is wrong with a run before it begins."""
+def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
+    """Find what is wrong with a run before it begins. The fingerprints of its data, which take time to work out."""
     registry.OPTIMIZERS.find(config.optim.name)
     if init := config.train.init:
         other = load_tokenizer(str(RunFolder.open(init).tokenizer))
@@ -151,32 +151,35 @@ def foresee(config: Config, tokenizer: Tokenizer) -> None:
             )
     task = task_of(config)
     _ = task.train, task.valid  # opens the sets
-    _fingerprints(config)  # compares their checksums
+    prints = _fingerprints(config)  # compares their checksums
+
     losses = task.losses
     known = (config.model.head,) if config.model.head else family(config.model.family).LOSSES
     if not set(losses) <= set(known):
         raise InputError(
             f"task={config.task} is about {losses[0]}, model.family={config.model.family} is not; change one"
         )
+    return prints
 
 
 def _fingerprints(config: Config) -> dict[str, str]:
-    """What tells the bytes of each set from others, which are compared with its checksums."""
+    """What tells the bytes of each set from others, which are compared with its checksums. Reads much of every file."""
     prints: dict[str, str] = {}
     if registry.TASKS.find(config.task).labelled:
         files = *config.data.train, *config.data.valid
-        return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+        return {file: checksum(Path(file)) for file in files}
     for name in (*config.data.train, *config.data.valid, *config.data.test):
         prefix = split_weight(name)[0]
         prints[prefix] = fingerprint(prefix)
     return prints
 
 
-def _same_data(folder: RunFolder, config: Config) -> None:
+def _same_data(folder: RunFolder, prints: dict[str, str]) -> None:
     """InputError if a set was prepared anew since the run began: its curve would not be one curve."""
     began = _began_with(folder.data)
-    for prefix, now in _fingerprints(config).items():
-        if not now.startswith(began.get(prefix, now)):  # of Megatron's sets runs once kept the first word alone
+    for prefix, now in prints.items():
+        count = now.split()[0]  # of sets without a manifest runs once kept this alone
+        if began.get(prefix, now) not in (now, count):
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 
@@ -188,7 +191,7 @@ def _began_with(file: Path) -> dict[str, str]:
         began = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
         began = None
-    if not isinstance(began, dict):
+    if not isinstance(began, dict) or not all(isinstance(value, str) for value in began.values()):
         raise InputError(
             f"{file} is damaged, which told what data the run began with; put it back, or remove it if the data are "
             "the same"
