@@ -52,6 +52,7 @@ def cells(html: str) -> dict[str, list[str]]:
     return {name: re.findall("<td>(.*?)</td>", values) for name, values in rows}
 
 
+@pytest.mark.slow
 def test_a_report_is_whole_by_itself(tmp_path: Path) -> None:
     out, png = tmp_path / "new" / "report.html", tmp_path / "curves.png"
     report([make(tmp_path / "one"), make(tmp_path / "two", best=100, lr=1e-3)], out, png)

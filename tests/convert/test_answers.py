@@ -118,6 +118,7 @@ def made(count: int) -> Iterator[tuple[str, str]]:
         yield " ".join(words[at : at + 5 + number % 20]), " ".join(words[at + 30 : at + 60 + 37 * (number % 13)])
 
 
+@pytest.mark.slow
 def test_spans_of_texts_made_here(span: Both) -> None:
     strange = [
         ("Où est Zoë?", "Zoë’s naïve café — 中文 in “Paris”, don't… 😀 it costs £5.00!\n\n\tNew\u00a0line\u200b." * 9),
@@ -189,6 +190,7 @@ def test_a_tokenizer_of_bert_goes_out_with_its_class(name: str, tmp_path: Path) 
     assert load_bert(str(tmp_path / "again"), "torch").loaded.tokenizer.encode("Élan") == ours.tokenizer.encode("Élan")
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_gpt2_goes_out_with_its_class(tmp_path: Path) -> None:
     [_] = make_run(tmp_path / "run", GPT, "gpt2")
     export_run(tmp_path / "run", tmp_path / "hf")

@@ -326,6 +326,7 @@ FACTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", KINDS, indirect=True)
 def test_any_config_json(hostile: Hostile) -> None:
     facts = json.loads((hostile.folder / "config.json").read_text())
@@ -339,6 +340,7 @@ def test_any_config_json(hostile: Hostile) -> None:
     run()
 
 
+@pytest.mark.slow
 def test_any_bytes_in_text_files(hostile: Hostile) -> None:
     to_shards(hostile.folder)
     before = {name: (hostile.folder / name).read_bytes() for name in ("config.json", INDEX, "tokenizer.json")}
@@ -353,6 +355,7 @@ def test_any_bytes_in_text_files(hostile: Hostile) -> None:
     run()
 
 
+@pytest.mark.slow
 def test_any_header_of_safetensors(hostile: Hostile) -> None:
     file = hostile.folder / "model.safetensors"
     content = file.read_bytes()
@@ -400,6 +403,7 @@ def test_any_bytes_in_a_pickle(hostile: Hostile, zipped: bool) -> None:
     run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", ["megatron"], indirect=True)
 def test_any_arguments_of_megatron(hostile: Hostile) -> None:
     file = hostile.folder / "release" / "mp_rank_00" / "model_optim_rng.pt"

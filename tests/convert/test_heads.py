@@ -105,6 +105,7 @@ def test_there_and_back(run: Path, theirs: Any, head: str, form: str, tmp_path: 
     assert RunFolder(tmp_path / "again").config().examples == RunFolder(run).config().examples
 
 
+@pytest.mark.slow
 def test_as_a_graph(run: Path, theirs: Any, head: str, tmp_path: Path) -> None:
     """What is traced gives their logits; one head is written and run besides (a pooler: tests/infer)."""
     graph = BertGraph(load(run))

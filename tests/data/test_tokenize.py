@@ -74,6 +74,7 @@ def test_special_ids_of_the_bundled_tokenizers() -> None:
         assert (bert.pad, bert.unk, bert.cls, bert.sep, bert.mask) == (0, 100, 101, 102, 103)
 
 
+@pytest.mark.slow
 def test_fast_path_gives_the_ids_of_the_slow_one(gpt2: Tokenizer) -> None:
     letters = [chr(i) for i in range(0, 0x32000, 3) if not 0xD800 <= i < 0xE000]
     texts = [*NASTY, *(f"a{c}1 {c}{c}!{c} {c}a \n{c}\n {c}" for c in letters)]

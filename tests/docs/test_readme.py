@@ -30,6 +30,7 @@ def test_links_lead_somewhere():
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_five_lines_train_on_own_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def alone(loaded: Loaded, row: Encoded, hidden: bool) -> np.ndarray:
     return found[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(
     ("name", "precision"),
@@ -157,6 +158,7 @@ def test_masks_by_a_backend(runs: dict[str, Path]) -> None:
         assert [p for _, p in mine.words] == pytest.approx([p for _, p in right.words], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_fastest_is_chosen_and_remembered(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Among those whose answers are close to fp32's."""
     if backends.lacking("openvino", "fp32"):

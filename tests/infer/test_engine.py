@@ -141,6 +141,7 @@ def test_prompts_on_a_gpu(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> No
     assert [len(each) for each in ends] == [6, 6]  # both layers, all five
 
 
+@pytest.mark.slow
 def test_windows_that_slide_take_turns(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of such a window is computed anew: of many, a step takes a few; each text is what it would be alone."""
     monkeypatch.setattr("phalanx.infer.engine.PREFILL", 2 * CONTEXT)

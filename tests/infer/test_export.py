@@ -45,6 +45,7 @@ def gpt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Any]:
     return load(folder / "run"), session(folder / "model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[1], [16], [5, 2], [16, 1, 7, 9]])
 @torch.no_grad()
 def test_bert(bert: tuple[Loaded, Any], lengths: list[int]) -> None:
@@ -71,6 +72,7 @@ def nothing(made: Any, rows: int) -> dict[str, Tensor]:
     return {i.name: torch.zeros(rows, i.shape[1], 0, i.shape[3]) for i in pasts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[3], [12], [4, 2], [12, 1, 7]])
 def test_gpt_at_once(gpt: tuple[Loaded, Any], lengths: list[int]) -> None:
     loaded, made = gpt
@@ -108,6 +110,7 @@ def test_a_file_that_is_there_is_kept(gpt: tuple[Loaded, Any], tmp_path: Path) -
     assert (tmp_path / "there.onnx").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_the_verb(gpt: tuple[Loaded, Any], tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["export", str(gpt[0].run), str(tmp_path / "m.onnx"), "--to", "onnx"])
     assert told.exit_code == 0 and "present.0.key" in told.stdout and (tmp_path / "m.onnx").is_file()

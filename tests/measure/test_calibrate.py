@@ -17,6 +17,7 @@ from phalanx.plan.work import Work
 GPT = Work("gpt2", 4, 256, 4, 1024, 8192, 128, batch=8, micro_batch=4, precision="fp32", stream_bytes=4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a core for each of two processes")
 def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a step that is a sixtieth of the one that is measured in earnest."""

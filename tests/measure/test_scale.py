@@ -63,6 +63,7 @@ def test_two_processes() -> None:
     assert two.tokens_per_s == pytest.approx(2 * 4 * 32 / two.seconds)
 
 
+@pytest.mark.slow
 @two_cores
 def test_the_verb(tmp_path: Path) -> None:
     words = [*TINY, "--procs", "1,2", "--parallel", "tp", "--steps", "1", "--out", str(tmp_path / "s.png")]

@@ -26,6 +26,7 @@ def judged(*sources: str) -> Errors:
     return errors([x for x in table() if x.timed and not x.why and (not sources or x.source in sources)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", BOUNDS)
 def test_errors_of_a_source(source: str) -> None:
     worst, mean = BOUNDS[source]

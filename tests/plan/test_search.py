@@ -31,6 +31,7 @@ def predicted(config: Config) -> float:
     return predict(work if config.layout.schedule == "zbv" else replace(work, pointwise="fused"), H100).seconds
 
 
+@pytest.mark.slow
 def test_nothing_that_fits_is_faster() -> None:
     """The search by least times ends early; here all layouts are worked out."""
     asked = question(gpus=8)
@@ -136,6 +137,7 @@ def test_why_not_the_best() -> None:
     assert "too large" in why(question("gpt2-8.3b", where="t4", gpus=32), "tp1 pp1 replicated")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -57,6 +57,7 @@ def place(config: Config, pp: int) -> Mesh:
     return Mesh(pp=Axis(layout.pp, pp), world=Axis(data * layout.tp * layout.pp), **axes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", CASES)
 def test_trace_and_closed_forms(words: str) -> None:
     config, processes = laid_out(words)
@@ -75,6 +76,7 @@ def test_parameters_are_those_of_the_shapes() -> None:
     assert trace(config, 1).parameters == 4 * (12 * 1024**2 + 13 * 1024) + (50304 + 512 + 2) * 1024
 
 
+@pytest.mark.slow
 def test_pieces_of_the_logits_are_those_of_the_device() -> None:
     """A GPU holds more of them at once."""
     config, _ = laid_out("1 gpt train.batch=16 layout.micro_batch=16")

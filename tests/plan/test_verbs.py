@@ -81,6 +81,7 @@ def test_what_cards_lack_is_told() -> None:
     assert "fp32" in told[0] and "--precision fp16 multiplies 8 times as fast" in told[-1]
 
 
+@pytest.mark.slow
 def test_a_batch_that_divides_badly_is_told() -> None:
     """513 sequences divide among 27 replicas, not among 64."""
     words = ["plan", "gpt2-124m", "--gpus", "64", "--top", "1", "--batch"]
@@ -103,6 +104,7 @@ def test_a_batch_is_compared_with_one_of_its_size(
     assert len(searched) == searches and all(abs(size - batch) <= 0.05 * batch for size in searched)
 
 
+@pytest.mark.slow
 def test_trace(tmp_path: Path) -> None:
     words = [
         *SMALL,
@@ -138,6 +140,7 @@ def test_trace_of_a_rank_that_is_not_there() -> None:
     assert isinstance(refused.exception, InputError) and "use 0 to 1" in str(refused.exception)
 
 
+@pytest.mark.slow
 def test_table_and_curve(tmp_path: Path) -> None:
     assert "held back" in say("plan", "table", "--source", "sc21-t1").stdout
     rows = json.loads(say("plan", "table", "--source", "mcore-h100", "--json").stdout)

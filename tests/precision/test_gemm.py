@@ -162,6 +162,7 @@ def test_what_is_frozen_costs_no_product(frozen: str) -> None:
     assert len(made) == 2 and (x.grad is None) == (frozen == "x") and (weight.grad is None) == (frozen == "weight")
 
 
+@pytest.mark.slow
 @WITH_ONEDNN
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.numerics)])

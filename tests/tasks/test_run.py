@@ -35,6 +35,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_named_by_its_recipe(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dot in the name is no suffix, and a folder called like a recipe does not hide it."""
     monkeypatch.chdir(tmp_path)
@@ -53,6 +54,7 @@ def test_a_task_that_the_model_does_not_learn(text: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_data_that_changed_under_a_run(text: Path, tmp_path: Path) -> None:
     """A set prepared anew is another set, and its curve another curve."""
     source = tmp_path / "text.txt"
@@ -70,6 +72,7 @@ def test_data_that_changed_under_a_run(text: Path, tmp_path: Path) -> None:
         train(str(tmp_path / "run"), quiet=True)
 
 
+@pytest.mark.slow
 def test_a_corrected_command_takes_the_place_of_a_run_that_saved_nothing(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +91,7 @@ def test_a_corrected_command_takes_the_place_of_a_run_that_saved_nothing(
         train("gpt-tiny", words, run, quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["tokenizer.json", "data.json", "config.toml"])
 def test_of_two_commands_at_once_in_a_new_folder_one_makes_it(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -146,6 +150,8 @@ def test_data_are_looked_at_once(text: Path, finished: Path, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("damage", ["", '{"set": "12', '{"set": 123}', "[]", "17", "[" * 5000, "\0\0\0\0"])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["", '{"set": "12', "[]", "17", "[" * 5000, "\0\0\0\0"])
 def test_a_damaged_record_of_the_data_is_one_line(finished: Path, tmp_path: Path, damage: str) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     (run / "data.json").write_text(damage)
@@ -155,6 +161,7 @@ def test_a_damaged_record_of_the_data_is_one_line(finished: Path, tmp_path: Path
     assert train(str(run), quiet=True) == 0
 
 
+@pytest.mark.slow
 def test_records_and_checkpoints_that_do_not_belong_together_are_noted(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +191,7 @@ def test_a_bert_without_a_preset_is_a_bert() -> None:
     assert (section["gelu"], section["segments"], section["norm_first"], section["layers"]) == ("erf", 2, False, 2)
 
 
+@pytest.mark.slow
 def test_scores_are_per_byte_and_word_of_the_text(text: Path, tmp_path: Path) -> None:
     """End-of-text tokens are no text: the whole set has the bytes and words of its file, but for line ends."""
     run = tmp_path / "run"
@@ -197,6 +205,7 @@ def test_scores_are_per_byte_and_word_of_the_text(text: Path, tmp_path: Path) ->
     assert held_out["tokens"] < whole["tokens"] / 2 and held_out["bytes"] != test["bytes"]
 
 
+@pytest.mark.slow
 def test_a_set_of_another_tokenizer_of_the_same_size(text: Path, tmp_path: Path) -> None:
     """Tokenizers are compared, not their sizes."""
     run = tmp_path / "run"

@@ -72,6 +72,7 @@ def valids(run: Path) -> list[dict[str, Any]]:
     return [record for record in read(run / FILE) if record["kind"] == "valid"]
 
 
+@pytest.mark.slow
 def test_sentiment(bert: Path, sentiment: Path, tmp_path: Path) -> None:
     """The best checkpoint by accuracy is kept, judged again and exported answers are those that are scored."""
     out = tmp_path / "tuned"
@@ -105,6 +106,7 @@ def test_the_body_is_taken_and_the_pooler_too(bert: Path, sentiment: Path, tmp_p
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_over_rates_and_seeds(bert: Path, sentiment: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     words = ["tune", bert, "--task", "sst2", "--data", sentiment, *SMALL, "train.steps=4", "--out", out]
@@ -135,6 +137,7 @@ def test_a_few_questions_of_several_windows(bert: Path, tmp_path: Path) -> None:
     assert 0 <= valids(tmp_path / "tuned")[-1]["f1"] <= 100
 
 
+@pytest.mark.slow
 def test_sentences_of_many_lengths_share_a_graph(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that compiles its blocks does so once or twice, not for each length."""
     rows = (f"{' '.join([('fine', 'dull')[n % 2]] * (1 + n % 11))}\t{n % 2}" for n in range(88))
@@ -149,6 +152,7 @@ def test_sentences_of_many_lengths_share_a_graph(bert: Path, tmp_path: Path, mon
     assert 1 <= counters["stats"]["unique_graphs"] <= 3 and not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_completions(gpt: Path, tmp_path: Path) -> None:
     """A GPT learns to answer; what it predicts is the completion alone."""
     file = tmp_path / "pairs.jsonl"

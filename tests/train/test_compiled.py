@@ -17,6 +17,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("corpus")).folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", ["gpt", "bert"])
 def test_blocks_compile_whole_and_once(text: Path, family: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ def test_recompute_is_bit_equal(corpus: Corpus, run: Path, dtype: str) -> None:
     assert records["none"].steps == records["block"].steps == records["attention"].steps
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_compiled_is_close(corpus: Corpus, run: Path) -> None:
     words = [*QUIETLY, "model.dropout=0.2", "layout.micro_batch=8", "train.steps=3", "model.layers=1"]
