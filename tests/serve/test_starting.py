@@ -67,6 +67,7 @@ def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> Non
         (["RUNS/classes", "classes=RUNS/span"], "two models are called classes"),
         (["=RUNS/span"], "names no model"),
         (["RUNS/span", "--budget", "inf"], "--budget inf: give seconds"),
+        (["RUNS/span", "--workers", "100000"], "--workers 100000: "),
         (["RUNS/span", "--host", "nowhere.invalid"], "--host nowhere.invalid --port 8000: "),
         (["RUNS/span", "--api-key-file", "RUNS"], "cannot be read: Is a directory"),
     ],

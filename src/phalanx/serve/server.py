@@ -67,6 +67,8 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     """Until it is told to stop. InputError where it cannot listen, or the models cannot be loaded."""
     if not math.isfinite(options.budget):
         raise InputError(f"--budget {options.budget}: give seconds")
+    if options.workers > (most := max(16, 4 * processor.cpus())):  # every one holds the models
+        raise InputError(f"--workers {options.workers}: {processor.cpus()} CPUs can be used here; give {most} at most")
     keys = read_keys(options.keys) if options.keys else []
     listening = _listening(options.host, options.port)
     gpus = torch.cuda.device_count()
