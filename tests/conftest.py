@@ -2,12 +2,14 @@
 for each other on a busy core take three times as long."""
 
 import gc
+import multiprocessing.process
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -33,9 +35,12 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark with `processes` the tests that start some, by themselves or by a fixture: `make check` leaves them out."""
+    """Mark with `processes` the tests whose file, or that of a fixture of theirs, imports what starts some. Those that
+    start them through Phalanx are marked by hand.
+    """
+    starters = _starters()
     for item in items:
-        if isinstance(item, pytest.Function) and any(map(_starts, _files(item))):
+        if isinstance(item, pytest.Function) and not starters.isdisjoint(_files(item)):
             item.add_marker(pytest.mark.processes)
 
 
@@ -46,13 +51,40 @@ def _files(test: pytest.Function) -> Iterator[str]:
         yield definitions[-1].func.__module__
 
 
-@cache
-def _starts(name: str) -> bool:
-    """Whether a module of the tests imports what starts processes, itself or by another one."""
-    for value in list(vars(sys.modules[name]).values()):
+def _starters() -> set[str]:
+    """The modules of the tests that import what starts processes, themselves or by others."""
+    files = {name: module for name, module in sys.modules.items() if name.startswith("tests.") and name != __name__}
+    imported = {name: set(_imported(module)) for name, module in files.items()}
+    found = {name for name, sources in imported.items() if any(source.startswith(STARTERS) for source in sources)}
+    while more := {name for name, sources in imported.items() if sources & found} - found:
+        found |= more
+    return found
+
+
+def _imported(module: ModuleType) -> Iterator[str]:
+    """The modules that the names in a module come from."""
+    for value in list(vars(module).values()):
         source = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if not isinstance(source, str) or source == name:
-            continue
-        if source.startswith(STARTERS) or (source.startswith("tests.") and _starts(source)):
-            return True
-    return False
+        if isinstance(source, str) and source != module.__name__:
+            yield source
+
+
+@pytest.fixture(autouse=True)
+def _no_process_unmarked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not marked cannot start a Python process; compilers and the like it can."""
+    if request.node.get_closest_marker("processes"):
+        return
+
+    def refuse(*words: Any, **_: Any) -> None:
+        raise AssertionError(f"{request.node.name} starts a process: mark it with pytest.mark.processes")
+
+    start = subprocess.Popen.__init__
+
+    def guarded(self: Any, words: Any, *rest: Any, **named: Any) -> None:
+        program = words if isinstance(words, str | os.PathLike) else words[0]
+        if Path(program).name.startswith("python"):
+            refuse()
+        start(self, words, *rest, **named)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    monkeypatch.setattr(subprocess.Popen, "__init__", guarded)

@@ -14,6 +14,8 @@ from phalanx.plan import cluster
 from phalanx.plan.predict import predict
 from phalanx.plan.work import Work
 
+pytestmark = pytest.mark.processes
+
 GPT = Work("gpt2", 4, 256, 4, 1024, 8192, 128, batch=8, micro_batch=4, precision="fp32", stream_bytes=4)
 
 

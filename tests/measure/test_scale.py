@@ -12,6 +12,8 @@ from phalanx.errors import InputError
 from phalanx.measure.scale import grown, scale, turns
 from phalanx.models.build import flops_per_token
 
+pytestmark = pytest.mark.processes
+
 SIZES = [
     "model.preset=",
     "model.layers=2",
