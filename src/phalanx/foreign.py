@@ -2,19 +2,19 @@
 
 Libraries raise anything at a damaged file: safetensors, tokenizers and torch have errors of their own and raise
 RuntimeError, KeyError or AttributeError besides. `reading` is the one place that turns these into an `InputError`.
-It goes around the call of the library alone, never around code of ours, whose defects keep their tracebacks.
+It goes around the calls of a library alone, never around code of ours, whose defects keep their tracebacks.
 """
 
-import json
 import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
 from phalanx.errors import InputError
+from phalanx.strict_json import parse_json
 
 ANEW = "was it cut off? copy or download it again"
 LONGEST = 200  # characters of a library's message
@@ -35,20 +35,21 @@ def reading(path: Path, remedy: str = ANEW) -> Iterator[None]:
         raise
     except OSError as error:
         if error.filename is None:  # torch says so of a file that is cut
-            raise _unreadable(path, error, remedy) from error
+            raise unreadable(path, brief(error), remedy) from error
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
-        raise _unreadable(path, error, remedy) from error
+        raise unreadable(path, brief(error), remedy) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of a library in Rust
             raise
-        raise _unreadable(path, error, remedy) from None
+        raise unreadable(path, brief(error), remedy) from None
 
 
-def _unreadable(path: Path, error: BaseException, remedy: str) -> InputError:
+def unreadable(path: Path, reason: str, remedy: str = ANEW) -> InputError:
+    """The error to raise for a file that a library refuses: what it said, and what would do."""
     if _is_pointer(path):
         return InputError(f"{path} is a pointer of Git LFS, not the file itself; fetch that with: git lfs pull")
-    return InputError(f"{path} cannot be read ({brief(error)}); {remedy}")
+    return InputError(f"{path} cannot be read ({reason}); {remedy}")
 
 
 def _is_pointer(path: Path) -> bool:
@@ -83,14 +84,19 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
 
 def _json(path: Path, remedy: str) -> Any:
     with reading(path, remedy):
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+        return parse_json(path.read_bytes())
 
 
-def complaint(path: Path, error: ValidationError, names: Mapping[str, str]) -> InputError:
-    """The first thing that a schema found wrong in a file's content, by its name there: `names` has it by ours."""
+def complaint(file: Path | str, error: ValidationError, names: Mapping[str, str]) -> InputError:
+    """The error to raise for the first thing that a schema found wrong in a file, by its dotted name there. `names`
+    has the file's name of a key by ours.
+    """
     first = error.errors()[0]
-    key = str(first["loc"][0])
-    return InputError(f"{path}: {names.get(key, key)}={short(first['input'])} will not do: {first['msg']}")
+    key, *within = map(str, first["loc"])
+    where = ".".join([names.get(key, key), *within])
+    if first["type"] == "missing":
+        return InputError(f"{file} has no {where}")
+    return InputError(f"{file}: {where}={short(first['input'])} will not do: {first['msg']}")
 
 
 def short(value: Any) -> str:
@@ -99,7 +105,3 @@ def short(value: Any) -> str:
         return _SHORT.repr(value).replace("\n", " ")
     except ValueError:  # Python's limit
         return "(a number of too many digits)"
-
-
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON's")

@@ -88,7 +88,7 @@ def test_jsonl(tmp_path: Path, suffix: str) -> None:
     assert "no text under the key 'text'" in faults[0]
     assert "not JSON" in faults[2]
     assert "not UTF-8" in faults[3]
-    assert faults[-2:] == ["line 11: NaN is no value of JSON", "line 12: -Infinity is no value of JSON"]
+    assert faults[-2:] == ["line 11: NaN is not a number of JSON", "line 12: -Infinity is not a number of JSON"]
 
 
 @pytest.mark.parametrize("suffix", PACK)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from phalanx.errors import InputError
-from phalanx.foreign import reading
+from phalanx.foreign import reading, unreadable
 
 
 def load(path: Path, classes: Sequence[Any] = ()) -> Any:
@@ -23,15 +23,19 @@ def load(path: Path, classes: Sequence[Any] = ()) -> Any:
     with reading(path):
         try:
             with torch.serialization.safe_globals([*classes]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a pickle's protocol: what cannot be read is told here
+                warnings.simplefilter("ignore")  # about a pickle's protocol: what cannot be read is told below
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except UnpicklingError as error:
-            named = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error))
-            unknown = re.search(r"Unsupported .*", str(error))
-            if named:
-                raise InputError(
-                    f"{path} holds more than tensors ({named[1]}), which may be code: it is not opened; "
-                    "save it as safetensors"
-                ) from None
-            what = unknown[0] if unknown else "its pickle cannot be read"
-            raise ValueError(f"{what}; it is damaged, or holds what may be code and is not opened") from None
+            said = str(error)
+    raise refusal(path, said)
+
+
+def refusal(path: Path, said: str) -> InputError:
+    """The error to raise for a file that torch did not unpickle, by what torch said."""
+    if named := re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", said):
+        return InputError(
+            f"{path} holds more than tensors ({named[1]}), which may be code: it is not opened; save it as safetensors"
+        )
+    unknown = re.search(r"Unsupported .*", said)
+    what = unknown[0] if unknown else "its pickle cannot be read"
+    return unreadable(path, f"{what}; it is damaged, or holds what may be code and is not opened")

@@ -10,6 +10,7 @@ from phalanx.errors import InputError
 from phalanx.foreign import reading
 
 END_OF_TEXT = "<|endoftext|>"
+REMEDY = "it is not a tokenizer that can be read"
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -41,22 +42,34 @@ def read_backend(path: Path) -> Backend:
 
     A vocab.txt is taken for lower-casing when no piece of it has a capital letter. Raises InputError.
     """
-    with reading(path, "it is not a tokenizer that can be read"):
-        backend = _read_folder(path) if path.is_dir() else Backend.from_file(str(path))
-        if not backend.get_vocab():
-            raise InputError(f"{path} is a tokenizer without a vocabulary; give the one that the model has")
+    backend = _read_folder(path) if path.is_dir() else _read_file(path)
+    if not backend.get_vocab():
+        raise InputError(f"{path} is a tokenizer without a vocabulary; give the one that the model has")
     return backend
+
+
+def _read_file(path: Path) -> Backend:
+    with reading(path, REMEDY):
+        return Backend.from_file(str(path))
 
 
 def _read_folder(folder: Path) -> Backend:
     whole, vocab, merges, words = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"))
-    if whole.exists():
-        return Backend.from_file(str(whole))
-    if vocab.exists() and merges.exists():
-        return mark(byte_level(models.BPE.from_file(str(vocab), str(merges))), [END_OF_TEXT])
-    if words.exists():
-        ordinary = set(words.read_text(encoding="utf-8").split()) - set(BERT_SPECIALS)
-        lowercase = all(word == word.lower() for word in ordinary)
-        model = models.WordPiece.from_file(str(words), unk_token="[UNK]")
-        return mark(word_piece(model, lowercase), BERT_SPECIALS)
+    with reading(folder, REMEDY):
+        there = {file for file in (whole, vocab, merges, words) if file.exists()}
+    if whole in there:
+        return _read_file(whole)
+
+    if vocab in there and merges in there:
+        with reading(folder, REMEDY):
+            pairs = models.BPE.from_file(str(vocab), str(merges))
+        return mark(byte_level(pairs), [END_OF_TEXT])
+
+    if words in there:
+        with reading(words, REMEDY):
+            text = words.read_text(encoding="utf-8")
+            pieces = models.WordPiece.from_file(str(words), unk_token="[UNK]")
+        ordinary = set(text.split()) - set(BERT_SPECIALS)
+        return mark(word_piece(pieces, all(word == word.lower() for word in ordinary)), BERT_SPECIALS)
+
     raise InputError(f"{folder} holds no tokenizer.json, no vocab.json with merges.txt, and no vocab.txt")

@@ -17,9 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from phalanx.data.inputs import JSONL, PARQUET, kind, parse_json
+from phalanx.data.inputs import JSONL, PARQUET, kind
 from phalanx.data.parquet import texts as parquet_texts
 from phalanx.data.streams import BLOCK, BOM, UTF_8, skip, unpacked
+from phalanx.strict_json import parse_json
 
 LIMIT = 64 << 20  # bytes of a record that has to be held whole; longer ones are faults
 HEAD = 4 << 20  # bytes of a file that are checked to be UTF-8 while held; a longer file is read once more for that
@@ -104,7 +105,7 @@ class DocumentReader:
                 continue
             try:
                 text = parse(raw)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 yield Record("", next=after, fault=f"line {line}: {_reason(error)}")
                 continue
             if text is not None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phalanx.data.inputs import parse_json
 from phalanx.errors import InputError
+from phalanx.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _object(file: Path, number: int, text: str) -> dict[str, Any]:
     where = f"{file}, line {number}" if number else str(file)
     try:
         found = parse_json(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{where} is not JSON ({error}); was it cut off?") from None
     if not isinstance(found, dict):
         raise InputError(f"{where} is no JSON object")

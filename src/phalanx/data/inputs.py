@@ -1,12 +1,10 @@
 """Input files: which ones the user means, and what tells that one has changed."""
 
 import glob
-import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from phalanx.errors import InputError
 
@@ -87,18 +85,6 @@ def check_unchanged(path: Path, before: tuple[int, int]) -> None:
             f"{path} was written to while it was read ({before[0]:,} bytes before, {now[0]:,} now); prepare a copy of "
             "it, or wait until nothing writes it any more and start anew with --force"
         )
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text. ValueError for what is no JSON, NaN and Infinity among it."""
-    return _JSON.decode(text)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no value of JSON")
-
-
-_JSON = json.JSONDecoder(parse_constant=_refuse)
 
 
 def kind(path: Path) -> str:

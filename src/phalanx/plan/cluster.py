@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from phalanx.errors import InputError
+from phalanx.foreign import complaint
 
 
 class Part(BaseModel):
@@ -121,7 +122,4 @@ def parse(text: str, name: str) -> Cluster:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        value = "" if first["type"] == "missing" else f"={first['input']!r:.60}"
-        raise InputError(f"{name}: {where}{value}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise complaint(name, error, {}) from None

@@ -1,4 +1,4 @@
-"""JSON as its standard has it: Python's reader also takes NaN and Infinity, which are no numbers."""
+"""Requests whose bodies are read as strict JSON, where FastAPI takes NaN and Infinity for numbers."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from phalanx.strict_json import parse_json
+
 
 class StrictRequest(Request):
     """A request whose body is strict JSON."""
@@ -14,21 +16,18 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         """The body; JSONDecodeError where it is none."""
         try:
-            body = (await self.body()).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise json.JSONDecodeError("it is not UTF-8", "", 0) from None
-
-        def refuse(name: str) -> None:
-            raise json.JSONDecodeError(f"{name} is not a number of JSON", body, body.find(name))
-
-        return json.loads(body, parse_constant=refuse)
+            return parse_json(await self.body())
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
 
 
 class StrictRoute(APIRoute):
-    """A route that reads such requests."""
+    """A route whose requests are StrictRequests."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """As it is called for each request."""
+        """The handler of each request."""
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
