@@ -1,5 +1,6 @@
 """`phalanx tune hf:FOLDER`: arguments are looked at before the model, and a refusal leaves nothing behind."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.convert import huggingface
 from phalanx.errors import InputError
-from phalanx.parallel import meeting
+from phalanx.parallel import launch, meeting
 from phalanx.run.folder import RunFolder
 from tests.convert.folders import write_folder
 
@@ -87,3 +88,37 @@ def test_many_processes_want_a_run(folder: Path, table: Path, monkeypatch: pytes
     """Each would read the model, and one write it."""
     monkeypatch.setattr(meeting, "world", lambda: 2)
     assert "phalanx import" in refused(f"hf:{folder}", "--task", "classes", "--data", table)
+
+
+@pytest.mark.parametrize(("code", "stays"), [(2, False), (1, True)])
+def test_a_refusal_of_started_processes(
+    folder: Path, table: Path, code: int, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes as their exit code; a crash is no refusal."""
+    out = table.with_name("out")
+
+    def launched(*_: object) -> int:
+        with RunFolder(out).lock():
+            return code
+
+    monkeypatch.setattr(launch, "launch", launched)
+    words = ["--task", "classes", "--data", table, "--out", out, "--procs", 2, *QUICK]
+    told = CliRunner().invoke(app, ["tune", f"hf:{folder}", *map(str, words)])
+    assert told.exit_code == code
+    assert sorted(table.parent.iterdir()) == sorted([table, *([out, out.with_name("out-model")] if stays else [])])
+
+
+def test_a_folder_of_a_second_command_stays(folder: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came between the look whether there is one and the refusal."""
+    out = table.with_name("out")
+    with ExitStack() as held:
+
+        def launched(*_: object) -> int:
+            held.enter_context(RunFolder(out).lock())
+            (out / "tokenizer.json").write_text("{}")
+            raise InputError("of the first command")
+
+        monkeypatch.setattr(launch, "launch", launched)
+        words = ["--task", "classes", "--data", table, "--out", out, "--procs", 2, *QUICK]
+        assert refused(f"hf:{folder}", *words) == "of the first command"
+        assert (out / "tokenizer.json").exists() and out.with_name("out-model").exists()

@@ -3,8 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,8 @@ import typer
 from phalanx.cli.app import app, group
 from phalanx.cli.help import TakesWords, Trains, Tunes
 from phalanx.errors import InputError
+
+REFUSED = 2  # the exit code of a command that was given bad input
 
 launch_app = group("launch", "Hand a run to a cluster's queue.")
 
@@ -82,41 +83,19 @@ def tune(
     The checkpoint that is best by the task's metric is kept. An interrupted run, or sweep, goes on when the same
     command is given again. phalanx eval judges the result on other files.
     """
-    from phalanx.parallel import launch, meeting, processes
+    from phalanx.parallel import meeting, processes
     from phalanx.tasks import tune as tuning
-    from phalanx.tasks.run import train as fit
-    from phalanx.tasks.run import wanted
 
     processes.adopt_slurm()
     out = out or Path(f"{run.removeprefix('hf:').rstrip('/')}-{task}")
     if (sweep or seeds > 1) and meeting.world() > 1:
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
 
-    asked = []
-    for setting in tuning.settings(sweep or [], seeds, tuning.first_seed(overrides or [])):
-        wish = tuning.Wish(run, task, data, valid, text, pair, label, tuning.epochs_of(setting, epochs))
-        chosen = [tuning.word_of(*item) for item in setting.items() if item[0] != "epochs"]
-        asked.append((setting, wish, [*(overrides or []), *chosen]))
-        tuning.check(*asked[-1][1:])
-
-    outcomes = []
+    wish = tuning.Wish(run, task, data, valid, text, pair, label, epochs)
+    asked = tuning.planned(wish, overrides or [], sweep or [], seeds)
     with _brought(run, out) as model:
-        for setting, wish, words in asked:
-            folder = out / tuning.name_of(setting) if setting else out
-            words = tuning.words(replace(wish, run=model), words)
-            if meeting.world() == 1 and (count := procs or wanted(tuning.RECIPE, words, folder)) > 1:
-                code = launch.launch(["train", tuning.RECIPE, *words, "--out", str(folder)], count)
-            else:
-                code = fit(tuning.RECIPE, words, folder)
-                code += 128 * (code > 0)
-            if code:
-                raise typer.Exit(code)
-            outcomes.append((setting, tuning.outcome(folder)))
-            if meeting.rank() == 0:
-                print(outcomes[-1][1].line(), flush=True)
-    if len(outcomes) > 1 and meeting.rank() == 0:
-        tuning.write_summary(out / "summary.json", outcomes)
-        print(*tuning.summary(outcomes), f"best: {tuning.best_of(outcomes).folder}", sep="\n", flush=True)
+        if code := tuning.fit_all(asked, model, out, procs):
+            raise typer.Exit(code)
 
 
 @app.command(cls=Trains)
@@ -152,27 +131,47 @@ def check(
 
 @contextmanager
 def _brought(run: str, out: Path) -> Iterator[str]:
-    """The run folder of a model; of hf:FOLDER one beside the runs in `out` that are made of it. Where the block is
-    refused before a step was done, what was made goes again."""
+    """The run folder of a model; for hf:FOLDER one beside `out`, which is locked as long as the block runs. Where the
+    block is refused before a step was done, what was made here goes again.
+    """
     from phalanx.convert.huggingface import import_folder
     from phalanx.parallel import meeting
+    from phalanx.run.folder import RunFolder
 
-    folder, fresh = out.with_name(f"{out.name}-model"), not out.exists()
     if not run.startswith("hf:"):
         yield run
         return
     if meeting.world() > 1:
         raise InputError(f"{run} is no run folder: phalanx import {run} --out RUN makes one for all processes")
-    if made := not (folder / "config.toml").exists():
-        print(*import_folder(Path(run.removeprefix("hf:")), folder).lines(), sep="\n")
+
+    model, fresh = RunFolder(out.with_name(f"{out.name}-model")), not out.exists()
+    if made := not model.exists:
+        print(*import_folder(Path(run.removeprefix("hf:")), model.path).lines(), sep="\n")
+
+    with model.lock():
+        try:
+            yield str(model.path)
+        except (InputError, typer.Exit) as error:
+            refused = isinstance(error, InputError) or error.exit_code == REFUSED
+            trained = any(out.rglob("metrics.jsonl")) or any(out.rglob("step-*"))
+            if refused and not trained and (not fresh or _removed(out)) and made:
+                shutil.rmtree(model.path)
+            raise
+
+
+def _removed(out: Path) -> bool:
+    """Remove the runs in `out`, unless another command is at work there; whether they are gone."""
+    from phalanx.run.folder import RunFolder
+
     try:
-        yield str(folder)
+        with ExitStack() as held:
+            for lock in out.rglob("lock"):
+                held.enter_context(RunFolder(lock.parent).lock())
+            if out.exists():
+                shutil.rmtree(out)
     except InputError:
-        begun = [*out.rglob("metrics.jsonl"), *out.rglob("step-*")]
-        for path in [folder] * made + [out] * fresh:
-            if not begun and path.exists():
-                shutil.rmtree(path)
-        raise
+        return False
+    return True
 
 
 @launch_app.command("slurm", cls=TakesWords)

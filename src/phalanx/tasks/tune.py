@@ -4,18 +4,21 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from phalanx import durable, recipe, registry
 from phalanx.data.examples import Columns
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
+from phalanx.parallel import launch, meeting
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.tasks.known import KNOWN, Known, columns, files
-from phalanx.tasks.run import words_from
+from phalanx.tasks.run import train as fit
+from phalanx.tasks.run import wanted, words_from
 from phalanx.train.settle import expand
 from phalanx.units import aligned
 
@@ -42,6 +45,54 @@ class Wish:
     pair: str = ""
     label: str = ""
     epochs: float = 0.0
+
+
+class Planned(NamedTuple):
+    """One run of a sweep: its setting by key, what is fine-tuned on what, and the overrides."""
+
+    setting: dict[str, str]
+    wish: Wish
+    overrides: list[str]
+
+
+def planned(wish: Wish, overrides: Sequence[str], sweeps: Sequence[str], seeds: int) -> list[Planned]:
+    """The runs of all combinations that `sweeps` and `seeds` name, or the one run. InputError for what is wrong with
+    any of them whatever the model is.
+    """
+    found = []
+    for setting in settings(sweeps, seeds, first_seed(overrides)):
+        chosen = [word_of(*item) for item in setting.items() if item[0] != "epochs"]
+        one = replace(wish, epochs=epochs_of(setting, wish.epochs))
+        found.append(Planned(setting, one, [*overrides, *chosen]))
+        check(one, found[-1].overrides)
+    return found
+
+
+def fit_all(asked: Sequence[Planned], model: str, out: Path, procs: int) -> int:
+    """Fine-tune the run folder `model` once for each plan, in `out` or in folders within it, and tell what came of it.
+    Each run has `procs` processes, 0: as many as its layout names. The exit code of the first run that failed, or 0.
+    """
+    outcomes = []
+    for setting, wish, overrides in asked:
+        folder = out / name_of(setting) if setting else out
+        if code := _fit(words(replace(wish, run=model), overrides), folder, procs):
+            return code
+        outcomes.append((setting, outcome(folder)))
+        if meeting.rank() == 0:
+            print(outcomes[-1][1].line(), flush=True)
+
+    if len(outcomes) > 1 and meeting.rank() == 0:
+        write_summary(out / "summary.json", outcomes)
+        print(*summary(outcomes), f"best: {best_of(outcomes).folder}", sep="\n", flush=True)
+    return 0
+
+
+def _fit(overrides: Sequence[str], folder: Path, procs: int) -> int:
+    """Train one run, here or in processes of its own; its exit code."""
+    if meeting.world() == 1 and (count := procs or wanted(RECIPE, overrides, folder)) > 1:
+        return launch.launch(["train", RECIPE, *overrides, "--out", str(folder)], count)
+    stopped_by = fit(RECIPE, overrides, folder)
+    return 128 + stopped_by if stopped_by else 0
 
 
 def check(wish: Wish, overrides: Sequence[str]) -> None:
