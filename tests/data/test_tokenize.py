@@ -289,3 +289,18 @@ def test_files_left_out_of_learning_are_told(tmp_path: Path, capsys: pytest.Capt
         train_tokenizer([str(tmp_path / "a.txt")], kind, 300, str(tmp_path / "u.json"))
     with pytest.raises(InputError, match="give 300 to 10,000,000"):
         train_tokenizer([str(tmp_path)], kind, 10_000_001, str(tmp_path / "u.json"))
+
+
+def test_a_text_is_put_in_lower_case_once() -> None:
+    """However many special tokens there are whose names it might hold."""
+
+    class Text(str):
+        lowered = 0
+
+        def lower(self) -> str:
+            self.lowered += 1
+            return super().lower()
+
+    text = Text("a plain text")
+    load_tokenizer("bert-uncased").for_prompts().encode_joined([text])
+    assert text.lowered == 1

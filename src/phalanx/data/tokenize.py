@@ -63,15 +63,6 @@ class Tokenizer:
                 raise InputError(f"token {i} is not in the vocabulary: this model's tokens are 0 to {self.vocab - 1}")
         return [*ids]
 
-    def makes(self, i: int) -> bool:
-        """Whether some text has this id. Told of WordPiece alone: a piece that begins a word is there for a text that
-        is this piece, or for none.
-        """
-        model, piece = self._backend.model, self.token(i)
-        if not isinstance(model, models.WordPiece) or piece.startswith(model.continuing_subword_prefix):
-            return True
-        return i in self._specials or self.encode(piece) == [i]
-
     def encode_places(self, text: str) -> tuple[Array, Array]:
         """The ids of a text, int64 [n], and where each begins and ends in it, in characters: int64 [n, 2]."""
         encoding = self._backend.encode(text, add_special_tokens=False)
@@ -79,7 +70,8 @@ class Tokenizer:
 
     def encode_joined(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """The ids of all texts back to back, uint32, and how many each text has, int64."""
-        if self.named and any(name in text.lower() for name in self._specials.values() for text in texts):
+        lowered = (text.lower() for text in texts)
+        if self.named and any(name in low for low in lowered for name in self._specials.values()):
             return self._encode_slowly(texts)
         if self._fast is not None and texts and (encoded := self._fast.encode(texts)):
             return encoded
@@ -108,6 +100,17 @@ class Tokenizer:
         if isinstance(self._backend.model, models.WordPiece):
             return np.array([not piece.startswith(self._backend.model.continuing_subword_prefix) for piece in pieces])
         return np.array([piece.startswith(("Ġ", "▁")) for piece in pieces])
+
+    @cached_property
+    def unreachable(self) -> frozenset[int]:
+        """Ids that no text has. They are known for WordPiece alone: a piece that begins a word is there for a text that
+        is this piece, or for none.
+        """
+        if not isinstance(self._backend.model, models.WordPiece):
+            return frozenset()
+        first = [i for i in np.flatnonzero(self.starts_word).tolist() if i not in self._specials]
+        encodings = self._backend.encode_batch_fast([self.token(i) for i in first], add_special_tokens=False)
+        return frozenset(i for i, encoding in zip(first, encodings, strict=True) if encoding.ids != [i])
 
     @cached_property
     def cuttable(self) -> bool:
