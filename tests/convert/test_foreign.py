@@ -14,22 +14,25 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phalanx import foreign, recipe
 from phalanx.config import Config
-from phalanx.convert import huggingface, megatron
+from phalanx.convert import folder as of_folder
+from phalanx.convert import huggingface, megatron, pickled
 from phalanx.convert.imported import write_run
+from phalanx.data import backend
 from phalanx.errors import InputError
 from phalanx.run.folder import RunFolder
-from phalanx.run.origin import Origin
+from phalanx.run.import_record import ImportRecord
 from tests.convert.folders import MODELS, config_of, tokenizer_of, write_folder
 from tests.infer.runs import build
 
 KINDS = ("gpt2", "bert", "megatron-bert")
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-NONE = Origin()
+NONE = ImportRecord()
 INDEX = "model.safetensors.index.json"
 
 
@@ -77,7 +80,7 @@ class Hostile:
 
 
 def read_alone(
-    out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Any, origin: Origin = NONE
+    out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Any, record: ImportRecord = NONE
 ) -> None:
     """All of a run but its files, which cost more than the rest."""
     assert recipe.validate(tomllib.loads(recipe.dump(config))) == config
@@ -180,8 +183,8 @@ CASES: dict[str, tuple[Any, str]] = {
     "classes in words": (lambda at: edit_facts(at, id2label=None, num_labels="many"), "num_labels='many' will not do"),
     "no classes": (lambda at: edit_facts(at, id2label={}), "id2label={} will not do"),
     "half a character": (lambda at: edit_facts(at, id2label={"0": "\ud800"}), "surrogates not allowed"),
-    "NaN": (lambda at: edit_facts(at, layer_norm_eps=float("nan")), "NaN is no number"),
-    "infinity": (lambda at: edit_facts(at, anything=float("inf")), "Infinity is no number"),
+    "NaN": (lambda at: edit_facts(at, layer_norm_eps=float("nan")), "NaN is not a number of JSON"),
+    "infinity": (lambda at: edit_facts(at, anything=float("inf")), "Infinity is not a number of JSON"),
     "a float past the largest": (
         lambda at: (at / "config.json").write_text(
             (at / "config.json").read_text().replace('"layer_norm_eps": 1e-05', '"layer_norm_eps": 1e999')),
@@ -288,6 +291,41 @@ def test_a_defect_of_ours_keeps_its_traceback(hostile: Hostile, monkeypatch: pyt
     monkeypatch.setattr(huggingface, "examples_of", broken)
     with pytest.raises(KeyError, match="a defect"):
         hostile.bring()
+
+
+@pytest.mark.parametrize(("module", "name"), [(backend, "mark"), (pickled, "refusal")])
+def test_a_defect_between_calls_of_a_library(
+    tmp_path: Path, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done with what a library gave is ours."""
+    (tmp_path / "vocab.txt").write_text("[UNK]\na\n")
+    torch.save({"a": Path()}, tmp_path / "a.bin")
+    monkeypatch.setattr(module, name, lambda *_: {}["a defect"])
+    with pytest.raises(KeyError, match="a defect"):
+        backend.read_backend(tmp_path) if module is backend else pickled.load(tmp_path / "a.bin")
+
+
+def test_names_and_files_are_gone_through_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tensors a folder has."""
+    opened: list[str] = []
+    monkeypatch.setattr(
+        of_folder, "safe_open", lambda path, **options: opened.append(str(path)) or safe_open(path, **options)
+    )
+    to_shards(hostile.folder)
+    (hostile.folder / "model.safetensors").unlink()
+    assert hostile.bring() == ""
+    assert sorted(opened) == [str(hostile.folder / file) for file in SHARDS]
+
+    class Names(dict[str, Tensor]):
+        walks = 0
+
+        def __iter__(self) -> Iterator[str]:
+            self.walks += 1
+            return super().__iter__()
+
+    names = Names({f"name{n}": torch.zeros(1) for n in range(9)})
+    assert len(huggingface._unused(hostile.folder, names, {})) == 9  # type: ignore[arg-type]
+    assert names.walks <= 2
 
 
 def test_memory_that_is_lacking_is_no_fault_of_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What Hugging Face's folders say of a BERT beside its weights is obeyed, or the folder is refused by name."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import transformers
 from transformers import BertConfig
 
 from phalanx.convert.huggingface import export_run, import_folder
-from phalanx.data.tokenize import load_tokenizer
+from phalanx.convert.sentence_transformers import read
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.infer import load_bert, load_gpt
 from phalanx.infer.bert import Bert
-from phalanx.run.origin import FILE
+from phalanx.run.import_record import FILE
 from phalanx.tasks.score import score
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
@@ -126,6 +128,22 @@ def test_vectors_that_are_not_known(
     assert model.can == []
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("1_Pooling", r"1_Pooling/config\.json' is not in the folder"), (None, "its Pooling's path '' is no subfolder")],
+)
+def test_pooling_that_is_not_told(folder: Path, path: str | None, said: str) -> None:
+    """A copy without its subfolders says nothing of the pooling, and a mean would be a guess."""
+    sentences(folder, "Pooling")
+    (folder / "1_Pooling" / "config.json").unlink()
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1] |= {"path": path} if path else {}
+    if path is None:
+        del modules[1]["path"]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert re.search(said, read(folder, load_tokenizer("bert-uncased")).refused)
+
+
 def test_texts_in_lower_case(tmp_path: Path) -> None:
     """Where the tokenizer does not do it itself."""
     make(tmp_path / "cased", vocab_size=28996)
@@ -212,12 +230,28 @@ def test_tokens_as_texts(folder: Path, words: Any) -> None:
         model.embed([[1996, 279]])
 
 
+def test_tokens_past_the_context_are_not_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what no text can have is found once, not for each request."""
+    (folder / "modules.json").unlink(missing_ok=True)
+    model = opened(folder)
+    right = model.embed([[1996] * 64])
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("a token was encoded again"))
+    np.testing.assert_array_equal(model.embed([[1996] * 64 + [279]]), right)
+
+
+@pytest.mark.parametrize("ids", [range(1996, 1999), np.array([1996, 1997]), (1996, 1997)])
+def test_tokens_are_a_list(folder: Path, ids: Any) -> None:
+    (folder / "modules.json").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=rf"the text is of the type {type(ids).__name__}; give a str"):
+        opened(folder).embed([ids])
+
+
 def test_every_token_that_a_text_can_have_is_taken(folder: Path) -> None:
     """And of the others, most of them that another tokenizer's commonest words would be, none."""
     mine = load_tokenizer("bert-uncased").for_prompts()
     text = (Path(__file__).read_text(encoding="utf-8") + "".join(map(chr, range(32, 12000)))) * 2
-    assert all(mine.makes(i) for i in set(mine.encode(text)))
-    assert not any(mine.makes(i) for i in range(1, 100))
+    assert not mine.unreachable & set(mine.encode(text))
+    assert mine.unreachable >= set(range(1, 100))
 
 
 @pytest.mark.parametrize("blank", ["", " \n", "\u200b"])

@@ -16,7 +16,6 @@ from phalanx.foreign import complaint, short
 from phalanx.models.build import family
 from phalanx.models.sizes import check
 
-TASKS = {"gpt2": "clm", "bert": "mlm"}  # by family
 FAMILIES = {"gpt2": "gpt2", "bert": "bert", "megatron-bert": "bert"}  # by model_type
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "bert": "BertForPreTraining"}
 HEADS = {  # of a fine-tuned BERT
@@ -76,23 +75,28 @@ def model_of(facts: Mapping[str, Any], path: Path) -> ModelConfig:
     for key, usual in _USUAL.items():
         if facts.get(key, usual) != usual:
             raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
+
     try:
         told = _Facts.model_validate(facts)
     except ValidationError as error:
         raise complaint(path, error, {}) from None
+
     keys = _GPT2 if kind == "gpt2" else _BERT
     given = {ours: facts[theirs] for ours, theirs in keys.items() if facts.get(theirs) is not None}
     if lacking := [keys[ours] for ours in _NEEDED if ours not in given]:
         raise InputError(f"{path} has no {lacking[0]}")
+
     gelu = told.activation_function if kind == "gpt2" else told.hidden_act
     if gelu not in GELU:
         raise InputError(f"{path}: the activation {gelu!r} is not known here; {', '.join(GELU)} are")
     if FAMILIES[kind] == "bert":
         given |= {"norm_first": kind == "megatron-bert", **_head(told)}
+
     try:
         model = ModelConfig(family=FAMILIES[kind], **{**family(FAMILIES[kind]).DEFAULTS, **given, "gelu": GELU[gelu]})
     except ValidationError as error:
         raise complaint(path, error, keys) from None
+
     try:
         check(model)
     except InputError as error:
@@ -128,7 +132,7 @@ def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _head(told: _Facts) -> dict[str, Any]:
-    """Which head a BERT has, by its class."""
+    """The model's keys that say which head a BERT has, by its class."""
     named = (told.architectures or [""])[0].removeprefix(MEGATRON)
     head = next((ours for ours, theirs in HEADS.items() if theirs == named), "")
     count = len(told.id2label) if told.id2label else told.num_labels or 2

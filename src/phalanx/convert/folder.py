@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,13 +18,15 @@ FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_poi
 
 
 class Weights(Mapping[str, Tensor]):
-    """Read when asked for: one tensor of a safetensors file, or mapped from the disk where it is PyTorch's.
+    """The tensors of a folder, each read from the disk when it is asked for. Every file is opened once, and stays open
+    as long as this lives.
 
     InputError for a damaged file, and for a tensor whose numbers are not floating point.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._opened: dict[str, Any] = {}
         self._mapped: dict[str, Mapping[str, Tensor]] = {}
         self.files = self._files()
 
@@ -32,8 +35,8 @@ class Weights(Mapping[str, Tensor]):
         if path.name in self._mapped:
             self.like(name)
             return self._mapped[path.name][name]
-        with reading(path), safe_open(path, framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
+        with reading(path):
+            tensor: Tensor = self._opened[path.name].get_tensor(name)
         _must_be_float(path, name, tensor.dtype in FLOATS.values(), str(tensor.dtype))
         return tensor
 
@@ -45,8 +48,8 @@ class Weights(Mapping[str, Tensor]):
             plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
             _must_be_float(path, name, tensor.dtype in FLOATS.values() and plain, str(tensor.dtype))
             return torch.empty_like(tensor, device="meta")
-        with reading(path), safe_open(path, framework="pt") as opened:
-            part = opened.get_slice(name)
+        with reading(path):
+            part = self._opened[path.name].get_slice(name)
             shape, dtype = part.get_shape(), part.get_dtype()
         _must_be_float(path, name, dtype in FLOATS, dtype)
         return torch.empty(shape, dtype=FLOATS[dtype], device="meta")
@@ -88,10 +91,13 @@ class Weights(Mapping[str, Tensor]):
         return found
 
     def _names(self, path: Path) -> list[str]:
+        """Open a file; the names of its tensors."""
         if path.suffix != ".safetensors":
             self._mapped[path.name] = _unpickled(path)
             return list(self._mapped[path.name])
-        with reading(path), safe_open(path, framework="pt") as opened:
+        with reading(path):
+            opened: Any = safe_open(path, framework="pt")
+            self._opened[path.name] = opened
             return list(opened.keys())
 
 
@@ -103,7 +109,7 @@ def _must_be_float(path: Path, name: str, is_float: bool, dtype: str) -> None:
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
-    """Tensors by name of a file of torch.save, which may hold nothing else."""
+    """The tensors of a file of torch.save by name. InputError where it holds anything else."""
     found = pickled.load(path)
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from phalanx import durable
 from phalanx.config import Config, DataConfig, ModelConfig
-from phalanx.convert import sentences
-from phalanx.convert.config_json import TASKS, examples_of, facts_of, model_of
+from phalanx.convert import sentence_transformers
+from phalanx.convert.config_json import examples_of, facts_of, model_of
 from phalanx.convert.folder import Weights
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.vocabulary import write_tokenizer
@@ -18,11 +18,11 @@ from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
 from phalanx.models.bert import BESIDE, outside_blocks
-from phalanx.models.build import build, family, make
+from phalanx.models.build import PRETRAINING, build, family, make
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
-from phalanx.run.origin import Origin
+from phalanx.run.import_record import ImportRecord
 
 MULTILABEL = "multi_label_classification"  # as config.json has it
 # Not weights, or another's under a second name; what the named one must equal.
@@ -51,32 +51,35 @@ class _Like(Mapping[str, Tensor]):
 
 
 def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
-    """A run folder with the weights of a Hugging Face folder, in fp32, as its checkpoint of step 0. Heads that the
-    folder has not are initialised by `seed`.
+    """Make a run folder with the weights of a Hugging Face folder, in fp32, as its checkpoint of step 0. Heads that the
+    folder lacks are initialised by `seed`. InputError for a folder that is damaged or not known here.
     """
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder} has no config.json: it is no Hugging Face model's folder")
     facts = read_json(file)
     model = model_of(facts, file)
+
     weights = Weights(folder)
     _check_shapes(folder, weights, model)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.vocab > model.vocab:
         raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model only {model.vocab}")
+
     with torch.device("meta"):
         shapes = make(model).state_dict()
     found = [name for name, _ in family(model.family).from_hugging_face(_Like(weights), model)]
     missing = [name for name in shapes if name not in found]
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
     unused = _unused(folder, weights, dict(family(model.family).to_hugging_face(shapes, model)))
-    said = sentences.read(folder, tokenizer)
+
+    said = sentence_transformers.read(folder, tokenizer)
     config = Config(
-        task=model.head or TASKS[model.family], model=model,
+        task=model.head or PRETRAINING[model.family], model=model,
         data=DataConfig(sequence=min(model.positions, said.longest or model.positions)),
         examples=examples_of(facts, model),
     )  # fmt: skip
-    origin = Origin(
+    record = ImportRecord(
         missing={name: _there(name, model) for name in missing},
         multilabel=model.head == "classes" and facts.get("problem_type") == MULTILABEL,
         normalize=said.normalize, no_vectors=said.refused,
@@ -86,7 +89,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
     def read(name: str) -> Tensor:
         return spare[name] if name in spare and name in missing else _next(coming, name).float()
 
-    write_run(out, config, tokenizer.json(), {name: shapes[name] for name in [*found, *missing]}, read, origin)
+    write_run(out, config, tokenizer.json(), {name: shapes[name] for name in [*found, *missing]}, read, record)
     return Imported(out, len(found), tuple(missing), tuple(unused))
 
 
@@ -129,9 +132,13 @@ def _shapes(model: ModelConfig) -> Iterator[tuple[str, torch.Size]]:
 def _unused(folder: Path, weights: Weights, expected: Mapping[str, Tensor]) -> list[str]:
     """Names of a folder that have no place; InputError where a second name means other weights than the first."""
     bare = {_bare(name) for name in expected}
+    there: dict[str, str] = {}
+    for name in weights:
+        there.setdefault(_bare(name), name)
+
     unused = []
     for name in weights:
-        original = next((at for at in weights if name in COPIES and _bare(at) == _bare(COPIES[name])), None)
+        original = there.get(_bare(COPIES[name])) if name in COPIES else None
         if original is not None:
             if not torch.equal(weights[name].float(), weights[original].float()):
                 raise InputError(
@@ -154,26 +161,35 @@ def _next(coming: Iterator[tuple[str, Tensor]], name: str) -> Tensor:
 
 
 def export_run(run: Path, out: Path, best: bool = True) -> int:
-    """Write a folder that `transformers` loads; how many tensors. InputError for a model that it has not."""
+    """Write a folder that `transformers` loads, and return how many tensors it has. InputError for a model that
+    `transformers` does not have.
+    """
     folder = RunFolder.open(run)
     config, tokenizer = folder.config(), load_tokenizer(str(folder.tokenizer))
     model = config.model
-    if model.family not in TASKS:
+    _check_exportable(run, model)
+
+    kind, weights = family(model.family), Checkpointer(folder).weights(best)
+    with torch.device("meta"):
+        shapes = dict(kind.to_hugging_face(make(model).state_dict(), model))
+    record = ImportRecord.read(folder)
+    shapes = {name: like for name, like in shapes.items() if name not in record.missing.values()}
+    coming = ((name, tensor) for name, tensor in kind.to_hugging_face(weights, model) if name in shapes)
+    facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if record.multilabel else {})
+
+    with durable.new_folder(out) as beside:
+        write_file(beside / "model.safetensors", shapes, lambda name: _next(coming, name), format="pt")
+        durable.write(beside / "config.json", json.dumps(facts, indent=2).encode())
+        write_tokenizer(tokenizer, model, beside)
+    return len(shapes)
+
+
+def _check_exportable(run: Path, model: ModelConfig) -> None:
+    """InputError for a model that Hugging Face does not have."""
+    if model.family not in PRETRAINING:
         raise InputError(f"{run} is a {model.family}, which Hugging Face does not have; gpt2 and bert go there")
     if model.family == "bert" and not model.segments:
         raise InputError(f"{run} is a BERT without segments (model.segments=0), which Hugging Face does not have")
     if model.family == "gpt2" and (model.segments or not model.norm_first):
         what = "has segments (model.segments)" if model.segments else "is post-LN (model.norm_first=false)"
         raise InputError(f"{run} {what}, which Hugging Face's GPT-2 is without")
-    kind, weights = family(model.family), Checkpointer(folder).weights(best)
-    with torch.device("meta"):
-        shapes = dict(kind.to_hugging_face(make(model).state_dict(), model))
-    origin = Origin.read(folder)
-    shapes = {name: like for name, like in shapes.items() if name not in origin.missing.values()}
-    coming = ((name, tensor) for name, tensor in kind.to_hugging_face(weights, model) if name in shapes)
-    facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if origin.multilabel else {})
-    with durable.new_folder(out) as beside:
-        write_file(beside / "model.safetensors", shapes, lambda name: _next(coming, name), format="pt")
-        durable.write(beside / "config.json", json.dumps(facts, indent=2).encode())
-        write_tokenizer(tokenizer, model, beside)
-    return len(shapes)

@@ -10,7 +10,7 @@ from phalanx import durable
 from phalanx.config import Config
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
-from phalanx.run.origin import Origin
+from phalanx.run.import_record import ImportRecord
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Imported:
 
 def write_run(
     out: Path, config: Config, tokenizer: str, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor],
-    origin: Origin | None = None,
+    record: ImportRecord | None = None,
 ) -> None:  # fmt: skip
-    """A run folder with a checkpoint of step 0, whose tensors have `shapes` and are asked of `read` in that order.
+    """Make a run folder with a checkpoint of step 0, whose tensors have `shapes` and are asked of `read` in that order.
 
     InputError where `out` is there already. What fails leaves nothing there.
     """
     with durable.new_folder(out) as made:
         run = RunFolder.create(made, config, tokenizer)
-        if origin:
-            origin.write(run)
+        if record:
+            record.write(run)
         Checkpointer(run).import_weights(shapes, read)

@@ -16,18 +16,17 @@ from torch import Tensor
 
 from phalanx import durable
 from phalanx.config import Config, DataConfig, ModelConfig
-from phalanx.convert.config_json import TASKS
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint
-from phalanx.models.build import build, make
+from phalanx.models.build import PRETRAINING, build, make
 from phalanx.models.names import pad_rows
 from phalanx.models.sizes import check
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
-from phalanx.run.origin import Origin
+from phalanx.run.import_record import ImportRecord
 
 VERSION = 3.0  # that is written
 MOST_PADDING = 8192  # rows that a rank adds to a vocabulary, at most: more are another vocabulary's
@@ -100,12 +99,12 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
         elif name == "masked.decoder.bias":
             joined[name] = tensor[: model.vocab]
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
-    config = Config(task=TASKS[model.family], model=model, data=DataConfig(sequence=model.positions))
+    config = Config(task=PRETRAINING[model.family], model=model, data=DataConfig(sequence=model.positions))
 
     def read(name: str) -> Tensor:
         return joined[name].float().contiguous() if name in joined else spare[name]
 
-    write_run(out, config, words.json(), shapes, read, Origin(missing={name: _name(name) for name in missing}))
+    write_run(out, config, words.json(), shapes, read, ImportRecord(missing={name: _name(name) for name in missing}))
     unused = [name for name in flat[0] if name not in theirs]
     return Imported(out, len(joined), tuple(missing), tuple(unused))
 
@@ -141,7 +140,7 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
     that do not divide and for models that it has not."""
     folder = RunFolder.open(run)
     model = folder.config().model
-    if model.family not in TASKS or not model.norm_first:
+    if model.family not in PRETRAINING or not model.norm_first:
         raise InputError(f"{run}: Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others")
     if model.head or model.segments != 2 * (model.family == "bert"):
         what = f"a head (model.head={model.head})" if model.head else f"model.segments={model.segments}"

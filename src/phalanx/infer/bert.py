@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -13,16 +13,16 @@ from phalanx.data.source import Array
 from phalanx.data.windows import windows
 from phalanx.errors import InputError
 from phalanx.infer import backends
+from phalanx.infer.abilities import VERBS, refusal
 from phalanx.infer.answer import spoken
 from phalanx.infer.backends import Program, Wanted
 from phalanx.infer.choose import choose
-from phalanx.infer.fill import Blank, fill, fill_all
+from phalanx.infer.fill import Blank, fill_all
 from phalanx.infer.loaded import Loaded
 
 Text = str | tuple[str, str]  # or a pair
-Given = Text | Sequence[int]  # or the tokens of a text
+Given = Text | list[int]  # or the tokens of a text
 
-DOES = {"span": ["answer"], "classes": ["classify"], "value": ["classify"], "": ["fill", "embed"]}  # by head
 TEXTS = 256  # whose tokens' vectors are in memory at once
 
 
@@ -52,28 +52,30 @@ class Bert:
 
     @cached_property
     def assemble(self) -> Assembler:
-        """Texts to rows."""
+        """What makes rows of tokens of texts."""
         return Assembler(self.loaded.tokenizer.for_prompts(), self.loaded.context)
 
     @cached_property
     def said(self) -> Program:
-        """What the head says to rows."""
+        """The program that computes what the head says to rows."""
         return self._program(hidden=False)
 
     @cached_property
     def body(self) -> Program:
-        """What lies under the head."""
+        """The program that computes what lies under the head."""
         return self._program(hidden=True)
 
     @property
     def can(self) -> list[str]:
-        """What may be asked of it: answer, classify, or fill and embed. Nothing that needs weights that it lacks."""
-        loaded = self.loaded
-        cannot = {
-            "fill": loaded.config.task == "clm" or loaded.origin.lacking("masked"), "embed": loaded.origin.no_vectors,
-            "answer": loaded.origin.lacking("answer"), "classify": loaded.origin.lacking("answer"),
-        }  # fmt: skip
-        return [what for what in DOES.get(self.head, []) if not cannot[what]]
+        """What may be asked of the model where it is served: answer, classify, fill, embed. A number is asked for by
+        the same name as a class.
+        """
+        able = [verb for verb in VERBS.get(self.head, ()) if not self.refusal(verb)]
+        return ["classify" if verb == "value" else verb for verb in able]
+
+    def refusal(self, verb: str) -> str:
+        """Why the model cannot be asked for `verb`, and what would do; empty where it can."""
+        return refusal(verb, self.loaded.run, self.loaded.config, self.loaded.record)
 
     def ready(self) -> None:
         """Make now what the first calls would make: graphs of a few lengths, where there are graphs."""
@@ -87,8 +89,10 @@ class Bert:
         return self.answers([(question, context)])[0]
 
     def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
-        """Of questions with their contexts, however long: these are read in windows that overlap."""
-        self._must("span", "answer questions", "squad")
+        """The answers of questions with their contexts. Contexts longer than the model's are read in windows that
+        overlap.
+        """
+        self._must("answer")
         _all_some([question for question, _ in asked], "question")
         _all_some([context for _, context in asked], "context")
         examples = self.loaded.config.examples
@@ -110,17 +114,17 @@ class Bert:
 
     def classified(self, texts: Sequence[Text]) -> list[Class]:
         """The class of each. Where classes do not exclude one another, their probabilities need not sum to 1."""
-        self._must("classes", "classify", "classes")
+        self._must("classify")
         names = self.loaded.config.examples.labels or tuple(map(str, range(self.loaded.config.model.classes)))
         found = []
         for logits in self._run(self.said, self._rows(texts)):
-            chances = (_sigmoid(logits) if self.loaded.origin.multilabel else _softmax(logits)).tolist()
+            chances = (_sigmoid(logits) if self.loaded.record.multilabel else _softmax(logits)).tolist()
             found.append(Class(names[int(logits.argmax())], dict(zip(names, chances, strict=True))))
         return found
 
     def values(self, texts: Sequence[Text]) -> list[float]:
-        """The number of each, of a model tuned for task=value."""
-        self._must("value", "give numbers", "stsb")
+        """The number of each text. InputError where the model was not tuned for task=value."""
+        self._must("value")
         return [float(logits[0]) for logits in self._run(self.said, self._rows(texts))]
 
     def fill(self, text: str, top: int = 5) -> list[Blank]:
@@ -128,35 +132,33 @@ class Bert:
         return self.fills([(text, top)])[0]
 
     def fills(self, asked: Sequence[tuple[str, int]]) -> list[list[Blank]]:
-        """Of several texts, each with how many words of a mask are wanted."""
+        """The likeliest words of every mask of several texts, each with how many words are wanted."""
+        self._must("fill")
         with self.lock:
-            if self.loaded.config.task != "mlm" or self.head:
-                return [fill(self.loaded, text, top) for text, top in asked]
             return fill_all(self.loaded, asked, self.body)
 
-    def embed(self, texts: Sequence[str | Sequence[int]]) -> Array:
+    def embed(self, texts: Sequence[str | list[int]]) -> Array:
         """float32 [texts, hidden]: the mean over tokens of what lies under the head (Reimers and Gurevych, arXiv
-        1908.10084). Of length 1, but where a folder of sentence-transformers has no Normalize. Texts past the context
-        lose their ends. InputError where the folder means other vectors than these.
+        1908.10084). It is brought to length 1, but where a folder of sentence-transformers has no Normalize. A text may
+        be given as its tokens; one past the context loses its end. InputError where the folder means other vectors.
         """
         return self.embedded(texts)[0]
 
-    def embedded(self, texts: Sequence[str | Sequence[int]]) -> tuple[Array, list[int]]:
+    def embedded(self, texts: Sequence[str | list[int]]) -> tuple[Array, list[int]]:
         """The same, and how many tokens of each text the model sees."""
-        if self.loaded.origin.no_vectors:
-            raise InputError(f"{self.loaded.run} cannot embed: {self.loaded.origin.no_vectors}")
+        self._must("embed")
         rows = self._rows(texts)
         means = np.zeros((len(rows), self.loaded.config.model.hidden), np.float32)
         for start in range(0, len(rows), TEXTS):
             for at, hidden in enumerate(self._run(self.body, rows[start : start + TEXTS]), start):
                 means[at] = hidden.mean(0)
-        if self.loaded.origin.normalize:
+        if self.loaded.record.normalize:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
         return means, [len(row.tokens) for row in rows]
 
     def _rows(self, texts: Sequence[Given]) -> list[Encoded]:
-        _all_some([text[0] if isinstance(text, tuple) else text for text in texts], "text")
-        pairs = [text if isinstance(text, tuple) else (text if isinstance(text, str) else "", None) for text in texts]
+        _all_some([text[0] if _is_pair(text) else text for text in texts], "text")
+        pairs = [text if _is_pair(text) else (text if isinstance(text, str) else "", None) for text in texts]
         firsts = self.assemble.encode([first for first, _ in pairs])
         seconds = self.assemble.encode([second or "" for _, second in pairs])
         return [
@@ -164,20 +166,22 @@ class Bert:
             for text, a, b, pair in zip(texts, firsts, seconds, pairs, strict=True)
         ]
 
-    def _known(self, ids: Sequence[int]) -> Array:
-        """Tokens of a text, with or without [CLS] and [SEP] around them. InputError for what no text of this tokenizer
-        has: another tokenizer's tokens would give a vector that means nothing.
+    def _known(self, ids: list[int]) -> Array:
+        """The tokens of a text that the model sees, without [CLS] and [SEP] where these are around them. InputError for
+        what no text of this tokenizer has: another tokenizer's tokens would give a vector that means nothing.
         """
+        bare = ids
+        if bare[0] == self.assemble.cls:
+            bare = bare[1:-1] if bare[-1] == self.assemble.sep else bare[1:]
+        bare = bare[: self.assemble.length - 2]
+
         words = self.assemble.tokenizer
-        foreign = next((i for i in words.known(ids) if not words.makes(i)), None)
+        foreign = next((i for i in words.known(bare) if i in words.unreachable), None)
         if foreign is not None:
             raise InputError(
                 f"token {foreign} ({words.token(foreign)}) is in no text of this model's tokenizer, so the tokens are "
                 "another's; send text (langchain: check_embedding_ctx_length=False)"
             )
-        bare = [*ids]
-        if bare[0] == self.assemble.cls:
-            bare = bare[1:-1] if bare[-1] == self.assemble.sep else bare[1:]
         return np.array(bare, np.int64)
 
     def _run(self, program: Program, rows: Sequence[Encoded]) -> list[Array]:
@@ -194,13 +198,10 @@ class Bert:
             return choose(self.loaded, self.precision, hidden, self.say)
         return backends.build(self.backend, Wanted(self.loaded, self.precision, hidden))
 
-    def _must(self, head: str, what: str, task: str) -> None:
-        if self.head == head and (reason := self.loaded.origin.lacking("answer")):
-            raise InputError(f"{self.loaded.run} cannot {what}: {reason}; take a folder that was fine-tuned")
-        if self.head != head:
-            run = self.loaded.run
-            was = f"was tuned for task={self.loaded.config.task}" if self.head else "was not tuned for it"
-            raise InputError(f"{run} cannot {what}: it {was}; make one that can: phalanx tune {run} --task {task}")
+    def _must(self, verb: str) -> None:
+        """InputError where the model cannot be asked for `verb`."""
+        if reason := self.refusal(verb):
+            raise InputError(reason)
 
 
 def visible(text: str) -> bool:
@@ -208,11 +209,18 @@ def visible(text: str) -> bool:
     return any(character.isprintable() and not character.isspace() for character in text)
 
 
+def _is_pair(text: Any) -> TypeGuard[tuple[str, str]]:
+    """Whether it is two texts. A tuple of tokens is none."""
+    return isinstance(text, tuple) and all(isinstance(part, str) for part in text)
+
+
 def _all_some(texts: Sequence[Any], what: str) -> None:
     """InputError where one is no text, or nothing of it can be seen; of many it says which, counted from 1."""
     for number, text in enumerate(texts, 1):
-        if not (visible(text) if isinstance(text, str) else isinstance(text, list) and text):
-            which = f"{what} {number} of {len(texts)}" if len(texts) > 1 else f"the {what}"
+        which = f"{what} {number} of {len(texts)}" if len(texts) > 1 else f"the {what}"
+        if not isinstance(text, str | list):
+            raise InputError(f"{which} is of the type {type(text).__name__}; give a str, or its tokens as a list[int]")
+        if not (visible(text) if isinstance(text, str) else text):
             raise InputError(f"{which} is empty; give some text")
 
 

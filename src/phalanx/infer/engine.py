@@ -63,7 +63,7 @@ class Request:
 
 
 class Engine:
-    """Not for several threads: one calls `step`."""
+    """The texts under way on one decoder. One thread calls its methods."""
 
     def __init__(self, decoder: Decodes, context: int, end: int | None, most: int = 64, lookup: bool = True) -> None:
         self.decoder, self.context, self.end, self.most, self.lookup = decoder, context, end, most, lookup
@@ -162,16 +162,18 @@ class Engine:
         return New(request.place, request.cached, [*new, *draft], 1 + len(draft), greedy)
 
     def _take(self, request: Request, new: New, said: Tensor) -> None:
-        """Choose a token by each row of what the decoder said while the one before was what had been tried; rows that
-        say how likely the prompt was come before.
+        """Take in what the decoder said. Its first rows tell how likely the prompt was, where that is wanted; by each
+        of the others a token is chosen, as long as the one before is what had been tried.
         """
         options = request.options
         if known := min(request.unscored, len(said)):
             self._score(request, said[:known], request.tokens[new.start + 1 : new.start + 1 + known])
             said = said[known:]
+
         request.cached = new.stop - max(0, len(said) - 1)
         if request.ended or not len(said):
             return
+
         tried = [*new.tokens[len(new.tokens) - len(said) + 1 :], -1]
         for row, guess in zip(said, tried, strict=True):
             token = int(row) if new.greedy else choose(row, options, request.generator)
@@ -181,6 +183,7 @@ class Engine:
             if token == self.end:
                 self._end(request, "stop")
                 return
+
             request.tokens.append(token)
             request.fresh.append(token)
             if options.logprobs is not None:

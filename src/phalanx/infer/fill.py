@@ -9,6 +9,7 @@ from torch import Tensor
 
 from phalanx.data.labelled import Encoded
 from phalanx.errors import InputError
+from phalanx.infer.abilities import refusal
 from phalanx.infer.backends import Program
 from phalanx.infer.loaded import Loaded
 
@@ -30,7 +31,7 @@ def fill(loaded: Loaded, text: str, top: int = 5) -> list[Blank]:
 
 
 def fill_all(loaded: Loaded, asked: Sequence[tuple[str, int]], body: Program) -> list[list[Blank]]:
-    """The same of several texts, each with its `top`, together; `body` computes what lies under the head."""
+    """The same for several texts, each with its `top`, together; `body` computes what lies under the head."""
     rows = [masked(loaded, text, top) for text, top in asked]
     hidden = body([Encoded(np.array(tokens), len(tokens)) for tokens, _ in rows])
     return [
@@ -40,20 +41,15 @@ def fill_all(loaded: Loaded, asked: Sequence[tuple[str, int]], body: Program) ->
 
 
 def masked(loaded: Loaded, text: str, top: int) -> tuple[list[int], list[int]]:
-    """Tokens of a text, and which of them are masks; InputError as in `fill`."""
+    """The tokens of a text, and the positions of masks among them. InputError as in `fill`."""
     tokenizer, context = loaded.tokenizer, loaded.context
-    if loaded.config.task == "clm":
-        raise InputError(
-            f"{loaded.run} learned to continue a text, not to fill masks; use: phalanx generate {loaded.run}"
-        )
-    if loaded.config.model.head:
-        raise InputError(f"{loaded.run} was fine-tuned for task={loaded.config.task}; fill with the run it was made of")
-    if reason := loaded.origin.lacking("masked"):
-        raise InputError(f"{loaded.run} cannot fill masks: {reason}; take a folder with its masked-language-model head")
+    if reason := refusal("fill", loaded.run, loaded.config, loaded.record):
+        raise InputError(reason)
     if tokenizer.mask is None or tokenizer.cls is None or tokenizer.sep is None:
         raise InputError(f"the tokenizer of {loaded.run} has no mask, cls and sep tokens; train with one that has")
     if not 1 <= top <= tokenizer.vocab:
         raise InputError(f"top={top} is out of range: it must be 1 to {tokenizer.vocab}")
+
     tokens = [tokenizer.cls, *tokenizer.for_prompts().encode(text), tokenizer.sep]
     positions = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
     if not positions:
@@ -76,7 +72,7 @@ def _blanks(loaded: Loaded, scores: Tensor, positions: Sequence[int], top: int) 
 
 @torch.inference_mode()
 def _scores(loaded: Loaded, hidden: Tensor) -> Tensor:
-    """Of the tokenizer's words at the masks alone: float32 [masks, vocab]."""
+    """The scores of the tokenizer's words at the masks alone: float32 [masks, vocab]."""
     model: Any = loaded.model
     logits: Tensor = model.masked(hidden.to(next(model.parameters()).device), model.transformer.words)
     return loaded.finite(logits[:, : loaded.tokenizer.vocab].float().cpu())

@@ -15,7 +15,7 @@ from phalanx.models.build import family
 from phalanx.nn.batch import Batch
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
-from phalanx.run.origin import Origin
+from phalanx.run.import_record import ImportRecord
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Loaded:
     tokenizer: Tokenizer
     config: Config
     restored: Restored
-    origin: Origin = field(default_factory=Origin)
+    record: ImportRecord = field(default_factory=ImportRecord)
 
     @property
     def context(self) -> int:
@@ -84,4 +84,4 @@ def load(run: Path, best: bool = True) -> Loaded:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = family(config.model.family)(config.model)
     restored = Checkpointer(folder).load_weights(model.state_dict(), best=best)
-    return Loaded(run, model.eval(), tokenizer, config, restored, Origin.read(folder))
+    return Loaded(run, model.eval(), tokenizer, config, restored, ImportRecord.read(folder))

@@ -6,13 +6,13 @@ from pathlib import Path
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
+from phalanx.models.build import PRETRAINING
 from phalanx.plan.cluster import Cluster
 from phalanx.run.folder import RunFolder
 from phalanx.train.lay_out import lay_out, processes_of
 from phalanx.train.settle import expand, settle
 
 WORDS = {"clm": 50257, "mlm": 30522}  # of GPT-2's and BERT's tokenizers, where model.vocab leaves it open
-FAMILIES = {"clm": "gpt2", "mlm": "bert"}  # what is described of each task
 
 
 def rehearse(name: str, overrides: Sequence[str], processes: int = 0, cluster: Cluster | None = None) -> Config:
@@ -40,7 +40,7 @@ def rehearse(name: str, overrides: Sequence[str], processes: int = 0, cluster: C
 def _described(config: Config) -> None:
     """InputError for what the planner would take for something else."""
     family, task = config.model.family, config.task
-    if FAMILIES.get(task) == family and not config.model.head:
+    if PRETRAINING.get(family) == task and not config.model.head:
         return
     named = f"model.head={config.model.head}" if config.model.head else f"task={task} with model.family={family}"
     raise InputError(

@@ -16,6 +16,7 @@ from phalanx.config import Config, LayoutConfig, PrecisionConfig
 from phalanx.data.source import Array, Source
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
+from phalanx.infer.abilities import refusal
 from phalanx.models.build import make
 from phalanx.parallel import meeting, processes
 from phalanx.parallel.layout import Layout
@@ -23,7 +24,7 @@ from phalanx.parallel.mesh import Mesh, make_mesh
 from phalanx.precision import gemm
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
-from phalanx.run.origin import Origin
+from phalanx.run.import_record import ImportRecord
 from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
@@ -80,8 +81,8 @@ def judging(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iter
     """The model of a run folder, best or newest; every process of the layout calls this alike."""
     store = meeting.meet()
     folder, asked = RunFolder.open(run), layout_of(run, overrides)
-    if reason := Origin.read(folder).lacking("masked", "answer"):
-        raise InputError(f"{run} cannot be judged: {reason}, so they are random")
+    if reason := refusal("judge", run, folder.config(), ImportRecord.read(folder)):
+        raise InputError(reason)
     tokenizer = load_tokenizer(str(folder.tokenizer))
     if tokenizer.vocab > asked.model.vocab:
         raise InputError(

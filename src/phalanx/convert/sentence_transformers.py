@@ -13,29 +13,33 @@ KNOWN = ("Transformer", "Pooling", "Normalize")
 
 
 class Sentences(NamedTuple):
-    """Tokens of a text at most, none where the folder does not say; whether vectors are brought to length 1; and why
-    they cannot be computed here.
-    """
+    """How the folder turns texts into vectors."""
 
     longest: int | None = None
+    """The most tokens that a text keeps; None where the folder does not say."""
     normalize: bool = True
+    """Whether vectors are brought to length 1."""
     refused: str = ""
+    """Why the vectors cannot be computed here; empty where they can."""
 
 
 def read(folder: Path, tokenizer: Tokenizer) -> Sentences:
     """What the folder says. One that is not of sentence-transformers says nothing. InputError for a damaged file."""
     if not (folder / MODULES).is_file():
         return Sentences()
+
     modules = read_objects(folder / MODULES)
     kinds = [_kind(module) for module in modules]
     refused = [reason for kind, module in zip(kinds, modules, strict=True) if (reason := _module(folder, kind, module))]
     if (kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Normalize"}) and not refused:
         refused = [f"its modules are {', '.join(kinds) or 'none'}, and a Transformer with a Pooling is known here"]
-    transformer, defaults = (_read(folder / name) for name in (TRANSFORMER, DEFAULTS))
+
+    transformer, defaults = (_read(folder / name) or {} for name in (TRANSFORMER, DEFAULTS))
     if transformer.get("do_lower_case") and tokenizer.encode("Aa") != tokenizer.encode("aa"):
         refused.append("do_lower_case puts its texts in lower case first")
     if defaults.get("default_prompt_name"):
         refused.append(f"it begins its texts with the prompt {short(defaults['default_prompt_name'])}")
+
     longest = transformer.get("max_seq_length")
     return Sentences(
         longest if isinstance(longest, int) and longest > 2 else None, "Normalize" in kinds, "; ".join(refused)
@@ -52,12 +56,20 @@ def _module(folder: Path, kind: str, module: dict[str, Any]) -> str:
     """Why a module cannot be computed here, or nothing."""
     if kind not in KNOWN:
         return f"its module {short(module.get('type'))} is not known here"
-    if kind != "Pooling":
-        return ""
-    path = str(module.get("path", ""))
-    if Path(path).name != path:
-        return f"its module's path {short(path)} is none in the folder"
+    return _pooling(folder, str(module.get("path", ""))) if kind == "Pooling" else ""
+
+
+def _pooling(folder: Path, path: str) -> str:
+    """Why the Pooling that is described in a subfolder cannot be computed here, or nothing.
+
+    A description that is missing is never taken for the mean: copies without subfolders are common.
+    """
+    if path in ("", "..") or Path(path).name != path:
+        return f"its Pooling's path {short(path)} is no subfolder"
     facts = _read(folder / path / "config.json")
+    if facts is None:
+        return f"its Pooling's {short(f'{path}/config.json')} is not in the folder; copy it with its subfolders"
+
     wanted = facts.get("pooling_mode")  # since sentence-transformers 6; before, a switch for each
     if wanted is None:
         on = [name.removeprefix("pooling_mode_") for name in SWITCHES if facts.get(name)]
@@ -67,7 +79,8 @@ def _module(folder: Path, kind: str, module: dict[str, Any]) -> str:
     return f"its pooling is {short(wanted)}, and only the mean of all tokens is known here"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no such file."""
     with reading(path):
         there = path.is_file()
-    return read_json(path) if there else {}
+    return read_json(path) if there else None

@@ -11,8 +11,8 @@ from phalanx.run.folder import RunFolder
 FILE = "import.json"
 
 
-class Origin(BaseModel):
-    """Of a run that was trained here, all is as by default."""
+class ImportRecord(BaseModel):
+    """What is known of an imported model's folder. A run that was trained here has the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     missing: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Origin(BaseModel):
 
     @classmethod
     def read(cls, run: RunFolder) -> Self:
-        """What is known of a run's origin; InputError where the file is damaged."""
+        """The record of a run, the defaults where there is none. InputError where the file is damaged."""
         file = run.path / FILE
         try:
             return cls.model_validate_json(file.read_bytes()) if file.exists() else cls()
@@ -41,6 +41,6 @@ class Origin(BaseModel):
             raise InputError(f"{file} is damaged; import the model again") from None
 
     def write(self, run: RunFolder) -> None:
-        """Nothing is written where all is as by default."""
+        """Write the record into a run. Nothing is written where it has the defaults."""
         if self != type(self)():
             durable.write(run.path / FILE, self.model_dump_json(indent=2, exclude_defaults=True).encode())
