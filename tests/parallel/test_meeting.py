@@ -1,5 +1,6 @@
 """The store in which processes meet under torchrun, whose own is kept from start to start."""
 
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -51,14 +52,42 @@ GLOO = RuntimeError(
 )
 
 
-@pytest.mark.parametrize("link", ["__cause__", "__context__"])
 @pytest.mark.parametrize("depth", [0, 1, 3])
-def test_what_a_lost_process_led_to_is_told_as_that(link: str, depth: int) -> None:
+def test_what_a_lost_process_led_to_is_told_as_that(depth: int) -> None:
     """Schedules of pipelines raise errors of their own, from those of the connection."""
     for error in (GLOO, DistNetworkError("Connection closed by peer [::1]:9")):
         for _ in range(depth):
             outer = RuntimeError("failed to run forward")
-            setattr(outer, link, error)
+            outer.__cause__ = error
             error = outer
         assert meeting.lost(error) == "rank 0 lost another process: Connection closed by peer [::1]:9"
     assert meeting.lost(ValueError("a defect")) == ""
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_defect_while_a_loss_is_handled_is_a_defect(hidden: bool) -> None:
+    """Whether or not it hides what it came after; it is not told as the loss, which would cost its traceback."""
+    with pytest.raises(KeyError) as caught:
+        try:
+            raise DistNetworkError("Connection closed by peer [::1]:9")
+        except DistNetworkError as loss:
+            defect = KeyError("a defect of ours")
+            if hidden:
+                raise defect from None
+            defect.__context__ = loss
+            raise defect  # noqa: B904
+    assert meeting.lost(caught.value) == ""
+
+
+def test_stderr_stays_while_the_store_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads write there just when something fails: the watchdog, faulthandler."""
+    before, seen = os.fstat(2), list[os.stat_result]()
+
+    def connect(_: float) -> TCPStore:
+        seen.append(os.fstat(2))
+        raise DistNetworkError("gone")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(meeting, "connect", connect)
+    assert not meeting.said() and meeting.speaks()
+    assert len(seen) == 2 and all(os.path.samestat(each, before) for each in seen)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from phalanx.parent import end_with
 from phalanx.serve import worker
 from phalanx.serve.jobs import Cancel, Job, Ping, Pong, Ready, Reply, packed, read
 from phalanx.serve.worker import TOO_LATE, Worker
@@ -69,7 +70,7 @@ def test_a_stopped_worker_ends_with_its_server() -> None:
             os.waitpid(child, os.WUNTRACED)  # until it has stopped
             os.write(tell, str(child).encode())
             os.kill(os.getpid(), signal.SIGKILL)
-        worker.end_with_parent()
+        end_with(os.getppid())
         os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(1)
     os.waitpid(server, 0)

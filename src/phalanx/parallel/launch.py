@@ -1,6 +1,5 @@
 """Start the local processes of a run through torchrun's elastic launcher, and start them again after a crash."""
 
-import ctypes
 import logging
 import os
 import signal
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from phalanx import processor
+from phalanx.parent import end_with
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -16,20 +16,15 @@ if TYPE_CHECKING:
 SAVING = 600  # seconds that processes have to save, once told to stop
 OBEYING = 30  # seconds after which torch kills those that go on after another has failed
 LAUNCHER = "PHALANX_LAUNCHER"  # the process that started this one, in the environment
-PR_SET_PDEATHSIG = 1
 
 
 def end_with_launcher() -> None:
-    """Have the kernel end this rank, be it stopped or hung, when the process that started it is gone: `launch`, or
-    torchrun's agent. (The kernel asks for the thread that started it. Both wait for their ranks in that thread; of
-    others, such as Slurm's, that is not known, and they see to their own.)
+    """End this rank with the process that started it: `launch`, or torchrun's agent, which does not say who it is.
+    (Both wait for their ranks in the thread that started them; of others, such as Slurm's, that is not known, and they
+    see to their own.)
     """
-    if sys.platform != "linux" or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    launcher = os.environ.pop(LAUNCHER, "")
-    if launcher and os.getppid() != int(launcher):
-        os._exit(1)  # it was gone before the kernel was told
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with(int(os.environ.pop(LAUNCHER, "") or os.getppid()))
 
 
 def launch(arguments: Sequence[str], processes: int, restarts: int | None = None) -> int:

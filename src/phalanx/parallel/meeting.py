@@ -11,15 +11,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from phalanx.errors import InputError
 
 ADDRESS = "PHALANX_STORE"  # of the store that this start of the processes shares, once it is known
-STDERR = 2
 PATIENCE = 25.0  # seconds until all must be here: with the start of Python less than the 30 that are promised
 
 
@@ -127,8 +125,7 @@ def speaks() -> bool:
     if world() == 1:
         return True
     try:
-        with _muted():
-            return connect(2.0).add("said", 1) == 1
+        return connect(2.0).add("said", 1) == 1
     except (InputError, DistError):
         alone = rank() == 1 and not _listening(_address(), 0.5)
         return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
@@ -137,34 +134,21 @@ def speaks() -> bool:
 def said() -> bool:
     """Whether a process has told of an error."""
     try:
-        with _muted():
-            return connect(1.0).check(["said"])
+        return connect(1.0).check(["said"])
     except (InputError, DistError):
         return False
 
 
 def lost(error: BaseException) -> str:
-    """What to tell of an error that comes of another process's end, or that was raised from one; nothing for others."""
+    """What to tell of an error that comes of another process's end, or that was raised `from` one; nothing for others,
+    such as a defect that showed while one was handled: its traceback is wanted.
+    """
     text = str(error)
     if "gloo/transport" in text:
         text = text.partition("] ")[2].partition(". ")[0]
     elif not isinstance(error, DistError):
-        origin = error.__cause__ or error.__context__  # a pipeline's schedule raises errors of its own
-        return lost(origin) if origin else ""
+        return lost(error.__cause__) if error.__cause__ else ""  # a pipeline's schedule raises errors of its own
     return f"rank {rank()} lost another process: {(text.splitlines() or ['no answer'])[0]}"
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Without what torch's C++ writes to stderr of a store that ends just now, a stack of its own each time."""
-    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, STDERR)
-    try:
-        yield
-    finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _absent(missing: list[int]) -> str:

@@ -19,10 +19,11 @@ import torch.distributed as dist
 
 from phalanx.errors import InputError
 from phalanx.parallel.hangs import diagnose, told
-from phalanx.parallel.meeting import STDERR, connect, rank, world
+from phalanx.parallel.meeting import connect, rank, world
 from phalanx.parallel.recorder import Answer, answer, place
 
 EXIT_CODE = 75  # EX_TEMPFAIL: started again, it may well run
+STDERR = 2  # its number, for faulthandler
 LEAVE = 30  # seconds in which the main thread itself should hear that another process has died, and why
 
 
@@ -152,9 +153,10 @@ class Watchdog(threading.Thread):
         os._exit(EXIT_CODE)
 
     def _tell(self, report: str) -> None:
-        """Print a report, once: the thread that comes second waits for the first to end the process."""
-        self.telling.acquire()
-        print(f"phalanx: {report}\n  the run ends with exit code {EXIT_CODE}", file=sys.stderr, flush=True)
+        """Print a report, unless the other thread has: both go on to end the process, whether or not anyone reads."""
+        if self.telling.acquire(blocking=False):  # and kept: one report is enough
+            with suppress(OSError, ValueError):  # a pipe that nobody reads, a stream that is closed
+                print(f"phalanx: {report}\n  the run ends with exit code {EXIT_CODE}", file=sys.stderr, flush=True)
 
 
 def _wake(process: int, machine: str) -> None:

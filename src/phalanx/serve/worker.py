@@ -4,11 +4,9 @@ Nothing waits for a batch to fill: under load the next batch gathers while this 
 in one ragged batch each kind; the texts under way then get their next tokens for as long as that batch took.
 """
 
-import ctypes
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -23,19 +21,24 @@ from phalanx.errors import InputError, ModelError
 from phalanx.infer import load
 from phalanx.infer.bert import Bert
 from phalanx.infer.gpt import GPT
+from phalanx.parent import end_with
 from phalanx.serve.jobs import Cancel, Failed, FromWorker, Job, Ping, Pong, Ready, Reply, Spec, ToWorker, packed, read
 from phalanx.serve.writing import Writing
 
 BATCH, TEXT = 32, 100_000  # questions and characters computed together: those behind them must not wait for long
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 TOO_LATE = "the deadline passed before this could be computed; try again, or ask for less"
 
 
-def work(specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads: int, scratch: str) -> None:
-    """Load the models and answer jobs until the socket to the server closes. The server deletes `scratch`."""
+def work(
+    specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads: int, scratch: str, parent: int
+) -> None:
+    """Load the models and answer jobs until the socket to the server, the process `parent`, closes. A worker that
+    computes sees that at its next message, one that is stopped never would: the kernel ends it with the server. The
+    server deletes `scratch`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that speaks decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_with_parent()
+    end_with(parent)
     if device is not None:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[device] if seen else str(device)
@@ -53,14 +56,6 @@ def work(specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads
         mail.send(Ready({name: _facts(model) for name, model in worker.models.items()}))
         while True:
             worker.turn()
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it is gone (Linux). Where the server is killed, a
-    worker that computes sees it at the next socket call, but one that is stopped never would.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _loaded(spec: Spec, scratch: str) -> Bert | GPT:

@@ -5,6 +5,7 @@ refused.
 import asyncio
 import itertools
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -183,7 +184,7 @@ class WorkerProcess:
 
     def __init__(self, specs: Sequence[Spec], device: int | None, threads: int, pipe: socket.socket) -> None:
         self.scratch = TemporaryDirectory(prefix="phalanx-", ignore_cleanup_errors=True)
-        arguments = specs, pipe, device, threads, self.scratch.name
+        arguments = specs, pipe, device, threads, self.scratch.name, os.getpid()
         self.process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
         try:
             with _ignoring_interrupts():
