@@ -12,17 +12,21 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from pickle import PicklingError
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from phalanx.parent import end_with
 from phalanx.serve import worker
 from phalanx.serve.jobs import Cancel, Job, Ping, Pong, Ready, Reply, packed, read
+from phalanx.serve.openai import Completing, first_refused
+from phalanx.serve.pending import Refused
+from phalanx.serve.shapes import Completion
 from phalanx.serve.worker import TOO_LATE, Worker
 from phalanx.serve.worker_handle import WorkerHandle
-from phalanx.serve.worker_pool import ATTEMPTS, Refused, WorkerPool, WorkerProcess
+from phalanx.serve.worker_pool import ATTEMPTS, WorkerPool, WorkerProcess
 from tests.infer.runs import scripted
 
 
@@ -100,7 +104,7 @@ class Still(WorkerHandle):
     """Computes nothing: every job is answered after a time that depends on its kind."""
 
     def __init__(self) -> None:
-        super().__init__(Fake, lambda *_: None)
+        super().__init__(Fake, lambda *_: None, asyncio.Lock())
         self.models = {"m": {}}
 
     def send(self, message: Job | Cancel) -> None:
@@ -181,18 +185,60 @@ def test_who_would_be_late_is_not_let_in() -> None:
 
 
 def test_a_request_is_let_in_as_a_whole_or_not() -> None:
-    async def run() -> list[int]:
-        pool, found = WorkerPool([], [], 1, 4, 0.2), list[int]()
-        pool.workers = [Still()]
-        for count in (4, 5):
-            try:
-                pool.admit("complete", count)
-                found.append(200)
-            except Refused as refused:
-                found.append(refused.status)
-        return found
+    """What was let in counts for the next at once, before any of it has had a turn, and no more once it is closed."""
 
-    assert asyncio.run(run()) == [200, 400]
+    async def run() -> None:
+        pool = WorkerPool([], [], 1, 8, 0.2)
+        pool.workers = [Still()]
+
+        def submitted(count: int) -> list[Any] | int:
+            try:
+                return list(pool.submit("m", "complete", [{}] * count))
+            except Refused as refused:
+                return refused.status
+
+        assert submitted(9) == 400
+        first = submitted(8)
+        assert isinstance(first, list) and pool.waiting == 8
+        assert submitted(1) == 429
+        for pending in [*first, *first]:
+            pending.close()
+        assert pool.waiting == 0 and pool.workers[0].beside["complete"] == 0
+        assert isinstance(submitted(1), list)
+
+    asyncio.run(run())
+
+
+def test_requests_at_once_do_not_fill_the_queue_twice() -> None:
+    """Ten requests of eight prompts each, and room for eight: one is let in."""
+    asked = Completion(model="m", prompt=["a"] * 8)
+
+    async def run(streamed: bool) -> tuple[list[int], int]:
+        pool, most = WorkerPool([], [], 1, 8, 60), 0
+        pool.workers = [Still()]
+
+        async def one() -> int:
+            nonlocal most
+            completing = Completing(pool, "m", asked)
+            try:
+                await (anext(completing.events()) if streamed else completing.whole())
+            except ExceptionGroup as group:
+                return first_refused(group).status
+            except Refused as refused:
+                return refused.status
+            return 200
+
+        tasks = [asyncio.create_task(one()) for _ in range(10)]
+        for _ in range(4):
+            await asyncio.sleep(0)
+            most = max(most, pool.waiting)
+        found = await asyncio.gather(*tasks)
+        await until(lambda: pool.waiting == 0)
+        return found, most
+
+    for streamed in (False, True):
+        found, most = asyncio.run(run(streamed))
+        assert most == 8 and sorted(found) == [429] * 9 + [503]
 
 
 def test_a_stopped_worker_holds_nobody_up() -> None:
@@ -305,10 +351,10 @@ def test_starts_that_always_fail_end_the_server() -> None:
         async with asyncio.timeout(60):
             await ended.wait()
         await pool.stop()
-        return pool.workers[0].restarts, pool.failure, pool.gave_up
+        return pool.workers[0].restarts, pool.failure, pool.restartable
 
-    restarts, why, gave_up = asyncio.run(failure(Fake))
-    assert restarts == ATTEMPTS and gave_up and "Too many open files; that was start 8 in a row" in why
+    restarts, why, restartable = asyncio.run(failure(Fake))
+    assert restarts == ATTEMPTS and restartable and "Too many open files; that was start 8 in a row" in why
     assert asyncio.run(failure()) == (0, "a process could not be started: Too many open files", False)
 
 
@@ -345,3 +391,103 @@ def test_loading_again_has_an_end() -> None:
     assert not killed
     worker.check(2.0, 1.0)
     assert killed
+
+
+def test_what_cannot_be_sent_fails_its_own_request() -> None:
+    """The worker goes on with the others."""
+
+    async def run() -> None:
+        pool = pool_of(Fake, budget=60)
+        pool.start()
+        await until(lambda: pool.ready)
+        with pytest.raises((AttributeError, TypeError, PicklingError)):
+            await pool.ask("m", "classify", {"text": lambda: None})
+        assert pool.waiting == 0 and pool.workers[0].beside["classify"] == 0
+        assert await statuses(pool, "classify", 1) == [200] and pool.workers[0].restarts == 0
+        await pool.stop()
+
+    asyncio.run(run())
+
+
+def test_a_defect_in_sending_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rather than leave a worker that gets nothing any more."""
+
+    async def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(WorkerHandle, "_send", fail)
+
+    async def run() -> None:
+        pool, ended = pool_of(Fake), asyncio.Event()
+        pool.on_failure = ended.set
+        pool.start()
+        async with asyncio.timeout(60):
+            await ended.wait()
+        assert pool.restartable and "ended by a defect" in pool.failure
+        await pool.stop()
+
+    asyncio.run(run())
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_socket_that_cannot_be_opened_leaves_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(**_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    made, pair = list[socket.socket](), socket.socketpair
+
+    def kept() -> Any:
+        made.extend(both := pair())
+        return both
+
+    async def run() -> None:
+        pool = pool_of(Fake)
+        monkeypatch.setattr(asyncio, "open_connection", refuse)
+        monkeypatch.setattr(socket, "socketpair", kept)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        why = await pool.workers[0]._live()
+        assert "Too many open files" in why and all(each.fileno() == -1 for each in made)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    asyncio.run(run())
+
+
+class Loading(Fake):
+    """A worker's process that loads for ever, and does not look at its socket meanwhile."""
+
+    waited: ClassVar[list[float | None]] = []  # seconds for which it was waited for before it was killed
+
+    def _work(self) -> None:
+        with self.pipe:
+            self.killed.wait()
+
+    def join(self, timeout: float | None = None) -> None:
+        if self.killed.is_set():
+            self.thread.join()
+        else:
+            self.waited.append(timeout)
+
+
+def test_a_server_that_starts_workers_ends_when_told() -> None:
+    """The loop has a turn between two starts; those that load are not waited for, and no more are started."""
+    Loading.waited.clear()
+    launched = list[Loading]()
+
+    async def run() -> None:
+        told = asyncio.Event()
+
+        def launch(pipe: socket.socket) -> Loading:
+            asyncio.get_running_loop().call_soon(told.set)
+            launched.append(Loading(pipe))
+            return launched[-1]
+
+        pool = pool_of(*[launch] * 50)
+        pool.start()
+        await told.wait()
+        await pool.stop()
+
+    asyncio.run(run())
+    assert len(launched) < 5 and all(process.killed.is_set() for process in launched)
+    assert set(Loading.waited) <= {0.0}

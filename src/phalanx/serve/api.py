@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 
 from phalanx.serve import openai, shapes
 from phalanx.serve.metrics import Metrics
+from phalanx.serve.pending import Refused
 from phalanx.serve.strict import StrictRoute
-from phalanx.serve.worker_pool import Refused, WorkerPool
+from phalanx.serve.worker_pool import WorkerPool
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "Not of the expected form, or it cannot be done."},
@@ -113,7 +114,7 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
         """Refused: this says what there is instead."""
         message = ("chat is not served: these models continue texts and have learned no dialogue; use POST "
                    "/v1/completions with a prompt. GET /v1/models says what each model can do")  # fmt: skip
-        raise HTTPException(404, message)
+        raise Refused(404, message)
 
     @app.get("/v1/models", summary="The models")
     async def models() -> Any:
@@ -161,7 +162,7 @@ def _named(pool: WorkerPool, name: str, kind: str) -> str:
         raise Refused(503, "the models are being loaded; try in a moment", 2)
     if name:
         if name not in pool.models:
-            raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(pool.models)}")
+            raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(pool.models)}", field="model")
         if kind not in pool.models[name]["can"]:
             raise Refused(400, f"the model {name} can {', '.join(pool.models[name]['can']) or 'do nothing here'}")
         return name
@@ -178,12 +179,12 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
-        return told(error.status, error.message, "model" if error.status == 404 else None, error.after)
+        return told(error.status, error.message, error.field, error.after)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         message = str(error.detail)
-        if message in ("Not Found", "Method Not Allowed"):
+        if error.status_code in (404, 405):  # of Starlette's router alone: what refuses here raises Refused
             there = ", ".join(
                 f"{verb.upper()} {path}" for path, verbs in app.openapi()["paths"].items() for verb in verbs
             )

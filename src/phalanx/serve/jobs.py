@@ -1,9 +1,31 @@
 """Messages between the process that speaks HTTP and its workers, and how they lie in the socket between them."""
 
 import pickle
-from typing import Any, BinaryIO, NamedTuple
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 SIZE = 8  # bytes before each message that say how long it is
+
+
+@dataclass
+class PerKind(Generic[T]):
+    """Something of the questions to BERTs, and the same of the texts that GPTs complete: a worker gives each half of
+    its time. It is found by the kind of a job.
+    """
+
+    questions: T
+    texts: T
+
+    def __getitem__(self, kind: str) -> T:
+        return self.texts if kind == "complete" else self.questions
+
+    def __setitem__(self, kind: str, value: T) -> None:
+        if kind == "complete":
+            self.texts = value
+        else:
+            self.questions = value
 
 
 class Job(NamedTuple):
@@ -19,7 +41,7 @@ class Job(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """Nobody waits for a job any more."""
+    """Says that nobody waits for a job any more."""
 
     number: int
 
@@ -42,13 +64,13 @@ class Pong(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The models are loaded: what each can do."""
+    """Says that the models are loaded, and what each can do."""
 
     models: dict[str, dict[str, Any]]
 
 
 class Failed(NamedTuple):
-    """The models cannot be loaded, and why."""
+    """Says that the models cannot be loaded, and why."""
 
     message: str
 

@@ -7,21 +7,23 @@ import secrets
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
+from phalanx.serve.pending import Pending, Refused
 from phalanx.serve.shapes import Completion, Embeddings, error
-from phalanx.serve.worker_pool import Refused, WorkerPool
+from phalanx.serve.worker_pool import WorkerPool
 
 
 class Text:
-    """A completion as it grows, up to the first of the texts that end it. `held` may yet become such a text."""
+    """The text of a completion as it grows, up to the first of the texts that end it; `held` may yet become one."""
 
     def __init__(self, stops: list[str]) -> None:
         self.stops, self.held, self.stopped = stops, "", False
 
     def add(self, piece: str, last: bool) -> str:
-        """What can be told now."""
+        """Add a piece, maybe the last; the text that can be told now."""
         whole = self.held + piece
         cuts = [at for stop in self.stops if (at := whole.find(stop)) >= 0]
         if cuts:
@@ -71,43 +73,31 @@ class Completing:
         self.pool, self.model, self.asked = pool, model, asked
         self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self.seed = secrets.randbits(62) if asked.seed is None else asked.seed
-        self.jobs = [prompt for prompt in asked.prompt for _ in range(asked.n or 1)]
+        prompts = [prompt for prompt in asked.prompt for _ in range(asked.n or 1)]
+        self.jobs = [{"prompt": prompt, "options": asked.options(index, self.seed), "echo": asked.echo}
+                     for index, prompt in enumerate(prompts)]  # fmt: skip
         self.said = self.given = 0  # tokens
 
     async def whole(self) -> dict[str, Any]:
-        """The response when nothing is streamed."""
-        self.pool.admit("complete", len(self.jobs), self.asked.timeout)
+        """The response as JSON when nothing is streamed. Refused, or an ExceptionGroup of it."""
         parts: list[list[Part]] = [[] for _ in self.jobs]
-
-        async def one(index: int) -> None:
-            async for part in self._parts(index):
-                parts[index].append(part)
-
-        async with asyncio.TaskGroup() as group:
-            for index in range(len(self.jobs)):
-                group.create_task(one(index))
+        await self._complete(self._submit(), lambda index, part: parts[index].append(part))
         choices = [self._choice(index, found) for index, found in enumerate(parts)]
         return {**self.head, "object": "text_completion", "choices": choices, "usage": self.usage()}
 
     async def events(self) -> AsyncIterator[str]:
-        """Server-sent events; an error that comes too late for a status is an event too. Refused before the first."""
-        self.pool.admit("complete", len(self.jobs), self.asked.timeout)
+        """The response as server-sent events; an error that comes too late for a status is an event too. Refused before
+        the first.
+        """
         found: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
-        async def one(index: int) -> None:
-            async for part in self._parts(index):
-                if any(part):
-                    found.put_nowait(self._choice(index, [part]))
+        def tell(index: int, part: Part) -> None:
+            if any(part):
+                found.put_nowait(self._choice(index, [part]))
 
-        async def all_of_them() -> None:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for index in range(len(self.jobs)):
-                        group.create_task(one(index))
-            finally:
-                found.put_nowait(None)
-
-        task, told = asyncio.create_task(all_of_them()), False
+        pending, told = self._submit(), False
+        task = asyncio.create_task(self._complete(pending, tell))
+        task.add_done_callback(lambda _: found.put_nowait(None))
         try:
             while (choice := await found.get()) is not None:
                 yield self._event({"choices": [choice]})
@@ -123,9 +113,30 @@ class Completing:
             yield f"data: {json.dumps({'error': error(refused.status, refused.message)})}\n\n"
         finally:
             task.cancel()
+            for each in pending:  # a task that was cancelled before its first step closes nothing
+                each.close()
+
+    def _submit(self) -> list[Pending]:
+        """All jobs of the request at once; Refused where they cannot be done."""
+        return self.pool.submit(self.model, "complete", self.jobs, self.asked.timeout)
+
+    async def _complete(self, pending: Sequence[Pending], tell: Callable[[int, Part], None]) -> None:
+        """Call `tell` with the parts of all completions as they come; the first that fails ends the others."""
+
+        async def one(index: int) -> None:
+            async for part in self._parts(index, pending[index]):
+                tell(index, part)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(len(pending)):
+                    group.create_task(one(index))
+        finally:
+            for each in pending:
+                each.close()
 
     def usage(self) -> dict[str, int]:
-        """Tokens."""
+        """How many tokens were given and said, as OpenAI's clients expect it."""
         return {"prompt_tokens": self.given, "completion_tokens": self.said, "total_tokens": self.given + self.said}
 
     def _event(self, what: dict[str, Any]) -> str:
@@ -140,13 +151,11 @@ class Completing:
         text, why = "".join(part.text for part in parts), next((part.why for part in parts if part.why), None)
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": why}
 
-    async def _parts(self, index: int) -> AsyncIterator[Part]:
-        """Parts of a completion as they come."""
+    async def _parts(self, index: int, pending: Pending) -> AsyncIterator[Part]:
+        """The parts of a completion as they come."""
         text, logprobs, length, said, first = Text(self.asked.stop or []), Logprobs(), 0, 0, True
-        asked = {"prompt": self.jobs[index], "options": self.asked.options(index, self.seed), "echo": self.asked.echo}
-        stream = self.pool.stream(self.model, "complete", asked, self.asked.timeout, admitted=True)
-        try:
-            async for part, last in stream:
+        with closing(pending):
+            async for part, last in pending:
                 self.said += part["said"] - said
                 self.given += part["prompt"] if first and index % (self.asked.n or 1) == 0 else 0
                 said, first = part["said"], False
@@ -156,8 +165,6 @@ class Completing:
                 yield Part(piece, why, logprobs.add(part.get("logprobs", []), length, last and not text.stopped))
                 if text.stopped:
                     return
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
 
 
 def first_refused(group: BaseExceptionGroup[Any]) -> Refused:
@@ -169,7 +176,7 @@ def first_refused(group: BaseExceptionGroup[Any]) -> Refused:
 
 
 async def embeddings(pool: WorkerPool, model: str, asked: Embeddings) -> dict[str, Any]:
-    """The response."""
+    """The response to a request for embeddings, as JSON. Refused where they cannot be had."""
     found = await pool.ask(model, "embed", {"texts": asked.input}, asked.timeout)
     data = [
         {

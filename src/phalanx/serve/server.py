@@ -22,7 +22,9 @@ GRACE = 5  # seconds past the budget for what is under way when the server is to
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve."""
+    """How to serve: where to listen, what to refuse (`queue` texts at most, `budget` seconds each, `body` bytes), the
+    file of API keys, and the processes that compute with the threads of each (0: by the CPUs).
+    """
 
     host: str
     port: int
@@ -64,7 +66,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def serve(models: Sequence[Spec], options: Options) -> None:
-    """Until it is told to stop. InputError where it cannot listen, or the models cannot be loaded."""
+    """Serve until the process is told to stop. InputError where it cannot listen, or the models cannot be loaded."""
     if not math.isfinite(options.budget):
         raise InputError(f"--budget {options.budget}: give seconds")
     if options.workers > (most := max(16, 4 * processor.cpus())):  # every one holds the models
@@ -86,7 +88,7 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     names, port = ", ".join(model.name for model in models), listening.getsockname()[1]
     print(f"phalanx: http://{options.host}:{port} serves {names}; /ready says when", flush=True)
     server.run()
-    if pool.gave_up:
+    if pool.restartable:
         print(f"phalanx: {pool.failure}", file=sys.stderr)
         sys.exit(1)
     if pool.failure:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from phalanx.serve.jobs import SIZE, Cancel, Failed, FromWorker, Job, Ping, Pong, Ready, Reply, ToWorker, packed
+from phalanx.serve.jobs import SIZE, Cancel, Failed, FromWorker, Job, PerKind, Ping, Pong, Ready, Reply, packed
 
 LOST = "the process that computed this ended unexpectedly; it is being started again, try in a moment"
 ENDED = "a process ended while it loaded the models; is there enough memory?"
@@ -38,17 +38,21 @@ class WorkerHandle:
 
     `launch` starts a process that speaks over a socket; it may raise OSError. `ended` is called with this handle and
     the reason after every end that nobody asked for; the process is started again unless `ended` sets `stopping`.
+    Handles that share `starting` start their processes one after the other.
     """
 
     def __init__(
-        self, launch: Callable[[socket.socket], Process], ended: Callable[["WorkerHandle", str], None]
+        self,
+        launch: Callable[[socket.socket], Process],
+        ended: Callable[["WorkerHandle", str], None],
+        starting: asyncio.Lock,
     ) -> None:
-        self.launch, self.ended = launch, ended
+        self.launch, self.ended, self.starting = launch, ended, starting
         self.process: Process | None = None
         self.models: dict[str, dict[str, Any]] = {}
         self.waiting: dict[int, asyncio.Queue[Reply]] = {}
-        self.beside = {False: 0, True: 0}  # of them questions, and texts: the process gives each half of its time
-        self.outbox: dict[int, ToWorker] = {}
+        self.beside = PerKind(0, 0)  # how many of them are questions, and texts
+        self.outbox: dict[int, bytes] = {}
         self.posted = asyncio.Event()
         self.pinged, self.silence = False, 0.0  # whether a Pong is owed; seconds since the worker said anything
         self.loaded, self.patience = False, float("inf")  # once; seconds that loading may take
@@ -60,7 +64,9 @@ class WorkerHandle:
         if isinstance(message, Cancel) and message.number in self.outbox:
             del self.outbox[message.number]
         elif self.models:
-            self.outbox[message.number] = message
+            self.outbox[message.number] = packed(
+                message
+            )  # here, so that one that cannot be packed fails its own request
             self.posted.set()
 
     def check(self, seconds: float, limit: float) -> None:
@@ -74,7 +80,7 @@ class WorkerHandle:
         if self.process and self.silence > (limit if self.models else self.patience):
             self.process.kill()
         elif self.models and not self.pinged:
-            self.pinged, self.outbox[PING] = True, Ping()
+            self.pinged, self.outbox[PING] = True, packed(Ping())
             self.posted.set()
 
     async def run(self) -> None:
@@ -93,25 +99,34 @@ class WorkerHandle:
 
     async def _live(self) -> str:
         """One life of the process; why it ended."""
-        self.silence, sending = 0.0, None
+        self.silence = 0.0
         try:
             ours, theirs = socket.socketpair()
-            with ours, theirs:
-                self.process = self.launch(theirs)
-                reader, writer = await asyncio.open_connection(sock=ours.dup(), limit=1 << 20)
-            theirs.close()
-            sending = asyncio.create_task(self._send(writer))
-            return await self._listen(reader)
+            with ours:
+                async with self.starting:  # the loop has turns between two starts, in which it may be told to end
+                    with theirs:
+                        self.process = self.launch(theirs)
+                    reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+                try:
+                    return await self._speak(reader, writer)
+                finally:
+                    writer.transport.abort()
         except OSError as error:
             return f"a process could not be started: {error.strerror or error}"
         finally:
+            patience = LEAVE if self.models else 0.0  # one that still loads looks at its socket only when it is done
             self.models, self.outbox, self.pinged = {}, {}, False
-            if sending:
-                sending.cancel()
-                writer.transport.abort()
             if process := self.process:
                 self.process = None
-                await asyncio.to_thread(_end, process)
+                await asyncio.to_thread(_end, process, patience)
+
+    async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        """Send and listen until the worker ends; why it did. A defect in either is raised, in an ExceptionGroup."""
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(self._send(writer))
+            why = await self._listen(reader)
+            sending.cancel()
+        return why
 
     async def _listen(self, reader: asyncio.StreamReader) -> str:
         """Take what the worker says until it ends; why it did."""
@@ -120,7 +135,7 @@ class WorkerHandle:
             try:
                 size = await reader.readexactly(SIZE)
                 message: FromWorker = pickle.loads(await reader.readexactly(int.from_bytes(size, "big")))
-            except (asyncio.IncompleteReadError, ConnectionError):
+            except (asyncio.IncompleteReadError, OSError):
                 return "a computing process ended unexpectedly" if self.models else ENDED
             self.silence = 0.0
             if isinstance(message, Failed):
@@ -136,18 +151,17 @@ class WorkerHandle:
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         """Send what lies in the outbox, as fast as the worker takes it."""
-        with suppress(ConnectionError):  # the worker has ended, which `_listen` sees too
+        with suppress(OSError):  # the worker has ended, which `_listen` sees too
             while True:
                 await self.posted.wait()
                 self.posted.clear()
                 while self.outbox:
-                    message = self.outbox.pop(next(iter(self.outbox)))
-                    writer.write(packed(message))
+                    writer.write(self.outbox.pop(next(iter(self.outbox))))
                     await writer.drain()
 
 
-def _end(process: Process) -> None:
-    """Wait for a process whose socket is closed; kill it where it does not end by itself."""
-    process.join(LEAVE)
+def _end(process: Process, patience: float) -> None:
+    """Wait for a process whose socket is closed; kill it where it does not end by itself in so many seconds."""
+    process.join(patience)
     process.kill()
     process.join(LEAVE)

@@ -12,29 +12,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from phalanx.serve.jobs import Cancel, Job, Reply, Spec
-from phalanx.serve.worker import TOO_LATE, work
+from phalanx.serve.jobs import Job, PerKind, Spec
+from phalanx.serve.pending import SLACK, Pace, Pending, Refused
+from phalanx.serve.worker import work
 from phalanx.serve.worker_handle import WorkerHandle
 
-SLACK = 5.0  # seconds past its deadline in which a job may still be answered
 STUCK = 4  # budgets in which a worker has said nothing: it is killed
 QUIET = 3.0  # seconds in which a worker has said nothing: others get the jobs
 CHECK = 1.0  # seconds between looks at all workers, or a quarter of the budget where that is less
 ATTEMPTS = 8  # starts of a worker in a row that failed, while no other works: the server ends
-
-
-class Refused(Exception):
-    """A job that will not be done: what to tell, with an HTTP status, and when to come again."""
-
-    def __init__(self, status: int, message: str, after: float = 0.0) -> None:
-        super().__init__(message)
-        self.status, self.message, self.after = status, message, after
 
 
 class WorkerPool:
@@ -43,15 +35,17 @@ class WorkerPool:
     def __init__(self, specs: Sequence[Spec], devices: Sequence[int | None], threads: int, queue: int, budget: float
                  ) -> None:  # fmt: skip
         self.queue, self.budget = queue, budget
-        self.workers = [WorkerHandle(partial(WorkerProcess, specs, device, threads), self._ended) for device in devices]
+        launches = [partial(WorkerProcess, specs, device, threads) for device in devices]
+        starting = asyncio.Lock()
+        self.workers = [WorkerHandle(launch, self._ended, starting) for launch in launches]
         self.tasks: list[asyncio.Task[None]] = []
         self.numbers = itertools.count()
-        self.failure, self.gave_up = "", False  # why the server must end; whether it once served
+        self.failure, self.restartable = "", False  # why the server must end; whether to start it again would do
         self.on_failure: Callable[[], None] = lambda: None
-        self.pace = {False: 0.0, True: 0.0}  # seconds a question, and a text, takes of a worker, lately
+        self.pace = PerKind(Pace(), Pace())
 
     def start(self) -> None:
-        """In the running event loop."""
+        """Begin, in the running event loop, to start the workers and to look after them."""
         self.tasks = [asyncio.create_task(run()) for run in (self._watch, *(worker.run for worker in self.workers))]
         for task in self.tasks:
             task.add_done_callback(self._done)
@@ -71,63 +65,48 @@ class WorkerPool:
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
-        """What can be asked, by name."""
+        """The models that can be asked, by name, and what each can do."""
         return next((worker.models for worker in self.workers if worker.models), {})
 
     @property
     def waiting(self) -> int:
-        """Jobs under way."""
+        """How many jobs are under way."""
         return sum(len(worker.waiting) for worker in self.workers)
 
     async def ask(self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None) -> Any:
         """A job's whole result. Refused where it cannot be had."""
-        async for result, _ in self.stream(model, kind, asked, seconds):
-            found = result
+        [pending] = self.submit(model, kind, [asked], seconds)
+        with closing(pending):
+            async for result, _ in pending:
+                found = result
         return found
 
-    def admit(self, kind: str, count: int = 1, seconds: float | None = None) -> None:
+    def submit(self, model: str, kind: str, asked: Sequence[dict[str, Any]], seconds: float | None = None
+               ) -> list[Pending]:  # fmt: skip
+        """Let in the jobs of one request, all or, with Refused, none, each to the worker that has the least to do.
+        Nobody else has a turn between the decision and the last of them, so that all are counted for the next request.
+        """
+        self._admit(kind, len(asked), seconds)
+        budget, found = min(seconds or self.budget, self.budget), list[Pending]()
+        try:
+            for one in asked:
+                job = Job(next(self.numbers), model, kind, one, time.monotonic() + budget)
+                found.append(Pending(self._least_busy(), job, self.pace[kind]))
+        except BaseException:
+            for pending in found:
+                pending.close()
+            raise
+        return found
+
+    def _admit(self, kind: str, count: int, seconds: float | None) -> None:
         """Refused where so many jobs are too many, ever or now."""
         if count > self.queue:
             raise Refused(400, f"{count} texts are asked for at once, this server takes {self.queue}; ask for fewer")
-        worker, text = self._least_busy(), kind == "complete"
-        expected = self.pace[text] * (worker.beside[text] + 1)
-        late = worker.beside[text] > 4 and expected > 0.7 * min(seconds or self.budget, self.budget)
+        beside = self._least_busy().beside[kind]
+        expected = self.pace[kind].seconds * (beside + 1)
+        late = beside > 4 and expected > 0.7 * min(seconds or self.budget, self.budget)
         if self.waiting + count > self.queue or late:
             raise Refused(429, "too much is asked at once; try again", max(1.0, expected))
-
-    async def stream(
-        self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None, admitted: bool = False
-    ) -> AsyncIterator[tuple[Any, bool]]:
-        """A job's result in parts, and whether each is the last. Left early, the job is cancelled."""
-        if not admitted:
-            self.admit(kind, 1, seconds)
-        worker, text = self._least_busy(), kind == "complete"
-        budget = min(seconds or self.budget, self.budget)
-        number, replies = next(self.numbers), asyncio.Queue[Reply]()
-        worker.waiting[number] = replies
-        worker.beside[text] += 1
-        began, last, beside = time.monotonic(), False, worker.beside[text]
-        try:
-            worker.send(Job(number, model, kind, asked, began + budget))
-            while not last:
-                reply = await _next(number, replies, began + budget + SLACK)
-                last = reply.last
-                took = time.monotonic() - began
-                if last and (reply.status == 200 or took >= budget):
-                    self._learn(text, took / (beside + worker.beside[text]) * 2, took >= budget)
-                if reply.status != 200:
-                    raise Refused(reply.status, reply.result, 2 if reply.status == 503 else 0)
-                yield reply.result, last
-        finally:
-            del worker.waiting[number]
-            worker.beside[text] -= 1
-            if not last:
-                worker.send(Cancel(number))
-
-    def _learn(self, text: bool, pace: float, late: bool) -> None:
-        """From a job that was done, or was given up when it was late: it would have taken longer."""
-        known = self.pace[text]
-        self.pace[text] = 0.9 * known + 0.1 * (max(pace, known) if late else pace) if known else pace
 
     def _least_busy(self) -> WorkerHandle:
         able = [worker for worker in self.workers if worker.models]
@@ -144,11 +123,11 @@ class WorkerPool:
                 worker.check(seconds, STUCK * self.budget + SLACK)
 
     def _ended(self, worker: WorkerHandle, why: str) -> None:
-        """A worker has ended: it is started again, unless that is in vain."""
+        """Say that a worker has ended and is started again, or end the server where that is in vain."""
         if worker.failures and not any(each.loaded for each in self.workers):
             self._fail(why)  # the first start fails: the user's to mend
         elif worker.failures >= ATTEMPTS and not self.ready:
-            self.gave_up = True
+            self.restartable = True
             self._fail(f"{why}; that was start {worker.failures} in a row that failed, and no other worker is left: "
                        "the server ends, so that what supervises it can start it anew")  # fmt: skip
         else:
@@ -158,23 +137,15 @@ class WorkerPool:
         """Nobody awaits these tasks: one that ends by a defect must not leave a server without workers."""
         if not task.cancelled() and (error := task.exception()):
             traceback.print_exception(error)
-            self.gave_up = True
+            self.restartable = True
             self._fail("looking after the computing processes ended by a defect")
 
     def _fail(self, why: str) -> None:
-        """The server must end."""
+        """Have the server end."""
         self.failure = self.failure or why
         for worker in self.workers:
             worker.stopping = True
         self.on_failure()
-
-
-async def _next(number: int, replies: asyncio.Queue[Reply], until: float) -> Reply:
-    """What comes next; a refusal where that takes too long."""
-    try:
-        return await asyncio.wait_for(replies.get(), max(0.0, until - time.monotonic()))
-    except TimeoutError:
-        return Reply(number, TOO_LATE, status=503)
 
 
 class WorkerProcess:
@@ -206,7 +177,7 @@ class WorkerProcess:
 
 @contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """For a process that begins: Ctrl-C is for the one that started it."""
+    """Let a process that is started in the block ignore Ctrl-C, which is for the one that starts it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
