@@ -4,13 +4,14 @@ import asyncio
 import errno
 import resource
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
-from phalanx.serve import connection, http_server
+from phalanx.serve import connection, guard, http_server
 from phalanx.serve.guard import Guard
 from phalanx.serve.http_server import HttpServer, raise_files
 
@@ -41,8 +42,8 @@ async def serving(
     """`ending` is called when the server begins to end."""
     listening = listening or socket.socket()
     listening.bind(("127.0.0.1", 0))
-    guard = Guard(app, 1000, [], lambda *_: None, {})
-    server = HttpServer(guard, listening, most, 60, lambda: (guard.drain(), ending()))
+    guarded = Guard(app, 1000, [], lambda *_: None, {})
+    server = HttpServer(guarded, listening, most, 60, lambda: (guarded.drain(), ending()))
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:
@@ -104,7 +105,7 @@ def test_a_request_that_does_not_become_whole(monkeypatch: pytest.MonkeyPatch, s
     async def run() -> bytes:
         async with serving(app) as server:
             told = await received(connected(server, sent))
-            assert not server.opened.all and not server.opened.idle
+            assert not server.opened.all and not list(server.opened.idle())
         return told
 
     told = asyncio.run(run())
@@ -129,7 +130,7 @@ def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_connections_than_there_is_room_for() -> None:
-    """The one that is idle for longest makes room; one that is computed for stays."""
+    """Those that are idle make room; one that is computed for stays."""
 
     async def run() -> None:
         app = App()
@@ -150,6 +151,78 @@ def test_more_connections_than_there_is_room_for() -> None:
                 client.close()
 
     asyncio.run(run())
+
+
+def test_who_has_sent_most_goes_last() -> None:
+    """Resting connections make room first, then those without a whole head, then those whose body has begun; of two
+    bodies the one that has sent nothing for longer.
+    """
+
+    async def run() -> None:
+        app = App()
+        async with serving(app, most=5) as server:
+            clients = list[socket.socket]()
+            for sent in (SEND, SEND, ASK[:20], b"", ASK):
+                clients.append(connected(server, sent))
+                await until(lambda: len(list(server.opened.idle())) == len(clients))
+            assert await answered(clients[4])
+            await until(lambda: list(map(len, server.opened.phases.values())) == [1, 2, 2])
+
+            bodies = server.opened.phases[connection.BODY]
+            first = next(iter(bodies))
+            clients[0].sendall(b"ab")
+            await until(lambda: next(iter(bodies)) is not first)
+
+            app.go.clear()
+            for at in (4, 2, 3, 1):
+                clients.append(connected(server, ASK))
+                with suppress(ConnectionResetError):
+                    assert await received(clients[at]) == b""
+            clients[0].sendall(b"cde")
+            await until(lambda: app.asked == 6)
+            app.go.set()
+            assert await answered(clients[0])
+            for client in clients:
+                client.close()
+
+    asyncio.run(run())
+
+
+def test_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the bound a request is refused, and one that is refused, answered or left counts no more."""
+    monkeypatch.setattr(guard, "BODIES", 1500)
+
+    async def run() -> list[int]:
+        app, statuses = App(), list[int]()
+        app.go.clear()
+        guarded = Guard(app, 1000, [], lambda *_: None, {})
+
+        async def ask() -> None:
+            messages = deque(
+                [{"type": "http.request", "body": b"a" * 400, "more_body": more} for more in (True, False)]
+            )
+
+            async def receive() -> Any:
+                return messages.popleft() if messages else await asyncio.Event().wait()
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+                    assert message["status"] == 200 or (b"retry-after", b"1") in message["headers"]
+
+            await guarded({"type": "http", "path": "/", "headers": []}, receive, send)
+
+        first = asyncio.create_task(ask())
+        await until(lambda: app.asked == 1)
+        await ask()
+        assert guarded.held == 800
+        app.go.set()
+        await first
+        await ask()
+        assert guarded.held == 0
+        return statuses
+
+    assert asyncio.run(run()) == [429, 200, 200]
 
 
 def test_connections_wait_where_all_are_computed_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +283,7 @@ def test_what_was_sent_before_the_end_is_answered(most: int) -> None:
             resting = connected(server, ASK)
             assert await answered(resting)
             late = connected(server, SEND)
-            await until(lambda: len(server.opened.idle) == 2)
+            await until(lambda: len(list(server.opened.idle())) == 2)
             server.should_exit = True
             await until(lambda: len(clients) > 0)
             for told in await asyncio.gather(*map(received, clients)):

@@ -4,7 +4,8 @@ import asyncio
 import fcntl
 import json
 import termios
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 import h11
@@ -16,6 +17,7 @@ from phalanx.serve.shapes import error
 
 HEAD, BODY, REST, ANSWER = "head", "body", "rest", "answer"  # what comes next: from the client but for the answer
 SECONDS = {HEAD: 20.0, BODY: 60.0}  # until all of it is there; for how long a connection may rest uvicorn knows
+IDLE = REST, HEAD, BODY  # whose connection is closed first where another needs its place: who has sent most comes last
 LOOKED_AT = 64  # idle connections, to find one that may be closed for another
 STALLED = 30.0  # seconds in which a client takes nothing of an answer
 _BODY = json.dumps({"error": error(408, "the request came too slowly")}).encode()
@@ -26,17 +28,23 @@ TOO_SLOW = (
 
 
 class Open:
-    """The connections that are open, and those of them that have no whole request, the longest so first."""
+    """The connections that are open, and those of them that have no whole request, by what comes next; each time those
+    that have sent nothing for longest come first.
+    """
 
     def __init__(self) -> None:
         self.all: set[Connection] = set()
-        self.idle: dict[Connection, None] = {}
+        self.phases: dict[str, dict[Connection, None]] = {phase: {} for phase in IDLE}
 
-    def longest_idle(self) -> "Connection | None":
-        """The connection that may be closed for another, if there is one: it has been idle for longest, and nothing
-        that it was sent is still to be read.
+    def idle(self) -> "Iterator[Connection]":
+        """The connections without a whole request, in the order in which they may be closed for others."""
+        return chain.from_iterable(self.phases.values())
+
+    def dispensable(self) -> "Connection | None":
+        """The connection that may be closed for another, if there is one: the first idle one of which the kernel holds
+        nothing that is still to be read.
         """
-        return next((each for each in islice(self.idle, LOOKED_AT) if not each.unread()), None)
+        return next((each for each in islice(self.idle(), LOOKED_AT) if not each.unread()), None)
 
 
 class Connection(H11Protocol):
@@ -51,40 +59,44 @@ class Connection(H11Protocol):
         opened.all.add(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The client is there."""
+        """Expect the first request of a client that has connected."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that it is told whenever the client takes nothing
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        """A part of a request."""
+        """Take in a part of a request; its sender is idle for the shortest time now."""
         super().data_received(data)
         self._expect()
+        phase = self.opened.phases.get(self.next[0], {})
+        if self in phase:
+            del phase[self]
+            phase[self] = None
 
     def on_response_complete(self) -> None:
-        """An answer was given."""
+        """Expect the next request once an answer was given."""
         super().on_response_complete()
         self._expect()
 
     def pause_writing(self) -> None:
-        """The client takes no more for now."""
+        """Begin to measure for how long the client takes nothing of an answer."""
         super().pause_writing()
         self.stalled = self.stalled or self.loop.call_later(STALLED, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has taken everything."""
+        """Measure no more, as the client has taken everything."""
         super().resume_writing()
         if self.stalled:
             self.stalled.cancel()
             self.stalled = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """Forget the connection, which is closed."""
         self.forget()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """The server is to end: close, unless a request is under way or a part of its head is there."""
+        """Close, as the server is to end, unless a request is under way or a part of its head is there."""
         if self._next() != HEAD or not self.conn.trailing_data[0]:
             super().shutdown()
 
@@ -93,19 +105,24 @@ class Connection(H11Protocol):
         return any(fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4)))
 
     def leave(self) -> None:
-        """Make room for another."""
+        """Break the connection off at once, to make room for another."""
         self.forget()
         self.transport.abort()
 
     def forget(self) -> None:
-        """It counts no more."""
+        """Count the connection among the open ones no more, and stop its timers."""
         self.opened.all.discard(self)
-        self.opened.idle.pop(self, None)
+        self._no_longer_idle()
         for timer in (self.deadline, self.stalled):
             if timer:
                 timer.cancel()
 
+    def _no_longer_idle(self) -> None:
+        for phase in self.opened.phases.values():
+            phase.pop(self, None)
+
     def _next(self) -> str:
+        """What comes next on this connection: HEAD, BODY, REST or ANSWER."""
         if self.conn.their_state is h11.IDLE:
             return REST if self.cycle and not self.conn.trailing_data[0] else HEAD
         return BODY if self.conn.their_state is h11.SEND_BODY else ANSWER
@@ -116,11 +133,12 @@ class Connection(H11Protocol):
         if now == self.next or self not in self.opened.all:
             return
         self.next = now
-        self.opened.idle.pop(self, None)
+        self._no_longer_idle()
         if self.deadline:
             self.deadline.cancel()
+
         if now[0] != ANSWER:
-            self.opened.idle[self] = None
+            self.opened.phases[now[0]][self] = None
         if seconds := SECONDS.get(now[0]):
             self.deadline = self.loop.call_later(seconds, self._too_slow)
 

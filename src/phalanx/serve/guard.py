@@ -22,6 +22,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+BODIES = 256 << 20  # bytes of all bodies in memory, or of one where `limit` is more
 PATIENCE = 2.0  # seconds for the rest of a body that is refused
 SAFE = (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")
 NOTHING = "default-src 'none'; frame-ancestors 'none'"  # what a page may do that is none
@@ -43,13 +44,14 @@ class Guard:
         self.app, self.limit, self.keys, self.told = app, limit, [key.encode() for key in keys], told
         self.policies = {path: policy(html) for path, html in pages.items()}
         self.draining = False
+        self.held = 0  # bytes of the bodies of all requests under way
 
     def drain(self) -> None:
-        """From now on every answer is the last on its connection."""
+        """Make every answer from now on the last on its connection."""
         self.draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Let one request through, or refuse it, and tell of its end."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -78,31 +80,46 @@ class Guard:
             await _drain(receive)
             await _refuse(send, 401, "an API key is needed: Authorization: Bearer KEY")
             return
+
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit:
             await _drain(receive)
-            body = None
-        else:
-            body = await self._body(receive)
-        if body is None:
-            await _refuse(send, 413, f"the body is larger than {self.limit} bytes")
+            await _refuse(send, 413, self._too_large())
             return
-        await _while_there(lambda read: self.app(scope, read, send), body, receive)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """All of it; None past the limit. Left where the rest does not come."""
-        parts, size, more = [], 0, True
+        body = bytearray()
+        try:
+            if refusal := await self._read(body, receive):
+                await _refuse(send, *refusal)
+            else:
+                await _while_there(lambda read: self.app(scope, read, send), bytes(body), receive)
+        finally:
+            self.held -= len(body)
+
+    async def _read(self, body: bytearray, receive: Receive) -> tuple[int, str] | None:
+        """Read the whole body, which counts as held from its first byte; status and message where it is too much, alone
+        or with those of others. Left where the rest does not come.
+        """
+        more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise Left
-            parts.append(message.get("body", b""))
-            size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > self.limit:
+            part, more = message.get("body", b""), message.get("more_body", False)
+            body += part
+            self.held += len(part)
+
+            alone = len(body) > self.limit
+            if alone or self.held > max(BODIES, self.limit):
+                self.held -= len(body)
+                body.clear()
                 if more:
                     await _drain(receive)
-                return None
-        return b"".join(parts)
+                return (413, self._too_large()) if alone else (429, "too much is sent at once; try again")
+        return None
+
+    def _too_large(self) -> str:
+        return f"the body is larger than {self.limit} bytes"
 
     def _known(self, header: bytes) -> bool:
         """Compares with every key, in a time that does not tell how much was right."""
@@ -149,6 +166,8 @@ async def _drain(receive: Receive) -> None:
 async def _refuse(send: Send, status: int, message: str) -> None:
     body = json.dumps({"error": error(status, message)}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -168,7 +187,7 @@ def policy(html: str) -> str:
 
 
 def read_keys(file: Path) -> list[str]:
-    """One a line; InputError where there is none, or the file cannot be read."""
+    """The keys of a file, one a line; InputError where there is none, or the file cannot be read."""
     try:
         keys = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as failed:

@@ -78,7 +78,7 @@ class HttpServer(uvicorn.Server):
 
 
 class Listener:
-    """Accepts connections, `most` at once: one more closes the one that has been idle for longest, or has to wait."""
+    """Accepts connections, `most` at once: one more closes one that has no whole request, or has to wait."""
 
     def __init__(self, listening: socket.socket, opened: Open, most: int, make: Callable[[], Connection]) -> None:
         self.socket, self.opened, self.most, self.make = listening, opened, most, make
@@ -88,7 +88,7 @@ class Listener:
         self.paused: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """In the running event loop."""
+        """Listen, in the running event loop."""
         self.loop = asyncio.get_running_loop()
         self.socket.setblocking(False)
         self.socket.listen(BACKLOG)
@@ -115,7 +115,7 @@ class Listener:
         self.loop.add_reader(self.socket, self._accept)
 
     def _accept(self) -> None:
-        """Someone waits to be accepted."""
+        """Accept those who wait, as many as others can wait for."""
         for _ in range(AT_ONCE):
             if not self._accept_one():
                 break
@@ -131,25 +131,27 @@ class Listener:
         self.paused = self.loop.call_later(PAUSE, self._resume)
 
     def _accept_one(self) -> bool:
-        """Whether that was done, and can be again."""
+        """Accept a connection; whether that was done, and can be again."""
         full = len(self.opened.all) >= self.most
-        idle = self.opened.longest_idle() if full else None
+        idle = self.opened.dispensable() if full else None
         if full and not idle:
             self.hindrance = "all connections have requests under way"
             return False
+
         self.hindrance = ""
         try:
             accepted, _ = self.socket.accept()
         except (BlockingIOError, InterruptedError):
             return False
-        except ConnectionAbortedError:
+        except ConnectionAbortedError:  # the client has left, others may wait behind it
             return True
-        except OSError as error:
+        except OSError as error:  # files ran out: one of ours makes room for the next try
             self.hindrance = error.strerror or str(error)
-            if idle := self.opened.longest_idle():
+            if idle := self.opened.dispensable():
                 idle.leave()
             return False
-        if idle:
+
+        if idle:  # only now: where nobody waited, none had to go
             idle.leave()
         accepted.setblocking(False)
         task = self.loop.create_task(self._join(self.make(), accepted))

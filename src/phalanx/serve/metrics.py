@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The numbers that Prometheus is told."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -8,7 +8,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Of one server."""
+    """The counters and gauges of one server."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self.registry = CollectorRegistry()
@@ -25,10 +25,10 @@ class Metrics:
         ready.set_function(lambda: float(pool.ready))
 
     def told(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count a request that was answered."""
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
 
     def text(self) -> bytes:
-        """In Prometheus' form."""
+        """All of them in the form that Prometheus reads."""
         return generate_latest(self.registry)

@@ -59,7 +59,7 @@ def work(
 
 
 def _loaded(spec: Spec, scratch: str) -> Bert | GPT:
-    """Called by its name, for errors go to clients."""
+    """The model of `spec`, whose errors call it by its name, for they go to clients."""
     model = load(spec.source, spec.backend, spec.precision, scratch=scratch)
     model.loaded = replace(model.loaded, run=Path(spec.name))
     model.ready()
@@ -81,7 +81,7 @@ class Mail:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: FromWorker) -> None:
-        """To the server; OSError where it is gone."""
+        """Send a message to the server; OSError where it is gone."""
         self.pipe.sendall(packed(message))
 
     def poll(self) -> bool:
@@ -89,7 +89,7 @@ class Mail:
         return not self.come.empty()
 
     def recv(self) -> ToWorker:
-        """The next; EOFError once the server is gone."""
+        """The next message; EOFError once the server is gone."""
         message = self.come.get()
         if message is None:
             raise EOFError
@@ -103,7 +103,7 @@ class Mail:
 
 
 class Worker:
-    """Models and what is under way."""
+    """Computes with the models, and keeps what is under way."""
 
     def __init__(self, models: dict[str, Any], pipe: Mail) -> None:
         self.models, self.pipe = models, pipe
@@ -160,7 +160,7 @@ class Worker:
         return batch
 
     def _answer(self, batch: Sequence[Job]) -> None:
-        """All together; where that fails, one by one, so that each gets what is its own."""
+        """Answer jobs together; where that fails, one by one, so that each gets what is its own."""
         try:
             results = compute(self.models[batch[0].model], batch[0].kind, [job.asked for job in batch])
         except ModelError as error:
