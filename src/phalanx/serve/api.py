@@ -30,7 +30,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def make(pool: WorkerPool) -> FastAPI:
-    """The app; it starts the pool and stops it."""
+    """The app over a pool, which it starts and stops."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +82,7 @@ def _plain(app: FastAPI, pool: WorkerPool) -> None:
 def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.post("/v1/completions", summary="Continue a text, in OpenAI's shape")
     async def completions(asked: shapes.Completion) -> Any:
-        """With `stream` as server-sent events."""
+        """The completions of each prompt; with `stream` they come in parts, as server-sent events."""
         completing = openai.Completing(pool, _named(pool, asked.model, "complete"), asked)
         if not asked.stream:
             try:
@@ -106,19 +106,19 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
 
     @app.post("/v1/embeddings", summary="Texts as vectors, in OpenAI's shape")
     async def embeddings(asked: shapes.Embeddings) -> Any:
-        """As numbers or, as OpenAI's client asks, packed."""
+        """A vector of length 1 for each text, as numbers or, as OpenAI's client asks, packed."""
         return await openai.embeddings(pool, _named(pool, asked.model, "embed"), asked)
 
     @app.post("/v1/chat/completions", include_in_schema=False)
     async def chat() -> Any:
-        """Refused: this says what there is instead."""
+        """Refuse, and say what there is instead."""
         message = ("chat is not served: these models continue texts and have learned no dialogue; use POST "
                    "/v1/completions with a prompt. GET /v1/models says what each model can do")  # fmt: skip
         raise Refused(404, message)
 
     @app.get("/v1/models", summary="The models")
     async def models() -> Any:
-        """By name, with what each can do."""
+        """The models that are served, by name, with what each can do."""
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "phalanx", **facts}
                 for name, facts in pool.models.items()]  # fmt: skip
         return {"object": "list", "data": data}
@@ -128,18 +128,18 @@ def _about(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the server lives")
     async def health() -> Any:
-        """Always, while it does."""
+        """Status 200 for as long as the server lives."""
         return {"status": "ok"}
 
     @app.head("/ready", include_in_schema=False)
     @app.get("/ready", summary="Whether the models are loaded")
     async def ready() -> Any:
-        """503 until then."""
+        """Status 200 once the models are loaded, and 503 until then."""
         return JSONResponse({"ready": pool.ready}, 200 if pool.ready else 503)
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)
     async def told() -> Response:
-        """Requests, times, tokens, jobs."""
+        """The numbers of requests, tokens and jobs, and the times, in the form that Prometheus reads."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.head("/", include_in_schema=False)

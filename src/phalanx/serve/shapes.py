@@ -33,7 +33,7 @@ def _utf8(text: str) -> str:
 
 
 def _several(given: Any) -> Any:
-    """One text is a list of one, and so are the tokens of one."""
+    """Take one text for a list of one, and so the tokens of one."""
     alone = isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], int))
     return [given] if alone else given
 
@@ -43,7 +43,7 @@ def _kind(given: Any) -> str:
 
 
 def _no_number(given: Any) -> Any:
-    """False asks for none, as null does."""
+    """Take false for null: it asks for none."""
     return None if given is False else given
 
 
@@ -72,7 +72,7 @@ class Question(Asked):
 
 
 class Classify(Asked):
-    """A text, or two."""
+    """A text to classify, or a pair of texts."""
 
     text: Text
     pair: Prompt = ""
@@ -86,7 +86,7 @@ class Fill(Asked):
 
 
 class Embed(Asked):
-    """Texts."""
+    """Texts to turn into vectors."""
 
     texts: Annotated[list[Text], Field(min_length=1, max_length=TEXTS)]
 
@@ -112,7 +112,7 @@ class OpenAI(BaseModel):
 
 
 class Embeddings(OpenAI):
-    """OpenAI's /v1/embeddings."""
+    """A request to /v1/embeddings in OpenAI's shape."""
 
     CANNOT = {"dimensions": ()}
     input: Annotated[
@@ -146,7 +146,7 @@ class Completion(OpenAI):
     echo: bool | None = False
 
     def options(self, number: int, seed: int) -> dict[str, Any]:
-        """As `Options` for the completion of a number."""
+        """The arguments of `Options` for the completion of this index."""
         temperature = 1.0 if self.temperature is None else self.temperature
         return {
             "max_tokens": 16 if self.max_tokens is None else self.max_tokens, "temperature": temperature,

@@ -208,7 +208,7 @@ class Worker:
 
 
 def alike(one: Job, other: Job) -> bool:
-    """Whether they can be computed together."""
+    """Whether two jobs can be computed together."""
     return (one.model, one.kind) == (other.model, other.kind)
 
 

@@ -98,7 +98,7 @@ class WorkerHandle:
                 self.restarts += 1
 
     async def _live(self) -> str:
-        """One life of the process; why it ended."""
+        """Start the process and speak with it until it ends; why it did."""
         self.silence = 0.0
         try:
             ours, theirs = socket.socketpair()
