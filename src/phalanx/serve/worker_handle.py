@@ -64,9 +64,8 @@ class WorkerHandle:
         if isinstance(message, Cancel) and message.number in self.outbox:
             del self.outbox[message.number]
         elif self.models:
-            self.outbox[message.number] = packed(
-                message
-            )  # here, so that one that cannot be packed fails its own request
+            # packed here, so that a message that cannot be fails its own request
+            self.outbox[message.number] = packed(message)
             self.posted.set()
 
     def check(self, seconds: float, limit: float) -> None:
