@@ -18,7 +18,8 @@ from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
 from phalanx.models.bert import BESIDE, outside_blocks
-from phalanx.models.build import PRETRAINING, build, family, make
+from phalanx.models.build import build, family, make
+from phalanx.models.sizes import PRETRAINING
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
@@ -68,7 +69,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
 
     with torch.device("meta"):
         shapes = make(model).state_dict()
-    found = [name for name, _ in family(model.family).from_hugging_face(_Like(weights), model)]
+    found = dict(family(model.family).from_hugging_face(_Like(weights), model))
     missing = [name for name in shapes if name not in found]
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
     unused = _unused(folder, weights, dict(family(model.family).to_hugging_face(shapes, model)))

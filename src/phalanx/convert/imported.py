@@ -23,7 +23,7 @@ class Imported:
     unused: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """The lines that a terminal shows of it."""
         said = [f"{self.run}: {self.tensors} tensors"]
         if self.missing:
             said.append(f"not in the folder, so initialised at random: {', '.join(self.missing)}")

@@ -21,9 +21,9 @@ from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, lo
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint
-from phalanx.models.build import PRETRAINING, build, make
+from phalanx.models.build import build, make
 from phalanx.models.names import pad_rows
-from phalanx.models.sizes import check
+from phalanx.models.sizes import PRETRAINING, check
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
@@ -75,14 +75,16 @@ _SPLIT = {
 
 
 def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imported:
-    """A run folder with the weights of a Megatron checkpoint, in fp32, as its checkpoint of step 0. Such checkpoints
-    have no tokenizer: `tokenizer` names one. Heads that are not there are initialised by `seed`.
+    """Make a run folder with the weights of a Megatron checkpoint, in fp32, as its checkpoint of step 0. Such
+    checkpoints have no tokenizer: `tokenizer` names one. Heads that are not there are initialised by `seed`.
+    InputError for a checkpoint that is damaged or not known here.
     """
     files = files_of(folder)
     parts = [load(file) for file in files]
     words = load_tokenizer(tokenizer)
     flat = [flat_of(part["model"], file) for part, file in zip(parts, files, strict=True)]
     model, version = _model_of(parts[0], flat[0], files[0], words.vocab)
+
     with torch.device("meta"):
         shapes = make(model).state_dict()
     theirs = {_name(name): name for name in shapes}
@@ -90,6 +92,7 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
     missing = [ours for there, ours in theirs.items() if there not in found]
     if lacking := [name for name in missing if not name.startswith(("masked.", "pair."))]:
         raise InputError(f"{folder} lacks the tensor {_name(lacking[0])}")
+
     for there, ours in found.items():
         _check_parts(files, there, [part.get(there) for part in flat], [*shapes[ours].shape], model)
     joined = {ours: _joined(there, flat, model, version) for there, ours in found.items()}
@@ -98,6 +101,7 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
             joined[name] = pad_rows(tensor[: model.vocab], model)
         elif name == "masked.decoder.bias":
             joined[name] = tensor[: model.vocab]
+
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
     config = Config(task=PRETRAINING[model.family], model=model, data=DataConfig(sequence=model.positions))
 
@@ -185,7 +189,7 @@ def _joined(name: str, parts: list[dict[str, Tensor]], model: ModelConfig, versi
 
 
 def _ordered(part: Tensor, model: ModelConfig, version: float) -> Tensor:
-    """A rank's rows [heads × 3 × width, …] by head, and in a head queries, keys, values."""
+    """Put a rank's rows [heads × 3 × width, …] in order: by head, and within a head queries, keys, values."""
     width = model.hidden // model.heads
     rest = part.shape[1:]
     if version < 1.0:

@@ -27,7 +27,7 @@ TEXTS = 256  # whose tokens' vectors are in memory at once
 
 
 class Answer(NamedTuple):
-    """A part of a context: context[start:stop] is text. Empty where the model says that there is none."""
+    """A part of a context: context[start:stop] is text. It is empty where the model says that there is no answer."""
 
     text: str
     start: int
@@ -95,10 +95,12 @@ class Bert:
         self._must("answer")
         _all_some([question for question, _ in asked], "question")
         _all_some([context for _, context in asked], "context")
+
         examples = self.loaded.config.examples
         questions = [Question("", question, context, ()) for question, context in asked]
         stride = min(examples.stride, max(1, self.loaded.context // 2))
         rows, parts = windows(questions, self.assemble, stride)
+
         found = []
         spans = spoken(parts, self._run(self.said, rows), len(asked), examples.longest)
         for (_, context), span in zip(asked, spans, strict=True):
@@ -113,7 +115,7 @@ class Bert:
         return self.classified([text])[0]
 
     def classified(self, texts: Sequence[Text]) -> list[Class]:
-        """The class of each. Where classes do not exclude one another, their probabilities need not sum to 1."""
+        """The class of each text or pair. Probabilities of classes that do not exclude one another do not sum to 1."""
         self._must("classify")
         names = self.loaded.config.examples.labels or tuple(map(str, range(self.loaded.config.model.classes)))
         found = []
@@ -145,7 +147,7 @@ class Bert:
         return self.embedded(texts)[0]
 
     def embedded(self, texts: Sequence[str | list[int]]) -> tuple[Array, list[int]]:
-        """The same, and how many tokens of each text the model sees."""
+        """The vectors that `embed` gives, and how many tokens of each text the model sees."""
         self._must("embed")
         rows = self._rows(texts)
         means = np.zeros((len(rows), self.loaded.config.model.hidden), np.float32)

@@ -30,13 +30,15 @@ class Decodes(Protocol):
     room: int  # tokens of one sequence at most: no fewer than the context
 
     def reserve(self, tokens: int) -> Place | None:
-        """Room for a sequence."""
+        """Room for a sequence of so many tokens; None where there is none now."""
 
     def release(self, place: Place) -> None:
-        """It has ended."""
+        """Give back the room of a sequence that has ended."""
 
     def __call__(self, news: Sequence[New]) -> list[Tensor]:
-        """Of each sequence float32 [wanted, vocab], or of a greedy one int64 [wanted], -1 where not finite."""
+        """The scores of each sequence, float32 [wanted, vocab]; for a greedy one the tokens, int64 [wanted], which are
+        -1 where scores are not finite.
+        """
 
 
 @dataclass(eq=False)
@@ -58,7 +60,7 @@ class Request:
 
     @property
     def said(self) -> int:
-        """New tokens so far."""
+        """How many new tokens there are so far."""
         return len(self.tokens) - self.prompt
 
 
@@ -89,17 +91,19 @@ class Engine:
         return request
 
     def cancel(self, request: Request) -> None:
-        """Whoever asked has gone."""
+        """End a request whose asker has gone."""
         if not request.ended:
             self._end(request, "cancelled")
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do something."""
+        """Whether a step would compute anything."""
         return bool(self.active or self.waiting)
 
     def step(self) -> list[Request]:
-        """Prompts of those that join, if any, else tokens of all that are under way; those that got some or ended."""
+        """Compute the prompts of the requests that join, if any do, else tokens of all that are under way. Returns the
+        requests that were computed.
+        """
         self.steps += 1
         joining = self._admitted()
         chosen = joining or self._turn()
@@ -109,7 +113,7 @@ class Engine:
         return [*chosen]
 
     def stream(self, request: Request) -> Iterator[int]:
-        """The tokens of one request, others going on beside it."""
+        """The tokens of one request; the others go on beside it."""
         try:
             while True:
                 fresh, request.fresh = request.fresh, []

@@ -31,7 +31,7 @@ def fill(loaded: Loaded, text: str, top: int = 5) -> list[Blank]:
 
 
 def fill_all(loaded: Loaded, asked: Sequence[tuple[str, int]], body: Program) -> list[list[Blank]]:
-    """The same for several texts, each with its `top`, together; `body` computes what lies under the head."""
+    """Fill several texts together, each with its own `top`; `body` computes what lies under the head."""
     rows = [masked(loaded, text, top) for text, top in asked]
     hidden = body([Encoded(np.array(tokens), len(tokens)) for tokens, _ in rows])
     return [

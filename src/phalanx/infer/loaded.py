@@ -31,7 +31,7 @@ class Loaded:
 
     @property
     def context(self) -> int:
-        """Tokens the model has learned to see at once: positions past the training sequences are noise."""
+        """The tokens that the model has learned to see at once: positions past the training sequences are noise."""
         return min(self.config.model.positions, self.config.data.sequence)
 
     def shared(self) -> nn.Module:
@@ -55,13 +55,13 @@ class Loaded:
         return self.finite(logits[0, :, : self.tokenizer.vocab].float().cpu())
 
     def finite(self, scores: Tensor) -> Tensor:
-        """The same scores; ModelError where they are not finite."""
+        """Return the scores as they are. ModelError where they are not finite."""
         if not scores.isfinite().all():
             raise self.broken()
         return scores
 
     def broken(self) -> ModelError:
-        """What to raise where scores are not finite."""
+        """The error to raise where scores are not finite."""
         return ModelError(
             f"{self.run}: with the weights of step {self.restored.step} the scores are not finite; "
             "train again with a lower optim.lr"

@@ -11,7 +11,6 @@ from phalanx.config import ModelConfig
 from phalanx.models.sizes import Sizes, check
 from phalanx.nn.init import initialise
 
-PRETRAINING = {"gpt2": "clm", "bert": "mlm"}  # the task that each family is pretrained by
 Named = Iterator[tuple[str, Tensor]]
 
 

@@ -8,6 +8,7 @@ from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 
 Section = Mapping[str, Any]  # of [model]
+PRETRAINING = {"gpt2": "clm", "bert": "mlm"}  # the task that each family is pretrained by
 
 
 class Sizes(Protocol):

@@ -6,7 +6,7 @@ from pathlib import Path
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.build import PRETRAINING
+from phalanx.models.sizes import PRETRAINING
 from phalanx.plan.cluster import Cluster
 from phalanx.run.folder import RunFolder
 from phalanx.train.lay_out import lay_out, processes_of
