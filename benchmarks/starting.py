@@ -140,15 +140,27 @@ def checkpointed(folder: Path, _: int) -> Figures:
     saver.save(number, trained, places=places)
     saver.wait()
     figures["a save with nothing beside it, GB/s"] = size / 1e9 / (time.perf_counter() - begun)
+    files = sorted((run.checkpoints / f"step-{number:07d}").glob("*.safetensors"))
+    return figures | _loaded(trained, lambda: saver.load(trained, places=places), files, size)
+
+
+def _loaded(trained: Any, load: Callable[[], object], files: list[Path], size: int) -> Figures:
+    """How fast a checkpoint of `size` bytes is loaded, beside its files read as they are."""
+    import torch
+
+    figures: Figures = {}
     weight = next(iter(trained["model"].values()))
     expected = weight.clone()
     weight.zero_()
-    files = sorted((run.checkpoints / f"step-{number:07d}").glob("*.safetensors"))
     buffer = bytearray(1 << 24)
     for state_, evict in (COLD, True), (WARM, False):
         read = _speed(size, lambda: _read(files, buffer), files, evict)
-        load = _speed(size, lambda: saver.load(trained, places=places), files, evict)
-        figures |= {f"files {state_}, GB/s": read, f"loaded {state_}, GB/s": load, f"of that, {state_}": load / read}
+        loaded = _speed(size, load, files, evict)
+        figures |= {
+            f"files {state_}, GB/s": read,
+            f"loaded {state_}, GB/s": loaded,
+            f"of that, {state_}": loaded / read,
+        }
     assert torch.equal(weight, expected)
     return figures
 

@@ -156,6 +156,18 @@ def test_broken_utf8_spoils_its_document_only(tmp_path: Path, size: int) -> None
     spared = [*DocumentReader(broken, Reading("file", "text", 1 << 24, False, spare_lines=True)).records(Bookmark())]
     assert whole(spared) == ["one\n\n" + text.decode()]
     assert [r.fault for r in spared if r.fault] == ["line 3: not UTF-8 text"]
+    assert all(r.undecodable == bool(r.fault) for r in [*records(broken), *found, *spared])
+
+
+def test_lines_that_are_spared_are_the_file_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line too long is told like one that cannot be decoded; a mark is one at the beginning of the file alone."""
+    monkeypatch.setattr(documents, "LIMIT", 100)
+    mark = "\ufeff"
+    path = saved(tmp_path / "a.txt", f"{mark}one\n{mark}two\n{'x' * 1000}\n".encode() + b"\xff\nthree")
+    spared = [*DocumentReader(path, Reading("file", "text", 1 << 24, False, spare_lines=True)).records(Bookmark())]
+    assert whole(spared) == [f"one\n{mark}two\nthree"]
+    faults = [(r.fault, r.undecodable) for r in spared if r.fault]
+    assert faults == [("line 3: longer than 0 MiB", False), ("line 4: not UTF-8 text", True)]
 
 
 @pytest.mark.parametrize("suffix", ["", ".zst"])

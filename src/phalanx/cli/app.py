@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -63,9 +63,9 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(then: str, sigterm: bool = False) -> Iterator[None]:
-    """On Ctrl-C one line that says what was saved and what the same command will do, and exit code 130. With `sigterm`
-    the same on that signal, with 143.
+def interruptible(then: str, sigterm: bool = False, saved: Callable[[], str] | None = None) -> Iterator[None]:
+    """On Ctrl-C one line that says what was saved, as `saved` tells it, and what the same command will do, and exit
+    code 130. With `sigterm` the same on that signal, with 143.
     """
 
     def terminate(*_: object) -> None:
@@ -75,9 +75,9 @@ def interruptible(then: str, sigterm: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        saved = "".join(f"{word}; " for word in stop.args)
+        left = f"{saved()}; " if saved else ""
         code = 143 if isinstance(stop, _Terminated) else 130
-        print(f"phalanx: {'terminated' if code == 143 else 'interrupted'}; {saved}{then}", file=sys.stderr)
+        print(f"phalanx: {'terminated' if code == 143 else 'interrupted'}; {left}{then}", file=sys.stderr)
         raise typer.Exit(code) from None
     finally:
         if sigterm:

@@ -35,11 +35,11 @@ def prepare(
 
     The files are Megatron's .bin/.idx. An interrupted run continues when the same command is given again.
     """
-    from phalanx.data.prepare import PrepareOptions
+    from phalanx.data.prepare import PrepareOptions, saved
     from phalanx.data.prepare import prepare as run
 
     options = PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force, encoding)
-    with interruptible(CONTINUES, sigterm=True):
+    with interruptible(CONTINUES, sigterm=True, saved=lambda: saved(out)):
         run(inputs, out, options)
 
 

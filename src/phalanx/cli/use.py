@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,8 +67,6 @@ def evaluate(
     lambada: the share of passages whose last word the model finds. Each score is printed with what it means. Any layout
     gives the same: phalanx eval RUN layout.tp=2
     """
-    from rich.progress import Progress as Bar
-
     from phalanx.infer import brought
     from phalanx.parallel import launch, meeting, processes
     from phalanx.tasks import sources
@@ -84,12 +83,7 @@ def evaluate(
             said = [str(folder) if word == run else word for word in sys.argv[1:]]
             raise typer.Exit(launch.launch(said, count))
         first = meeting.rank() == 0
-        with Bar(transient=True, disable=not first) as bar:
-            job = bar.add_task("evaluating")
-
-            def progress(n: int, total: int) -> None:
-                bar.update(job, completed=n, total=total)
-
+        with _progress(first) as progress:
             part = sources.TEST if test else sources.VALID
             found = score(folder, task, data, limit, part, stride, not latest, words, progress)
     if not first:
@@ -97,6 +91,16 @@ def evaluate(
     print(*found.lines(), sep="\n", flush=True)
     if predictions:
         found.write(predictions)
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar, which moves when it is called with how much is done and how much there is."""
+    from rich.progress import Progress as Bar
+
+    with Bar(transient=True, disable=not shown) as bar:
+        job = bar.add_task("evaluating")
+        yield lambda done, total: bar.update(job, completed=done, total=total)
 
 
 @app.command()

@@ -33,25 +33,28 @@ def read_chunks(
 
     With `stamps`, the sizes and times that the files had before, it is an error too that a file was written to since.
     """
-    cursor = start
+    cursor = start  # its place moves with a chunk or a file, as only what is written may be passed over
     finished = sum(path.stat().st_size for path in files[: start.source])
     texts: list[str] = []
     ends: list[bool] = []
     size = 0
+
     for source in range(start.source, len(files)):
         reader = DocumentReader(files[source], reading)
         bookmark: Bookmark | None = start.bookmark if source == start.source else Bookmark()
+
         for record in reader.records(bookmark or Bookmark()):
             bookmark = record.next
             if record.fault:
                 fault = f"{files[source]}, {record.fault}"
                 if strict:
-                    raise InputError(stopped_by(fault))
-                cursor = cursor.with_fault(fault)
+                    raise InputError(stopped_by(fault, record.undecodable))
+                cursor = cursor.with_fault(fault, record.undecodable)
                 continue
             if record.blank:
                 cursor = cursor.with_blank()
                 continue
+
             texts.append(record.text)
             ends.append(record.ends)
             size += len(record.text) if record.text.isascii() else len(record.text.encode())
@@ -59,8 +62,10 @@ def read_chunks(
                 cursor = cursor.moved(source, bookmark or Bookmark(), size)
                 yield Chunk(texts, ends, size, finished + reader.consumed(), cursor if bookmark else None)
                 texts, ends, size = [], [], 0
+
         if stamps:
             check_unchanged(files[source], stamps[files[source]])
         finished += files[source].stat().st_size
         cursor = cursor.moved(source + 1, Bookmark(), 0)
+
     yield Chunk(texts, ends, size, finished, cursor.moved(len(files), Bookmark(), size))

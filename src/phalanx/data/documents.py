@@ -24,7 +24,6 @@ from phalanx.strict_json import parse_json
 
 LIMIT = 64 << 20  # bytes of a record that has to be held whole; longer ones are faults
 HEAD = 4 << 20  # bytes of a file that are checked to be UTF-8 while held; a longer file is read once more for that
-UNDECODABLE = re.compile(r"not \S+ text$")  # the fault of plain text that is in another encoding than was said
 LONGEST_WORD = 16 << 20  # characters without a blank after which a document is cut all the same
 PARAGRAPHS = re.compile(r"(?s).*\n\s*\n")
 WORDS = re.compile(r"(?s).*\S(?=[ \r\n])")
@@ -46,6 +45,7 @@ class Record(NamedTuple):
     next: Bookmark | None = None  # where the next record begins; None: not a point to go on from
     fault: str = ""
     blank: bool = False  # a document without anything but white space
+    undecodable: bool = False  # the fault is that plain text is in another encoding than was said
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class Reading:
 
 Raw = tuple[bytes | None, int, Bookmark]  # a record's bytes (None: too long), its first line, where the next one begins
 Line = tuple[bytes | None, int, int]  # a line's bytes (None: too long), its number, the offset of the next one
+
+
+class _Undecodable(ValueError):
+    """Plain text is in another encoding than was said."""
 
 
 class DocumentReader:
@@ -101,13 +105,18 @@ class DocumentReader:
         """The records of lines or blocks of them; those of which `parse` makes nothing are none."""
         for raw, line, after in raws:
             if raw is None:
-                yield Record("", next=after, fault=f"line {line}: longer than {LIMIT >> 20} MiB")
+                yield _too_long(line)._replace(next=after)
                 continue
+
             try:
                 text = parse(raw)
+            except _Undecodable:
+                yield self._undecodable(line)._replace(next=after)
+                continue
             except ValueError as error:
                 yield Record("", next=after, fault=f"line {line}: {_reason(error)}")
                 continue
+
             if text is not None:
                 yield from self._whole(text, after)
 
@@ -115,12 +124,11 @@ class DocumentReader:
         try:
             text = raw.decode().replace("\r\n", "\n").removesuffix("\n")
         except UnicodeDecodeError:
-            raise ValueError(self._undecodable) from None
+            raise _Undecodable from None
         return text if text and not text.isspace() else None
 
-    @property
-    def _undecodable(self) -> str:
-        return f"not {self._reading.encoding.upper()} text"
+    def _undecodable(self, line: int) -> Record:
+        return Record("", fault=f"line {line}: not {self._reading.encoding.upper()} text", undecodable=True)
 
     def _whole(self, text: str, after: Bookmark) -> Iterator[Record]:
         size = self._reading.piece
@@ -142,7 +150,7 @@ class DocumentReader:
             if fault and self._reading.spare_lines:
                 yield from self._sound_lines()
             elif fault:
-                yield Record("", fault=f"line {fault}: {self._undecodable}")
+                yield self._undecodable(fault)
             elif blank:
                 yield Record("", blank=True)
             if fault or blank:
@@ -155,15 +163,18 @@ class DocumentReader:
             yield Record(piece.replace("\r\n", "\n"), ends, Bookmark(offset))
 
     def _sound_lines(self) -> Iterator[Record]:
-        """The file's text without the lines that cannot be decoded, each of which is a fault."""
+        """The file's text without the lines that cannot be decoded or are too long, each of which is a fault."""
         faults: list[Record] = []
 
         def sound(stream: BinaryIO) -> Iterator[str]:
             for raw, line, _ in _numbered(stream, Bookmark()):
+                if raw is None:
+                    faults.append(_too_long(line))
+                    continue
                 try:
-                    yield (raw or b"").removeprefix(BOM).decode()
+                    yield (raw.removeprefix(BOM) if line == 1 else raw).decode()
                 except UnicodeDecodeError:
-                    faults.append(Record("", fault=f"line {line}: {self._undecodable}"))
+                    faults.append(self._undecodable(line))
 
         with self._unpacked() as (stream, _):
             for piece, ends in self._pieces(sound(stream)):
@@ -215,6 +226,10 @@ class DocumentReader:
         if match := NEXT_WORD.search(text, self._reading.piece - 1):
             return match.end()
         return len(text) if len(text) > LONGEST_WORD else 0
+
+
+def _too_long(line: int) -> Record:
+    return Record("", fault=f"line {line}: longer than {LIMIT >> 20} MiB")
 
 
 def _lines(stream: Any, start: Bookmark) -> Iterator[Raw]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phalanx import durable
-from phalanx.data.documents import UNDECODABLE, Bookmark
+from phalanx.data.documents import Bookmark
 from phalanx.data.indexed import Position
 from phalanx.data.manifest import Manifest, Request
 from phalanx.errors import InputError
@@ -23,16 +23,21 @@ class Cursor(BaseModel):
     text_bytes: int = 0
     malformed: int = 0
     malformed_first: tuple[str, ...] = ()
+    undecodable: int = 0  # of the malformed ones: plain text in another encoding
     blank: int = 0
 
     def moved(self, source: int, bookmark: Bookmark, size: int) -> "Cursor":
         """Reading went on to here, over `size` bytes of text."""
         return self.model_copy(update={"source": source, "bookmark": bookmark, "text_bytes": self.text_bytes + size})
 
-    def with_fault(self, fault: str) -> "Cursor":
-        """One more malformed record."""
-        first = (*self.malformed_first, fault)[:SHOWN]
-        return self.model_copy(update={"malformed": self.malformed + 1, "malformed_first": first})
+    def with_fault(self, fault: str, undecodable: bool) -> "Cursor":
+        """One more malformed record; `undecodable` says whether another encoding may help."""
+        update = {
+            "malformed": self.malformed + 1,
+            "malformed_first": (*self.malformed_first, fault)[:SHOWN],
+            "undecodable": self.undecodable + undecodable,
+        }
+        return self.model_copy(update=update)
 
     def with_blank(self) -> "Cursor":
         """One more document of blanks alone."""
@@ -68,21 +73,20 @@ def left_out(counts: Cursor | Manifest) -> str:
     """How many malformed records and blank documents were left out, and the first malformed ones; nothing if none."""
     told = ""
     if counts.malformed:
-        first = counts.malformed_first
-        told = f", {counts.malformed:,} malformed records left out (first: {'; '.join(first)}{_hint(*first)})"
+        first = "; ".join(counts.malformed_first) + _hint(counts.undecodable > 0)
+        told = f", {counts.malformed:,} malformed records left out (first: {first})"
     if counts.blank:
         told += f", {counts.blank:,} blank document{'s' * (counts.blank != 1)} left out"
     return told
 
 
-def stopped_by(fault: str) -> str:
+def stopped_by(fault: str, undecodable: bool) -> str:
     """What to tell when a malformed record ends a strict preparation."""
-    return f"{fault}{_hint(fault)}; mend it, or leave out --strict to skip and count such records"
+    return f"{fault}{_hint(undecodable)}; mend it, or leave out --strict to skip and count such records"
 
 
-def _hint(*faults: str) -> str:
+def _hint(undecodable: bool) -> str:
     """What may help where plain text could not be decoded."""
-    undecodable = any(map(UNDECODABLE.search, faults))
     return "; --encoding names another encoding, such as cp1252" if undecodable else ""
 
 

@@ -68,6 +68,7 @@ class Manifest(Request):
     text_bytes: int
     malformed: int
     malformed_first: tuple[str, ...]
+    undecodable: int = 0  # of the malformed ones: plain text in another encoding
     blank: int = 0  # documents of white space alone, which were left out
     sha256: Checksums
     written: dict[Suffix, Written] = {}  # how the files were left; sets of earlier versions do not tell

@@ -63,19 +63,23 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     Raises InputError for inputs, options or files that cannot be used, and when no document is found.
     """
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
     files = find_files(inputs, _own_files(out))
     _check_out(out, files)
     tokenizer = load_tokenizer(options.tokenizer)
-    stamps = {path: stamp(path) for path in files}
+    stamps = {path: stamp(path) for path in files}  # before they are read, so that a later change shows
     request = _request(stamps, tokenizer, options)
+
     if not options.force and (finished := _finished(out, request)):
         _check_faults(finished, options.strict)
         console.print(f"{out} is already prepared from the same inputs, reusing it: {_summary(finished)}")
         return finished
+
     journal = _begin(out, request, options.force)
     _check_faults(journal.cursor, options.strict)
     if journal.position.tokens:
         console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
+
     try:
         with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
             position, cursor = _write(stamps, out, journal, tokenizer, options, meter)
@@ -85,14 +89,18 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
             f"{out}: a worker process was killed, perhaps for want of memory; "
             "the same command again goes on from here; fewer --workers take less"
         ) from error
-    except KeyboardInterrupt as stop:
-        stop.args = (_saved(out),)
-        raise
     except OSError as error:
         what = error.strerror or error
         raise InputError(f"{error.filename or out}: {what}; the same command again goes on from here") from error
+
     console.print(f"{out}: {_summary(manifest)}, {meter.speed}")
     return manifest
+
+
+def saved(out: str) -> str:
+    """What an interrupted preparation of the set `out` leaves behind, in words."""
+    journal = Journal.read(out)
+    return f"{journal.position.tokens if journal else 0:,} tokens of {out} are saved"
 
 
 def _check_out(out: str, files: list[Path]) -> None:
@@ -185,12 +193,6 @@ def _write(
     return writer.close(), cursor
 
 
-def _saved(out: str) -> str:
-    """What an interrupted preparation leaves behind."""
-    journal = Journal.read(out)
-    return f"{journal.position.tokens if journal else 0:,} tokens of {out} are saved"
-
-
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:
     tokenizer.save(tokenizer_path(out))
     files = {suffix: describe_written(path) for suffix, path in zip(SUFFIXES, set_paths(out), strict=True)}
@@ -205,6 +207,7 @@ def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position
         text_bytes=cursor.text_bytes,
         malformed=cursor.malformed,
         malformed_first=cursor.malformed_first,
+        undecodable=cursor.undecodable,
         blank=cursor.blank,
         sha256={suffix: sha256 for suffix, (sha256, _) in files.items()},
         written={suffix: written for suffix, (_, written) in files.items()},
@@ -222,4 +225,4 @@ def _summary(manifest: Manifest) -> str:
 def _check_faults(counts: Manifest | Cursor, strict: bool) -> None:
     """What an earlier preparation was content with does not do for a strict one."""
     if strict and counts.malformed:
-        raise InputError(stopped_by(counts.malformed_first[0]))
+        raise InputError(stopped_by(counts.malformed_first[0], counts.undecodable > 0))
