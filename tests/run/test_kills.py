@@ -1,10 +1,10 @@
 """Checkpoints stay whole on a full disk and after any kill."""
 
+import concurrent.futures
 import errno
 import itertools
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,7 +33,8 @@ def test_full_disk_is_one_line_and_costs_one_checkpoint(
         patch.setattr("os.fsync", full)
         if asynchronous:
             saver.save(2, make_state(2))
-            time.sleep(0.5)
+            assert saver._writing
+            concurrent.futures.wait([saver._writing])  # it has failed, and nobody has been told yet
         else:
             with pytest.raises(InputError, match=line):
                 saver.save(2, make_state(2))

@@ -75,14 +75,16 @@ def connected(server: HttpServer, sent: bytes) -> socket.socket:
     return client
 
 
-async def received(client: socket.socket) -> bytes:
-    """All until the server closes; ConnectionResetError where it breaks off."""
-    parts = []
+async def received(client: socket.socket, end: bytes = b"") -> bytes:
+    """All up to `end`, or until the server closes; ConnectionResetError where it breaks off."""
+    told = bytearray()
     async with asyncio.timeout(60):
         while part := await asyncio.get_running_loop().sock_recv(client, 1 << 16):
-            parts.append(part)
+            told += part
+            if end and told.endswith(end):
+                return bytes(told)
     client.close()
-    return b"".join(parts)
+    return bytes(told)
 
 
 async def answered(client: socket.socket) -> bool:
@@ -111,6 +113,28 @@ def test_a_request_that_does_not_become_whole(monkeypatch: pytest.MonkeyPatch, s
     told = asyncio.run(run())
     assert told.startswith(status) and bool(told) == bool(status)
     assert app.asked == told.count(b"200 OK") and told.count(b" 408 ") == bool(sent)
+
+
+def test_a_connection_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute, as proxies do: who comes again when Retry-After says so need not fear that it is being closed."""
+
+    async def run() -> None:
+        loop, passed = asyncio.get_running_loop(), 0.0
+        real = loop.time
+        monkeypatch.setattr(loop, "time", lambda: real() + passed)
+        async with serving(App()) as server:
+            client = connected(server, ASK)
+            assert (await received(client, b"0\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+
+            passed += 60
+            await asyncio.sleep(0.01)  # a turn of the loop for whatever is due by then
+            client.sendall(ASK)
+            assert (await received(client, b"0\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+
+            passed += http_server.KEPT
+            assert await received(client) == b""
+
+    asyncio.run(run())
 
 
 def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
