@@ -151,7 +151,6 @@ def test_data_are_looked_at_once(text: Path, finished: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize("damage", ["", '{"set": "12', '{"set": 123}', "[]", "17", "[" * 5000, "\0\0\0\0"])
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["", '{"set": "12', "[]", "17", "[" * 5000, "\0\0\0\0"])
 def test_a_damaged_record_of_the_data_is_one_line(finished: Path, tmp_path: Path, damage: str) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     (run / "data.json").write_text(damage)
