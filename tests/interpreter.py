@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver, process, resource_tracker, util
 from pathlib import Path
@@ -109,7 +110,8 @@ def _keep(client: socket.socket, program: str) -> None:
     if client in ready:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    with suppress(BrokenPipeError):  # nobody is there to be told
+        client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 def _enter(whose: int) -> None:

@@ -74,6 +74,17 @@ def test_the_lock_makes_the_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_of_other_things_is_not_trained_in(tmp_path: Path) -> None:
+    """Their names are the user's; what a start that failed has left there is ours."""
+    for name in ("lock", "data.json", "tokenizer.json.partial"):
+        (tmp_path / name).write_text("")
+    with RunFolder(tmp_path).lock():
+        pass
+    (tmp_path / "novel.txt").write_text("Once")
+    with pytest.raises(InputError, match=r"holds no run but novel\.txt; give a new folder"), RunFolder(tmp_path).lock():
+        pass
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     durable.write(tmp_path / "file", b"old")
 

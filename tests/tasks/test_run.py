@@ -230,3 +230,9 @@ def test_a_set_of_another_tokenizer_of_the_same_size(text: Path, tmp_path: Path)
 def test_a_layout_that_cannot_be_is_refused_before_processes_start(words: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         wanted("gpt-tiny", words, None)
+
+
+def test_a_run_that_is_not_there_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^runs/gone is neither a recipe nor a TOML file"):
+        train("runs/gone", [], None, quiet=True)

@@ -92,8 +92,12 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder while training, and make it if there is none. InputError names the process that holds it
-        already, or says why the folder cannot be made.
+        already, says why the folder cannot be made, or that it holds what is not of a run.
         """
+        if others := self._others():
+            raise InputError(
+                f"{self.path} holds no run but {others[0]}; give a new folder, or an empty one, to train in"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -113,6 +117,14 @@ class RunFolder:
             yield
         finally:
             os.close(handle)
+
+    def _others(self) -> list[str]:
+        """What lies in a folder that has no run yet, and is not what a run that did not come to begin leaves there."""
+        if self.exists or not self.path.is_dir():
+            return []
+        ours = self.tokenizer, self.data, self.metrics, self.tensorboard, self.checkpoints, self.path / "lock"
+        names = {path.name for path in ours}
+        return sorted(path.name for path in self.path.iterdir() if path.name.split(".partial")[0] not in names)
 
 
 def _cannot_be_made(path: str | Path, error: OSError) -> InputError:

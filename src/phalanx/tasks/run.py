@@ -99,7 +99,7 @@ def folder_of(name: str, out: Path | None) -> RunFolder:
 
 def source_of(name: str, folder: RunFolder) -> str:
     """The recipe to read: the run's own configuration where a run folder was named."""
-    return str(folder.config_file) if folder.path == Path(name) else name
+    return str(folder.config_file) if folder.path == Path(name) and folder.exists else name
 
 
 @contextmanager
