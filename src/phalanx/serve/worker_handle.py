@@ -106,6 +106,7 @@ class WorkerHandle:
                     with theirs:
                         self.process = self.launch(theirs)
                     reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+
                 try:
                     return await self._speak(reader, writer)
                 finally:
