@@ -106,7 +106,7 @@ def damaged(prefix: Path, suffix: str, at: int | None, value: bytes = b"") -> No
         (".bin", -1, b"", "cut short"),
         (".idx", -1, b"", "cut short"),
         (".idx", 20, b"", "cut short"),
-        (".idx", 0, b"", "not a Megatron index"),
+        (".idx", 0, b"", r"set\.idx is empty; copy or prepare the set again"),
         (".idx", 0, b"TNTIDX", "not a Megatron index"),
         (".idx", 9, b"\x02", "version 2"),
         (".idx", 17, b"\x07", "dtype code 7"),

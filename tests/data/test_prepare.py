@@ -330,6 +330,14 @@ def test_text_in_another_encoding_gives_the_tokens_of_its_utf8(
         prepare([str(tmp_path / "a.txt")], str(tmp_path / "x"), replace(line, encoding="utf8000"))
 
 
+@pytest.mark.parametrize("document", ["file", "line"])
+def test_a_text_that_is_not_of_its_encoding_leaves_nothing(tmp_path: Path, document: str) -> None:
+    (tmp_path / "a.txt").write_text("no byte order mark\n")
+    with pytest.raises(InputError, match=r"a\.txt is not utf-16: .*; try utf-16-le or utf-16-be"):
+        prepare([str(tmp_path / "a.txt")], str(tmp_path / "x"), replace(GPT, document=document, encoding="utf-16"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_blank_documents_are_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n\n{"text": " \\u3000\\n"}\n{"text": ""}\n')
     (tmp_path / "b.txt").write_text("\u00a0\n")

@@ -10,6 +10,7 @@ from phalanx.errors import InputError
 from phalanx.foreign import reading
 
 END_OF_TEXT = "<|endoftext|>"
+WHOLE = "tokenizer.json"
 REMEDY = "it is not a tokenizer that can be read"
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -44,7 +45,8 @@ def read_backend(path: Path) -> Backend:
     """
     backend = _read_folder(path) if path.is_dir() else _read_file(path)
     if not backend.get_vocab():
-        raise InputError(f"{path} is a tokenizer without a vocabulary; give the one that the model has")
+        file = path / WHOLE if (path / WHOLE).is_file() else path
+        raise InputError(f"{file} is a tokenizer without a vocabulary; give the one that the model has")
     return backend
 
 
@@ -54,7 +56,7 @@ def _read_file(path: Path) -> Backend:
 
 
 def _read_folder(folder: Path) -> Backend:
-    whole, vocab, merges, words = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"))
+    whole, vocab, merges, words = (folder / n for n in (WHOLE, "vocab.json", "merges.txt", "vocab.txt"))
     with reading(folder, REMEDY):
         there = {file for file in (whole, vocab, merges, words) if file.exists()}
     if whole in there:

@@ -228,6 +228,8 @@ def _what_instead(prefix: Path) -> str:
 def _read_header(path: Path) -> tuple[np.dtype[Any], int, int]:
     with path.open("rb") as file:
         header = file.read(HEADER.size)
+    if not header:
+        raise InputError(f"{path} is empty; copy or prepare the set again")
     if not header.startswith(MAGIC):
         raise InputError(f"{path} is not a Megatron index: it begins with {header[:9]!r}, not {MAGIC!r}")
     if len(header) < HEADER.size:

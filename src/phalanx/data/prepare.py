@@ -6,7 +6,7 @@ what is safe on disk and where reading goes on. Nothing finished is overwritten 
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from phalanx import processor
-from phalanx.data.chunks import CHUNK, read_chunks
+from phalanx.data.chunks import CHUNK, Chunk, read_chunks
 from phalanx.data.documents import Reading
-from phalanx.data.encode import EncodeOptions, encode_all
+from phalanx.data.encode import Block, EncodeOptions, encode_all
 from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths
 from phalanx.data.inputs import find_files, stamp
 from phalanx.data.journal import Cursor, Journal, journal_path, left_out, stopped_by
@@ -170,27 +170,47 @@ def _write(
     stamps: Stamps, out: str, journal: Journal, tokenizer: Tokenizer, options: PrepareOptions, meter: Meter
 ) -> tuple[Position, Cursor]:
     """Write the set from where the journal is to the end; how much it is, and how the reading went."""
-    request, cursor, files = journal.request, journal.cursor, [*stamps]
+    request, files = journal.request, [*stamps]
     piece = CHUNK if tokenizer.cuttable or request.sentences else UNCUT
     reading = Reading(request.document, request.key, piece, request.sentences, request.encoding)
     encoding = EncodeOptions(tokenizer.name, request.sentences, request.append_eod)
     writer = IndexedWriter(out, tokenizer.vocab, journal.position)
     journal.write(out)
-    committed = time.monotonic()
-    chunks = read_chunks(files, reading, cursor, options.strict, stamps)
-    for chunk, block in encode_all(tokenizer, encoding, chunks, options.workers or processor.cpus()):
+    chunks = read_chunks(files, reading, journal.cursor, options.strict, stamps)
+    blocks = encode_all(tokenizer, encoding, chunks, options.workers or processor.cpus())
+    try:
+        cursor = _append(writer, out, journal, blocks, meter)
+    except InputError:
+        saved = Journal.read(out)
+        if saved and not saved.position.tokens:  # there is nothing to go on from
+            _discard(writer, out)
+        raise
+    if not writer.commit().tokens:
+        _discard(writer, out)
+        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise InputError(f"no documents in {files[0]}{others}{left_out(cursor)}; nothing is written")
+    return writer.close(), cursor
+
+
+def _append(
+    writer: IndexedWriter, out: str, journal: Journal, blocks: Iterable[tuple[Chunk, Block]], meter: Meter
+) -> Cursor:
+    """Write the blocks of tokens, save from time to time how far that is, and return how the reading went."""
+    cursor, committed = journal.cursor, time.monotonic()
+    for chunk, block in blocks:
         writer.extend(*block)
         meter.show(chunk.consumed, chunk.size)
         cursor = chunk.after or cursor
         if chunk.after and time.monotonic() - committed >= COMMIT_SECONDS:
-            Journal(request=request, position=writer.commit(), cursor=cursor).write(out)
+            Journal(request=journal.request, position=writer.commit(), cursor=cursor).write(out)
             committed = time.monotonic()
-    if not writer.commit().tokens:
-        writer.discard()
-        journal_path(out).unlink()
-        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        raise InputError(f"no documents in {files[0]}{others}{left_out(cursor)}; nothing is written")
-    return writer.close(), cursor
+    return cursor
+
+
+def _discard(writer: IndexedWriter, out: str) -> None:
+    """Remove what was begun."""
+    writer.discard()
+    journal_path(out).unlink()
 
 
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:

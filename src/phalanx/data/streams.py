@@ -28,6 +28,7 @@ def known_encoding(name: str) -> str:
     """Python's own name of a text encoding. Raises InputError for one that it does not know."""
     try:
         "".encode(name)
+        codecs.getincrementaldecoder(name)(UNDECODABLE).decode(b"", final=True)
         return codecs.lookup(name).name
     except (LookupError, ValueError):
         raise InputError(f"--encoding {name} is not known; give one such as latin-1, cp1252 or utf-16") from None
@@ -44,7 +45,7 @@ def unpacked(path: Path, encoding: str = UTF_8) -> Iterator[tuple[BinaryIO, Bina
     with path.open("rb", BLOCK) as file:
         try:
             stream = _unpack(file, suffix)
-            yield stream if encoding == UTF_8 else _buffered(_Transcoded(stream, encoding)), file
+            yield stream if encoding == UTF_8 else _buffered(_Transcoded(stream, encoding, path)), file
         except zstandard.ZstdError as error:
             if "too much memory" in str(error):
                 raise InputError(
@@ -139,12 +140,13 @@ def _frame() -> Any:
 
 class _Transcoded(_Made):
     """Text of another encoding as UTF-8. Where bytes cannot be decoded, bytes come that are not UTF-8 either, so that
-    whoever reads the line finds its fault.
+    whoever reads the line finds its fault. InputError for a stream that cannot be of the encoding as a whole.
     """
 
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+    def __init__(self, stream: BinaryIO, encoding: str, path: Path) -> None:
         super().__init__()
         self._stream: BinaryIO | None = stream
+        self._encoding, self._path = encoding, path
         self._decoder = codecs.getincrementaldecoder(encoding)(UNDECODABLE)
 
     def _more(self) -> bytes | None:
@@ -153,4 +155,9 @@ class _Transcoded(_Made):
         block = self._stream.read(BLOCK)
         if not block:
             self._stream = None
-        return self._decoder.decode(block, final=not block).encode(UTF_8, "surrogatepass")
+        try:
+            text = self._decoder.decode(block, final=not block)
+        except UnicodeError as error:  # a missing byte order mark; what else is wrong comes as UNDECODABLE
+            name = self._encoding
+            raise InputError(f"{self._path} is not {name}: {error}; try {name}-le or {name}-be") from error
+        return text.encode(UTF_8, "surrogatepass")
