@@ -17,7 +17,7 @@ def test_text_and_bytes_are_read() -> None:
         (b"[-Infinity]", "-Infinity is not a number of JSON"),
         ("[" * 100_000, "it is nested too deep"),
         (b'"\xff"', "it is not UTF-8"),
-        ("9" * 5000, "4300 digits"),
+        ("9" * 5000, "^it has a number of too many digits$"),
         ("{", "Expecting property name"),
     ],
 )

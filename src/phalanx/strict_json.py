@@ -12,6 +12,10 @@ def parse_json(content: str | bytes) -> Any:
         raise ValueError("it is not UTF-8") from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            raise ValueError("it has a number of too many digits") from None
+        raise
 
 
 def _refuse(constant: str) -> NoReturn:

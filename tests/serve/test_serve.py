@@ -41,6 +41,9 @@ def test_openais_client(server: Server, models: list[Path]) -> None:
     """Unmodified."""
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["classes", "span", "plain", "gpt"]
+    assert client.models.retrieve("gpt") in [*client.models.list()]
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt5'"):
+        client.models.retrieve("gpt5")
     asked: dict[str, Any] = {"model": "gpt", "prompt": "The cat", "max_tokens": 20, "temperature": 0}
     right = "".join(load_gpt(models[3]).generate("The cat", Options(max_tokens=20, temperature=0)))
     done = client.completions.create(**asked)
@@ -107,6 +110,11 @@ def test_stops(server: Server) -> None:
         ("/classify", b'{"text": "a", "timeout": -Infinity}', 400, "-Infinity is not a number of JSON"),
         ("/v1/embeddings", b'{"input": [7, 30522], "model": "plain"}', 400, "token 30522 is not in the vocabulary"),
         ("/v1/embeddings", b'{"input": ["a", " "]}', 400, "input.1: is empty; give some text"),
+        ("/v1/completions", b'{"prompt": "a", "max_tokens": true}', 400, "max_tokens: Input should be a valid number"),
+        ("/v1/completions", b'{"prompt": "a", "logprobs": true}', 400, "logprobs: Input should be a valid number"),
+        ("/classify", b'{"text": "a", "timeout": true}', 400, "timeout: Input should be a valid number"),
+        ("/classify", b'{"text": ' + b"[" * 100_000, 400, "the body is not JSON: it is nested too deep"),
+        ("/fill", b'{"text": "[MASK]", "top": ' + b"1" * 6000 + b"}", 400, "it has a number of too many digits"),
         ("/v1/chat/completions", b'{"messages": []}', 404, "chat is not served"),
         ("/v1/embeddings", b'{"input": "a", "dimensions": 5}', 400, "dimensions is not supported here"),
         ("/answer", '{"question": "a", "context": "\u200b"}'.encode(), 400, "context: is empty"),

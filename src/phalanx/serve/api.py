@@ -119,9 +119,13 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.get("/v1/models", summary="The models")
     async def models() -> Any:
         """The models that are served, by name, with what each can do."""
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "phalanx", **facts}
-                for name, facts in pool.models.items()]  # fmt: skip
-        return {"object": "list", "data": data}
+        return {"object": "list", "data": [_told(pool, name) for name in pool.models]}
+
+    @app.get("/v1/models/{name:path}", summary="One of the models")
+    async def model(name: str) -> Any:
+        """What it can do."""
+        _must_know(pool, name)
+        return _told(pool, name)
 
 
 def _about(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
@@ -158,11 +162,8 @@ def _page(name: str) -> str:
 
 def _named(pool: WorkerPool, name: str, kind: str) -> str:
     """The model of a name, or the one that can do it where none is named."""
-    if not pool.ready:
-        raise Refused(503, "the models are being loaded; try in a moment", 2)
+    _must_know(pool, name)
     if name:
-        if name not in pool.models:
-            raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(pool.models)}", field="model")
         if kind not in pool.models[name]["can"]:
             raise Refused(400, f"the model {name} can {', '.join(pool.models[name]['can']) or 'do nothing here'}")
         return name
@@ -170,6 +171,19 @@ def _named(pool: WorkerPool, name: str, kind: str) -> str:
     if len(able) != 1:
         raise Refused(400, f"name one of the models {', '.join(able)}" if able else f"no model here can {kind}")
     return able[0]
+
+
+def _must_know(pool: WorkerPool, name: str) -> None:
+    """Refused while no model is loaded, and where one is named that is not there."""
+    if not pool.ready:
+        raise Refused(503, "the models are being loaded; try in a moment", 2)
+    if name and name not in pool.models:
+        raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(pool.models)}", field="model")
+
+
+def _told(pool: WorkerPool, name: str) -> dict[str, Any]:
+    """A model and what it can do, in OpenAI's shape."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "phalanx", **pool.models[name]}
 
 
 def _errors(app: FastAPI) -> None:

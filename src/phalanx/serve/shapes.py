@@ -42,6 +42,13 @@ def _kind(given: Any) -> str:
     return TAGS[isinstance(given, list)]
 
 
+def _not_bool(given: Any) -> Any:
+    """The same value; ValueError for true and false, which pydantic takes for 1 and 0."""
+    if isinstance(given, bool):
+        raise ValueError("Input should be a valid number, not true or false")
+    return given
+
+
 def _no_number(given: Any) -> Any:
     """Take false for null: it asks for none."""
     return None if given is False else given
@@ -49,6 +56,8 @@ def _no_number(given: Any) -> Any:
 
 Text = Annotated[str, Field(min_length=1, max_length=CHARACTERS), AfterValidator(_some)]
 Stop = Annotated[str, Field(min_length=1, max_length=CHARACTERS), AfterValidator(_utf8)]
+Whole = Annotated[int, BeforeValidator(_not_bool)]
+Real = Annotated[float, BeforeValidator(_not_bool)]
 Token = Annotated[int, Field(strict=True, ge=0)]
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=CHARACTERS)]
 Several = BeforeValidator(_several, json_schema_input_type=str | list[str])
@@ -61,7 +70,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     model: str = ""
-    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout: Real | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class Question(Asked):
@@ -82,7 +91,7 @@ class Fill(Asked):
     """A text with [MASK] in it; `top` words for each."""
 
     text: Text
-    top: int = Field(default=5, ge=1, le=100)
+    top: Whole = Field(default=5, ge=1, le=100)
 
 
 class Embed(Asked):
@@ -100,7 +109,7 @@ class OpenAI(BaseModel):
     model_config = ConfigDict(extra="ignore")
     model: str = ""
     user: str | None = None
-    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout: Real | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -133,14 +142,14 @@ class Completion(OpenAI):
         list[Annotated[Annotated[Prompt, Tag(TAGS[0])] | Annotated[Tokens, Tag(TAGS[1])], Discriminator(_kind)]],
         Field(min_length=1, max_length=TEXTS), Ragged,
     ] = [""]  # fmt: skip
-    max_tokens: int | None = Field(default=16, ge=0)
-    temperature: float | None = Field(default=1.0, ge=0, le=100)
-    top_p: float | None = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, le=1_000_000)
-    n: int | None = Field(default=1, ge=1, le=8)
-    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    max_tokens: Whole | None = Field(default=16, ge=0)
+    temperature: Real | None = Field(default=1.0, ge=0, le=100)
+    top_p: Real | None = Field(default=1.0, gt=0, le=1)
+    top_k: Whole = Field(default=0, ge=0, le=1_000_000)
+    n: Whole | None = Field(default=1, ge=1, le=8)
+    seed: Whole | None = Field(default=None, ge=0, le=2**63 - 1)
     stop: Annotated[list[Stop], Field(max_length=16), Several] | None = None
-    logprobs: Annotated[int | None, BeforeValidator(_no_number)] = Field(default=None, ge=0, le=100)
+    logprobs: Annotated[Whole | None, BeforeValidator(_no_number)] = Field(default=None, ge=0, le=100)
     stream: bool | None = False
     stream_options: dict[str, Any] | None = None
     echo: bool | None = False
