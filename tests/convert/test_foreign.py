@@ -199,7 +199,11 @@ CASES: dict[str, tuple[Any, str]] = {
             json.dumps(json.loads((at / "tokenizer.json").read_text())
                        | {"added_tokens": [], "model": {"type": "WordPiece", "vocab": {}, "unk_token": "[UNK]",
                           "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}})),
-        "without a vocabulary"),
+        "tokenizer.json is a tokenizer without a vocabulary"),
+    "an empty tokenizer.json": (lambda at: (at / "tokenizer.json").write_text("{}"), "tokenizer.json cannot be read"),
+    "a tokenizer.json that is a folder": (
+        lambda at: ((at / "tokenizer.json").unlink(), (at / "tokenizer.json").mkdir()),
+        "tokenizer.json cannot be read .Is a directory"),
     "a cut tokenizer.json": (lambda at: cut(at / "tokenizer.json", 30), "tokenizer"),
 }  # fmt: skip
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.convert.sentence_transformers import read
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
-from phalanx.errors import InputError
+from phalanx.errors import InputError, ModelError
 from phalanx.infer import load_bert, load_gpt
 from phalanx.infer.bert import Bert
 from phalanx.run.import_record import FILE
@@ -116,6 +117,21 @@ def test_sentence_vectors(folder: Path, words: Any, modules: Sequence[str], pool
         (["Pooling"], {"pooling_mode": ["mean", "max"]}, {}, r"pooling is \['mean', 'max'\]"),
         (["Pooling", "Dense"], None, {}, r"module 'sentence_transformers\.models\.Dense' is not known"),
         (["Normalize"], None, {}, "its modules are Transformer, Normalize"),
+        (
+            ["Pooling"],
+            {"pooling_mode_mean_tokens": "yes"},
+            {},
+            "its pooling_mode_mean_tokens is 'yes', and true or false",
+        ),
+        *(
+            (
+                ["Pooling"],
+                None,
+                {"max_seq_length": length},
+                f"its max_seq_length is {length!r}, and a whole number above 2",
+            )
+            for length in (2, -1, "20", 20.5, True)
+        ),
     ],
 )
 def test_vectors_that_are_not_known(
@@ -153,10 +169,12 @@ def test_texts_in_lower_case(tmp_path: Path) -> None:
         opened(tmp_path / "cased").embed(["A"])
 
 
-def test_heads_that_were_not_in_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_heads_that_were_not_in_the_folder(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Are not used, nor written into another folder as if they were trained."""
     (folder / "modules.json").unlink(missing_ok=True)
+    capfd.readouterr()
     model = opened(folder)
+    assert "random" not in capfd.readouterr().err  # these weights answer nothing
     for told in (lambda: model.fill("a [MASK]"), lambda: model.fills([("a [MASK]", 2)])):
         with pytest.raises(InputError, match=r"cannot fill masks: cls\.predictions\..* are not in its folder"):
             told()
@@ -169,6 +187,16 @@ def test_heads_that_were_not_in_the_folder(folder: Path, tmp_path: Path) -> None
     (run / FILE).write_text('{"missing": 3}')
     with pytest.raises(InputError, match=r"import\.json is damaged"):
         load_bert(run, "torch")
+
+
+def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+    """A folder's are its own fault, not that of a training here."""
+    make(tmp_path / "a")
+    file = tmp_path / "a" / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="the weights of its folder are broken; copy or download it again"):
+        opened(tmp_path / "a").embed(["a"])
 
 
 def test_a_fine_tuned_head_that_is_not_there(tmp_path: Path) -> None:

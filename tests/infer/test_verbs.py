@@ -38,6 +38,15 @@ def test_answer(runs: Path, tmp_path: Path) -> None:
     )
 
 
+def test_texts_of_files(runs: Path, tmp_path: Path) -> None:
+    """Stand for what is in them but for the newline at the end."""
+    for verb, run, text in (
+        ("generate", "gpt", "It was"), ("fill", "plain", "a [MASK] film"), ("classify", "classes", "a film"),
+    ):  # fmt: skip
+        (tmp_path / verb).write_text(f"{text}\n")
+        assert phalanx(verb, runs / run, f"@{tmp_path / verb}") == phalanx(verb, runs / run, text)
+
+
 def test_classify(runs: Path) -> None:
     chances = load_bert(runs / "classes", "torch").classify("a film").probabilities
     lines = phalanx("classify", runs / "classes", "a film").splitlines()
@@ -76,6 +85,8 @@ def test_bench(runs: Path, tmp_path: Path) -> None:
         ("embed RUNS/plain a --out RUNS/none/v.npy", "its folder is not there"),
         ("embed RUNS/plain @/dev/null --out RUNS/v.npy", "no texts"),
         ("answer RUNS/span who @", "@ names no file"),
+        ("generate RUNS/gpt @nosuch", "@nosuch: No such file or directory; a text that begins with @ names its file"),
+        ("fill RUNS/plain @RUNS", "Is a directory"),
         ("generate RUNS/gpt a --backend onnxruntime", "is not for GPTs; use torch, native or auto"),
         ("generate RUNS/gpt a --temperature inf", "temperature=inf is out of range"),
     ],

@@ -53,8 +53,8 @@ def _said(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or error}"
-    if isinstance(error, UnicodeError):
-        return f"a text is not UTF-8: {error}"
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+        return f"a text is not {error.encoding.upper()}: {error}"
     no_memory = ("out of memory", "can't allocate memory", "size calculation overflowed")
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in no_memory)):
         return "out of memory; a smaller model (model.preset), data.sequence or layout.micro_batch takes less"

@@ -106,7 +106,7 @@ def _progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
 @app.command()
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Argument(help="Text to continue.", callback=_utf8)],
+    prompt: Annotated[str, typer.Argument(help="Text to continue, or @FILE of it.", callback=_utf8)],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="layout.tp=2, for a model too large for one device.")
     ] = None,
@@ -131,8 +131,9 @@ def generate(
     if overrides:
         if not all("=" in word for word in overrides):
             raise InputError(f'a prompt of several words stands in quotes: "{" ".join([prompt, *overrides])}"')
-        _generate_together(Path(model), prompt, options, overrides)
+        _generate_together(Path(model), _whole(prompt), options, overrides)
         return
+    prompt = _whole(prompt)
     _show(prompt, load_gpt(model, backend, precision).generate(prompt, options))
 
 
@@ -164,7 +165,7 @@ def _generate_together(run: Path, prompt: str, options: Options, overrides: list
 @app.command()
 def fill(
     model: Model,
-    text: Annotated[str, typer.Argument(help="Text with [MASK] in it.", callback=_utf8)],
+    text: Annotated[str, typer.Argument(help="Text with [MASK] in it, or @FILE of it.", callback=_utf8)],
     top: Annotated[int, typer.Option(help="Candidates for each mask.")] = 5,
     backend: Backend = "torch",
     precision: Precision = "fp32",
@@ -172,7 +173,7 @@ def fill(
     """Fill the masks of a text with a BERT: phalanx fill runs/bert "the [MASK] sat on the mat" """
     from phalanx.infer import load_bert
 
-    for position, words in load_bert(model, backend, precision).fill(text, top):
+    for position, words in load_bert(model, backend, precision).fill(_whole(text), top):
         print(f"[MASK] at token {position}: " + ", ".join(f"{word} {chance:.1%}" for word, chance in words))
 
 
@@ -187,8 +188,7 @@ def answer(
     """Answer a question about a text, with a BERT tuned for it: phalanx answer runs/squad "Who came?" @story.txt"""
     from phalanx.infer import load_bert
 
-    if context.startswith("@"):
-        context = _read(context)
+    context = _whole(context)
     found = load_bert(model, backend, precision).answer(question, context)
     print(f"{found.text}  (characters {found.start} to {found.stop})" if found.text else "no answer in this text")
 
@@ -196,7 +196,7 @@ def answer(
 @app.command()
 def classify(
     model: Model,
-    text: Annotated[str, typer.Argument(help="The text.", callback=_utf8)],
+    text: Annotated[str, typer.Argument(help="The text, or @FILE of it.", callback=_utf8)],
     pair: Annotated[str, typer.Argument(help="A second one, of a model tuned for pairs.", callback=_utf8)] = "",
     backend: Backend = "torch",
     precision: Precision = "fp32",
@@ -204,8 +204,8 @@ def classify(
     """Say the class of a text, or its number, with a BERT tuned for it: phalanx classify runs/sst2 "a fine film" """
     from phalanx.infer import load_bert
 
+    asked = (_whole(text), _whole(pair)) if pair else _whole(text)
     loaded = load_bert(model, backend, precision)
-    asked = (text, pair) if pair else text
     if loaded.head == "value":
         print(f"{loaded.values([asked])[0]:.4f}")
         return
@@ -247,11 +247,21 @@ def _lines(text: str) -> list[str]:
     return [line for line in _read(text).split("\n") if line.strip()]
 
 
+def _whole(text: str) -> str:
+    """A text, or that of @FILE without the newline at its end."""
+    return _read(text).removesuffix("\n") if text.startswith("@") else text
+
+
 def _read(text: str) -> str:
-    """What is in @FILE."""
+    """What is in @FILE. InputError where it cannot be read."""
     if text == "@":
         raise InputError("@ names no file; write @FILE, without a space")
-    return Path(text[1:]).read_text(encoding="utf-8")
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{text}: {error.strerror}; a text that begins with @ names its file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{text} is not UTF-8 at byte {error.start}") from error
 
 
 @app.command()

@@ -22,10 +22,10 @@ class Imported:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
 
-    def lines(self) -> list[str]:
-        """The lines that a terminal shows of it."""
+    def lines(self, heads: bool = True) -> list[str]:
+        """The lines that a terminal shows of it. Without `heads` they are silent about weights that are random."""
         said = [f"{self.run}: {self.tensors} tensors"]
-        if self.missing:
+        if self.missing and heads:
             said.append(f"not in the folder, so initialised at random: {', '.join(self.missing)}")
         if self.unused:
             names = (name if name.isprintable() else repr(name) for name in self.unused)

@@ -9,6 +9,7 @@ from phalanx.foreign import read_json, read_objects, reading, short
 MODULES, TRANSFORMER, DEFAULTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 SWITCHES = [f"pooling_mode_{name}" for name in (
     "cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")]  # fmt: skip
+AROUND = 2  # tokens around every text, [CLS] and [SEP]
 KNOWN = ("Transformer", "Pooling", "Normalize")
 
 
@@ -41,9 +42,10 @@ def read(folder: Path, tokenizer: Tokenizer) -> Sentences:
         refused.append(f"it begins its texts with the prompt {short(defaults['default_prompt_name'])}")
 
     longest = transformer.get("max_seq_length")
-    return Sentences(
-        longest if isinstance(longest, int) and longest > 2 else None, "Normalize" in kinds, "; ".join(refused)
-    )
+    if longest is not None and (type(longest) is not int or longest <= AROUND):
+        refused.append(f"its max_seq_length is {short(longest)}, and a whole number above {AROUND} is needed")
+        longest = None
+    return Sentences(longest, "Normalize" in kinds, "; ".join(refused))
 
 
 def _kind(module: dict[str, Any]) -> str:
@@ -72,6 +74,9 @@ def _pooling(folder: Path, path: str) -> str:
 
     wanted = facts.get("pooling_mode")  # since sentence-transformers 6; before, a switch for each
     if wanted is None:
+        for name in SWITCHES:
+            if not isinstance(facts.get(name, False), bool):
+                return f"its {name} is {short(facts[name])}, and true or false is needed"
         on = [name.removeprefix("pooling_mode_") for name in SWITCHES if facts.get(name)]
         wanted = on[0] if len(on) == 1 else on or "mean"
     if wanted in ("mean", ["mean"], "mean_tokens"):

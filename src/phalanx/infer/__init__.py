@@ -42,7 +42,7 @@ def load(
     from phalanx.infer.gpt import GPT
     from phalanx.infer.loaded import load as loaded
 
-    with brought(str(model), say, scratch) as run:
+    with brought(str(model), say, scratch, heads=False) as run:
         found = replace(loaded(run, best), run=Path(model))
     for note in found.restored.notes:
         say(f"phalanx: {note}")
@@ -72,8 +72,12 @@ def load_gpt(model: str | Path, backend: str = "auto", precision: str = "fp32") 
 
 
 @contextmanager
-def brought(model: str, say: Callable[[str], None] = tell, scratch: str | None = None) -> Iterator[Path]:
-    """The run folder of a model; of hf:FOLDER one that is there only now, in the folder `scratch` if given."""
+def brought(
+    model: str, say: Callable[[str], None] = tell, scratch: str | None = None, heads: bool = True
+) -> Iterator[Path]:
+    """The run folder of a model; of hf:FOLDER one that is there only now, in the folder `scratch` if given. `say` is
+    told what the folder lacks with `heads` alone: where questions are asked, those to such heads are refused.
+    """
     from phalanx.convert.huggingface import import_folder
     from phalanx.run.folder import RunFolder
 
@@ -84,6 +88,6 @@ def brought(model: str, say: Callable[[str], None] = tell, scratch: str | None =
         return
     with TemporaryDirectory(prefix="phalanx-", dir=scratch) as there:
         folder = Path(there) / "model"
-        for line in import_folder(Path(model.removeprefix("hf:")), folder).lines():
+        for line in import_folder(Path(model.removeprefix("hf:")), folder).lines(heads):
             say(line.replace(str(folder), model))
         yield folder

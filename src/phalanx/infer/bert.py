@@ -192,7 +192,7 @@ class Bert:
         with self.lock:
             found = program(rows)
         if not all(np.isfinite(one).all() for one in found):
-            raise InputError(f"{self.loaded.run}: the answers are not finite; train again with a lower optim.lr")
+            raise self.loaded.broken()
         return found
 
     def _program(self, hidden: bool) -> Program:

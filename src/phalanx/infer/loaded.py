@@ -62,6 +62,11 @@ class Loaded:
 
     def broken(self) -> ModelError:
         """The error to raise where scores are not finite."""
+        if self.restored.step == 0:  # as an import writes it
+            return ModelError(
+                f"{self.run}: the scores are not finite: the weights of its folder are broken; copy or download it "
+                "again"
+            )
         return ModelError(
             f"{self.run}: with the weights of step {self.restored.step} the scores are not finite; "
             "train again with a lower optim.lr"
