@@ -93,10 +93,10 @@ def test_a_worker_leaves_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     with ours, theirs:
         made, alive = WorkerProcess([], None, 1, theirs), True
         made.join(0)
-        assert Path(made.scratch.name).is_dir()
+        assert Path(made.scratch.path).is_dir()
         alive = False
         made.join(0)
-        assert not Path(made.scratch.name).exists()
+        assert not Path(made.scratch.path).exists()
         made.join(0)
 
 

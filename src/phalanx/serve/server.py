@@ -15,6 +15,7 @@ from phalanx.serve.api import make
 from phalanx.serve.guard import Guard, read_keys
 from phalanx.serve.http_server import HttpServer, raise_files
 from phalanx.serve.jobs import Spec
+from phalanx.serve.scratch import sweep
 from phalanx.serve.worker_pool import WorkerPool
 
 GRACE = 5  # seconds past the budget for what is under way when the server is told to stop
@@ -76,6 +77,7 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     gpus = torch.cuda.device_count()
     devices: list[int | None] = [*range(gpus)] if gpus else [None] * options.workers
     threads = options.threads or max(1, processor.cpus() // len(devices))
+    sweep()
     pool = WorkerPool(models, devices, threads, options.queue, options.budget)
     app = make(pool)
     guard = Guard(app, options.body, keys, app.state.metrics.told, app.state.pages)

@@ -15,11 +15,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from phalanx.serve.jobs import Job, PerKind, Spec
 from phalanx.serve.pending import SLACK, Pace, Pending, Refused
+from phalanx.serve.scratch import Scratch
 from phalanx.serve.worker import work
 from phalanx.serve.worker_handle import WorkerHandle
 
@@ -154,14 +154,14 @@ class WorkerProcess:
     """
 
     def __init__(self, specs: Sequence[Spec], device: int | None, threads: int, pipe: socket.socket) -> None:
-        self.scratch = TemporaryDirectory(prefix="phalanx-", ignore_cleanup_errors=True)
-        arguments = specs, pipe, device, threads, self.scratch.name, os.getpid()
+        self.scratch = Scratch()
+        arguments = specs, pipe, device, threads, self.scratch.path, os.getpid()
         self.process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
         try:
             with _ignoring_interrupts():
                 self.process.start()
         except BaseException:
-            self.scratch.cleanup()
+            self.scratch.remove()
             raise
 
     def kill(self) -> None:
@@ -172,7 +172,7 @@ class WorkerProcess:
         """Wait until it has ended, at most so many seconds."""
         self.process.join(timeout)
         if not self.process.is_alive():
-            self.scratch.cleanup()
+            self.scratch.remove()
 
 
 @contextmanager
