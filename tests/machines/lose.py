@@ -21,6 +21,8 @@ from tests.train.runs import Corpus, make_corpus
 STEPS, LOST_AT = 80, 30
 WORDS = ["train.batch=12", f"train.steps={STEPS}", "train.eval_every=0", "save.every=5", "model.dropout=0.1"]
 AGREEMENT = "last_call_timeout=3,keep_alive_interval=1,read_timeout=10"  # torchrun's own: 30, 5 and 60 seconds
+# Ranks start as they do, in seconds: quicker ones would use up their restarts before torchrun knows who is left.
+RANKS = {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": sys.executable}
 PATIENCE = 300  # seconds, against a test that would hang
 
 
@@ -42,7 +44,7 @@ class Machines:
         self.tell(f"torchrun on {', '.join(names)}")
         for name in names:
             with (self.logs / f"{name}.txt").open("a") as log:
-                self.agents[name] = self.hosts.run(name, [*torchrun, *phalanx], log, {"OMP_NUM_THREADS": "1"})
+                self.agents[name] = self.hosts.run(name, [*torchrun, *phalanx], log, RANKS)
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Wait, and tell of every start and of every twentieth step."""
