@@ -50,9 +50,9 @@ class Launched:
         assert not self._ended(), self.lines()
         return self.ranks()
 
-    def end(self) -> tuple[int | None, list[str]]:
+    def end(self, patience: float = PATIENCE) -> tuple[int | None, list[str]]:
         """The exit code, and the lines on stderr."""
-        self.process.join(PATIENCE)
+        self.process.join(patience)
         return self.process.exitcode, self.lines()
 
     def lines(self) -> list[str]:
