@@ -13,7 +13,6 @@ from pathlib import Path
 
 from phalanx.run import records
 from phalanx.run.folder import RunFolder
-from tests.interpreter import python
 from tests.machines.hosts import NAMES, Hosts, refused
 from tests.train.processes import command, start
 from tests.train.runs import Corpus, make_corpus
@@ -21,8 +20,6 @@ from tests.train.runs import Corpus, make_corpus
 STEPS, LOST_AT = 80, 30
 WORDS = ["train.batch=12", f"train.steps={STEPS}", "train.eval_every=0", "save.every=5", "model.dropout=0.1"]
 AGREEMENT = "last_call_timeout=3,keep_alive_interval=1,read_timeout=10"  # torchrun's own: 30, 5 and 60 seconds
-# Ranks start as they do, in seconds: quicker ones would use up their restarts before torchrun knows who is left.
-RANKS = {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": sys.executable}
 PATIENCE = 300  # seconds, against a test that would hang
 
 
@@ -37,14 +34,14 @@ class Machines:
 
     def start(self, names: Sequence[str]) -> None:
         """The same command on each of these hosts; the first is where they meet."""
-        torchrun = [python(), "-m", "torch.distributed.run", f"--nnodes=2:{len(names)}", "--nproc-per-node=1",
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes=2:{len(names)}", "--nproc-per-node=1",
                     "--rdzv-backend=c10d", f"--rdzv-endpoint={names[0]}:29500", f"--rdzv-conf={AGREEMENT}",
                     "--max-restarts=3", "--monitor-interval=0.2"]  # fmt: skip
         phalanx = ["-m", "phalanx", *self.words, str(self.run)]
         self.tell(f"torchrun on {', '.join(names)}")
         for name in names:
             with (self.logs / f"{name}.txt").open("a") as log:
-                self.agents[name] = self.hosts.run(name, [*torchrun, *phalanx], log, RANKS)
+                self.agents[name] = self.hosts.run(name, [*torchrun, *phalanx], log, {"OMP_NUM_THREADS": "1"})
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Wait, and tell of every start and of every twentieth step."""
