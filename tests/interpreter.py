@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from phalanx.parallel.launch import LAUNCHER
+from phalanx.parent import LAUNCHER
 from tests.train.processes import start
 
 # It imports nothing large. Files beyond the first three are those that a parent means to pass on.

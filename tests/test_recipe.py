@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phalanx import recipe
-from phalanx.config import Config, ModelConfig
+from phalanx.config import Config, ModelConfig, help_texts
 from phalanx.errors import InputError
 from phalanx.models import build, sizes
 
@@ -55,9 +55,9 @@ def test_dump_keeps_awkward_values_and_explains_every_key(tmp_path: Path) -> Non
     (path := tmp_path / "c.toml").write_text(text := recipe.dump(config))
     assert recipe.load(str(path)) == config
     assert config.optim.lr == 1.2345678901234567e-7 and config.train.init == 'a "b"\\c\x7fé\n😀'
-    for section in Config.model_fields.values():
-        for field in getattr(section.annotation, "model_fields", {}).values():
-            assert f"# {field.description}\n" in text
+    for section in (field.annotation for field in Config.model_fields.values()):
+        for key in getattr(section, "model_fields", {}):
+            assert f"# {help_texts()[f'{section.__name__}.{key}']}\n{key} = " in text
 
 
 def test_nvidia_two_phases_are_exact() -> None:

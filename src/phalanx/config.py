@@ -4,6 +4,11 @@ A recipe (TOML) is read, `key=value` words override it, `resolve` fills what dep
 value; that value is written into the run folder and never changes. Every key's docstring is its help text.
 """
 
+import ast
+import inspect
+import sys
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,9 +32,9 @@ LARGEST_SCALE = 2.0**32  # of fp16's loss: beyond it the loss itself would overf
 
 
 class Section(BaseModel):
-    """Common rules of every section: frozen, unknown keys forbidden, help text from attribute docstrings."""
+    """Common rules of every section: frozen, unknown keys forbidden, no number infinite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -279,3 +284,20 @@ class Config(Section):
     precision: PrecisionConfig = PrecisionConfig()
     save: SaveConfig = SaveConfig()
     log: LogConfig = LogConfig()
+
+
+@cache
+def help_texts() -> dict[str, str]:
+    """The help text of every key by its class and name, as `OptimConfig.lr`: the docstring below it in this file.
+
+    It is read when somebody asks; pydantic's own reading (`use_attribute_docstrings`) would slow every start.
+    """
+    texts = {}
+    for section in ast.parse(inspect.getsource(sys.modules[__name__])).body:
+        if not isinstance(section, ast.ClassDef):
+            continue
+        for key, below in pairwise(section.body):
+            match key, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[f"{section.name}.{name}"] = inspect.cleandoc(text)
+    return texts

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from phalanx.config import Config, Section
+from phalanx.config import Config, Section, help_texts
 from phalanx.errors import InputError
 from phalanx.foreign import LONGEST, brief, short
 
@@ -97,12 +97,12 @@ def _value(mapping: Mapping[str, Any], key: str) -> Any:
 def dump(config: Config) -> str:
     """`config` as TOML, every key with its help text; `load` gives back an equal value."""
     lines = []
-    for key, value, field in _keys(config):
+    for key, value, _ in _keys(config):
         section, _, leaf = key.rpartition(".")
         header = f"[{section}]"
         if section and header not in lines:
             lines += [f"# {_doc(type(getattr(config, section)))}", header, ""]
-        lines += [f"# {field.description}", f"{leaf} = {_toml(value)}", ""]
+        lines += [f"# {_help(config, key)}", f"{leaf} = {_toml(value)}", ""]
     return "\n".join(lines)
 
 
@@ -128,7 +128,7 @@ def help_text(only: Sequence[str] = ()) -> str:
         if section != last and not only:
             lines += [f"\n{section}: {_doc(type(getattr(config, section)))}"]
             last = section
-        lines += [f"  {key}={_toml(value)}  ({_kind(field)})", f"      {field.description}"]
+        lines += [f"  {key}={_toml(value)}  ({_kind(field)})", f"      {_help(config, key)}"]
     return "\n".join(lines)
 
 
@@ -238,6 +238,13 @@ def _describe(kind: Any, bounds: Sequence[Any] = ()) -> str:
     limits = [f"{sign} {getattr(part, name)}" for part in stack for name, sign in signs.items() if hasattr(part, name)]
     word = {int: "integer", float: "number", bool: "true | false", str: "text"}.get(kind, str(kind))
     return " ".join([word, " and ".join(limits)]).strip()
+
+
+def _help(config: Config, key: str) -> str:
+    """The help text of a dotted key."""
+    section, _, leaf = key.rpartition(".")
+    owner = getattr(config, section) if section else config
+    return help_texts()[f"{type(owner).__name__}.{leaf}"]
 
 
 def _doc(section: type[Section]) -> str:

@@ -1,5 +1,6 @@
 """What `--help`, `--version` and mistaken options say: enough to go on with, on one screen or two."""
 
+import subprocess
 import sys
 from importlib.metadata import version
 
@@ -11,6 +12,17 @@ import phalanx
 from phalanx.cli import main
 from phalanx.cli.app import HEADINGS, app
 from phalanx.config import Config
+
+PROGRAM = """
+import sys
+from phalanx.cli import main
+
+sys.argv = ["phalanx", "train", "--help"]
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""
 
 
 def told(*words: str) -> str:
@@ -65,6 +77,16 @@ def test_the_keys_that_matter_come_first(verb: str) -> None:
         for key in getattr(section.annotation, "model_fields", {}):
             assert f"  {name}.{key}=" in everything
     assert told(verb, "--all") == told(verb, "--all", "--help") == everything
+
+
+def test_help_imports_little() -> None:
+    """Every command starts with this, so what it imports is counted: ours by name, all that Typer and pydantic need."""
+    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    imported = result.stdout.splitlines()[-1].split()
+    ours = {name for name in imported if name.startswith("phalanx.") and not name.startswith("phalanx.cli")}
+    assert ours == {f"phalanx.{name}" for name in ("config", "errors", "foreign", "parent", "recipe", "strict_json")}
+    assert not {"torch", "numpy", "rich", "logging", "ctypes"} & {*imported}
+    assert len(imported) < 300
 
 
 @pytest.mark.parametrize(

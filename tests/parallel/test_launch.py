@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from phalanx import parent
 from phalanx.parallel import launch
 from phalanx.parallel.watchdog import EXIT_CODE
 from tests.train.processes import start
@@ -39,12 +40,12 @@ def _launcher(says: Connection, knows: bool, late: bool) -> None:
     launcher = os.getpid()
     os.environ["TORCHELASTIC_RUN_ID"] = "x"
     if knows:
-        os.environ[launch.LAUNCHER] = str(launcher)
+        os.environ[parent.LAUNCHER] = str(launcher)
     if not os.fork():
         says.send(os.getpid())
         while late and os.getppid() == launcher:
             time.sleep(0.001)
-        launch.end_with_launcher()
+        parent.end_with_launcher()
         says.send("alive")
         time.sleep(1000)
         os._exit(0)

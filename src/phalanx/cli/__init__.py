@@ -9,7 +9,7 @@ from contextlib import suppress
 from phalanx.cli import bench, data, exchange, measure, plan, serve, train, use  # noqa: F401  their verbs join the program
 from phalanx.cli.app import app
 from phalanx.errors import InputError
-from phalanx.parallel import launch
+from phalanx.parent import end_with_launcher
 
 # errors of a network's file system that may be gone when a launcher starts the run again, which it does for code 1
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENETUNREACH, errno.EHOSTUNREACH)
@@ -17,8 +17,9 @@ PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENET
 
 def main() -> None:
     """The entry point: user errors are one line and exit code 2; PHALANX_TRACEBACK=1 shows where they came from."""
-    launch.end_with_launcher()
+    end_with_launcher()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's C++ writes its stack for every lost connection
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # or every installed package is asked whether it has one
     try:
         app(prog_name="phalanx")
     except BrokenPipeError:

@@ -8,23 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from phalanx import processor
-from phalanx.parent import end_with
+from phalanx.parent import LAUNCHER
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 SAVING = 600  # seconds that processes have to save, once told to stop
 OBEYING = 30  # seconds after which torch kills those that go on after another has failed
-LAUNCHER = "PHALANX_LAUNCHER"  # the process that started this one, in the environment
-
-
-def end_with_launcher() -> None:
-    """End this rank with the process that started it: `launch`, or torchrun's agent, which does not say who it is.
-    (Both wait for their ranks in the thread that started them; of others, such as Slurm's, that is not known, and they
-    see to their own.)
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with(int(os.environ.pop(LAUNCHER, "") or os.getppid()))
 
 
 def launch(arguments: Sequence[str], processes: int, restarts: int | None = None) -> int:
