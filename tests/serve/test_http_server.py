@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import resource
 import socket
 from collections import deque
@@ -151,6 +152,66 @@ def test_who_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
             client.close()
 
     asyncio.run(run())
+
+
+def test_who_sends_no_more_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that has closed its side after its requests gets all answers, and is asked meanwhile whether it reads
+    them; one that has left does not hold its connection, nor is it computed for.
+    """
+    monkeypatch.setattr(connection, "LOOK", 0.01)
+
+    def sending(server: HttpServer, sent: bytes) -> socket.socket:
+        client = connected(server, sent)
+        client.shutdown(socket.SHUT_WR)
+        return client
+
+    async def run() -> None:
+        app = App()
+        async with serving(app) as server:
+            told = await received(sending(server, ASK + ASK + ASK[:20]))
+            assert told.count(b"HTTP/1.1 200 OK") == told.count(b"done") == 2 and app.asked == 2
+            assert await received(sending(server, SEND)) == b""
+
+            app.go.clear()
+            waits, old = sending(server, ASK), sending(server, ASK.replace(b"1.1", b"1.0"))
+            interim = await received(waits, b"\r\n\r\n")
+            assert interim.startswith(b"HTTP/1.1 100 Continue")
+            left = sending(server, ASK)
+            await until(lambda: app.asked == 5)
+            left.close()
+            await until(lambda: len(server.opened.all) == 2)
+            app.go.set()
+            assert (await received(waits)).endswith(b"done\r\n0\r\n\r\n")
+            assert (await received(old)).startswith(b"HTTP/1.1 200 OK")
+
+    asyncio.run(run())
+
+
+BOTH = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(BOTH + ASK, 400), (b"GET / HTTP/1.1\r\nHost: here\r\nLong: " + b"a" * 70_000, 431), (b"no request\r\n\r\n", 400)],
+    ids=["two lengths", "long head", "no request"],
+)
+def test_what_is_no_proper_request(sent: bytes, status: int) -> None:
+    """It is refused as all else is, as JSON in OpenAI's form, and its connection is closed."""
+
+    async def run() -> bytes:
+        app = App()
+        async with serving(app) as server:
+            told = await received(connected(server, sent))
+            assert app.asked == 0
+        return told
+
+    head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
+    first, *fields = head.decode().lower().split("\r\n")
+    assert first.startswith(f"http/1.1 {status} ")
+    assert {"content-type: application/json", "connection: close"} <= {*fields}
+    body = body if b"chunked" not in head else body.split(b"\r\n")[1]
+    error = json.loads(body)["error"]
+    assert error["type"] == "invalid_request_error" and error["message"]
 
 
 def test_more_connections_than_there_is_room_for() -> None:

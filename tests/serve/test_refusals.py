@@ -47,3 +47,18 @@ def test_unknown_paths_are_known_by_their_status(client: TestClient, monkeypatch
         told.status_code == 404
         and "other words: there is no GET /nothing here; there are" in told.json()["error"]["message"]
     )
+
+
+def test_a_defect_of_ours_is_told_in_the_same_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON, without what went wrong inside."""
+    pool = WorkerPool([], [None], 1, 8, 60)
+    pool.workers[0].models = {"m": {"can": ["classify"]}}
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(pool, "submit", fails)
+    with closing(TestClient(make(pool), raise_server_exceptions=False)) as client:
+        told = client.post("/classify", json={"text": "a"})
+    assert told.status_code == 500 and told.json()["error"]["type"] == "server_error"
+    assert "secret" not in told.text

@@ -184,6 +184,22 @@ def test_who_would_be_late_is_not_let_in() -> None:
     assert texts.count(429) > 4 and questions == [200] * 20
 
 
+@pytest.mark.parametrize(("budget", "after"), [(0.2, 1.0), (30.0, 30.0), (3600.0, 60.0)])
+def test_when_to_come_again_is_bounded(budget: float, after: float) -> None:
+    """However long the jobs under way take, they end by their budget; a client that is told hours does not come."""
+
+    async def run() -> float:
+        pool = WorkerPool([], [], 1, 1, budget)
+        pool.workers, pool.pace["complete"].seconds = [Still()], 1e6
+        pool.submit("m", "complete", [{}])
+        with pytest.raises(Refused) as refused:
+            pool.submit("m", "complete", [{}])
+        assert refused.value.status == 429
+        return refused.value.after
+
+    assert asyncio.run(run()) == after
+
+
 def test_a_request_is_let_in_as_a_whole_or_not() -> None:
     """What was let in counts for the next at once, before any of it has had a turn, and no more once it is closed."""
 

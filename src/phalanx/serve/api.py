@@ -24,7 +24,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request cannot be served as it is; error.message says why."},
     415: {"description": "Not sent as JSON."},
     429: {"description": "Too much is asked at once; Retry-After says when to come again."},
-    500: {"description": "The model's weights give no finite scores."},
+    500: {"description": "The model's weights give no finite scores, or the server has a defect."},
     503: {"description": "Not ready, past the deadline, or the computing process was lost."},
 }
 
@@ -194,6 +194,10 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
         return told(error.status, error.message, error.field, error.after)
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, __: Exception) -> JSONResponse:
+        return told(500, "a defect of the server; its log has the traceback")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -3,6 +3,8 @@
 import asyncio
 import fcntl
 import json
+import socket
+import sys
 import termios
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -10,7 +12,7 @@ from typing import Any
 
 import h11
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from phalanx.serve.shapes import error
@@ -20,11 +22,7 @@ SECONDS = {HEAD: 20.0, BODY: 60.0}  # until all of it is there; for how long a c
 IDLE = REST, HEAD, BODY  # whose connection is closed first where another needs its place: who has sent most comes last
 LOOKED_AT = 64  # idle connections, to find one that may be closed for another
 STALLED = 30.0  # seconds in which a client takes nothing of an answer
-_BODY = json.dumps({"error": error(408, "the request came too slowly")}).encode()
-TOO_SLOW = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-)
+LOOK = 1.0  # seconds between looks whether a client that has closed its side still waits for an answer
 
 
 class Open:
@@ -56,6 +54,8 @@ class Connection(H11Protocol):
         self.next: tuple[str, object] = "", None  # and in which exchange
         self.deadline: asyncio.TimerHandle | None = None
         self.stalled: asyncio.TimerHandle | None = None
+        self.half_closed = False  # whether the client sends no more
+        self.looking: asyncio.TimerHandle | None = None
         opened.all.add(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -73,10 +73,27 @@ class Connection(H11Protocol):
             del phase[self]
             phase[self] = None
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Go on, True, where a client that sends no more has a request under way; it may still read."""
+        waits = self._next() == ANSWER and not self.transport.is_closing()
+        if waits and not self.half_closed:
+            self.half_closed = True
+            self._look_again(1)
+        return waits
+
     def on_response_complete(self) -> None:
-        """Expect the next request once an answer was given."""
+        """Expect the next request once an answer was given; close where none can come."""
         super().on_response_complete()
+        if self.half_closed and self._next() != ANSWER:
+            self.transport.close()
         self._expect()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request of HTTP, and close; uvicorn calls this while it handles h11's error."""
+        failed = sys.exception()
+        status = failed.error_status_hint if isinstance(failed, h11.RemoteProtocolError) else 400
+        too_large = status == 431
+        self._end(status, "the request's head is too large" if too_large else f"this is no request of HTTP: {failed}")
 
     def pause_writing(self) -> None:
         """Begin to measure for how long the client takes nothing of an answer."""
@@ -113,7 +130,7 @@ class Connection(H11Protocol):
         """Count the connection among the open ones no more, and stop its timers."""
         self.opened.all.discard(self)
         self._no_longer_idle()
-        for timer in (self.deadline, self.stalled):
+        for timer in (self.deadline, self.stalled, self.looking):
             if timer:
                 timer.cancel()
 
@@ -146,12 +163,38 @@ class Connection(H11Protocol):
         """Tell a client that has begun a request, and close."""
         if self.transport.is_closing():
             return
-        if self.next[0] == HEAD:
-            begun = bool(self.conn.trailing_data[0])
+        if self.next[0] != HEAD or self.conn.trailing_data[0]:
+            self._end(408, "the request came too slowly")
         else:
-            begun = not self.cycle.response_started
+            self.transport.close()
+
+    def _end(self, status: int, message: str) -> None:
+        """Refuse the request that comes in, unless an answer to it has begun, and close."""
+        if self.cycle and not self.cycle.response_complete:  # its body comes in
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if begun:
-            self.transport.write(TOO_SLOW)
+
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps({"error": error(status, message)}).encode()
+            self.transport.write(
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
+                % (status, STATUS_PHRASES[status], len(body), body)
+            )
         self.transport.close()
+
+    def _look_again(self, looks: int) -> None:
+        self.looking = self.loop.call_later(LOOK, self._look, looks)
+
+    def _look(self, looks: int) -> None:
+        """Break off where a client that sends no more has left. Whether it has only shows in what becomes of something
+        that is sent to it: an interim response, which changes nothing, less and less often.
+        """
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        power_of_two = looks & (looks - 1) == 0
+        if power_of_two and self.scope["http_version"] == "1.1" and not self.cycle.response_started:
+            self.transport.write(
+                self.conn.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+            )
+        self._look_again(looks + 1)

@@ -76,6 +76,11 @@ class Guard:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:  # a proxy may have read the other one
+            await _drain(receive)
+            await _refuse(send, 400, "Content-Length and Transfer-Encoding contradict each other; send one of them")
+            return
+
         if self.keys and scope["path"] not in OPEN and not self._known(headers.get(b"authorization", b"")):
             await _drain(receive)
             await _refuse(send, 401, "an API key is needed: Authorization: Bearer KEY")

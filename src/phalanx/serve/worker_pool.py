@@ -25,6 +25,7 @@ from phalanx.serve.worker_handle import WorkerHandle
 
 STUCK = 4  # budgets in which a worker has said nothing: it is killed
 QUIET = 3.0  # seconds in which a worker has said nothing: others get the jobs
+LONGEST = 60.0  # seconds until who was refused may come again; what is under way then is done or given up by its budget
 CHECK = 1.0  # seconds between looks at all workers, or a quarter of the budget where that is less
 ATTEMPTS = 8  # starts of a worker in a row that failed, while no other works: the server ends
 
@@ -106,7 +107,7 @@ class WorkerPool:
         expected = self.pace[kind].seconds * (beside + 1)
         late = beside > 4 and expected > 0.7 * min(seconds or self.budget, self.budget)
         if self.waiting + count > self.queue or late:
-            raise Refused(429, "too much is asked at once; try again", max(1.0, expected))
+            raise Refused(429, "too much is asked at once; try again", max(1.0, min(expected, self.budget, LONGEST)))
 
     def _least_busy(self) -> WorkerHandle:
         able = [worker for worker in self.workers if worker.models]
