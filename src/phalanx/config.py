@@ -133,7 +133,7 @@ class ExamplesConfig(Section):
     """Fine-tuning: what the labelled files hold that data.train and data.valid name."""
 
     form: Literal["table", "squad", "squad2", "race", "swag", "tags"] = "table"
-    """Of the files: columns (.tsv, .csv, .jsonl), SQuAD 1.1's or 2.0's, RACE's or SWAG's, or words with their tags."""
+    """The files' layout: columns (.tsv, .csv, .jsonl), that of SQuAD 1.1, SQuAD 2.0, RACE or SWAG, or tagged words."""
     text: str = "text"
     """Column of the text, or of the prompt; a number from 0 on where a table has no head."""
     pair: str = ""

@@ -85,7 +85,7 @@ def interruptible(then: str, sigterm: bool = False, saved: Callable[[], str] | N
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Of an option that takes several, as 1,2,4."""
+    """Parse an option's value such as 1,2,4; InputError that names `option` where one is no whole number from 1 on."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
         raise InputError(f"--{option} {text!r} is no list of numbers from 1 on; write 1,2,4")

@@ -51,7 +51,7 @@ class _Scored(NamedTuple):
     picked: Tensor  # [n]: the label's logit above the largest mass
 
     def grad(self, labels: Tensor) -> Tensor:
-        """Of the sum of the losses by the logits that are here; uses up `inside`."""
+        """Gradient of the summed losses by this rank's logits, float32 [n, columns]; overwrites `inside`."""
         p = self.inside.exp_().mul_((self.share.exp() * (labels >= 0))[:, None])
         return p.scatter_add_(1, self.place, -self.held.to(p.dtype)[:, None])
 
@@ -78,7 +78,7 @@ class _Judged(NamedTuple):
     given: Tensor
 
     def grad(self, _: Tensor) -> Tensor:
-        """Of the sum of the losses by the logits."""
+        """Gradient of the summed losses by the logits, [n, columns], as it was computed in the forward pass."""
         return self.given
 
 

@@ -53,7 +53,7 @@ def _loss(runs: Sequence[Run], top: float | None) -> Panel:
 
 
 def _trained(runs: Sequence[Run], key: str, alone: str = "") -> list[Curve]:
-    """Of each run, every value faintly and their running mean."""
+    """Two curves for each run: every value of `key`, drawn faintly, and their running mean."""
     curves = []
     for i, run in enumerate(runs):
         steps, values = run.series("train", key)

@@ -14,7 +14,7 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
 
 
 def f1(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Of class 1: the harmonic mean of precision and recall; 0 where neither is there."""
+    """F1 of class 1, the harmonic mean of its precision and recall; 0 without a true positive."""
     p, y = np.asarray(predicted) == 1, np.asarray(labels) == 1
     both = 2 * np.sum(p & y)
     return float(both / (p.sum() + y.sum())) if both else 0.0
@@ -33,7 +33,7 @@ def pearson(predicted: ArrayLike, values: ArrayLike) -> float:
 
 
 def pearson_of(one: Floats, other: Floats) -> float:
-    """Of [n, columns] each: covariance, summed over the columns, by the deviations."""
+    """Correlation of two [n, columns], covariance and variances summed over the columns; 0 where one is constant."""
     one, other = one - one.mean(0), other - other.mean(0)
     size = np.sqrt((one**2).sum() * (other**2).sum())
     return float((one * other).sum() / size) if size > 0 else 0.0

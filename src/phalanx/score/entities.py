@@ -6,7 +6,10 @@ Entity = tuple[int, int, int, str]  # sentence, first word, one past the last, k
 
 
 def f1(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
-    """Of tags B-kind, I-kind (which also begins an entity after another kind) and O; 0 where nothing is right."""
+    """Micro-averaged F1 over entities, from predicted and right tags [sentences][words]; 0 where nothing is right.
+
+    Tags are B-kind, I-kind (which also begins an entity where it follows another kind) and O.
+    """
     mine, true = set(entities(said)), set(entities(right))
     both = 2 * len(mine & true)
     return both / (len(mine) + len(true)) if both else 0.0

@@ -74,7 +74,7 @@ class Choice(Labelled):
         return {"accuracy": float(np.mean(self._scores(answers).argmax(-1) == right))}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """Of each question, the candidate chosen and the scores of all."""
+        """A record for each question: the candidate that was chosen, the right one, and the scores of all."""
         return [
             {
                 "id": q.id,

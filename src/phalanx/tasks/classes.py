@@ -78,7 +78,7 @@ class Classes(_Texts):
         return {name: METRICS[name](said, right) for name in names}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """Of each text, the likeliest class and the probabilities of all."""
+        """A record for each text: the likeliest class, the right one, and the probabilities of all."""
         names, found = self.config.examples.labels, []
         for row, logits in zip(source.examples, answers, strict=True):
             chances = np.exp(logits - logits.max())
@@ -127,7 +127,7 @@ class Value(_Texts):
         return {name: METRICS[name](said, right) for name in self.metrics}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """Of each text, the number that was said."""
+        """A record for each text: the predicted number and the right one."""
         return [
             _texts(row) | {"label": _number(row.label), "said": float(said[0])}
             for row, said in zip(source.examples, answers, strict=True)

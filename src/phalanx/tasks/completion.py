@@ -72,7 +72,7 @@ class Completion(Labelled):
         }
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """Of each completion, whether it is greedily right, and its log-probability."""
+        """A record for each completion: whether greedy decoding gives it, and its log-probability (natural)."""
         return [
             {
                 "text": row.text,

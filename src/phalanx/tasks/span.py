@@ -63,7 +63,7 @@ class Span(Labelled):
         return values
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """Of each question, the answer, and by how much none is likelier."""
+        """A record for each question: the predicted and the right answers, and how much likelier no answer is."""
         return [
             {
                 "id": q.id,
@@ -76,7 +76,10 @@ class Span(Labelled):
         ]
 
     def _answers(self, answers: Sequence[Array], source: Held) -> list[tuple[str, str, float]]:
-        """Of each question: what is said, the likeliest span, and by how much no answer is likelier than that."""
+        """For each question its answer, the text of its likeliest span, and the score of no answer minus that span's.
+
+        The answer is that text, or empty where the task allows no answer and the difference exceeds the threshold.
+        """
         assert isinstance(source, _Windows)
         found = []
         spans = spoken(source.parts, answers, len(source.examples), self.config.examples.longest)

@@ -70,13 +70,13 @@ class Tokens(Labelled):
         return {"tokens": (batch.labels >= 0).sum()}
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """Of words, and of entities where the tags are of the form B-…, I-…, O."""
+        """Accuracy over words, and F1 over the entities that tags of the form B-kind, I-kind and O mark."""
         said, right = self._tags(answers, source)
         pairs = [(a, b) for mine, true in zip(said, right, strict=True) for a, b in zip(mine, true, strict=True)]
         return {"f1": f1(said, right), "accuracy": float(np.mean([a == b for a, b in pairs]))}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """Of each sentence, the tags of the words that fit."""
+        """A record for each sentence: its words as far as they fit the model, their predicted and their right tags."""
         said, right = self._tags(answers, source)
         return [
             {"words": list(sentence.words[: len(mine)]), "label": true, "said": mine}

@@ -158,7 +158,7 @@ class Outcome:
 
 
 def outcome(folder: Path) -> Outcome:
-    """Of a run that ended."""
+    """The best evaluation of a finished run, by its task's metric; InputError where the run was never evaluated."""
     config, records = RunFolder.open(folder).config(), read(folder / FILE)
     kind = registry.TASKS.find(config.task)
     metric = kind(config, load_tokenizer(str(folder / "tokenizer.json"))).best_by
