@@ -20,7 +20,10 @@ TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Of the ranks, in order, of the newest iteration or the release."""
+    """The checkpoint files of all tensor-parallel ranks, in order, at the newest iteration or the release.
+
+    InputError where the folder holds no checkpoint, or one of a pipeline.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give the one that holds {TRACKER} or mp_rank_00")
     tracker = folder / TRACKER

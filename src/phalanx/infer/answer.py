@@ -19,8 +19,8 @@ class Spoken(NamedTuple):
 
 
 def spoken(parts: Sequence[Window], answers: Sequence[Array], questions: int, longest: int) -> list[Spoken]:
-    """Of each question, over all windows of its context: the span of at most `longest` tokens whose scores to begin and
-    to end add up to most. `answers` are a window's scores [tokens, 2].
+    """Find the best span of each question over all windows of its context: the one of at most `longest` tokens whose
+    start and end scores add up to most. `answers` holds the scores [tokens, 2] of each window in `parts`.
     """
     spans, none = [(-math.inf, 0, 0)] * questions, [math.inf] * questions
     for window, scores in zip(parts, answers, strict=True):

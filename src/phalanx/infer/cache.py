@@ -24,7 +24,7 @@ class Place(NamedTuple):
     numbers: Array
 
     def rows(self, x: Tensor, stop: int) -> Tensor:
-        """Of x [heads, slots, …] those of the first `stop` tokens; a view where they lie together."""
+        """The first `stop` tokens of this sequence in x [heads, slots, …]; a view where its pages are adjacent."""
         if self.together:
             first = self.pages[0] * PAGE
             return x[:, first : first + stop]

@@ -53,7 +53,10 @@ def choose(loaded: Loaded, precision: str, hidden: bool, say: Callable[[str], No
 
 
 def _fastest(wanted: Wanted, names: Sequence[str], file: Path, say: Callable[[str], None]) -> Program:
-    """Of those that can be built; it is written down."""
+    """Build and time the backends, and return the fastest that is close to fp32's answers; write the choice to `file`.
+
+    InputError where no backend is close enough.
+    """
     loaded, precision, hidden = wanted
     programs = {}
     for name in names:
@@ -99,7 +102,7 @@ def table(found: Sequence[Candidate], lengths: Sequence[int], best: str) -> list
 
 
 def _apart(said: Sequence[Array], right: Sequence[Array]) -> float:
-    """Of all answers together; answers that are not finite are infinitely far."""
+    """Relative distance |said - right| / |right| of all answers as one vector; infinite where one is not finite."""
     a, b = (np.concatenate([one.ravel() for one in some]).astype(np.float64) for some in (said, right))
     distance = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30)
     return distance if math.isfinite(distance) else math.inf

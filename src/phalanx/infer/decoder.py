@@ -47,8 +47,9 @@ class Decoder:
 
     @torch.inference_mode()
     def __call__(self, news: Sequence[New]) -> list[Tensor]:
-        """Of each sequence, on the CPU, float32 [wanted, vocab], or of a greedy one `likeliest` of that; its new tokens
-        are in the cache from now on.
+        """Compute the scores of each sequence's next tokens and append its new tokens to the cache.
+
+        For each sequence float32 [wanted, vocab] on the CPU, or `likeliest` of that where it is greedy.
         """
         self.past.news = news
         tokens = torch.tensor([[token for new in news for token in new.tokens]], device=self.device)

@@ -126,7 +126,7 @@ class Line(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Encoded]) -> "Line":
-        """Of one row at least."""
+        """Concatenate one row or more."""
         lengths = [len(row.tokens) for row in rows]
         places = np.concatenate([np.arange(length) for length in lengths])
         second = [np.arange(length) >= row.second for length, row in zip(lengths, rows, strict=True)]

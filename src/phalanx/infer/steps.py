@@ -75,8 +75,10 @@ class Steps(Decoder):
 
     def scores(self, tokens: Tensor, index: Tensor, at: Tensor, starts: Tensor, slots: Tensor
                ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Of tokens [rows, new] at positions `index`, whose keys go to the slots `at`, after `starts` [rows] others,
-        where all of a row lie in `slots` [rows, longest]; int64 -> float32 [rows × new, vocab], and `likeliest` of it
+        """Compute the next-token scores, float32 [rows × new, vocab], and `likeliest` of them.
+
+        `tokens` [rows, new] stand at positions `index`, after `starts` [rows] cached ones. Their keys go to the
+        cache's slots `at`; `slots` [rows, longest] lists those of all tokens of a row. All are int64.
         """
         device = tokens.device
         seen = starts[:, None] + torch.arange(tokens.shape[1], device=device)

@@ -51,7 +51,7 @@ def key(loaded: Loaded, *facts: object) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of the packages that are installed."""
+    """Version of each package that is installed, by its name."""
     found = {}
     for package in packages:
         try:

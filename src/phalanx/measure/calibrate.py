@@ -50,7 +50,7 @@ class Calibration:
 
     @property
     def names(self) -> list[str]:
-        """Of the crews, each of which has a turn in a round."""
+        """Names of the process groups, each of which takes a turn in every round."""
         groups = [f"{kind} {count}" for count in self.counts if count > 1 for kind in ("busy", "links")]
         return ["products", *self.configs, "busy 1", *groups]
 
@@ -118,7 +118,7 @@ class Calibration:
         }
 
     def hidden(self) -> float:
-        """Of an all-reduce under a product, the share that costs nothing: in the largest group."""
+        """Share of an all-reduce's time that a matrix product beside it hides, from 0 to 1, in the largest group."""
         crew = f"links {self.counts[-1]}"
         alone, both = (self.median(crew, name) for name in ("compute", "both"))
         said = self.median(crew, f"sum {probes.SIZES[self.device][-1]}")

@@ -28,7 +28,7 @@ DEFAULT_BATCH = 8
 
 @dataclass(frozen=True)
 class Result:
-    """Of some processes: medians of a step. Efficiency is FLOP/s of a process against those of one alone."""
+    """Median step of a number of processes. `efficiency` is the FLOP/s of each against those of one process alone."""
 
     kind: str
     parallel: str

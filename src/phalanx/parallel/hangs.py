@@ -48,7 +48,7 @@ def told(number: int, answer: Answer) -> str:
 
 
 def _awaited(answers: Answers, silent: Names, timeout: float) -> list[tuple[Operation, list[int]]]:
-    """Of every group the first collective that ranks have not reached `timeout` seconds after another, and those."""
+    """Each group's first collective that some ranks have not begun `timeout` seconds after others, and these ranks."""
     first: dict[str, tuple[Operation, list[int]]] = {}
     for operation in (each for answer in answers.values() for each in answer["pending"]):
         group, number = operation["group"], operation["number"]

@@ -39,7 +39,7 @@ class Answer(TypedDict):
 
 
 def answer(process: str, still: float) -> Answer:
-    """Of this process, by name, whose main thread has not moved for so many seconds."""
+    """Describe this process, called `process`, whose main thread has not moved for `still` seconds."""
     members = {group.group_name: dist.get_process_group_ranks(group) for group in list(_world.pg_map)}
     entries = [each for dump in _DUMPS for each in json.loads(dump()).get("entries", [])]
     begun: dict[str, int] = {}

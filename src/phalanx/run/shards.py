@@ -96,7 +96,7 @@ def wanted(
 def _overlap(
     theirs: Sequence[int], their_sizes: Sequence[int], ours: Sequence[int], our_sizes: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
-    """Of two boxes with their offsets, the region they share, in the first's and in the second's coordinates."""
+    """Intersect two boxes of given offsets and sizes: slices of the first and of the second; None where it is empty."""
     there, here = [], []
     for a, size_a, b, size_b in zip(theirs, their_sizes, ours, our_sizes, strict=True):
         low, high = max(a, b), min(a + size_a, b + size_b)

@@ -136,7 +136,10 @@ def fills(rows: int, size: int, pp: int, schedule: str) -> bool:
 
 
 def _check_micro_batches(rows: list[int], size: int, layout: LayoutConfig) -> None:
-    """Of a replica's sequences in every step of the run."""
+    """Raise InputError, with the sizes that would do, unless micro-batches of `size` fill a pipeline in every step.
+
+    `rows` are the numbers of sequences that a replica has in a step, more than one where the batch is ramped up.
+    """
     pp, schedule = layout.pp, layout.schedule
     wrong = next((each for each in rows if not fills(each, size, pp, schedule)), None)
     if wrong is None:

@@ -69,7 +69,7 @@ def functions() -> Any:
 
 @cache
 def version() -> str:
-    """Of the kernels' source."""
+    """SHA-256 of the kernels' source, in hexadecimal, which names what was compiled from it."""
     sources = {one.name: one for one in SOURCES.iterdir() if one.name.endswith((".cpp", ".h"))}
     return hashlib.sha256(b"".join(sources[name].read_bytes() for name in sorted(sources))).hexdigest()
 
