@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 def coordinates(config: Config, rank: int) -> dict[str, int]:
-    """Of a rank along each axis, the slowest first."""
+    """Coordinates of a global rank by axis, the slowest-varying axis first."""
     places = {}
     for axis in ("tp", "cp", "dp", "pp"):
         rank, places[axis] = divmod(rank, getattr(config.layout, axis))
@@ -63,7 +63,7 @@ class Account:
         }
 
     def ranks(self, axes: str) -> int:
-        """Of a group along these axes."""
+        """Number of ranks in a group along `axes`, whose names are separated by spaces."""
         size = 1
         for axis in axes.split():
             size *= getattr(self.config.layout, axis)

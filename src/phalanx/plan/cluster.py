@@ -61,7 +61,7 @@ class Slowdown(Part):
 
 
 class Kernels(Part):
-    """Of one model family, as its steps run."""
+    """Measured speeds of one model family's kernels, within its training steps."""
 
     attention: PositiveFloat  # FLOP/s of attention in one kernel
     moved: dict[str, PositiveFloat]  # by kind of kernel, bytes a second, of the bytes that plan/kernels.py counts
@@ -100,7 +100,7 @@ class Cluster(Part):
 
 
 def names() -> list[str]:
-    """Of the clusters that come with Phalanx."""
+    """Names of the clusters that come with Phalanx, sorted."""
     return sorted(f.name.removesuffix(".toml") for f in files("phalanx").joinpath("clusters").iterdir())
 
 

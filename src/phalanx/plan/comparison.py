@@ -57,7 +57,7 @@ def table() -> tuple[Line, ...]:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of some lines, as shares: without sign, and the worst."""
+    """Absolute relative errors of a set of lines, as fractions of what was published."""
 
     count: int
     median: float
@@ -66,7 +66,7 @@ class Errors:
 
 
 def errors(lines: Sequence[Line]) -> Errors:
-    """Of lines that have a prediction."""
+    """Count, median, mean and largest of the absolute relative errors; each line must have a prediction."""
     sizes = [abs(line.error) for line in lines]
     return Errors(len(sizes), median(sizes), mean(sizes), max(sizes))
 

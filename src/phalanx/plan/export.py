@@ -31,7 +31,7 @@ class Clock:
         self.sizes = {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}  # the fastest first
 
     def operation(self, operation: Operation) -> float:
-        """Of a kernel."""
+        """Seconds that the roofline gives a traced operation."""
         batch, *shape = operation.shape
         if operation.flops and not batch:
             return self.timer(Kernel("flash", operation.bytes, (1, 1, operation.flops // 2)))
@@ -40,7 +40,7 @@ class Clock:
         )
 
     def message(self, message: Message) -> float:
-        """Of a collective, or of one side of a message between two ranks."""
+        """Seconds of a collective, or of one side of a message between two ranks."""
         axes, stride, size = message.axes.split(), 1, 1
         for axis, ranks in self.sizes.items():
             if axis in axes:

@@ -9,7 +9,7 @@ from phalanx.plan.portion import Portion
 
 
 def flops(config: Config, pp: int = 0) -> float:
-    """Of a rank at place `pp` of its pipeline."""
+    """FLOPs of one step on a rank at place `pp` of its pipeline, recomputation included."""
     rank = Portion(config, pp)
     return rank.micro_batches * (rank.blocks * _block(rank) + rank.last * _head(rank))
 

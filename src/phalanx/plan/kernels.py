@@ -32,17 +32,17 @@ class Kernel(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Of all `times`."""
+        """Floating-point operations of all `times` together."""
         return 2.0 * self.batch * self.times * prod(self.shape)
 
 
 def product(kind: str, m: int, n: int, k: int, width: int, batch: int = 1, times: int = 1) -> Kernel:
-    """Of [m, k] with [k, n], in numbers of `width` bytes."""
+    """A product of [m, k] with [k, n] in elements of `width` bytes, `batch` of them in one kernel, `times` kernels."""
     return Kernel(kind, width * batch * (m * k + k * n + m * n), (m, n, k), batch, times)
 
 
 def gradients(kernel: Kernel) -> list[Kernel]:
-    """Of a product: of its input, and of its other operand."""
+    """The two products of a product's backward: the gradients of its input and of its other operand."""
     m, n, k = kernel.shape
     return [Kernel(kernel.kind, kernel.bytes, shape, kernel.batch, kernel.times) for shape in ((m, k, n), (k, n, m))]
 
@@ -102,11 +102,11 @@ class Block:
         return [inner, order, sums, self.move("norm", self.mine * h, 2 * normed, 2 if forward else 4)]
 
     def forward(self) -> list[Kernel]:
-        """Of a micro-batch."""
+        """Kernels of one micro-batch's forward pass through the block."""
         return [*self.products(), *self.attention(), *self.pointwise(True)]
 
     def backward(self) -> list[Kernel]:
-        """And what is computed again for it."""
+        """Kernels of its backward pass, with those of what is recomputed for it."""
         inner = self.attention()
         if self.work.attention == "fused":
             one = inner[0]
@@ -148,8 +148,11 @@ def gather(work: Work, parameters: float) -> list[Kernel]:
 
 
 def optimizer(work: Work, parameters: float) -> list[Kernel]:
-    """Of so many parameters on this GPU: gradients unscaled and their norm taken, master weights and moments read and
-    written, weights cast. LAMB reads all again for the norms of the updates."""
+    """Kernels that update `parameters` elements on this GPU.
+
+    Gradients are unscaled and their norm taken, master weights and moments read and written, weights cast; LAMB reads
+    all again for the norms of its updates.
+    """
     cast = BYTES[work.precision] if work.precision != "fp32" else 0
     once = 8 * STATES.get(work.optimizer, 3) + 2 * work.gradient_bytes + cast
     again = 16 if work.optimizer == "lamb" else 0

@@ -121,7 +121,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """Of an operation: 2mkn for a product; 0 for what is not made of products."""
+    """FLOPs of a torch operation: 2mkn for each matrix product, attention's too; 0 for what is not made of products."""
     packet = func._overloadpacket
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out))

@@ -29,7 +29,9 @@ class Memory(NamedTuple):
 
 
 def memory(config: Config, pp: int = 0, device: str = "cuda") -> Memory:
-    """Of a rank at place `pp` of its pipeline. The device says in how large pieces the logits come."""
+    """Peak memory of a step, in bytes by kind, on a rank at place `pp` of its pipeline. How many rows of logits there
+    are at once depends on `device`.
+    """
     rank = _Rank(config, pp, device)
     return max((rank.loss(), rank.backward(), rank.end()) if rank.last else (rank.backward(), rank.end()), key=sum)
 

@@ -55,7 +55,7 @@ class Expected(Portion):
         return said
 
     def forward(self, labelled: int) -> Messages:
-        """Of a micro-batch: two conjugate pairs a block, embedding, loss; over cp see `keys`."""
+        """Messages of a forward pass: two conjugate pairs a block, embedding, loss; over cp see `keys`."""
         stream, pairs = self.positions * self.hidden, 2 * self.blocks
         out = "reduce-scatter" if self.sequence else "all-reduce"
         said = say(pairs, out, self.tp, stream, width=self.narrow) + say(self.first, out, self.tp, stream)
@@ -171,7 +171,9 @@ class Expected(Portion):
 
     @property
     def positionwise(self) -> int:
-        """Of what is applied to each position of the stream: norms, two biases of a block, tables."""
+        """Elements of the parameters that are applied at each position of the residual stream: norms, two biases of a
+        block, tables of positions and segments.
+        """
         norm = 2 * self.hidden * self.model.norm_first
         tables = sum(rows * width for rows, width in self.tables)
         return 6 * self.hidden * self.blocks + self.first * tables + self.last * norm

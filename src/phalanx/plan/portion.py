@@ -11,7 +11,7 @@ NARROW = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # bytes of a number that a
 
 
 class Portion:
-    """`pp` and `tp` are the rank's places on those axes. Sizes are numbers of elements."""
+    """Sizes of what one rank holds, in elements. `pp` and `tp` are its coordinates on those axes."""
 
     def __init__(self, config: Config, pp: int = 0, tp: int = 0) -> None:
         self.config, self.layout, self.model = config, config.layout, config.model
@@ -41,12 +41,12 @@ class Portion:
 
     @cached_property
     def words(self) -> int:
-        """Of the word embedding."""
+        """Elements of this rank's part of the word embedding."""
         return self.model.padded_vocab // self.layout.tp * self.hidden
 
     @property
     def block_shapes(self) -> list[Shape]:
-        """Of a block's parameters: parts of the matrices and of two biases, whole norms and two biases."""
+        """Shapes of a block's parameters: this rank's part of the matrices and of two biases; the rest is whole."""
         hidden, tp = self.hidden, self.layout.tp
         ffn, norm = (self.model.ffn or 4 * hidden) // tp, [(hidden, 1)] * 2
         attention = [(3 * hidden // tp, hidden), (3 * hidden // tp, 1), (hidden, hidden // tp), (hidden, 1)]
@@ -54,13 +54,13 @@ class Portion:
 
     @property
     def tables(self) -> list[Shape]:
-        """Of position and segment embeddings, with the norm of a post-LN model."""
+        """Shapes of the position and segment embeddings, and of the norm after them in a post-LN model."""
         norm = [(self.hidden, 1)] * 2 * (not self.model.norm_first)
         return [(rows, self.hidden) for rows in (self.model.positions, self.model.segments) if rows] + norm
 
     @property
     def heads(self) -> list[Shape]:
-        """Of what follows the blocks. GPT's head is the word embedding."""
+        """Shapes of the parameters after the blocks. GPT has a norm alone, since its head is the word embedding."""
         hidden, rows = self.hidden, self.words // self.hidden
         norm, square = [(hidden, 1)] * 2, [(hidden, hidden), (hidden, 1)]
         final = norm * self.model.norm_first
@@ -71,13 +71,13 @@ class Portion:
 
     @property
     def rest_shapes(self) -> list[Shape]:
-        """Of all that is in no block. The last stage of a pipeline has its own copy of the words."""
+        """Shapes of the parameters in no block. A pipeline's last stage has its own copy of the word embedding."""
         words = [(self.words // self.hidden, self.hidden)] * (self.first or self.last)
         return [*words, *self.tables * self.first, *self.heads * self.last]
 
     @property
     def shapes(self) -> list[Shape]:
-        """Of all parameters, in the order of the model."""
+        """Shapes of all parameters of this rank, in the model's order."""
         words = [(self.words // self.hidden, self.hidden)]
         shapes: list[Shape] = []
         for stage, blocks in zip(self.stages, self.spread, strict=True):
@@ -87,19 +87,19 @@ class Portion:
 
     @cached_property
     def block(self) -> int:
-        """Of a block's parameters, with what makes shards equally long."""
+        """Elements of a block's parameters, padded so that shards are equally long."""
         return self.padded(self.block_shapes)
 
     @cached_property
     def rest(self) -> int:
-        """Of all that is in no block, with what makes shards equally long."""
+        """Elements of the parameters in no block, padded so that shards are equally long."""
         return self.padded(self.rest_shapes)
 
     def padded(self, shapes: list[Shape]) -> int:
-        """Elements, where every shard has as many rows."""
+        """Elements of parameters of these shapes, with as many rows in every shard."""
         return sum(-(-rows // self.shards) * self.shards * width for rows, width in shapes)
 
     @cached_property
     def parameters(self) -> int:
-        """Of all, before replicas share them."""
+        """Elements of all parameters of this rank, before they are sharded over replicas."""
         return self.blocks * self.block + self.rest

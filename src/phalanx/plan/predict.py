@@ -26,8 +26,11 @@ SPREAD = 0.01  # deviation between GPUs: a step waits for the slowest of n, abou
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one step: seconds in all and by part, on the GPU that has most to do. The parts: kinds of kernels, what is not
-    hidden of talking along an axis, the pipeline's bubble, and waiting, for launches and for slower GPUs."""
+    """A predicted step: seconds in all and by part, on the GPU that has most to do.
+
+    The parts are kinds of kernels, communication along an axis as far as compute does not hide it, the pipeline's
+    bubble, and waiting for launches and for slower GPUs.
+    """
 
     seconds: float
     parts: dict[str, float]
@@ -51,8 +54,9 @@ class Pass:
 
     @cached_property
     def seconds(self) -> float:
-        """Of the GPU or of launching, whichever is longer; near each other, where now one waits and now the other, a
-        little more than either."""
+        """Time of the GPU's work or of launching it, whichever is longer; a little more than either where they are
+        close, since now one waits and now the other.
+        """
         return float((sum(self.parts.values()) ** SOFT + (self.launches * self.host) ** SOFT) ** (1 / SOFT))
 
 

@@ -108,17 +108,17 @@ class Work:
 
     @property
     def block_parameters(self) -> int:
-        """Of a whole block: its matrices, biases and norms."""
+        """Parameters of a whole block: its matrices, biases and norms."""
         h, f = self.hidden, self.ffn
         return 4 * h * h + 2 * h * f + 9 * h + f
 
     @property
     def parameters(self) -> int:
-        """Of the whole model; positions as many as the sequence has."""
+        """Parameters of the whole model, with as many position embeddings as the sequence has tokens."""
         return self.layers * self.block_parameters + (self.vocab + self.sequence + 2) * self.hidden
 
     def flops(self, recompute: str = "none") -> float:
-        """Of a step of all replicas: the model's own, or the hardware's with what is computed again.
+        """FLOPs of a step of all replicas: the model's own, or the hardware's with what is recomputed.
 
         With ffn = 4 × hidden it is 72 B s l h² (1 + s/6h + V/12lh), with recompute "block" 96 B s l h² (1 + s/6h +
         V/16lh), both of arXiv 2104.04473.
