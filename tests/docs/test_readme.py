@@ -24,12 +24,6 @@ def test_names_the_two_commands_first():
     assert [block.strip() for block in shell_blocks()[:2]] == ["make quickstart", "make test"]
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
-
-
 @pytest.mark.slow
 def test_five_lines_train_on_own_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
