@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import pickle
 import random
@@ -16,6 +17,7 @@ from phalanx.errors import InputError
 from phalanx.run import storage
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.strict_json import parse_json
 from tests.run.states import fill_of, make_state
 
 
@@ -82,6 +84,39 @@ def test_an_index_of_another_shape_is_damage(folder: RunFolder, content: Any) ->
     assert restored.step == 1 and "step-0000002 is damaged (checkpoint.json" in restored.notes[0]
 
 
+def _rewrite(index: Path, **changes: Any) -> None:
+    """Change what an index says, under a checksum that is right."""
+    content = json.loads(index.read_bytes()) | changes
+    del content["checksum"]
+    index.write_text(json.dumps({"checksum": zlib.crc32(json.dumps(content, indent=1).encode()), **content}))
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_an_index_is_json_that_any_reader_takes(folder: RunFolder, number: float) -> None:
+    """Numbers that JSON has not come back all the same; as such they are damage, but for the first format's."""
+    saver, state = Checkpointer(folder, asynchronous=False), make_state(1) | {"best": number, "both": [1.0, [number]]}
+    saver.save(1, state, loss=number)
+    index = folder.checkpoints / "step-0000001" / "checkpoint.json"
+    content = parse_json(index.read_bytes())
+    assert content["loss"] is None
+
+    def loaded() -> str:
+        state.update(best=0.0, both=[])
+        saver.load(state)
+        return str([state["best"], state["both"]])
+
+    as_saved = str([number, [1.0, [number]]])
+    assert loaded() == as_saved
+    _rewrite(index, values=content["values"] | {"best": number, "both": [1.0, [number]]}, format=1)
+    assert loaded() == as_saved
+    _rewrite(index, format=storage.FORMAT)
+    with pytest.raises(InputError, match=r"step-0000001 is damaged \(checkpoint.json is not readable\)"):
+        loaded()
+    _rewrite(index, values=content["values"] | {"best": {"float": "much"}})
+    with pytest.raises(InputError, match=r"step-0000001 is damaged \(checkpoint.json has another shape: values.best"):
+        loaded()
+
+
 def test_what_does_not_fit_or_is_not_there_is_named(folder: RunFolder) -> None:
     saver = Checkpointer(folder, asynchronous=False)
     with pytest.raises(InputError, match="holds no checkpoint yet"):
@@ -103,9 +138,9 @@ def test_what_does_not_fit_or_is_not_there_is_named(folder: RunFolder) -> None:
 def test_a_newer_format_is_refused(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     saver = Checkpointer(folder, asynchronous=False)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "FORMAT", 2)
+        patch.setattr(storage, "FORMAT", 3)
         saver.save(3, make_state(3))
-    with pytest.raises(InputError, match=r"step-0000003 has the format 2 of a newer Phalanx, .* up to 1; update"):
+    with pytest.raises(InputError, match=r"step-0000003 has the format 3 of a newer Phalanx, .* up to 2; update"):
         saver.load(make_state(0))
 
 

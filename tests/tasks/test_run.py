@@ -149,6 +149,13 @@ def test_data_are_looked_at_once(text: Path, finished: Path, tmp_path: Path, mon
     assert len(looked) == 2
 
 
+@pytest.mark.parametrize("damage", [b'{"set": NaN}', b'{"set": "\xff"}', '{"set": "1234"}'.encode("utf-16")])
+def test_a_record_of_the_data_is_strict_json(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "data.json").write_bytes(damage)
+    with pytest.raises(InputError, match=r"data\.json is damaged, which told .* put it back"):
+        _same_data(RunFolder(tmp_path), {})
+
+
 @pytest.mark.parametrize("damage", ["", '{"set": "12', '{"set": 123}', "[]", "17", "[" * 5000, "\0\0\0\0"])
 @pytest.mark.slow
 def test_a_damaged_record_of_the_data_is_one_line(finished: Path, tmp_path: Path, damage: str) -> None:

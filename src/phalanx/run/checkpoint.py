@@ -90,6 +90,7 @@ class Checkpointer:
         except InputError as error:
             failure = error
         tensors, values = tree.split(state)
+        loss = loss if loss is not None and math.isfinite(loss) else None  # JSON has no NaN
         if self.asynchronous:
             self._copying = self._thread.submit(self._staging.copy, tensors, self._staging.ready(tensors))
             copied, values = self._copying.result, copy.deepcopy(values)
@@ -267,7 +268,7 @@ class Checkpointer:
 
     def _rank(self, path: Path, loss: float | None) -> None:
         """Name `path` the best unless an earlier one has a lower loss."""
-        if loss is None or not math.isfinite(loss):
+        if loss is None:
             return
         best = self._best(self._finished())
         try:

@@ -9,14 +9,15 @@ torch's compiler, which takes longer than torch itself.
 """
 
 import json
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch.distributed as dist
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from torch import Tensor
 
 from phalanx import durable
@@ -24,10 +25,25 @@ from phalanx.errors import InputError
 from phalanx.run import shards
 from phalanx.run.files import Damaged, File, read_file, write_file
 from phalanx.run.shards import Place, Shard
+from phalanx.strict_json import parse_json
 from phalanx.together import gathered, leading, sharing
 
 INDEX = "checkpoint.json"
-FORMAT = 1  # one more with every change that older versions cannot read
+FORMAT = 2  # one more with every change that older versions cannot read; 1 wrote Infinity as such
+
+
+def _as_json(value: Any) -> Any:
+    """A plain value of a state with an object for each float that JSON has not: {"float": "inf"}."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    return [*map(_as_json, value)] if isinstance(value, list | tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    """The value of which `_as_json` made this. ValueError where that cannot be."""
+    if isinstance(value, dict):
+        return float(str(value.get("float")))
+    return [*map(_from_json, value)] if isinstance(value, list) else value
 
 
 class _Chunk(BaseModel):
@@ -52,7 +68,7 @@ class _Index(BaseModel):
 
     step: int
     loss: float | None
-    values: dict[str, Any]
+    values: dict[str, Annotated[Any, AfterValidator(_from_json)]]
     tensors: dict[str, _Entry]
     files: dict[str, _Written]
 
@@ -60,7 +76,7 @@ class _Index(BaseModel):
 def read_index(directory: Path) -> dict[str, Any]:
     """What checkpoint.json holds; Damaged when it is missing or altered, InputError when it is of a newer format."""
     try:
-        content: dict[str, Any] = json.loads((directory / INDEX).read_bytes())
+        content = _parse((directory / INDEX).read_bytes())
         digest = content.pop("checksum")
     except FileNotFoundError:
         raise Damaged(f"{INDEX} is missing") from None
@@ -73,17 +89,30 @@ def read_index(directory: Path) -> dict[str, Any]:
             f"{directory} has the format {written} of a newer Phalanx, this one reads up to {FORMAT}; update Phalanx"
         )
     try:
-        _Index.model_validate(content)
+        values = _Index.model_validate(content).values
     except ValidationError as error:
         first = error.errors()[0]
         raise Damaged(f"{INDEX} has another shape: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return content | {"values": values}
+
+
+def _parse(written: bytes) -> dict[str, Any]:
+    """The JSON of an index. ValueError where it is none, and KeyError or TypeError where it is of another shape."""
+    try:
+        content: dict[str, Any] = parse_json(written)
+    except ValueError:
+        content = json.loads(written)
+        if content["format"] != 1:
+            raise
     return content
 
 
 def write_index(directory: Path, content: dict[str, Any]) -> None:
     """Write checkpoint.json: step, loss, values, tensors and files."""
-    content = {"format": FORMAT, **content}
-    durable.write(directory / INDEX, _encode({"checksum": zlib.crc32(_encode(content)), **content}))
+    values = {name: _as_json(value) for name, value in content["values"].items()}
+    content = {"format": FORMAT, **content, "values": values}
+    digest = zlib.crc32(_encode(content, allow_nan=False))
+    durable.write(directory / INDEX, _encode({"checksum": digest, **content}))
 
 
 def verify(directory: Path, index: dict[str, Any], parts: Collection[str]) -> None:
@@ -158,5 +187,5 @@ def _read(directory: Path, index: dict[str, Any], name: str, found: Mapping[str,
     read_file(path, found, written["checksum"] if summed else None)
 
 
-def _encode(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=1).encode()
+def _encode(content: dict[str, Any], allow_nan: bool = True) -> bytes:
+    return json.dumps(content, indent=1, allow_nan=allow_nan).encode()

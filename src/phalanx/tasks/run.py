@@ -21,6 +21,7 @@ from phalanx.models.build import family
 from phalanx.parallel import meeting, processes
 from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder
+from phalanx.strict_json import parse_json
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.together import leading
 from phalanx.train.lay_out import lay_out, processes_of
@@ -188,8 +189,8 @@ def _began_with(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     try:
-        began = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
+        began = parse_json(file.read_bytes())
+    except ValueError:
         began = None
     if not isinstance(began, dict) or not all(isinstance(value, str) for value in began.values()):
         raise InputError(
