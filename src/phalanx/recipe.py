@@ -8,6 +8,7 @@ is the text "7" and `data.train=a,b` two texts, without quotes.
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -24,6 +25,7 @@ from phalanx.foreign import LONGEST, brief, short
 BUNDLED = Path(__file__).parent / "recipes"
 Mapped = dict[str, Any]
 MOST = 4  # further wrong keys that are named
+END = "# end"  # the last line of a dump, by which one that was cut off is known
 
 # What other programs call a setting, and the key, or the whole word, that it is here.
 ELSEWHERE = {
@@ -103,7 +105,14 @@ def dump(config: Config) -> str:
         if section and header not in lines:
             lines += [f"# {_doc(type(getattr(config, section)))}", header, ""]
         lines += [f"# {_help(config, key)}", f"{leaf} = {_toml(value)}", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, END, ""])
+
+
+def is_whole(text: str) -> bool:
+    """Whether a dump, maybe changed by hand, is there to its end. One that was written before it had a line to say so
+    ended with the key print_every.
+    """
+    return END in text.splitlines() or re.search(r"^print_every = \d+\n", text, re.MULTILINE) is not None
 
 
 def all_keys() -> list[str]:

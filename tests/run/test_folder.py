@@ -29,6 +29,25 @@ def test_create_then_open(tmp_path: Path) -> None:
     assert sorted(p.name for p in folder.path.iterdir()) == ["checkpoints", "config.toml", "tokenizer.json"]
 
 
+def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    """Wherever the cut is: what is missing would be taken for the defaults. Those that were written before there was a
+    line at the end are whole when they have all keys.
+    """
+    config = recipe.load("gpt-tiny", ["log.print_every=25"])
+    folder = RunFolder.create(tmp_path / "run", config)
+    text = folder.config_file.read_text()
+    keys = text.index("print_every = 25") + len("print_every = 25")
+    for cut in [*range(0, keys, 199), keys - 1, keys]:
+        folder.config_file.write_text(text[:cut])
+        with pytest.raises(InputError, match=rf"^{folder.config_file} is cut off .* put the whole file back"):
+            RunFolder.open(folder.path)
+        with pytest.raises(InputError, match="is cut off"):
+            RunFolder(folder.path).config()
+    for whole in (text, text[: keys + 1], text + "# a note of mine\n"):
+        folder.config_file.write_text(whole)
+        assert RunFolder.open(folder.path).config() == config
+
+
 def test_what_is_no_run_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in tmp_path, tmp_path / "absent", tmp_path / "file":

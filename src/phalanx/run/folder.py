@@ -57,11 +57,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """The run at `path`; InputError when there is none."""
+        """The run at `path`; InputError when there is none, or its configuration was cut off."""
         folder = cls(path)
         if not folder.exists:
             what = "holds no config.toml, so it is no run folder" if folder.path.is_dir() else "is not a folder"
             raise InputError(f"{path} {what}; give the folder of a run, as `phalanx train` makes them")
+        folder._check_whole()
         return folder
 
     @property
@@ -82,12 +83,22 @@ class RunFolder:
             self.config_file.unlink()
 
     def config(self) -> Config:
-        """The run's resolved configuration."""
+        """The run's resolved configuration. InputError where it cannot be read, or was cut off."""
+        self._check_whole()
         return recipe.load(str(self.config_file))
 
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration, with the help text of every key."""
         durable.write(self.config_file, recipe.dump(config).encode())
+
+    def _check_whole(self) -> None:
+        """InputError where the end of the configuration is lost: the defaults would stand for what is missing."""
+        try:
+            text = self.config_file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise InputError(f"{self.config_file} cannot be read: {error.strerror}") from error
+        if not recipe.is_whole(text):
+            raise InputError(f"{self.config_file} is cut off (its last lines are missing); put the whole file back")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
