@@ -32,9 +32,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     Its own name is one that nothing had: what lies beside `path` stays. InputError where `path` is there already and
     is no empty folder.
     """
-    empty = path.is_dir() and not any(path.iterdir())
-    if (path.exists() or path.is_symlink()) and not empty:
-        raise InputError(f"{path} is there already; give another folder")
+    if _taken(path):
+        raise _there_already(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent))
     try:
@@ -42,9 +41,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield made
         sync(made)
         rename(made, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError) and _taken(path):  # another command has made it meanwhile
+            raise _there_already(path) from error
         raise
+
+
+def _taken(path: Path) -> bool:
+    """Whether there is something at `path` that is no empty folder."""
+    empty = path.is_dir() and not any(path.iterdir())
+    return (path.exists() or path.is_symlink()) and not empty
+
+
+def _there_already(path: Path) -> InputError:
+    return InputError(f"{path} is there already; give another folder")
 
 
 def _umask() -> int:
