@@ -1,5 +1,6 @@
 """`phalanx tune hf:FOLDER`: arguments are looked at before the model, and a refusal leaves nothing behind."""
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_a_model_that_was_tuned_stays(folder: Path, table: Path) -> None:
     assert CliRunner().invoke(app, words).exit_code == 0  # again: nothing is left to do
     assert "has none of" not in refused(*words[1:], "train.steps=3", "train.seed=2")
     assert RunFolder.open(out).exists and RunFolder.open(out.with_name("out-model")).exists
+
+
+def test_a_run_goes_on_only_from_its_own_folder(folder: Path, table: Path) -> None:
+    """A second folder's model is not taken for the first one's, however much the command looks alike."""
+    out, other = table.with_name("out"), shutil.copytree(folder, table.with_name("other"))
+    words = ["--task", "classes", "--data", table, "--out", out, *QUICK]
+    huggingface.import_folder(folder, out.with_name("out-model"))
+    said = refused(f"hf:{other}", *words)
+    assert said.startswith(f"{out} was begun from hf:{folder}, not from hf:{other}; give another --out")
+    assert (
+        said.endswith(f"phalanx tune {out}-model --out {out}")
+        and out.with_name("out-model").exists()
+        and not out.exists()
+    )
+    (out.with_name("out-model") / "import.json").unlink()  # as it was before the source was written down
+    assert "layout.tp=3" in refused(f"hf:{other}", *words, "layout.tp=3")
 
 
 def test_many_processes_want_a_run(folder: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

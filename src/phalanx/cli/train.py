@@ -137,6 +137,7 @@ def _brought(run: str, out: Path) -> Iterator[str]:
     from phalanx.convert.huggingface import import_folder
     from phalanx.parallel import meeting
     from phalanx.run.folder import RunFolder
+    from phalanx.run.import_record import ImportRecord
 
     if not run.startswith("hf:"):
         yield run
@@ -147,6 +148,13 @@ def _brought(run: str, out: Path) -> Iterator[str]:
     model, fresh = RunFolder(out.with_name(f"{out.name}-model")), not out.exists()
     if made := not model.exists:
         print(*import_folder(Path(run.removeprefix("hf:")), model.path).lines(), sep="\n")
+
+    source, asked = ImportRecord.read(model).source, f"hf:{Path(run.removeprefix('hf:')).resolve()}"
+    if source not in ("", asked):
+        raise InputError(
+            f"{out} was begun from {source}, not from {asked}; give another --out, or go on with that model: "
+            f"phalanx tune {model.path} --out {out}"
+        )
 
     with model.lock():
         try:

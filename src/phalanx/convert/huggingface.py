@@ -81,7 +81,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
-        missing={name: _there(name, model) for name in missing},
+        source=f"hf:{folder.resolve()}", missing={name: _there(name, model) for name in missing},
         multilabel=model.head == "classes" and facts.get("problem_type") == MULTILABEL,
         normalize=said.normalize, no_vectors=said.refused,
     )  # fmt: skip

@@ -108,7 +108,8 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
     def read(name: str) -> Tensor:
         return joined[name].float().contiguous() if name in joined else spare[name]
 
-    write_run(out, config, words.json(), shapes, read, ImportRecord(missing={name: _name(name) for name in missing}))
+    record = ImportRecord(source=f"megatron:{folder.resolve()}", missing={name: _name(name) for name in missing})
+    write_run(out, config, words.json(), shapes, read, record)
     unused = [name for name in flat[0] if name not in theirs]
     return Imported(out, len(joined), tuple(missing), tuple(unused))
 

@@ -15,6 +15,8 @@ class ImportRecord(BaseModel):
     """What is known of an imported model's folder. A run that was trained here has the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    source: str = ""
+    """The folder, as hf:PATH or megatron:PATH. Runs that were imported before this was kept have none."""
     missing: dict[str, str] = {}
     """Weights that the folder lacked, so that they are random: names here, and the folder's."""
     multilabel: bool = False
