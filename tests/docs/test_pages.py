@@ -1,4 +1,4 @@
-"""The papers name only what is there: files that pages link to, and the changelog's tests."""
+"""The papers name only what is there: files that pages link to, the changelog's tests, commands; and all modules."""
 
 import re
 from pathlib import Path
@@ -28,3 +28,13 @@ def test_tests_that_the_changelog_names_are_there() -> None:
             file = other or file
             source = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert re.search(rf"^ *(?:async )?def {test}\(", source, re.MULTILINE) or not test, f"{file} has no {test}"
+
+
+def test_the_architecture_names_every_module() -> None:
+    """Those of a folder within the lines that begin with its name."""
+    block = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("src/phalanx/\n")[1].split("```")[0]
+    folders = dict(re.findall(r"^  (\w+)/ +((?:.*\n)(?: {12,}.*\n)*)", block, re.MULTILINE))
+    source = ROOT / "src" / "phalanx"
+    for path in source.rglob("*.py"):
+        folder, *_, name = path.relative_to(source).with_suffix("").parts if path.parent != source else ("", path.name)
+        assert name.startswith("__") or re.search(rf"\b{name}\b", folders[folder] if folder else block), path
