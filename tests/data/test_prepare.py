@@ -251,6 +251,30 @@ def test_strictness_may_change_from_command_to_command(tmp_path: Path) -> None:
     assert prepare([str(source)], out, replace(strict, force=True)) == prepare([str(source)], out, GPT)
 
 
+@pytest.mark.parametrize(("second", "goes_on"), [("b.jsonl", True), ("b.parquet", True), ("b.jsonl.gz", False)])
+def test_a_refusal_leaves_only_what_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, goes_on: bool
+) -> None:
+    """Tokens that were saved stay, and it is said, where the cause is a malformed line or a package that is not
+    installed. They go where a file must change, and so the set.
+    """
+    sources, out = [str(tmp_path / "a.jsonl"), str(tmp_path / second)], str(tmp_path / "set")
+    Path(sources[0]).write_text('{"text": "good"}\n' * 20)
+    Path(sources[1]).write_text("bad\n")
+    with monkeypatch.context() as patch, pytest.raises(InputError) as refused:
+        patch.setattr("phalanx.data.chunks.CHUNK", 1)
+        patch.setattr("phalanx.data.prepare.COMMIT_SECONDS", 0)
+        patch.setitem(sys.modules, "pyarrow", None)
+        prepare(sources, out, replace(GPT, workers=1, strict=True))
+
+    told = f"; 40 tokens of {out} are saved: while its inputs stay the same, the command goes on from there"
+    assert str(refused.value).endswith(told) == goes_on == bool(left_over(tmp_path)), str(refused.value)
+    if second == "b.jsonl":
+        del refused  # its traceback holds the files, and their locks
+        gc.collect()
+        assert prepare(sources, out, replace(GPT, workers=1)).documents == 20
+
+
 def test_the_journal_of_a_lax_preparation_does_not_do_for_a_strict_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

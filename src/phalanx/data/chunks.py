@@ -7,7 +7,6 @@ from typing import NamedTuple
 from phalanx.data.documents import Bookmark, DocumentReader, Reading
 from phalanx.data.inputs import check_unchanged
 from phalanx.data.journal import Cursor, stopped_by
-from phalanx.errors import InputError
 
 CHUNK = 1 << 19  # characters
 
@@ -48,7 +47,7 @@ def read_chunks(
             if record.fault:
                 fault = f"{files[source]}, {record.fault}"
                 if strict:
-                    raise InputError(stopped_by(fault, record.undecodable))
+                    raise stopped_by(fault, record.undecodable)
                 cursor = cursor.with_fault(fault, record.undecodable)
                 continue
             if record.blank:

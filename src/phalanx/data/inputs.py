@@ -14,6 +14,10 @@ JSONL = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
 
 
+class Resumable(InputError):
+    """Bad input that the same preparation, of the same files, may get over: what it has saved is of use."""
+
+
 def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]:
     """The files that paths, folders and globs mean, each once, in the order given; folders and globs are sorted.
 

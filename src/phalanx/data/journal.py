@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from phalanx import durable
 from phalanx.data.documents import Bookmark
 from phalanx.data.indexed import Position
+from phalanx.data.inputs import Resumable
 from phalanx.data.manifest import Manifest, Request
 from phalanx.errors import InputError
 
@@ -80,9 +81,9 @@ def left_out(counts: Cursor | Manifest) -> str:
     return told
 
 
-def stopped_by(fault: str, undecodable: bool) -> str:
-    """What to tell when a malformed record ends a strict preparation."""
-    return f"{fault}{_hint(undecodable)}; mend it, or leave out --strict to skip and count such records"
+def stopped_by(fault: str, undecodable: bool) -> Resumable:
+    """The error to raise when a malformed record ends a strict preparation."""
+    return Resumable(f"{fault}{_hint(undecodable)}; mend it, or leave out --strict to skip and count such records")
 
 
 def _hint(undecodable: bool) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import Any
 
-from phalanx.data.inputs import PACKED
+from phalanx.data.inputs import PACKED, Resumable
 from phalanx.data.streams import unpacked
 from phalanx.errors import InputError
 
@@ -24,7 +24,7 @@ def texts(path: Path, key: str, start: int) -> Iterator[tuple[str, str, float]]:
         import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise InputError(f"reading {path} needs pyarrow: pip install phalanx[data]") from error
+        raise Resumable(f"reading {path} needs pyarrow: pip install phalanx[data]") from error
     with ExitStack() as stack:
         source: Any = path
         if path.suffix.lower() in PACKED:

@@ -18,7 +18,7 @@ from phalanx.data.chunks import CHUNK, Chunk, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.encode import Block, EncodeOptions, encode_all
 from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths
-from phalanx.data.inputs import find_files, stamp
+from phalanx.data.inputs import Resumable, find_files, stamp
 from phalanx.data.journal import Cursor, Journal, journal_path, left_out, stopped_by
 from phalanx.data.manifest import (
     SUFFIXES,
@@ -180,11 +180,14 @@ def _write(
     blocks = encode_all(tokenizer, encoding, chunks, options.workers or processor.cpus())
     try:
         cursor = _append(writer, out, journal, blocks, meter)
-    except InputError:
-        saved = Journal.read(out)
-        if saved and not saved.position.tokens:  # there is nothing to go on from
+    except InputError as error:
+        last = Journal.read(out)
+        if not (isinstance(error, Resumable) and last and last.position.tokens):  # there is nothing to go on from
             _discard(writer, out)
-        raise
+            raise
+        raise Resumable(
+            f"{error}; {saved(out)}: while its inputs stay the same, the command goes on from there"
+        ) from error
     if not writer.commit().tokens:
         _discard(writer, out)
         others = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -210,7 +213,7 @@ def _append(
 def _discard(writer: IndexedWriter, out: str) -> None:
     """Remove what was begun."""
     writer.discard()
-    journal_path(out).unlink()
+    journal_path(out).unlink(missing_ok=True)
 
 
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:
@@ -245,4 +248,4 @@ def _summary(manifest: Manifest) -> str:
 def _check_faults(counts: Manifest | Cursor, strict: bool) -> None:
     """What an earlier preparation was content with does not do for a strict one."""
     if strict and counts.malformed:
-        raise InputError(stopped_by(counts.malformed_first[0], counts.undecodable > 0))
+        raise stopped_by(counts.malformed_first[0], counts.undecodable > 0)
