@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+CAPS = "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"
+
 
 def name() -> str:
     """What its maker calls it."""
@@ -21,6 +23,13 @@ def vendor() -> str:
 def features() -> tuple[str, ...]:
     """Extensions of its instruction set: avx2, avx512f, asimd, …"""
     return tuple((_facts().get("flags") or _facts().get("Features") or "").split())
+
+
+def caps() -> tuple[str, ...]:
+    """The caps on instructions that the environment puts on oneDNN and MKL, as NAME=value. What torch's own kernels use
+    torch says itself.
+    """
+    return tuple(f"{name}={value.lower()}" for name in CAPS if (value := os.environ.get(name)))
 
 
 def waited() -> float:

@@ -178,6 +178,22 @@ def test_peak_is_measured_and_the_highest_kept(tmp_path: Path, monkeypatch: pyte
     assert list(json.loads(kept.read_text())) == [key]
 
 
+@pytest.mark.parametrize("cap", ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"])
+def test_a_peak_under_a_cap_on_instructions_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: str
+) -> None:
+    """What the processor does without the cap would make a run under it look slow, and the other way round."""
+    cpu, rates = torch.device("cpu"), iter([2e12, 1e12])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(cap, raising=False)
+    monkeypatch.setattr(peak, "measured", lambda *_: next(rates))
+    assert peak.peak_flops.__wrapped__(cpu, torch.float32) == 2e12
+    monkeypatch.setenv(cap, "AVX")
+    if cap == "ATEN_CPU_CAPABILITY":  # which torch reads once, as it is imported
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "capped")
+    assert peak.peak_flops.__wrapped__(cpu, torch.float32) == 1e12
+
+
 def test_peak_does_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

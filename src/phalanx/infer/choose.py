@@ -120,5 +120,6 @@ def _machine() -> tuple[object, ...]:
     """What the choice depends on beside the model."""
     packages = store.versions("torch", "onnxruntime", "openvino", "nncf", "tensorrt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    cores = processor.name(), processor.features(), torch.backends.cpu.get_cpu_capability(), os.cpu_count()
-    return *cores, torch.get_num_threads(), gpu, packages, kernels.version()
+    instructions = processor.features(), torch.backends.cpu.get_cpu_capability(), processor.caps()
+    cores = processor.name(), *instructions, os.cpu_count(), torch.get_num_threads()
+    return *cores, gpu, packages, kernels.version()

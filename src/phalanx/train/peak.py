@@ -24,7 +24,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product in `dtype`; in fp32 where the processor has no units for `dtype`."""
     if device.type == "cpu" and not (dtype == torch.bfloat16 and gemm.native_bf16(device)):
         dtype = torch.float32
-    key = f"{name_of(device)}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}"
+    key = ", ".join([
+        name_of(device), *_instructions(device), f"{torch.get_num_threads()} threads", str(dtype),
+        f"torch {torch.__version__}",
+    ])  # fmt: skip
     path = _cache() / "peak.json"
     known = _load(path)
     rate = measured(device, dtype, 8192 if device.type == "cuda" else 1024)
@@ -53,6 +56,11 @@ def name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return processor.name()
+
+
+def _instructions(device: torch.device) -> tuple[str, ...]:
+    """Which of its instructions a CPU is to use."""
+    return (torch.backends.cpu.get_cpu_capability(), *processor.caps()) if device.type == "cpu" else ()
 
 
 def _cache() -> Path:
