@@ -4,6 +4,7 @@ for each other on a busy core take three times as long."""
 import gc
 import multiprocessing.process
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line does
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it, and all below
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
 
 

@@ -53,6 +53,7 @@ def _made(
         if next(steps) == STEPS:
             found = watchdog()
             found.timeout, found.tick = TIMEOUT, TIMEOUT / 10
+            found.still.tick = found.tick
             if os.environ["RANK"] in late:
                 fault()
 

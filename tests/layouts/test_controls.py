@@ -99,9 +99,9 @@ def test_a_mistake_is_seen_in_lower_precision(
     dtype: str,
     tolerance: dict[str, float],
 ) -> None:
-    settings = f"precision.dtype={dtype}", SAME
+    settings = f"precision.dtype={dtype}", SAME, "model.dropout=0.3"
     (wrong, _) = pool.run(2, broken, control, corpus.folder, family, *settings, layout)
-    assert farthest(wrong, alone(family, *settings)) > 1.5 * tolerance[dtype]
+    assert farthest(wrong, alone(family, *settings)) > 2 * tolerance[dtype]
 
 
 def test_mean_of_means_is_right_where_counts_are_equal(pool: Pool, alone: Alone, corpus: Corpus) -> None:

@@ -91,3 +91,16 @@ def test_stderr_stays_while_the_store_is_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(meeting, "connect", connect)
     assert not meeting.said() and meeting.speaks()
     assert len(seen) == 2 and all(os.path.samestat(each, before) for each in seen)
+
+
+def test_who_fails_asks_on_the_connection_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one may break while it is made, as the keeper of the store ends too, and torch's C++ prints that."""
+
+    def connect(_: float) -> TCPStore:
+        raise AssertionError("connects anew")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(meeting, "connect", connect)
+    monkeypatch.setattr(meeting, "_met", TCPStore("localhost", 0, is_master=True, wait_for_workers=False))
+    assert not meeting.said() and meeting.speaks()
+    assert meeting.said() and not meeting.speaks()

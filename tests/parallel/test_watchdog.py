@@ -3,10 +3,11 @@
 import io
 import sys
 import threading
+import time
 
 import pytest
 
-from phalanx.parallel.watchdog import Watchdog
+from phalanx.parallel.watchdog import Stillness, Watchdog
 
 
 class Broken(io.StringIO):
@@ -36,3 +37,13 @@ def test_two_threads_tell_once_and_go_on(monkeypatch: pytest.MonkeyPatch, stream
     assert isinstance(stream, Broken) or (
         stream.getvalue().startswith("phalanx: first\n") and "second" not in stream.getvalue()
     )
+
+
+def test_who_was_stopped_has_not_waited() -> None:
+    """A process that is woken after an hour blames nobody for the hour."""
+    still, now = Stillness(tick=1.0), time.monotonic()
+    assert still.seen(("here",), now) == 0
+    assert [round(still.seen(("here",), now + second)) for second in (1, 2, 3)] == [1, 2, 3]
+    assert round(still.seen(("here",), now + 3600)) == 5
+    assert round(still.seen(("here",), now + 3601)) == 6
+    assert still.seen(("there",), now + 3602) == 0

@@ -18,6 +18,7 @@ import pytest
 
 from phalanx.infer import load_bert, load_gpt
 from phalanx.infer.sample import Options
+from tests.serve.conftest import CONTEXT as LENGTH
 from tests.serve.conftest import Server
 
 CONTEXT = "Zoë lit the 灯 in 1811 🦜🏽, and left."
@@ -166,12 +167,16 @@ def test_many_at_once(server: Server) -> None:
 
 
 def test_who_leaves_is_not_computed_for(server: Server) -> None:
-    """In the middle of a stream, and before an answer."""
+    """In the middle of a stream, of which some tokens come and by far not all, and before an answer."""
     asked = {"prompt": "The", "max_tokens": 50_000, "seed": 0}  # a text that does not end of itself
+    before = server.gauge("phalanx_generated_tokens_total")
     with server.client.stream("POST", "/v1/completions", json=asked | {"stream": True}) as response:
         lines = response.iter_lines()
         next(lines)
         assert server.gauge("phalanx_jobs") == 1
+    until(lambda: server.gauge("phalanx_jobs") == 0)
+    assert 0 < server.gauge("phalanx_generated_tokens_total") - before < LENGTH - 10
+
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/completions", json=asked, timeout=0.5)
     until(lambda: server.gauge("phalanx_jobs") == 0)

@@ -11,13 +11,18 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from phalanx.errors import InputError
 
+T = TypeVar("T")
+
 ADDRESS = "PHALANX_STORE"  # of the store that this start of the processes shares, once it is known
+_met: Store | None = None  # the connection on which this process met the others
 PATIENCE = 25.0  # seconds until all must be here: with the start of Python less than the 30 that are promised
 
 
@@ -33,6 +38,7 @@ def world() -> int:
 
 def meet() -> Store | None:
     """The store of the run's processes once all are here; None where there is one. InputError names who is missing."""
+    global _met
     if world() == 1:
         return None
     began = time.monotonic()
@@ -43,6 +49,7 @@ def meet() -> Store | None:
     if store.add(f"start/{rank()}", 1) > 1:
         raise InputError(f"two processes say that they are rank {rank()}; give each a RANK of its own")
     wait_for_all(store, "start", PATIENCE - (time.monotonic() - began))
+    _met = store
     return store
 
 
@@ -98,24 +105,33 @@ def _keep(patience: float) -> Store:
 
 
 def _reach(address: str, patience: float) -> TCPStore:
-    found: list[TCPStore] = []
     name, _, port = address.rpartition(":")
+    found = None
     if _listening(address, patience):
-
-        def open_store() -> None:
-            with suppress(DistError):
-                found.append(TCPStore(name, int(port), world(), False, datetime.timedelta(seconds=patience)))
-
-        # in a thread, as it waits without end for the answer of a listener that is no store
-        thread = threading.Thread(target=open_store, daemon=True)
-        thread.start()
-        thread.join(patience)
+        timeout = datetime.timedelta(seconds=patience)
+        found = _within(patience, lambda: TCPStore(name, int(port), world(), False, timeout))
     if not found:
         raise InputError(
             f"rank {rank()} of {world()} finds no store at {address}; rank 0 keeps it: is rank 0 started, "
             "and are MASTER_ADDR and MASTER_PORT the same for all?"
         )
-    return found[0]
+    return found
+
+
+def _within(patience: float, ask: Callable[[], T]) -> T | None:
+    """What the store answers; None when that is nothing, or an error, for so many seconds. It is asked in a thread, as
+    the store's client waits without end for a listener that is stopped, or that is no store.
+    """
+    answers = list[T]()
+
+    def wait() -> None:
+        with suppress(InputError, DistError):
+            answers.append(ask())
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return answers[0] if answers else None
 
 
 def speaks() -> bool:
@@ -124,19 +140,23 @@ def speaks() -> bool:
     """
     if world() == 1:
         return True
-    try:
-        return connect(2.0).add("said", 1) == 1
-    except (InputError, DistError):
-        alone = rank() == 1 and not _listening(_address(), 0.5)
-        return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
+    asked = _within(2.0, lambda: _connection(2.0).add("said", 1))
+    if asked is not None:
+        return asked == 1
+    alone = rank() == 1 and not _listening(_address(), 0.5)
+    return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
 
 
 def said() -> bool:
     """Whether a process has told of an error."""
-    try:
-        return connect(1.0).check(["said"])
-    except (InputError, DistError):
-        return False
+    return bool(_within(1.0, lambda: _connection(1.0).check(["said"])))
+
+
+def _connection(patience: float) -> Store:
+    """That on which all have met, where they have: a new one may break while it is made, as rank 0 ends too, which
+    torch's C++ prints.
+    """
+    return _met or connect(patience)
 
 
 def lost(error: BaseException) -> str:

@@ -42,6 +42,26 @@ def watching(timeout: float) -> Iterator[None]:
         watchdog.join(timeout=5)
 
 
+class Stillness:
+    """For how many `seconds` a process has not moved, counted by looks of which one is due every `tick` seconds.
+
+    A look that comes late counts as two ticks: the process was itself stopped, or starved, and has not waited for
+    anybody meanwhile. (Counted by the clock it would blame others as soon as it is woken.)
+    """
+
+    def __init__(self, tick: float) -> None:
+        self.tick, self.seconds = tick, 0.0
+        self.place: tuple[object, ...] = ()
+        self.looked = time.monotonic()
+
+    def seen(self, place: tuple[object, ...], now: float) -> float:
+        """Take note of where the process is at time `now`; the seconds for which it has been there."""
+        passed = min(now - self.looked, 2 * self.tick)
+        self.seconds = self.seconds + passed if place == self.place else 0.0
+        self.place, self.looked = place, now
+        return self.seconds
+
+
 class Watchdog(threading.Thread):
     """Ends the process with EXIT_CODE when another has not come for `timeout` seconds to where it waits.
 
@@ -60,8 +80,7 @@ class Watchdog(threading.Thread):
         self.store.set(f"pid/{rank()}", json.dumps([os.getpid(), socket.gethostname()]))
         self.store.set(f"process/{rank()}", self.process)
         self.alarm = 0
-        self.place: tuple[object, ...] = ()
-        self.moved = time.monotonic()
+        self.still = Stillness(self.tick)
         self.heard = time.monotonic()  # the last word from the store
         self.keeper: tuple[int, str] | None = None  # rank 0's process and machine
         self.telling = threading.Lock()
@@ -71,15 +90,11 @@ class Watchdog(threading.Thread):
         threading.Thread(target=self._talk, name="watchdog's talk", daemon=True).start()
         while not self.over.is_set():
             faulthandler.dump_traceback_later(self.timeout, file=STDERR)
-            if (now := place()) != self.place:
-                self.moved, self.place = time.monotonic(), now
-            if self._still() > self.timeout and time.monotonic() - self.heard > self.patience:
+            now = time.monotonic()
+            if self.still.seen(place(), now) > self.timeout and now - self.heard > self.patience:
                 self._abandoned()
             self.over.wait(self.tick)
         faulthandler.cancel_dump_traceback_later()
-
-    def _still(self) -> float:
-        return time.monotonic() - self.moved
 
     def _talk(self) -> None:
         try:
@@ -96,22 +111,24 @@ class Watchdog(threading.Thread):
         if self.keeper is None and self.store.check(["pid/0"]):
             self.keeper = json.loads(self.store.get("pid/0"))
         raised = f"alarm/{self.alarm}"
-        mine = self._still() > self.timeout and self.store.add(raised, 1) == 1
+        mine = self.still.seconds > self.timeout and self.store.add(raised, 1) == 1
         if mine or self.store.check([raised]):
-            self.store.set(f"answer/{self.alarm}/{rank()}", json.dumps(answer(self.process, self._still())))
+            self.store.set(f"answer/{self.alarm}/{rank()}", json.dumps(answer(self.process, self.still.seconds)))
             if mine:
                 self._judge(self._answers())
             self.alarm += 1
-            self.moved = time.monotonic()
+            self.still.seconds = 0
 
     def _abandoned(self) -> None:
         """The store is silent, and whoever keeps it is to blame. Woken, where it was stopped, it learns that too."""
-        if os.environ.get("LOCAL_RANK", "0") == "0" or rank() == 1:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and rank() != 1:
+            self.telling.acquire(blocking=False)  # others tell
+        else:
             name = f"rank 0 (process {self.keeper[0]} on {self.keeper[1]})" if self.keeper else "rank 0"
             self._tell(
-                f"the run hangs: rank {rank()} has not moved for {self._still():.0f} s, and {name}, which keeps the "
-                "store, does not answer: it was stopped, or it or its machine is gone\n"
-                f"  {told(rank(), answer(self.process, self._still()))}"
+                f"the run hangs: rank {rank()} has not moved for {self.still.seconds:.0f} s, and {name}, which keeps "
+                "the store, does not answer: it was stopped, or it or its machine is gone\n"
+                f"  {told(rank(), answer(self.process, self.still.seconds))}"
             )
             if self.keeper:
                 _wake(*self.keeper)
@@ -137,7 +154,7 @@ class Watchdog(threading.Thread):
     def _judge(self, answers: dict[int, Answer]) -> None:
         silent = {n: self.store.get(f"process/{n}").decode() for n in range(world()) if n not in answers}
         report = diagnose(answers, silent, self.timeout)
-        if not report or self.over.is_set():
+        if not report or self.over.is_set() or self.store.check(["verdict"]):
             return
         self._tell(report)
         self.store.add("said", 1)  # who loses another from now on need not say so
