@@ -14,6 +14,7 @@ ROOT = Path(phalanx.__file__).parent
 
 # What each folder may import of the others; config, errors, registry and their like at the top are for all.
 MAY_IMPORT = {
+    "spec": set(),
     "nn": set(),
     "data": set(),
     "score": set(),
@@ -33,10 +34,13 @@ MAY_IMPORT = {
     "measure": {"nn", "models", "precision", "parallel", "run", "data", "train", "plan"},
     "quickstart": {"nn", "models", "precision", "parallel", "run", "data", "train", "infer", "tasks", "report"},
 }
+for _others in MAY_IMPORT.values():
+    _others.add("spec")  # the ground floor, which says what a model is
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 
 # Outside packages that a folder must not touch.
 FORBIDDEN = {
+    "spec": ("torch",),
     "nn": ("torch.distributed",),
     "models": ("torch.distributed",),
     "data": ("torch",),

@@ -79,7 +79,7 @@ def _lacks(error: Exception, module: str) -> bool:
 SIZES: "Table[Sizes]" = Table(
     "model.family",
     {"gpt2": "phalanx.models.sizes:GPT2", "bert": "phalanx.models.sizes:Bert"},
-    ("DEFAULTS", "PRESETS"),
+    ("DEFAULTS", "PRESETS", "spec"),
 )
 MODELS: "Table[Family]" = Table(
     "model.family",

@@ -1,0 +1,114 @@
+"""What a model costs: FLOPs, bytes and messages, as sums over the parts of its description.
+
+A product of an [m, k] with a [k, n] matrix counts 2 m k n operations, and backward twice as many as forward. Blocks
+that are equal are summed once: a model of a hundred blocks has one kind of them, or a few.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from phalanx.spec.leaves import Norm
+from phalanx.spec.model import Attention, Block, Layer, Part, Saved, Spec
+from phalanx.spec.partition import ONE, Ranks, local, shape
+
+WIDE = 4  # bytes of an element of the residual stream, and of whatever else norms read
+
+
+class Product(NamedTuple):
+    """A matrix product of `rows` rows with a [n, k] matrix, as one rank computes it in the forward pass."""
+
+    name: str
+    rows: float
+    k: int
+    n: int
+
+    @property
+    def flops(self) -> float:
+        """Its floating-point operations."""
+        return 2.0 * self.rows * self.k * self.n
+
+
+class Collective(NamedTuple):
+    """A collective along the tensor-parallel axis, of so many elements of each token."""
+
+    kind: str  # gather, copy, scatter, reduce
+    elements: int
+
+
+def kinds(spec: Spec) -> dict[Block, int]:
+    """Return the blocks that differ, in order, and how many there are of each."""
+    return Counter(spec.blocks)
+
+
+def products(
+    part: Part, tokens: float, labels: float | None = None, sequences: float = 0, ranks: Ranks = ONE
+) -> Iterator[Product]:
+    """Yield the matrix products of a rank in the forward pass of `part`, over so many tokens, labels (as many as tokens
+    by default) and sequences. Attention's scores are not among them.
+    """
+    rows = {"token": tokens, "label": tokens if labels is None else labels, "sequence": sequences}
+    for name, matrix in part.matrices():
+        yield Product(name, rows[matrix.per], local(matrix.inputs, ranks), local(matrix.outputs, ranks))
+
+
+def keys(attention: Attention, sequence: int, masked: bool) -> float:
+    """Return how many keys a query meets: all of the sequence, or the mean of those that a causal mask lets it see."""
+    return (sequence + 1) / 2 if masked and attention.causal else sequence
+
+
+def scores(spec: Spec, sequence: int, masked: bool = False) -> float:
+    """Return the forward FLOPs of attention's scores and sums for one token of so long a sequence. `masked` leaves out
+    the keys that no query sees.
+    """
+    total = 0.0
+    for block, count in kinds(spec).items():
+        attention = block.attention
+        total += 2.0 * count * attention.costs().scored * keys(attention, sequence, masked)
+    return total
+
+
+def flops_per_token(spec: Spec, sequence: int, masked: bool = False) -> float:
+    """Return the FLOPs of forward and backward for one token, as throughputs are published (Narayanan et al., arXiv
+    2104.04473, appendix): the blocks' products, the vocabulary at every position, and attention's scores, counted whole
+    for causal attention unless `masked`. Transforms and poolers of heads are left out there too.
+    """
+    blocks = sum(count * each.flops for block, count in kinds(spec).items() for each in products(block, 1))
+    decoders = (m for head in spec.heads for _, m in head.matrices() if m.outputs.axis == "vocab")
+    words = sum(2.0 * matrix.inputs.size * matrix.outputs.size for matrix in decoders)
+    return 3 * (blocks + words + scores(spec, sequence, masked))
+
+
+def saved(part: Block | Layer, ranks: Ranks = ONE, narrow: int = 2) -> tuple[float, float]:
+    """Return the bytes that a layer or a block keeps for backward: those of each token of a micro-batch, and those of
+    the weights as products take them, cast to `narrow` bytes an element (none where that is fp32).
+    """
+    kept = list[Saved]()
+    if isinstance(part, Layer):
+        kept += part.costs().saved
+    else:
+        kept += [Saved(leaf.dim.size, "own", wide=True) for _, leaf in part.parts() if isinstance(leaf, Norm)]
+        kept += [*part.attention.costs().saved, *part.feed_forward.costs().saved]
+    ways = {"split": ranks.tp, "own": ranks.tp if ranks.sequence else 1, "all": 1}
+    tokens = sum(each.elements * (WIDE if each.wide else narrow) / ways[each.held] for each in kept)
+
+    matrices = [parameter for parameter in part.parameters() if parameter.role == "matrix"]
+    cast = narrow * sum(math.prod(shape(parameter, ranks)) for parameter in matrices) if narrow < WIDE else 0
+    return tokens, cast
+
+
+def collectives(block: Block, ranks: Ranks) -> Iterator[Collective]:
+    """Yield the collectives of a block's forward pass, in order. Backward has the conjugate of each: a reduce-scatter
+    for a gather, an all-reduce for a copy, and the other way round.
+    """
+    if ranks.tp == 1:
+        return
+    for layer in (block.attention, block.feed_forward):
+        yield Collective("gather" if ranks.sequence else "copy", layer.costs().enters)
+        yield Collective("scatter" if ranks.sequence else "reduce", block.attention.hidden)
+
+
+def cached(spec: Spec, tokens: int) -> int:
+    """Return the elements of keys and values that generation keeps of a sequence of so many tokens."""
+    return sum(count * block.attention.costs().cached * tokens for block, count in kinds(spec).items())

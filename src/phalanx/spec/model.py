@@ -1,0 +1,234 @@
+"""The parts of a model's description: layers, blocks, embeddings, heads, and the model itself.
+
+A part is known under the attribute that holds its module, so **the path of a leaf is the name of its parameters**.
+Modules are built by walking the tree; shards, memory, FLOPs and messages are sums over it; a converter is a table over
+it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+from phalanx.spec.leaves import Dim, Fused, Leaf, Matrix, Norm, Parameter, Table
+from phalanx.spec.rope import Rope
+
+WORDS = "transformer.embeddings.token.weight"  # the parameter that a tied head multiplies by
+
+Activation = Literal["gelu", "gelu_tanh", "silu"]  # gelu is the exact one, by the error function
+
+
+class Part:
+    """A node of the tree. Its children are the fields that are parts or leaves, unless it says otherwise."""
+
+    def parts(self) -> "Iterator[tuple[str, Part | Leaf]]":
+        """Yield its children by name, in the order of the module's attributes."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Part | Leaf):
+                yield field.name, value
+
+    def leaves(self, path: str = "") -> Iterator[tuple[str, Leaf]]:
+        """Yield all leaves below it by their paths, which begin with `path`."""
+        for name, part in self.parts():
+            if isinstance(part, Part):
+                yield from part.leaves(f"{path}{name}.")
+            else:
+                yield path + name, part
+
+    def matrices(self) -> Iterator[tuple[str, Matrix]]:
+        """Yield the leaves that multiply, by path."""
+        return ((path, leaf) for path, leaf in self.leaves() if isinstance(leaf, Matrix))
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield all parameters under their names in the model, in the order of the modules."""
+        for path, leaf in self.leaves():
+            for parameter in leaf.parameters():
+                yield parameter._replace(name=f"{path}.{parameter.name}")
+
+
+class Saved(NamedTuple):
+    """Elements of each token that a layer keeps for backward.
+
+    They are split over the tensor-parallel ranks, or held by each rank for its own positions of the residual stream
+    (all of them without sequence parallelism), or held whole by all.
+    """
+
+    elements: int
+    held: Literal["split", "own", "all"]
+    wide: bool = False  # in fp32; else in the precision of the products
+
+
+class Costs(NamedTuple):
+    """What a layer costs each token beside its matrix products, in elements, before anything is split."""
+
+    enters: int  # width of the input that every tensor-parallel rank needs: gathered, or copied
+    saved: tuple[Saved, ...]
+    scored: int = 0  # multiply-adds of a query with one key and its value
+    cached: int = 0  # keys and values that generation keeps
+
+
+class Layer(Part):
+    """What stands between the residual stream and a residual sum."""
+
+    def costs(self) -> Costs:
+        """Return what it costs each token."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Attention(Layer):
+    """Softmax attention with grouped queries (arXiv 2305.13245).
+
+    The rows of `qkv` are ordered by group: the heads / kv_heads queries of a group, then the key and the value that
+    they share, so that a slice of whole groups is one slice of the matrix. With as many key heads as heads, q, k and v
+    of each head lie together. When there are more tensor-parallel ranks than groups, each rank has some queries of a
+    group and a copy of its key and value.
+    """
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    width: int  # of a head
+    causal: bool
+    bias: tuple[bool, bool] = (True, True)  # whether qkv, and out, have one
+    rope: Rope | None = None
+    drop: float = 0.0  # dropout of the probabilities
+    stds: tuple[float, float] = (0.02, 0.02)  # of the initial weights of qkv and out
+
+    def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
+        """Yield qkv and out."""
+        group = self.heads // self.kv_heads
+        fused = (
+            Fused("q", group * self.width, pieces=group),
+            Fused("k", self.width, shared=True),
+            Fused("v", self.width, shared=True),
+        )
+        embed = Dim("embed", self.hidden)
+        rows = Dim("heads", self.kv_heads * (group + 2) * self.width, self.kv_heads, fused=fused)
+        columns = Dim("heads", self.heads * self.width, self.heads)
+
+        yield "qkv", Matrix(embed, rows, self.bias[0], self.stds[0])
+        yield "out", Matrix(columns, embed, self.bias[1], self.stds[1])
+
+    def costs(self) -> Costs:
+        """Return its costs. Kept are what qkv reads; queries, keys and values; and what attention gives."""
+        queries, keys = self.heads * self.width, self.kv_heads * self.width
+        saved = Saved(self.hidden, "all"), Saved(2 * (queries + keys), "split")
+        return Costs(self.hidden, saved, scored=2 * queries, cached=2 * keys)
+
+
+@dataclass(frozen=True)
+class MLP(Layer):
+    """A feed-forward layer: down(act(up x)), or gated (arXiv 2002.05202): down(act(gate x) * up x).
+
+    A gated layer's gate and up are one matrix, [gate; up], named "up".
+    """
+
+    hidden: int
+    width: int
+    activation: Activation
+    gated: bool = False
+    bias: bool = True
+    stds: tuple[float, float] = (0.02, 0.02)  # of the initial weights of up and down
+
+    def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
+        """Yield up and down."""
+        embed, inner = Dim("embed", self.hidden), Dim("mlp", self.width)
+        outputs = inner
+        if self.gated:
+            outputs = Dim("mlp", 2 * self.width, 1, fused=(Fused("gate", self.width), Fused("up", self.width)))
+
+        yield "up", Matrix(embed, outputs, self.bias, self.stds[0])
+        yield "down", Matrix(inner, embed, self.bias, self.stds[1])
+
+    def costs(self) -> Costs:
+        """Return its costs. Kept are what up reads, and both sides of the activation."""
+        inner = (3 if self.gated else 2) * self.width
+        return Costs(self.hidden, (Saved(self.hidden, "all"), Saved(inner, "split")))
+
+
+@dataclass(frozen=True)
+class Block(Part):
+    """Two layers on the residual stream: x + layer(norm(x)), or norm(x + layer(x)) unless `norm_first`."""
+
+    norm1: Norm
+    attention: Attention
+    norm2: Norm
+    feed_forward: MLP
+    norm_first: bool = True
+    drop: float = 0.0  # dropout of what a layer adds
+
+
+@dataclass(frozen=True)
+class Embeddings(Part):
+    """The sum of the rows of a token, its position and its segment; in some models a norm after it; dropout."""
+
+    token: Table
+    position: Table | None = None
+    segment: Table | None = None
+    norm: Norm | None = None
+    drop: float = 0.0
+
+
+@dataclass(frozen=True)
+class Head(Part):
+    """What stands on the stack and gives one loss: leaves by their paths in the model, in the order of computation.
+
+    An `activation` follows the first of several leaves. A head of fine-tuning drops some of what its last leaf reads.
+    """
+
+    loss: str
+    chain: tuple[tuple[str, Leaf], ...]
+    activation: Activation | Literal["tanh", ""] = ""
+    drop: float = 0.0
+
+    def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
+        """Yield its leaves by their paths in the model."""
+        yield from self.chain
+
+
+@dataclass(frozen=True)
+class Spec(Part):
+    """A model, or a stage of its pipeline, which has the model's blocks from number `first` on.
+
+    A stage that is not the first lacks the embeddings; one that is not the last lacks the final norm and the heads.
+    """
+
+    hidden: int
+    positions: int
+    embeddings: Embeddings | None
+    blocks: tuple[Block, ...]
+    norm: Norm | None
+    heads: tuple[Head, ...]
+    first: int = 0
+
+    def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
+        """Yield embeddings, blocks by number, the final norm and the leaves of the heads."""
+        if self.embeddings:
+            yield "transformer.embeddings", self.embeddings
+        for number, block in enumerate(self.blocks, self.first):
+            yield f"transformer.blocks.{number}", block
+        if self.norm:
+            yield "transformer.norm", self.norm
+        for head in self.heads:
+            yield from head.chain
+
+    @property
+    def causal(self) -> bool:
+        """Whether it can write: no position sees what follows it."""
+        return all(block.attention.causal for block in self.blocks)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of the losses that its heads give."""
+        return tuple(head.loss for head in self.heads)
+
+    @property
+    def tied(self) -> bool:
+        """Whether a head multiplies by the embedding's own weight."""
+        return any(matrix.tied for head in self.heads for _, matrix in head.matrices())
+
+    @property
+    def elements(self) -> int:
+        """The number of its parameters, without padding."""
+        return sum(parameter.elements for parameter in self.parameters())

@@ -1,0 +1,180 @@
+"""Which part of a model each rank holds, in numbers alone: tensor parallelism and pipeline stages.
+
+`SPLIT` is the one table of a layout: the logical axes that tensor parallelism splits. What a rank holds of a parameter
+is a list of boxes of the whole. A stage of a pipeline is a description again, so that whatever walks a model walks a
+stage.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import NamedTuple
+
+from phalanx.spec.leaves import Dim, Parameter
+from phalanx.spec.model import Block, Embeddings, Spec
+
+SPLIT = frozenset({"heads", "mlp", "vocab"})
+
+
+class Ranks(NamedTuple):
+    """Over how many tensor-parallel ranks the split axes are divided, and which of them is meant."""
+
+    tp: int = 1
+    sequence: bool = False  # whether they share the residual stream too, each its positions
+    rank: int = 0
+
+
+ONE = Ranks()
+
+
+class Box(NamedTuple):
+    """A box of what a rank holds of a parameter.
+
+    `here` is where it begins in what the rank holds, `there` in the whole. `alike` neighbouring tensor-parallel ranks
+    hold the same box; where its gradient is `partial` these have different terms of it, which are to be added up.
+    """
+
+    shape: tuple[int, ...]
+    here: tuple[int, ...]
+    there: tuple[int, ...]
+    alike: int = 1
+    partial: bool = False
+
+
+class Run(NamedTuple):
+    """A box in one dimension."""
+
+    length: int
+    here: int
+    there: int
+    alike: int = 1
+
+
+def runs(dim: Dim, ranks: Ranks, padding: bool = False) -> Iterator[Run]:
+    """Yield what a rank has of a dimension, with the `padding` of a vocabulary or without.
+
+    Ranks divide whole units. When there are more ranks than units, the ranks of a unit divide each of its fused parts,
+    or share it.
+    """
+    ways = ranks.tp if dim.axis in SPLIT else 1
+    rank = ranks.rank if ways > 1 else 0
+    if not dim.fused or dim.units % ways == 0:
+        start = dim.stored // ways * rank
+        end = dim.stored if padding else dim.size
+        yield Run(max(0, min(dim.stored // ways, end - start)), 0, start)
+        return
+
+    ways //= dim.units  # ranks of one unit
+    here, there = 0, dim.size // dim.units * (rank // ways)
+    for part in dim.fused:
+        length = part.size if part.shared else part.size // ways
+        begin = 0 if part.shared else length * (rank % ways)
+        yield Run(length, here, there + begin, ways if part.shared else 1)
+        here, there = here + length, there + part.size
+
+
+def local(dim: Dim, ranks: Ranks, padding: bool = False) -> int:
+    """Return the size of what a rank has of a dimension."""
+    return sum(run.length for run in runs(dim, ranks, padding))
+
+
+def shape(parameter: Parameter, ranks: Ranks) -> tuple[int, ...]:
+    """Return the shape of what a rank holds of a parameter. A bias has no padding rows."""
+    return tuple(local(dim, ranks, padding=parameter.role != "bias") for dim in parameter.dims)
+
+
+def place(parameter: Parameter, ranks: Ranks) -> Iterator[Box]:
+    """Yield the boxes of what a rank holds of a parameter, in the order in which they lie there."""
+    divided = any(map(split, parameter.dims))
+    for found in product(*(runs(dim, ranks, padding=parameter.role != "bias") for dim in parameter.dims)):
+        alike = max(run.alike for run in found) if divided else ranks.tp
+        yield Box(
+            shape=tuple(run.length for run in found),
+            here=tuple(run.here for run in found),
+            there=tuple(run.there for run in found),
+            alike=alike,
+            partial=alike > 1 if divided else partial(parameter, ranks),
+        )
+
+
+def rows(boxes: Iterable[Box], first: int, count: int) -> Iterator[Box]:
+    """Yield what lies of the boxes in `count` rows of what the rank holds, from row `first` on: those that a sharded
+    optimizer leaves it.
+    """
+    for box in boxes:
+        low, high = max(box.here[0], first), min(box.here[0] + box.shape[0], first + count)
+        if low < high:
+            yield box._replace(
+                shape=(high - low, *box.shape[1:]),
+                here=(low - first, *box.here[1:]),
+                there=(box.there[0] + low - box.here[0], *box.there[1:]),
+            )
+
+
+def split(dim: Dim) -> bool:
+    """Return whether tensor parallelism splits a dimension."""
+    return dim.axis in SPLIT
+
+
+def partial(parameter: Parameter, ranks: Ranks) -> bool:
+    """Return whether a rank's gradient of a parameter that all tensor-parallel ranks hold lacks the others' terms.
+
+    With sequence parallelism each rank applies what is in the transformer to its own positions alone; heads see all.
+    """
+    inside = parameter.name.startswith("transformer.")
+    return ranks.tp > 1 and ranks.sequence and inside and not any(map(split, parameter.dims))
+
+
+def why_not(spec: Spec, tp: int) -> str:
+    """Return why so many tensor-parallel ranks cannot share a model: a reason that names the parameter, or ""."""
+    for parameter in spec.parameters():
+        for dim in filter(split, parameter.dims):
+            if pieces := _uneven(dim, tp):
+                return f"{tp} ranks do not divide the {pieces} {dim.axis} of {parameter.name}"
+            if dim.padded and not local(dim, Ranks(tp, rank=tp - 1)):
+                return f"{tp} ranks leave one without words: {dim.size} are padded to {dim.padded}"
+    return ""
+
+
+def _uneven(dim: Dim, ways: int) -> int:
+    """Return the number of pieces of a dimension that so many ranks cannot share; 0 if they can."""
+    pieces = dim.units or dim.stored
+    if pieces % ways == 0:
+        return 0
+    if not dim.fused or ways % pieces:
+        return pieces
+    each = (part.pieces or part.size for part in dim.fused if not part.shared)
+    return next((pieces * count for count in each if count % (ways // pieces)), 0)
+
+
+def widened(spec: Spec, tp: int) -> Spec:
+    """Return the model that more ranks than key heads compute: as if each rank had a key head of its own. What they
+    hold are copies, by `place`.
+    """
+
+    def wide(block: Block) -> Block:
+        attention = block.attention
+        if tp > attention.kv_heads and tp % attention.kv_heads == 0 and attention.heads % tp == 0:
+            return replace(block, attention=replace(attention, kv_heads=tp))
+        return block
+
+    return replace(spec, blocks=tuple(map(wide, spec.blocks)))
+
+
+def stage(spec: Spec, number: int, spread: Sequence[int]) -> Spec:
+    """Return stage `number` of a pipeline whose stages have so many blocks each. A head that is tied to the embedding
+    brings a copy of it to the last stage.
+    """
+    first, last = sum(spread[:number]), number == len(spread) - 1
+    embeddings = spec.embeddings
+    if number:
+        assert spec.embeddings is not None
+        embeddings = Embeddings(spec.embeddings.token) if last and spec.tied else None
+    return replace(
+        spec,
+        embeddings=embeddings,
+        blocks=spec.blocks[first : first + spread[number]],
+        norm=spec.norm if last else None,
+        heads=spec.heads if last else (),
+        first=spec.first + first,
+    )

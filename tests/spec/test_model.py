@@ -1,0 +1,58 @@
+"""The description of a model says what its modules are: names, shapes, order, axes, deviations, first weights."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from phalanx.config import ModelConfig
+from phalanx.models import build
+from phalanx.models.sizes import spec_of
+from phalanx.spec.leaves import Matrix, Norm, Table
+from phalanx.spec.model import WORDS
+from tests.spec.models import name, odd, presets
+
+MODELS = [*odd(), *presets()]
+
+
+def on_meta(model: ModelConfig) -> nn.Module:
+    with torch.device("meta"):
+        return build.make(model)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name)
+def test_parameters_are_those_of_the_modules(model: ModelConfig) -> None:
+    built = on_meta(model)
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in built.named_parameters()]
+    assert shapes == [(parameter.name, parameter.shape) for parameter in spec_of(model).parameters()]
+
+
+@pytest.mark.parametrize("model", [*odd()], ids=name)
+def test_leaves_are_those_of_the_modules(model: ModelConfig) -> None:
+    built = on_meta(model)
+    for path, leaf in spec_of(model).leaves():
+        module: Any = built.get_submodule(path)
+        if isinstance(leaf, Matrix):
+            assert module.axes == (leaf.inputs.axis, leaf.outputs.axis)
+            assert leaf.tied == (WORDS if not hasattr(module, "weight") else "")
+            assert leaf.tied or module.std == leaf.std
+        elif isinstance(leaf, Table):
+            assert module.axes == (leaf.rows.axis, leaf.hidden.axis) and module.std == leaf.std
+        else:
+            assert isinstance(leaf, Norm) and module.eps == leaf.eps
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name)
+def test_counts_and_losses(model: ModelConfig) -> None:
+    spec, family = spec_of(model), build.family(model.family)
+    assert spec.elements == family.parameters_of(model)
+    assert spec.causal == (model.family == "gpt2")
+    assert spec.losses == ((model.head,) if model.head else family.LOSSES)
+    assert spec.tied == (not model.head)
+
+
+def test_equal_models_are_described_once() -> None:
+    one, other = (ModelConfig(family="gpt2", vocab=77) for _ in range(2))
+    assert spec_of(one) is spec_of(other)
+    assert len(set(spec_of(one).blocks)) == 1, "equal blocks are equal values"

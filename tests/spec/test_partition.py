@@ -1,0 +1,135 @@
+"""Which part of a parameter a rank holds: as the modules are cut, and for models that no module computes yet."""
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from phalanx.config import ModelConfig
+from phalanx.models import build
+from phalanx.models.sizes import spec_of
+from phalanx.parallel import division, stages
+from phalanx.parallel.mesh import Axis
+from phalanx.parallel.shard import shard
+from phalanx.spec.leaves import Dim, Norm, Parameter
+from phalanx.spec.model import MLP, WORDS, Attention, Block, Spec
+from phalanx.spec.partition import Box, Ranks, place, rows, shape, stage, why_not, widened
+from tests.spec.models import name, odd, presets
+
+
+def on_meta(model: ModelConfig) -> nn.Module:
+    with torch.device("meta"):
+        return build.make(model)
+
+
+@pytest.mark.parametrize("model", [*odd()], ids=name)
+@pytest.mark.parametrize("tp", [2, 4, 5])
+def test_a_rank_holds_what_the_layout_leaves_it(model: ModelConfig, tp: int) -> None:
+    spec = spec_of(model)
+    if why_not(spec, tp):
+        pytest.skip(f"{tp} ranks cannot share it")
+    for rank in (0, tp - 1):
+        for sequence in (False, True):
+            built, ranks = on_meta(model), Ranks(tp, sequence, rank)
+            parts = shard(built, Axis(tp, rank), sequence)
+            for parameter in spec.parameters():
+                part, (box,) = parts[parameter.name], place(parameter, ranks)
+                assert (part.shape, part.offset) == (parameter.shape, box.there), parameter
+                assert tuple(built.get_parameter(parameter.name).shape) == box.shape == shape(parameter, ranks)
+                assert (part.split, part.partial) == (box.alike < tp, box.partial), parameter
+
+
+@pytest.mark.parametrize("model", [*odd(), *presets()], ids=name)
+def test_how_many_ranks_can_share_a_model(model: ModelConfig) -> None:
+    for tp in range(1, 33):
+        today = division._why_not_blocks(model, tp) or division._why_not_words(model, tp)
+        assert bool(today) == bool(why_not(spec_of(model), tp)), (tp, today)
+
+
+def test_why_not_names_the_parameter() -> None:
+    spec = spec_of(ModelConfig(family="gpt2", hidden=48, heads=6, vocab=100, pad_vocab_to=4))
+    assert why_not(spec, 3) == "3 ranks do not divide the 100 vocab of transformer.embeddings.token.weight"
+    assert why_not(spec, 4) == "4 ranks do not divide the 6 heads of transformer.blocks.0.attention.qkv.weight"
+    spec = spec_of(ModelConfig(family="gpt2", hidden=48, heads=6, vocab=100, pad_vocab_to=256))
+    assert why_not(spec, 2) == "2 ranks leave one without words: 100 are padded to 256"
+
+
+@pytest.mark.parametrize("model", [*odd()], ids=name)
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_stage_has_what_is_cut_for_it(model: ModelConfig, count: int) -> None:
+    """Without the copy of the words that the last stage of a fine-tuned encoder has today and nothing multiplies by."""
+    spread = division.spread(model, count)
+    for number in range(count):
+        built = on_meta(model)
+        stages.cut(built, model, number, count)
+        useless = WORDS if model.head and number == count - 1 else ""
+        names = [name for name, _ in built.named_parameters() if name != useless]
+        assert names == [parameter.name for parameter in stage(spec_of(model), number, spread).parameters()]
+
+
+GROUPED = Attention(hidden=24, heads=8, kv_heads=2, width=5, causal=True, bias=(True, False))
+GATED = MLP(hidden=24, width=24, activation="silu", gated=True, bias=False)
+
+NORM = Norm(Dim("embed", 24), 1e-6, "rms", bias=False)
+MODEL = Spec(24, 16, None, (Block(NORM, GROUPED, NORM, GATED),), NORM, ())
+
+
+def parameters() -> Iterator[Parameter]:
+    yield from GROUPED.parameters()
+    yield from GATED.parameters()
+    yield Parameter("words", "table", (Dim("vocab", 29, padded=32), Dim("embed", 6)))
+    yield Parameter("bias", "bias", (Dim("vocab", 29, padded=32),))
+
+
+@pytest.mark.parametrize("parameter", [*parameters()], ids=lambda parameter: parameter.name)
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_boxes_cover_the_whole(parameter: Parameter, tp: int) -> None:
+    """Each element is held by as many ranks as its boxes say, and what a rank holds is full of boxes."""
+    held = np.zeros(parameter.shape)
+    for rank in range(tp):
+        ranks = Ranks(tp, rank=rank)
+        here = np.zeros(shape(parameter, ranks), dtype=int)
+        for box in place(parameter, ranks):
+            held[window(box.there, box.shape)] += 1 / box.alike
+            here[window(box.here, box.shape)] += 1
+        assert (here == 1).all()
+    np.testing.assert_allclose(held, 1)
+
+
+def test_a_key_head_is_copied_where_there_are_more_ranks_than_key_heads() -> None:
+    """Rank 3 of 4 has the last two queries of the second group, and that group's key and value, as rank 2 has."""
+    qkv = next(GROUPED.parameters())
+    first, *others = place(qkv, Ranks(4, rank=3))
+    assert first == Box((10, 24), (0, 0), (30 + 10, 0))
+    assert others == [
+        Box((5, 24), (10, 0), (30 + 20, 0), alike=2, partial=True),
+        Box((5, 24), (15, 0), (30 + 25, 0), alike=2, partial=True),
+    ]
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_what_more_ranks_than_key_heads_hold_is_what_they_compute_with(tp: int) -> None:
+    wide = widened(MODEL, tp)
+    assert wide.blocks[0].attention.kv_heads == max(tp, GROUPED.kv_heads)
+    for held, computed in zip(MODEL.parameters(), wide.parameters(), strict=True):
+        assert {shape(held, Ranks(tp, rank=rank)) for rank in range(tp)} == {shape(computed, Ranks(tp))}
+
+
+def test_a_gated_layer_gives_each_rank_a_part_of_both() -> None:
+    gate, up = place(next(GATED.parameters()), Ranks(3, rank=1))
+    assert (gate.there, gate.here, up.there, up.here) == ((8, 0), (0, 0), (32, 0), (8, 0))
+    assert gate.shape == up.shape == (8, 24) and not gate.partial
+
+
+def test_rows_of_boxes_are_those_of_a_sharded_optimizer() -> None:
+    boxes = [*place(next(GATED.parameters()), Ranks(3, rank=1))]
+    parts = [[*rows(boxes, 6 * number, 6)] for number in range(3)]
+    assert [prod(box.shape) for part in parts for box in part] == [6 * 24, 2 * 24, 4 * 24, 4 * 24]
+    assert parts[1] == [Box((2, 24), (0, 0), (14, 0)), Box((4, 24), (2, 0), (32, 0))]
+
+
+def window(begin: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(start, start + length) for start, length in zip(begin, size, strict=True))
