@@ -81,6 +81,7 @@ def _phalanx(environment: dict[str, str], errors: Path, patience: float, up: tup
     monitor.peak_flops = lambda *_: 1e9  # measuring takes longer than such a run
     meeting.PATIENCE = patience
     os.environ.update(environment)
+    os.chdir(environment.get("PWD", "."))
     sys.path[:0] = filter(None, [environment.get("PYTHONPATH")])
     sys.argv = ["phalanx", *words]
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

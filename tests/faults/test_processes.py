@@ -1,5 +1,7 @@
 """Bad input to several processes: one clear line within 30 seconds, and exit code 2 from all."""
 
+import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -74,6 +76,39 @@ def test_processes_of_different_versions(ranks: Ranks, command: list[object], tm
     for rank in range(3):
         ranks.start(rank, 3, *command, "train.batch=9", **({"PYTHONPATH": str(tmp_path)} if rank else {}))
     assert "on rank 0 but 9.9 on rank 1, 2; start every process" in _one_line(ranks, GRACE)
+
+
+def test_data_that_differ_on_another_machine(
+    ranks: Ranks, command: list[object], corpus: Corpus, tmp_path: Path
+) -> None:
+    """Each of two machines has a copy of its own under one path; here that is its working directory."""
+    files = [corpus.folder / f"gpt{suffix}" for suffix in (".bin", ".idx")]
+    tokens = files[0].read_bytes()
+    for rank in range(2):
+        (tmp_path / f"machine{rank}").mkdir()
+
+    def train(name: str, tokens_of_1: bytes) -> None:
+        ranks.all.clear()
+        ranks.folder = tmp_path / name
+        ranks.folder.mkdir()
+        for rank in range(2):
+            there = tmp_path / f"machine{rank}"
+            for file in files:
+                shutil.copy(file, there)
+            if rank:
+                (there / "gpt.bin").write_bytes(tokens_of_1)
+            words = [*command, "data.train=/proc/self/cwd/gpt"]
+            ranks.start(rank, 2, *words, together=2, LOCAL_RANK="0", PWD=str(there))
+
+    differs = (
+        "/proc/self/cwd/gpt on .*, the machine of rank 1, is another set than on that of rank 0; copy it from there"
+    )
+    train("begins", tokens[2:] + tokens[:2])
+    assert re.search(differs, _one_line(ranks, GRACE)) and not (tmp_path / "run").exists()
+    train("trains", tokens)
+    assert ranks.codes(GRACE) == [0, 0], ranks.lines()
+    train("resumes", tokens[2:] + tokens[:2])
+    assert re.search(differs, _one_line(ranks, GRACE))
 
 
 def test_an_error_of_one_process(ranks: Ranks, command: list[object]) -> None:

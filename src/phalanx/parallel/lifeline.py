@@ -17,7 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from phalanx.errors import InputError
-from phalanx.parallel.meeting import lost, said
+from phalanx.parallel.meeting import first_here, lost, said
 
 SILENCE = 20  # seconds without a sign of another machine after which it is lost
 
@@ -40,7 +40,7 @@ def failing_together() -> Iterator[None]:
             traceback.print_exc()
         elif said():
             time.sleep(SILENCE)  # who has told why ends all, with its own exit code
-        elif os.environ.get("LOCAL_RANK", "0") == "0":  # one of each machine
+        elif first_here():  # one of each machine
             print(f"phalanx: {reason}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)

@@ -36,6 +36,11 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def first_here() -> bool:
+    """Whether this process is the first of the run's on its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def meet() -> Store | None:
     """The store of the run's processes once all are here; None where there is one. InputError names who is missing."""
     global _met
@@ -144,7 +149,7 @@ def speaks() -> bool:
     if asked is not None:
         return asked == 1
     alone = rank() == 1 and not _listening(_address(), 0.5)
-    return rank() == 0 or os.environ.get("LOCAL_RANK", "0") == "0" or alone
+    return rank() == 0 or first_here() or alone
 
 
 def said() -> bool:

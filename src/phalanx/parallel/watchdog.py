@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from phalanx.errors import InputError
 from phalanx.parallel.hangs import diagnose, told
-from phalanx.parallel.meeting import connect, rank, world
+from phalanx.parallel.meeting import connect, first_here, rank, world
 from phalanx.parallel.recorder import Answer, answer, place
 
 EXIT_CODE = 75  # EX_TEMPFAIL: started again, it may well run
@@ -121,7 +121,7 @@ class Watchdog(threading.Thread):
 
     def _abandoned(self) -> None:
         """The store is silent, and whoever keeps it is to blame. Woken, where it was stopped, it learns that too."""
-        if os.environ.get("LOCAL_RANK", "0") != "0" and rank() != 1:
+        if not first_here() and rank() != 1:
             self.telling.acquire(blocking=False)  # others tell
         else:
             name = f"rank 0 (process {self.keeper[0]} on {self.keeper[1]})" if self.keeper else "rank 0"

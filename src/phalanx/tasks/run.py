@@ -1,6 +1,7 @@
 """From a recipe's name to a finished run: the one place where task, data, folder and trainer meet."""
 
 import json
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder
 from phalanx.strict_json import parse_json
 from phalanx.tasks.sources import tokenizer_of
-from phalanx.together import leading
+from phalanx.together import leading, sharing
 from phalanx.train.lay_out import lay_out, processes_of
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.resolve import device_of, resolve
@@ -43,7 +44,9 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     store = meeting.meet()
     folder, asked, tokenizer = read(name, overrides, out)
     with joined(asked, tokenizer, store) as config, ExitStack() as stack:
-        leading(lambda: stack.enter_context(_held(folder, config, tokenizer)), dist.group.WORLD)
+        prints = leading(lambda: _prints(folder, config, tokenizer), dist.group.WORLD)
+        sharing(lambda rank, _: _same_here(rank, config, prints), dist.group.WORLD)
+        leading(lambda: stack.enter_context(_held(folder, config, tokenizer, prints)), dist.group.WORLD)
         stopped_by = _fit(folder, config, quiet)
         processes.leave()
     return stopped_by
@@ -104,19 +107,17 @@ def source_of(name: str, folder: RunFolder) -> str:
 
 
 @contextmanager
-def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> Iterator[None]:
+def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer, prints: dict[str, str]) -> Iterator[None]:
     """Hold the folder from its making on; it has this run, which is made there or continues."""
-    prints = None if _continues(folder, config) else foresee(config, tokenizer)  # before there is a folder
     with folder.lock():
         if _continues(folder, config):
             _agree(folder, config)
-            _same_data(folder, prints or _fingerprints(config))
+            _same_data(folder, prints)
             folder.write_config(config)
         else:
             if folder.exists:
                 folder.discard()
-            text = json.dumps(prints or _fingerprints(config), indent=1)
-            RunFolder.create(folder.path, config, tokenizer.json(), text)
+            RunFolder.create(folder.path, config, tokenizer.json(), json.dumps(prints, indent=1))
         yield
 
 
@@ -139,6 +140,11 @@ def _flat(config: Config) -> dict[str, str]:
         for key, value in values.items() if isinstance(values, dict) else [("", values)]:
             facts[f"{section}.{key}".rstrip(".")] = str(value)
     return facts
+
+
+def _prints(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> dict[str, str]:
+    """The fingerprints of the data. Of a run that is to begin, find before there is a folder what else is wrong."""
+    return _fingerprints(config) if _continues(folder, config) else foresee(config, tokenizer)
 
 
 def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
@@ -182,6 +188,21 @@ def _same_data(folder: RunFolder, prints: dict[str, str]) -> None:
         count = now.split()[0]  # of sets without a manifest runs once kept this alone
         if began.get(prefix, now) not in (now, count):
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
+
+
+def _same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
+    """InputError if the data of this process's machine are not those of rank 0, whose fingerprints are `firsts`: of the
+    processes on a machine the first compares.
+    """
+    if rank == 0 or not meeting.first_here():
+        return
+    here = f"on {platform.node()}, the machine of rank {rank},"
+    try:
+        prints = _fingerprints(config)
+    except (InputError, OSError) as error:
+        raise InputError(f"{here} {error}") from error
+    if others := [name for name, found in prints.items() if found != firsts[name]]:
+        raise InputError(f"{others[0]} {here} is another set than on that of rank 0; copy it from there")
 
 
 def _began_with(file: Path) -> dict[str, str]:
