@@ -24,6 +24,7 @@ import traceback
 from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver, process, resource_tracker, util
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,6 +60,9 @@ os._exit(code)
 """
 
 
+_LIFE = list[Connection]()  # closed when this process ends
+
+
 @cache
 def python() -> str:
     """The program's path. What serves it ends with this process."""
@@ -66,19 +70,21 @@ def python() -> str:
     address, program = str(Path(folder.name) / "server"), Path(folder.name) / "python"
     program.write_text(PROGRAM.format(python=sys.executable, address=address))
     program.chmod(0o700)
+    lives, life = multiprocessing.Pipe(duplex=False)
+    _LIFE.append(life)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
-        server = start(_serve, listener, str(program))
+        start(_serve, listener, lives, str(program))
+    lives.close()
     atexit.register(folder.cleanup)
-    atexit.register(server.kill)
     return str(program)
 
 
-def _serve(listener: socket.socket, program: str) -> None:
-    """Fork a keeper for every client; nobody waits for it."""
+def _serve(listener: socket.socket, lives: Connection, program: str) -> None:
+    """Fork a keeper for every client; nobody waits for it. End with whoever asked for this, however they end."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while True:
+    while lives not in select.select([listener, lives], [], [])[0]:
         client, _ = listener.accept()
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
