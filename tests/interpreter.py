@@ -60,9 +60,6 @@ os._exit(code)
 """
 
 
-_LIFE = list[Connection]()  # closed when this process ends
-
-
 @cache
 def python() -> str:
     """The program's path. What serves it ends with this process."""
@@ -71,13 +68,13 @@ def python() -> str:
     program.write_text(PROGRAM.format(python=sys.executable, address=address))
     program.chmod(0o700)
     lives, life = multiprocessing.Pipe(duplex=False)
-    _LIFE.append(life)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
         start(_serve, listener, lives, str(program))
     lives.close()
     atexit.register(folder.cleanup)
+    atexit.register(life.close)  # before multiprocessing waits for its children
     return str(program)
 
 
