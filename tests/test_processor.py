@@ -1,6 +1,8 @@
 """How many CPUs a process may use, from files like those of the kernel."""
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,23 @@ def test_a_quota_bounds_the_cpus(
 def test_without_such_files_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7})
     assert processor.cpus(tmp_path) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux schedules threads one by one")
+def test_a_thread_computes_in_a_batch_and_so_do_those_it_starts() -> None:
+    def policies() -> Iterator[int]:
+        yield os.sched_getscheduler(0)
+        processor.schedule_as_batch()
+        with ThreadPoolExecutor(1) as started:
+            yield started.submit(os.sched_getscheduler, 0).result()
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(list, policies()).result() == [os.sched_getscheduler(0), os.SCHED_BATCH]
+
+
+def test_where_it_is_not_allowed_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    processor.schedule_as_batch()

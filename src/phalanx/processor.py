@@ -4,6 +4,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def waited() -> float:
     except (OSError, ValueError):
         return 0.0
     return int(nanoseconds) / 1e9
+
+
+def schedule_as_batch() -> None:
+    """Make this thread, and those that it starts from now on, one that no message wakes at the cost of another.
+
+    A thread that has just sent something is otherwise interrupted by the one that receives it, with a lock in its hands
+    for which gloo's other threads wait without sleeping: where ranks outnumber cores that takes half of all their time.
+    Nothing happens where the system knows no such thing or does not allow it.
+    """
+    if hasattr(os, "sched_setscheduler"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 @cache

@@ -11,6 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from phalanx.processor import schedule_as_batch
 from tests.train.runs import hurry
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ def die_at_files(folder: Path, now: Callable[[], bool]) -> None:
 
 def _hurried(function: Callable[..., None], *arguments: Any) -> None:
     hurry()
+    schedule_as_batch()
     function(*arguments)
 
 

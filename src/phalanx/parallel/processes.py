@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
+from phalanx import processor
 from phalanx.errors import InputError
 from phalanx.parallel import interfaces
 from phalanx.parallel.meeting import rank, wait_for_all, world
@@ -47,6 +48,8 @@ def join(device: torch.device, store: Store | None) -> None:
     interfaces.choose(store, rank(), world())
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        processor.schedule_as_batch()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=PrefixStore("group", store),
         rank=rank(), world_size=world(), timeout=TIMEOUT,
