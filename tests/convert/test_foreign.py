@@ -203,7 +203,7 @@ CASES: dict[str, tuple[Any, str]] = {
     "an empty tokenizer.json": (lambda at: (at / "tokenizer.json").write_text("{}"), "tokenizer.json cannot be read"),
     "a tokenizer.json that is a folder": (
         lambda at: ((at / "tokenizer.json").unlink(), (at / "tokenizer.json").mkdir()),
-        "tokenizer.json cannot be read .Is a directory"),
+        "tokenizer.json cannot be read: Is a directory"),
     "a cut tokenizer.json": (lambda at: cut(at / "tokenizer.json", 30), "tokenizer"),
 }  # fmt: skip
 
@@ -306,7 +306,7 @@ def test_a_defect_between_calls_of_a_library(
     torch.save({"a": Path()}, tmp_path / "a.bin")
     monkeypatch.setattr(module, name, lambda *_: {}["a defect"])
     with pytest.raises(KeyError, match="a defect"):
-        backend.read_backend(tmp_path) if module is backend else pickled.load(tmp_path / "a.bin")
+        backend.read_folder(tmp_path) if module is backend else pickled.load(tmp_path / "a.bin")
 
 
 def test_names_and_files_are_gone_through_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,3 +304,17 @@ def test_a_text_is_put_in_lower_case_once() -> None:
     text = Text("a plain text")
     load_tokenizer("bert-uncased").for_prompts().encode_joined([text])
     assert text.lowered == 1
+
+
+def test_a_file_is_read_once_as_long_as_its_bytes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its content, wherever it lies; each has its own name, and another content is another tokenizer."""
+    for name, bundled in ("a", "bert-cased"), ("b", "bert-cased"), ("c", "bert-uncased"):
+        load_tokenizer(bundled).save(tmp_path / name)
+    first = load_tokenizer(str(tmp_path / "a"))
+    with monkeypatch.context() as patch:
+        patch.setattr("phalanx.data.tokenize.Backend", None)
+        second = load_tokenizer(str(tmp_path / "b"))
+    assert (first.name, second.name) == (str(tmp_path / "a"), str(tmp_path / "b")) and first.json() == second.json()
+
+    (tmp_path / "c").replace(tmp_path / "a")
+    assert load_tokenizer(str(tmp_path / "a")).json() == load_tokenizer("bert-uncased").json() != first.json()

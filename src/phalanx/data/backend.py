@@ -38,29 +38,22 @@ def mark(backend: Backend, specials: Sequence[str]) -> Backend:
     return backend
 
 
-def read_backend(path: Path) -> Backend:
-    """A tokenizer.json, or a folder with one, or with vocab.json and merges.txt, or with BERT's vocab.txt.
+def whole_file(path: Path) -> Path | None:
+    """The tokenizer.json that a path is, or that its folder holds. Raises InputError."""
+    if not path.is_dir():
+        return path
+    with reading(path, REMEDY):
+        return path / WHOLE if (path / WHOLE).exists() else None
+
+
+def read_folder(folder: Path) -> Backend:
+    """The tokenizer of a folder with vocab.json and merges.txt, or with BERT's vocab.txt.
 
     A vocab.txt is taken for lower-casing when no piece of it has a capital letter. Raises InputError.
     """
-    backend = _read_folder(path) if path.is_dir() else _read_file(path)
-    if not backend.get_vocab():
-        file = path / WHOLE if (path / WHOLE).is_file() else path
-        raise InputError(f"{file} is a tokenizer without a vocabulary; give the one that the model has")
-    return backend
-
-
-def _read_file(path: Path) -> Backend:
-    with reading(path, REMEDY):
-        return Backend.from_file(str(path))
-
-
-def _read_folder(folder: Path) -> Backend:
-    whole, vocab, merges, words = (folder / n for n in (WHOLE, "vocab.json", "merges.txt", "vocab.txt"))
+    vocab, merges, words = (folder / n for n in ("vocab.json", "merges.txt", "vocab.txt"))
     with reading(folder, REMEDY):
-        there = {file for file in (whole, vocab, merges, words) if file.exists()}
-    if whole in there:
-        return _read_file(whole)
+        there = {file for file in (vocab, merges, words) if file.exists()}
 
     if vocab in there and merges in there:
         with reading(folder, REMEDY):

@@ -8,6 +8,7 @@ for those tokens, as transformers does.
 import json
 import lzma
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,10 +19,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 from phalanx import durable
-from phalanx.data.backend import read_backend
+from phalanx.data.backend import REMEDY, read_folder, whole_file
 from phalanx.data.fastpath import FastPath, fast_path, is_gpt2_like
 from phalanx.data.words import Words, is_bert_like
 from phalanx.errors import InputError
+from phalanx.foreign import reading
 
 BUNDLED = ("gpt2", "bert-uncased", "bert-cased")
 
@@ -40,7 +42,7 @@ class Tokenizer:
         backend.no_padding()
         self.name, self.named = name, named
         self._backend = backend
-        self.vocab = max(backend.get_vocab().values()) + 1
+        self.vocab = max(backend.get_vocab().values(), default=-1) + 1
         self.eod = self._first("<|endoftext|>", "</s>")
         self.mask = self._first("[MASK]", "<mask>")
         self.cls = self._first("[CLS]", "<s>")
@@ -161,11 +163,28 @@ def _bundled(name: str) -> Tokenizer:
     return Tokenizer(Backend.from_str(lzma.decompress(packed).decode()), name)
 
 
+@lru_cache(maxsize=4)
+def _parsed(content: bytes) -> Tokenizer:
+    """Read once in a process: a command meets its tokenizer beside its data and again in its run."""
+    return Tokenizer(Backend.from_buffer(content), "")
+
+
 def load_tokenizer(name_or_path: str) -> Tokenizer:
-    """A bundled tokenizer by name, or one from a tokenizer.json or a folder (see `read_backend`). Raises InputError."""
+    """A bundled tokenizer by name, or one from a tokenizer.json, a folder that holds one, or one that `read_folder` can
+    read. Raises InputError.
+    """
     if name_or_path in BUNDLED:
         return _bundled(name_or_path)
     path = Path(name_or_path)
     if not path.exists():
         raise InputError(f"no tokenizer {name_or_path!r}: give {', '.join(BUNDLED)}, or a tokenizer.json or its folder")
-    return Tokenizer(read_backend(path), name_or_path)
+
+    if file := whole_file(path):
+        with reading(file, REMEDY):
+            tokenizer = copy(_parsed(file.read_bytes()))
+        tokenizer.name = name_or_path
+    else:
+        tokenizer = Tokenizer(read_folder(path), name_or_path)
+    if not tokenizer.vocab:
+        raise InputError(f"{file or path} is a tokenizer without a vocabulary; give the one that the model has")
+    return tokenizer
