@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from phalanx.precision import gemm
 from tests.layouts.conftest import Alone
@@ -85,9 +86,11 @@ def test_an_overflow_is_one_for_all(pool: Pool, corpus: Corpus, name: str) -> No
 def in_graphs(folder: Path, family: str, *words: str) -> Curve:
     """The curve with blocks as torch's compiler captures and cuts them, messages and all, but run by torch's kernels.
     What C++ inductor then makes of such a graph is of one process (train/test_trainer.py), and takes minutes on four.
+    Only the second replica compiles, whose groups are not those of the first: the gradients and losses are of both.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        compiler = partial(torch.compile, backend="aot_eager")
+        patch.setattr(torch, "compile", compiler if dist.get_rank() >= 2 else lambda function, **_: function)
         return curve(folder, family, "train.compile=on", *words)
 
 

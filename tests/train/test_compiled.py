@@ -1,5 +1,6 @@
-"""What compiling must not come to: blocks in pieces, or compiled again while a run goes on."""
+"""Compiling changes no loss, and does not come to blocks in pieces, or to compiling again while a run goes on."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -8,24 +9,30 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests.layouts.curves import made
-from tests.train.runs import make_corpus
+from tests.train.runs import QUIETLY, Corpus, fit
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One text as sets of tokens."""
-    return make_corpus(tmp_path_factory.mktemp("corpus")).folder
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+def test_compiled_is_close(corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # others would each import torch first
+    torch._dynamo.reset()
+    words = [*QUIETLY, "model.dropout=0.2", "layout.micro_batch=8", "train.steps=3", "model.layers=1"]
+    plain, compiled = (fit(run / kind, corpus.config("gpt", *words, f"train.compile={kind}")) for kind in ("off", "on"))
+    assert compiled.losses == pytest.approx(plain.losses, abs=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", ["gpt", "bert"])
-def test_blocks_compile_whole_and_once(text: Path, family: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_compile_whole_and_once(
+    corpus: Corpus, family: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All blocks share a graph, the loss has one, and after the second step there are no new ones."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
     counters.clear()
-    trainer, _ = made(text, family, "train.compile=on", f"precision.dtype={dtype}", "train.batch=16")
+    trainer, _ = made(corpus.folder, family, "train.compile=on", f"precision.dtype={dtype}", "train.batch=16")
     graphs = []
     try:
         for step in range(6):
