@@ -107,6 +107,20 @@ def punctual(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer
     return _made(lambda: None, parameters, config, ())
 
 
+def held(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, with which rank 1 does seven steps and no more, where its launcher may start it again."""
+    made: list[torch.optim.Optimizer] = registry.OPTIMIZERS.find("adamw")(parameters, config)
+    inner, steps = made[0].step, iter(range(1, 1000))
+
+    def step() -> None:
+        if os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and os.environ["RANK"] == "1" and next(steps) > 7:
+            sleeping()
+        inner()
+
+    vars(made[0])["step"] = step
+    return made
+
+
 class Reading(CausalLM):
     """Rank 1 waits for a sample."""
 
