@@ -1,5 +1,6 @@
 """What a BERT is asked, by every backend: the model's own answers on ragged rows, places in the original text."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from phalanx.config import Config
 from phalanx.data.labelled import Encoded
 from phalanx.errors import InputError
-from phalanx.infer import backends, choose
+from phalanx.infer import backends, choose, kernels, store
 from phalanx.infer import load as ready
-from phalanx.infer.backends import Wanted
+from phalanx.infer.backends import Wanted, onnx
 from phalanx.infer.fill import fill
 from phalanx.infer.loaded import Loaded, load
 from phalanx.infer.recorded import Recorded
@@ -26,6 +27,7 @@ CLOSE = {"fp32": 1e-4, "int8": 0.2}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    kernels.lacking()  # they are compiled before, and kept where the next run of the tests finds them
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("PHALANX_CACHE", str(folder))
     return folder
@@ -37,6 +39,25 @@ def config(head: str) -> Config:
     model = BERT.model.model_copy(update=update)
     examples = BERT.examples.model_copy(update={"labels": ("bad", "so so", "good"), "stride": 4, "longest": 6})
     return BERT.model_copy(update={"model": model, "task": head or "mlm", "examples": examples})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _traced_once() -> Iterator[None]:
+    """A model's graph is traced for onnxruntime once, not for each precision: it is the same fp32 graph for all."""
+    made: dict[tuple[Path, bool], bytes] = {}
+    trace = onnx.graph
+
+    def traced(wanted: Wanted) -> Path:
+        key = wanted.loaded.run, wanted.hidden
+        if key not in made:
+            made[key] = trace(wanted).read_bytes()
+        file = store.folder() / f"{wanted.precision}.partial.onnx"
+        file.write_bytes(made[key])
+        return file
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "graph", traced)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from phalanx.cli.app import app
 from phalanx.errors import InputError
@@ -38,10 +38,17 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Any]:
 
 
 @pytest.fixture(scope="module")
-def gpt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Any]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A folder with a GPT's run and its graph, model.onnx, and what the verb told."""
     folder = tmp_path_factory.mktemp("gpt")
     make_run(folder / "run", GPT, "gpt2")
-    export_run(folder / "run", folder / "model.onnx")
+    words = ["export", str(folder / "run"), str(folder / "model.onnx"), "--to", "onnx"]
+    return folder, CliRunner().invoke(app, words)
+
+
+@pytest.fixture(scope="module")
+def gpt(exported: tuple[Path, Result]) -> tuple[Loaded, Any]:
+    folder, _ = exported
     return load(folder / "run"), session(folder / "model.onnx")
 
 
@@ -111,6 +118,6 @@ def test_a_file_that_is_there_is_kept(gpt: tuple[Loaded, Any], tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_verb(gpt: tuple[Loaded, Any], tmp_path: Path) -> None:
-    told = CliRunner().invoke(app, ["export", str(gpt[0].run), str(tmp_path / "m.onnx"), "--to", "onnx"])
-    assert told.exit_code == 0 and "present.0.key" in told.stdout and (tmp_path / "m.onnx").is_file()
+def test_the_verb(exported: tuple[Path, Result]) -> None:
+    folder, told = exported
+    assert told.exit_code == 0 and "present.0.key" in told.stdout and (folder / "model.onnx").is_file()
