@@ -4,6 +4,7 @@ nothing happened to. By hand, as root: python -m tests.machines.lose kill gamma
 
 import argparse
 import contextlib
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -13,13 +14,18 @@ from pathlib import Path
 
 from phalanx.run import records
 from phalanx.run.folder import RunFolder
+from tests.interpreter import python
 from tests.machines.hosts import NAMES, Hosts, refused
 from tests.train.processes import command, start
 from tests.train.runs import Corpus, make_corpus
 
-STEPS, LOST_AT = 80, 30
+STEPS, LOST_AT = 40, 15
 WORDS = ["train.batch=12", f"train.steps={STEPS}", "train.eval_every=0", "save.every=5", "model.dropout=0.1"]
-AGREEMENT = "last_call_timeout=3,keep_alive_interval=1,read_timeout=10"  # torchrun's own: 30, 5 and 60 seconds
+# torchrun's own: 30 and 5 seconds. On a busy machine a host may take long to come to the first meeting, or to say that
+# it is still there; without it the others would begin, and stop to meet again.
+AGREEMENT = "last_call_timeout=10,keep_alive_interval=3"
+# No limit: ranks that start in tenths of a second may fail to meet often before torchrun knows who is left.
+RESTARTS = 1_000_000
 PATIENCE = 300  # seconds, against a test that would hang
 
 
@@ -34,9 +40,12 @@ class Machines:
 
     def start(self, names: Sequence[str]) -> None:
         """The same command on each of these hosts; the first is where they meet."""
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes=2:{len(names)}", "--nproc-per-node=1",
+        up = self.run.with_name(f"up-{len(names)}")
+        up.mkdir()
+        torchrun = [python(), "-c", "from tests.machines.lose import agent; agent()", str(up), str(len(names)),
+                    f"--nnodes=2:{len(names)}", "--nproc-per-node=1",
                     "--rdzv-backend=c10d", f"--rdzv-endpoint={names[0]}:29500", f"--rdzv-conf={AGREEMENT}",
-                    "--max-restarts=3", "--monitor-interval=0.2"]  # fmt: skip
+                    f"--max-restarts={RESTARTS}", "--monitor-interval=0.2"]  # fmt: skip
         phalanx = ["-m", "phalanx", *self.words, str(self.run)]
         self.tell(f"torchrun on {', '.join(names)}")
         for name in names:
@@ -44,15 +53,16 @@ class Machines:
                 self.agents[name] = self.hosts.run(name, [*torchrun, *phalanx], log, {"OMP_NUM_THREADS": "1"})
 
     def until(self, reached: Callable[[], bool]) -> None:
-        """Wait, and tell of every start and of every twentieth step."""
-        deadline, told = time.monotonic() + PATIENCE, self._progress()
+        """Wait, and tell of every start and of every twentieth step; TimeoutError when it never comes to that."""
+        deadline, told, over = time.monotonic() + PATIENCE, self._progress(), False
         while not reached():
             now = self._progress()
             if now[0] != told[0] or now[1] // 20 > told[1] // 20:
                 self.tell(f"start {now[0]}, step {now[1]} of {STEPS}")
                 told = now
-            if time.monotonic() > deadline:
+            if over or time.monotonic() > deadline:
                 raise TimeoutError(self.said())
+            over = self.ended([*self.agents])
             time.sleep(0.01)
 
     @property
@@ -107,6 +117,18 @@ def lose(fault: str, victim: str, corpus: Corpus, folder: Path, tell: Callable[[
     one, several = _losses(folder / "alone"), _losses(folder / "run")
     assert list(one) == list(several) == list(range(1, STEPS + 1))
     return max(abs(one[step] - several[step]) for step in one)
+
+
+def agent() -> None:
+    """torchrun, in a process whose words are a folder, a number, and torchrun's own: it begins when so many processes
+    are up, each of which has put a file into the folder.
+    """
+    up, count, *words = sys.argv[1:]
+    tempfile.mkstemp(dir=up)
+    while len([*Path(up).iterdir()]) < int(count):
+        time.sleep(0.01)
+    sys.argv = ["torchrun", *words]
+    runpy.run_module("torch.distributed.run", run_name="__main__")
 
 
 def _losses(run: Path) -> dict[int, float]:
