@@ -26,11 +26,11 @@ CASES = """
 4 gpt train.batch=16 layout.micro_batch=4 layout.shard=zero2
 4 gpt train.batch=32 layout.micro_batch=8 layout.shard=zero3
 4 gpt train.batch=16 layout.micro_batch=2 layout.shard=zero3 layout.recompute=block
-2 gpt train.batch=16 layout.micro_batch=4 layout.pp=2
+2 gpt train.batch=12 layout.micro_batch=4 layout.pp=2
 4 gpt train.batch=16 layout.micro_batch=4 layout.pp=4 layout.recompute=attention
 4 gpt train.batch=16 layout.micro_batch=4 layout.pp=2 layout.cp=2 layout.context=ring
-8 gpt train.batch=64 layout.micro_batch=8 layout.pp=2 layout.tp=2
-8 gpt train.batch=64 layout.micro_batch=8 layout.pp=2 layout.tp=2 layout.shard=zero2
+8 gpt train.batch=48 layout.micro_batch=8 layout.pp=2 layout.tp=2
+8 gpt train.batch=48 layout.micro_batch=8 layout.pp=2 layout.tp=2 layout.shard=zero2
 4 gpt train.batch=32 layout.micro_batch=4 layout.pp=2 layout.schedule=interleaved layout.chunks=2
 2 gpt train.batch=16 layout.micro_batch=4 layout.pp=2 layout.schedule=zbv
 1 bert train.batch=16 layout.micro_batch=16
@@ -38,7 +38,7 @@ CASES = """
 2 bert train.batch=32 layout.micro_batch=16 layout.tp=2 layout.recompute=block
 2 bert train.batch=32 layout.micro_batch=16 layout.cp=2
 4 bert train.batch=64 layout.micro_batch=16 layout.shard=zero2
-2 bert train.batch=32 layout.micro_batch=4 layout.pp=2
+2 bert train.batch=12 layout.micro_batch=4 layout.pp=2
 """.strip().splitlines()
 
 

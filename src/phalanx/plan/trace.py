@@ -42,6 +42,7 @@ from phalanx.precision import gemm
 from phalanx.train.optim import clip
 
 _aten = torch.ops.aten
+_ONE_PIECE = (1 << 62, 1 << 62)  # of logits, which take no memory here
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def trace(
     progress: Callable[[], None] = lambda: None,
 ) -> Trace:
     """The second step of `rank` of so many processes; `config` is laid out for them (`lay_out`). A first step, with
-    blocks that do nothing, comes before it, so that moments are there and pipelines have met. The device says in how
-    large pieces the logits come; `record` asks for all operations; `progress` is called at each block's forward.
+    blocks that do nothing and logits in one piece, comes before it, so that moments are there and pipelines have met.
+    The device says in how large pieces the logits come; `record` asks for all operations; `progress` is called at each
+    block's forward.
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -81,9 +83,9 @@ def trace(
         layout = Layout(config, mesh, partial(make, config.model), partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
-        limits = mock.patch.dict(pieces.LIMITS, cpu=pieces.LIMITS[device])
+        limits, whole = (mock.patch.dict(pieces.LIMITS, cpu=limit) for limit in (pieces.LIMITS[device], _ONE_PIECE))
         with fake, _Answers(labelled(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
-            with mock.patch.object(Block, "forward", _pass_by):
+            with mock.patch.object(Block, "forward", _pass_by), whole:
                 _step(config, layout, optimizers, ledger)
             for block in (m for m in _modules(layout) if isinstance(m, Block)):
                 block.register_forward_pre_hook(lambda *_: progress())
