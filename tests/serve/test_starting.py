@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from phalanx.cli.app import app
 from phalanx.errors import InputError
+from tests.interpreter import python
 from tests.serve.conftest import Server
 
 
@@ -47,12 +48,12 @@ def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> Non
     taken.bind(("127.0.0.1", 0))
     taken.listen()
     port = taken.getsockname()[1]
-    for words, said in (
-        ([tmp_path / "cut"], "cut"),
-        ([models[0], "--backend", "abacus"], "backend=abacus is not known"),
-        ([models[0], "--port", str(port)], f"--port {port}: Address already in use; choose another"),
+    for interpreter, words, said in (
+        (sys.executable, [tmp_path / "cut"], "cut"),  # this one and the next a process of its own finds
+        (sys.executable, [models[0], "--backend", "abacus"], "backend=abacus is not known"),
+        (python(), [models[0], "--port", str(port)], f"--port {port}: Address already in use; choose another"),
     ):
-        command = [sys.executable, "-m", "phalanx", "serve", "--port", "0", *map(str, words)]
+        command = [interpreter, "-m", "phalanx", "serve", "--port", "0", *map(str, words)]
         told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         errors = [line for line in told.stderr.splitlines() if line.startswith("phalanx: ")]
         assert told.returncode == 2 and len(errors) == 1 and said in errors[0], told.stderr
