@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-BEFORE = "85c9f2e"  # the commit to compare with by default: the one before the redesign
+BEFORE = "f33da81bf7f4919a59ab408ccc339b11e59f2f7a"  # the commit before the redesign, compared with by default
 
 
 @dataclass(frozen=True)
