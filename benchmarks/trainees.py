@@ -50,7 +50,8 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     import torch
 
     from phalanx.config import ModelConfig
-    from phalanx.models.build import build, family
+    from phalanx.models.build import build
+    from phalanx.models.family import family
     from phalanx.nn.batch import Batch
     from phalanx.nn.line import line_up
     from phalanx.precision import gemm

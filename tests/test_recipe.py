@@ -10,7 +10,8 @@ import pytest
 from phalanx import recipe
 from phalanx.config import Config, ModelConfig, help_texts
 from phalanx.errors import InputError
-from phalanx.models import build, sizes
+from phalanx.models import family as sizes
+from phalanx.models.family import spec_of
 
 NAMES = sorted(recipe.names())
 
@@ -46,7 +47,7 @@ def test_recipe_is_a_model_that_its_sequences_fit(name: str) -> None:
 def test_largest_recipe_has_the_published_number_of_parameters() -> None:
     model = _model(recipe.load_mapping("gpt2-8.3b"), 50257)
     padded = model.model_copy(update={"vocab": model.padded_vocab})
-    assert build.family("gpt2").parameters_of(padded) == 8_317_040_640
+    assert spec_of(padded).elements == 8_317_040_640
 
 
 def test_dump_keeps_awkward_values_and_explains_every_key(tmp_path: Path) -> None:

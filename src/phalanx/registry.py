@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from phalanx.config import OptimConfig
-    from phalanx.models.build import Family
-    from phalanx.models.sizes import Sizes
+    from phalanx.models.family import Family
     from phalanx.parallel.parameters import Parameters
     from phalanx.train.task import Kind
 
@@ -76,15 +75,10 @@ def _lacks(error: Exception, module: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
-SIZES: "Table[Sizes]" = Table(
-    "model.family",
-    {"gpt2": "phalanx.models.sizes:GPT2", "bert": "phalanx.models.sizes:Bert"},
-    ("DEFAULTS", "PRESETS", "spec"),
-)
 MODELS: "Table[Family]" = Table(
     "model.family",
     {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert"},
-    ("DEFAULTS", "PRESETS", "LOSSES", "parameters_of"),
+    ("TASK", "DEFAULTS", "PRESETS", "spec"),
 )
 TASKS: "Table[Kind]" = Table(
     "task",

@@ -9,9 +9,10 @@ from tokenizers import models
 
 from phalanx.config import Config, DataConfig, ExamplesConfig, ModelConfig
 from phalanx.convert.config_json import facts_of
+from phalanx.convert.huggingface import NAMES
 from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, word_piece
 from phalanx.data.tokenize import Tokenizer
-from phalanx.models.build import build, family
+from phalanx.models.build import build
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIECES = [*BERT_SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *".,?!'-0123456789"]
@@ -46,7 +47,7 @@ def write_folder(folder: Path, kind: str) -> None:
     folder.mkdir()
     model, tokenizer = MODELS[kind], tokenizer_of(kind)
     state = build(model, 1, torch.device("cpu")).state_dict()
-    tensors = {name: tensor.clone() for name, tensor in family(model.family).to_hugging_face(state, model)}
+    tensors = {name: tensor.clone() for name, tensor in NAMES[model.family].to_hugging_face(state, model)}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     tokenizer.save(folder / "tokenizer.json")
     (folder / "config.json").write_text(json.dumps(facts_of(config_of(kind), tokenizer)))

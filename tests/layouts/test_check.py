@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from phalanx import cli
 from phalanx.config import OptimConfig
 from phalanx.errors import InputError
+from phalanx.models.family import spec_of
 from phalanx.parallel import launch
 from phalanx.parallel.parameters import Parameters
 from phalanx.run.comparison import BOUNDS, FARTHER, Bounds, Comparison, Point, largest
@@ -208,7 +209,6 @@ def test_one_process_is_no_layout(corpus: Corpus) -> None:
 def test_a_model_too_large_for_one_process(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = corpus.config("gpt", "model.layers=8")
-    count = check.family("gpt2").parameters_of
-    monkeypatch.setattr(check, "_memory", lambda _: 16 * count(config.model) - 1)
+    monkeypatch.setattr(check, "_memory", lambda _: 16 * spec_of(config.model).elements - 1)
     with pytest.raises(InputError, match=r"fewer blocks: model\.layers=[1-4] would do"):
         check._possible(config)

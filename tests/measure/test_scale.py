@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.measure.scale import grown, scale, turns
-from phalanx.models.build import flops_per_token
+from phalanx.models.family import spec_of
+from phalanx.spec.costs import flops_per_token
 
 pytestmark = pytest.mark.processes
 
@@ -44,7 +45,7 @@ def test_tensor_parallel_weak_scaling_keeps_the_parameters_of_a_process() -> Non
     """As in the Megatron paper, arXiv 1909.08053, table 1: four times the processes, four times the parameters."""
     words = [word for word in TINY if "hidden" not in word and "heads" not in word]
     one, four = (grown("gpt2-124m", [*words, "model.hidden=256", "model.heads=8"], "tp", "weak", n) for n in (1, 4))
-    ratio = flops_per_token(four.model, 32) / flops_per_token(one.model, 32)
+    ratio = flops_per_token(spec_of(four.model), 32) / flops_per_token(spec_of(one.model), 32)
     assert ratio == pytest.approx(4, rel=0.2)
 
 

@@ -8,8 +8,8 @@ import torch
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 from phalanx.models.build import build
-from phalanx.models.gpt2 import GPT2
-from phalanx.models.sizes import with_preset
+from phalanx.models.family import with_preset
+from phalanx.nn.model import Model
 
 CPU = torch.device("cpu")
 SMALL = ModelConfig(layers=2, hidden=64, heads=4, positions=32, vocab=300)
@@ -53,7 +53,7 @@ def test_the_same_weights_in_a_deeper_model() -> None:
 def test_standard_deviations() -> None:
     model = build(SMALL, 0, CPU)
     residual = 0.02 / math.sqrt(2 * SMALL.layers)
-    assert isinstance(model, GPT2)
+    assert isinstance(model, Model)
     for name, parameter in model.named_parameters():
         if ".norm" in name or name.endswith("bias"):
             assert torch.equal(parameter, torch.full_like(parameter, float(".norm" in name and "weight" in name)))

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from phalanx.config import ModelConfig
-from phalanx.models.gpt2 import GPT2
+from phalanx.convert import gpt2
+from phalanx.models.build import make
+from phalanx.nn.model import Model
 from tests.batches import batch_of
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -45,14 +47,14 @@ def hugging_face(config: ModelConfig) -> GPT2LMHeadModel:
     return theirs.eval()
 
 
-def ours_from(theirs: GPT2LMHeadModel, config: ModelConfig) -> GPT2:
-    model = GPT2(config)
-    model.load_state_dict(dict(GPT2.from_hugging_face(theirs.state_dict(), config)))
+def ours_from(theirs: GPT2LMHeadModel, config: ModelConfig) -> Model:
+    model = make(config)
+    model.load_state_dict(dict(gpt2.from_hugging_face(theirs.state_dict(), config)))
     return model.eval()
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
-def pair(request: pytest.FixtureRequest) -> tuple[GPT2LMHeadModel, GPT2, ModelConfig]:
+def pair(request: pytest.FixtureRequest) -> tuple[GPT2LMHeadModel, Model, ModelConfig]:
     torch.manual_seed(0)
     theirs = hugging_face(request.param)
     return theirs, ours_from(theirs, request.param), request.param
@@ -67,9 +69,9 @@ def shifted(tokens: Tensor) -> Tensor:
     return F.pad(tokens[:, 1:], (0, 1), value=-1)
 
 
-def assert_same_gradients(model: GPT2, theirs: GPT2LMHeadModel, config: ModelConfig) -> None:
+def assert_same_gradients(model: Model, theirs: GPT2LMHeadModel, config: ModelConfig) -> None:
     ours = {name: p.grad for name, p in model.named_parameters()}
-    mapped = dict(GPT2.to_hugging_face(ours, config))
+    mapped = dict(gpt2.to_hugging_face(ours, config))
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(mapped[name], parameter.grad, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
     padding = ours["transformer.embeddings.token.weight"][config.vocab :]
@@ -77,7 +79,7 @@ def assert_same_gradients(model: GPT2, theirs: GPT2LMHeadModel, config: ModelCon
 
 
 @pytest.mark.numerics
-def test_logits(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
+def test_logits(pair: tuple[GPT2LMHeadModel, Model, ModelConfig]) -> None:
     theirs, model, config = pair
     tokens = random_tokens(config)
     with torch.no_grad():
@@ -85,7 +87,7 @@ def test_logits(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
 
 
 @pytest.mark.numerics
-def test_loss_and_every_gradient(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
+def test_loss_and_every_gradient(pair: tuple[GPT2LMHeadModel, Model, ModelConfig]) -> None:
     theirs, model, config = pair
     tokens = random_tokens(config)
     labels = shifted(tokens)
@@ -97,7 +99,7 @@ def test_loss_and_every_gradient(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]
     assert_same_gradients(model, theirs, config)
 
 
-def test_padding_changes_nothing(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
+def test_padding_changes_nothing(pair: tuple[GPT2LMHeadModel, Model, ModelConfig]) -> None:
     """Padding is document -1 here and an attention mask there; its positions have no labels."""
     theirs, model, config = pair
     tokens, lengths = random_tokens(config), torch.tensor([config.positions, 5, 9])
@@ -113,7 +115,7 @@ def test_padding_changes_nothing(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]
     assert_same_gradients(model, theirs, config)
 
 
-def test_correct_is_counted_in_evaluation(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
+def test_correct_is_counted_in_evaluation(pair: tuple[GPT2LMHeadModel, Model, ModelConfig]) -> None:
     theirs, model, config = pair
     tokens = random_tokens(config)
     with torch.no_grad():
@@ -123,9 +125,9 @@ def test_correct_is_counted_in_evaluation(pair: tuple[GPT2LMHeadModel, GPT2, Mod
     assert sums["lm_correct"] == (guesses == labels).sum()
 
 
-def test_weights_there_and_back_are_bit_equal(pair: tuple[GPT2LMHeadModel, GPT2, ModelConfig]) -> None:
+def test_weights_there_and_back_are_bit_equal(pair: tuple[GPT2LMHeadModel, Model, ModelConfig]) -> None:
     theirs, model, config = pair
-    back = dict(GPT2.to_hugging_face(model.state_dict(), config))
+    back = dict(gpt2.to_hugging_face(model.state_dict(), config))
     original = theirs.state_dict()
     tied = {"lm_head.weight"}
     assert back.keys() == original.keys() - tied
@@ -133,7 +135,7 @@ def test_weights_there_and_back_are_bit_equal(pair: tuple[GPT2LMHeadModel, GPT2,
 
 
 @pytest.fixture
-def tiny(data_dir: Path) -> tuple[GPT2, dict[str, Tensor], ModelConfig]:
+def tiny(data_dir: Path) -> tuple[Model, dict[str, Tensor], ModelConfig]:
     """The published tiny-random-gpt2 in our model, and what it answers."""
     folder = data_dir / "fixtures" / "tiny_models" / "tiny_random_gpt2"
     facts = json.loads((folder / "config.json").read_text())
@@ -146,14 +148,14 @@ def tiny(data_dir: Path) -> tuple[GPT2, dict[str, Tensor], ModelConfig]:
         norm_eps=facts["layer_norm_epsilon"],
     )
     weights = {name: torch.from_numpy(array) for name, array in np.load(folder / "weights.npz").items()}
-    model = GPT2(config)
-    model.load_state_dict(dict(GPT2.from_hugging_face(weights, config)))
+    model = make(config)
+    model.load_state_dict(dict(gpt2.from_hugging_face(weights, config)))
     expected = {name: torch.from_numpy(np.asarray(array)) for name, array in np.load(folder / "expected.npz").items()}
     return model.eval(), expected, config
 
 
 @torch.no_grad()
-def test_published_model_logits(tiny: tuple[GPT2, dict[str, Tensor], ModelConfig]) -> None:
+def test_published_model_logits(tiny: tuple[Model, dict[str, Tensor], ModelConfig]) -> None:
     model, expected, config = tiny
     logits = model(batch_of(expected["ids"], config.positions))
     torch.testing.assert_close(logits, expected["logits"], **CLOSE)
@@ -165,7 +167,7 @@ def test_published_model_logits(tiny: tuple[GPT2, dict[str, Tensor], ModelConfig
 
 
 @torch.no_grad()
-def test_published_model_greedy_sequences(tiny: tuple[GPT2, dict[str, Tensor], ModelConfig]) -> None:
+def test_published_model_greedy_sequences(tiny: tuple[Model, dict[str, Tensor], ModelConfig]) -> None:
     model, expected, config = tiny
     tokens = expected["greedy_prompt"]
     while tokens.shape[1] < expected["greedy_expected"].shape[1]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from phalanx import registry
 from phalanx.config import ModelConfig
-from phalanx.models.sizes import with_preset
+from phalanx.models.family import with_preset
 
 ODD = {"layers": 3, "hidden": 40, "heads": 5, "ffn": 56, "positions": 12, "vocab": 77, "pad_vocab_to": 8}
 HEADS = ("", "classes", "value", "span", "choice", "tokens")
@@ -22,7 +22,7 @@ def odd() -> Iterator[ModelConfig]:
 def presets() -> Iterator[ModelConfig]:
     """Every named size of every family."""
     for family in ("gpt2", "bert"):
-        for preset in registry.SIZES.find(family).PRESETS:
+        for preset in registry.MODELS.find(family).PRESETS:
             yield ModelConfig(**with_preset({"family": family, "preset": preset, "vocab": 30522}))
 
 

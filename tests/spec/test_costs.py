@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from phalanx.config import Config, ModelConfig
-from phalanx.models import build
-from phalanx.models.sizes import spec_of, with_preset
+from phalanx.models.family import spec_of, with_preset
 from phalanx.parallel import division
 from phalanx.parallel.mesh import Axis, Mesh
 from phalanx.plan import flops, kernels, memory
@@ -60,8 +59,11 @@ def stages_of(config: Config, pp: int) -> list[Spec]:
 
 @pytest.mark.parametrize("model", [*odd(), *presets()], ids=name)
 def test_flops_as_they_are_published(model: ModelConfig) -> None:
+    """6 a weight that multiplies, 12 × layers × hidden × sequence for attention (arXiv 2104.04473, appendix)."""
     if not model.head:
-        assert flops_per_token(spec_of(model), 512) == build.flops_per_token(model, 512)
+        block = 4 * model.hidden**2 + 2 * model.hidden * (model.ffn or 4 * model.hidden)
+        weights = model.layers * block + model.vocab * model.hidden
+        assert flops_per_token(spec_of(model), 512) == 6 * weights + 12 * model.layers * model.hidden * 512
 
 
 def test_what_a_rank_holds() -> None:

@@ -10,8 +10,8 @@ from torch import nn
 
 from phalanx.config import ModelConfig
 from phalanx.models import build
-from phalanx.models.sizes import spec_of
-from phalanx.parallel import division, stages
+from phalanx.models.family import spec_of
+from phalanx.parallel import division
 from phalanx.parallel.mesh import Axis
 from phalanx.parallel.shard import shard
 from phalanx.spec.leaves import Dim, Norm, Parameter
@@ -59,15 +59,14 @@ def test_why_not_names_the_parameter() -> None:
 
 @pytest.mark.parametrize("model", [*odd()], ids=name)
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_stage_has_what_is_cut_for_it(model: ModelConfig, count: int) -> None:
-    """Without the copy of the words that the last stage of a fine-tuned encoder has today and nothing multiplies by."""
-    spread = division.spread(model, count)
-    for number in range(count):
-        built = on_meta(model)
-        stages.cut(built, model, number, count)
-        useless = WORDS if model.head and number == count - 1 else ""
-        names = [name for name, _ in built.named_parameters() if name != useless]
-        assert names == [parameter.name for parameter in stage(spec_of(model), number, spread).parameters()]
+def test_stages_share_out_the_model(model: ModelConfig, count: int) -> None:
+    """Every parameter is in one stage, in order; a head that is tied to the words has a copy of them in the last."""
+    spec, spread = spec_of(model), division.spread(model, count)
+    stages = [[p.name for p in stage(spec, number, spread).parameters()] for number in range(count)]
+    assert (WORDS in stages[-1]) == spec.tied
+    stages[-1] = [name for name in stages[-1] if name != WORDS]
+    assert [name for names in stages for name in names] == [parameter.name for parameter in spec.parameters()]
+    assert [*map(len, stages)].count(0) == 0
 
 
 GROUPED = Attention(hidden=24, heads=8, kv_heads=2, width=5, causal=True, bias=(True, False))

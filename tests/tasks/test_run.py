@@ -13,7 +13,7 @@ from phalanx import durable
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
-from phalanx.models.sizes import with_preset
+from phalanx.models.family import with_preset
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import _same_data, train, wanted
 from phalanx.tasks.score import score

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from phalanx.models.sizes import GPT2, Bert, with_preset
 from safetensors import safe_open
 from torch import Tensor
 from typer.testing import CliRunner
@@ -19,7 +20,6 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.config import ModelConfig
 from phalanx.models.build import build, make
-from phalanx.models.sizes import GPT2, Bert, with_preset
 from phalanx.plan.account import said
 from phalanx.plan.dry import rehearse
 from tests.convert.folders import MODELS, config_of, tokenizer_of

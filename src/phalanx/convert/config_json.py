@@ -13,8 +13,7 @@ from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint, short
-from phalanx.models.build import family
-from phalanx.models.sizes import check
+from phalanx.models.family import check, family
 
 FAMILIES = {"gpt2": "gpt2", "bert": "bert", "megatron-bert": "bert"}  # by model_type
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "bert": "BertForPreTraining"}

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from phalanx import durable
 from phalanx.config import Config, DataConfig, ModelConfig
-from phalanx.convert import sentence_transformers
+from phalanx.convert import bert, gpt2, sentence_transformers
+from phalanx.convert.bert import BESIDE, outside_blocks
 from phalanx.convert.config_json import examples_of, facts_of, model_of
 from phalanx.convert.folder import Weights
 from phalanx.convert.imported import Imported, write_run
@@ -17,14 +18,14 @@ from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
-from phalanx.models.bert import BESIDE, outside_blocks
-from phalanx.models.build import build, family, make
-from phalanx.models.sizes import PRETRAINING
+from phalanx.models.build import build, make
+from phalanx.models.family import family
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
 
+NAMES = {"gpt2": gpt2, "bert": bert}  # modules that know a family's weights by Hugging Face's names
 MULTILABEL = "multi_label_classification"  # as config.json has it
 # Not weights, or another's under a second name; what the named one must equal.
 COPIES = {
@@ -69,14 +70,14 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
 
     with torch.device("meta"):
         shapes = make(model).state_dict()
-    found = dict(family(model.family).from_hugging_face(_Like(weights), model))
+    found = dict(NAMES[model.family].from_hugging_face(_Like(weights), model))
     missing = [name for name in shapes if name not in found]
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
-    unused = _unused(folder, weights, dict(family(model.family).to_hugging_face(shapes, model)))
+    unused = _unused(folder, weights, dict(NAMES[model.family].to_hugging_face(shapes, model)))
 
     said = sentence_transformers.read(folder, tokenizer)
     config = Config(
-        task=model.head or PRETRAINING[model.family], model=model,
+        task=model.head or family(model.family).TASK, model=model,
         data=DataConfig(sequence=min(model.positions, said.longest or model.positions)),
         examples=examples_of(facts, model),
     )  # fmt: skip
@@ -85,7 +86,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
         multilabel=model.head == "classes" and facts.get("problem_type") == MULTILABEL,
         normalize=said.normalize, no_vectors=said.refused,
     )  # fmt: skip
-    coming = family(model.family).from_hugging_face(weights, model)
+    coming = NAMES[model.family].from_hugging_face(weights, model)
 
     def read(name: str) -> Tensor:
         return spare[name] if name in spare and name in missing else _next(coming, name).float()
@@ -123,7 +124,7 @@ def _shapes(model: ModelConfig) -> Iterator[tuple[str, torch.Size]]:
     """Hugging Face's names of a model's tensors and their shapes, layer after layer, by the shapes of one layer."""
     one = model.model_copy(update={"layers": 1})
     with torch.device("meta"):
-        shapes = dict(family(one.family).to_hugging_face(make(one).state_dict(), one))
+        shapes = dict(NAMES[one.family].to_hugging_face(make(one).state_dict(), one))
     layer = {name: tensor.shape for name, tensor in shapes.items() if ".0." in name}
     yield from ((name, tensor.shape) for name, tensor in shapes.items() if name not in layer)
     for number in range(model.layers):
@@ -170,7 +171,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     model = config.model
     _check_exportable(run, model)
 
-    kind, weights = family(model.family), Checkpointer(folder).weights(best)
+    kind, weights = NAMES[model.family], Checkpointer(folder).weights(best)
     with torch.device("meta"):
         shapes = dict(kind.to_hugging_face(make(model).state_dict(), model))
     record = ImportRecord.read(folder)
@@ -187,7 +188,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
 
 def _check_exportable(run: Path, model: ModelConfig) -> None:
     """InputError for a model that Hugging Face does not have."""
-    if model.family not in PRETRAINING:
+    if model.family not in NAMES:
         raise InputError(f"{run} is a {model.family}, which Hugging Face does not have; gpt2 and bert go there")
     if model.family == "bert" and not model.segments:
         raise InputError(f"{run} is a BERT without segments (model.segments=0), which Hugging Face does not have")

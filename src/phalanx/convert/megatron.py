@@ -18,12 +18,12 @@ from phalanx import durable
 from phalanx.config import Config, DataConfig, ModelConfig
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
+from phalanx.convert.names import pad_rows
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint
 from phalanx.models.build import build, make
-from phalanx.models.names import pad_rows
-from phalanx.models.sizes import PRETRAINING, check
+from phalanx.models.family import check, family
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
@@ -103,7 +103,7 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
             joined[name] = tensor[: model.vocab]
 
     spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
-    config = Config(task=PRETRAINING[model.family], model=model, data=DataConfig(sequence=model.positions))
+    config = Config(task=family(model.family).TASK, model=model, data=DataConfig(sequence=model.positions))
 
     def read(name: str) -> Tensor:
         return joined[name].float().contiguous() if name in joined else spare[name]
@@ -145,7 +145,7 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
     that do not divide and for models that it has not."""
     folder = RunFolder.open(run)
     model = folder.config().model
-    if model.family not in PRETRAINING or not model.norm_first:
+    if model.family not in ("gpt2", "bert") or not model.norm_first:
         raise InputError(f"{run}: Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others")
     if model.head or model.segments != 2 * (model.family == "bert"):
         what = f"a head (model.head={model.head})" if model.head else f"model.segments={model.segments}"

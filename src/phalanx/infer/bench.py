@@ -11,6 +11,7 @@ import torch
 
 from phalanx import recipe
 from phalanx.config import Config
+from phalanx.convert import bert
 from phalanx.convert.config_json import facts_of
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
@@ -20,7 +21,8 @@ from phalanx.infer import backends, brought
 from phalanx.infer.backends import Program, Wanted
 from phalanx.infer.loaded import Loaded, load
 from phalanx.infer.rows import rectangle
-from phalanx.models.build import build, family
+from phalanx.models.build import build
+from phalanx.models.family import family
 from phalanx.run.checkpoint import Restored
 from phalanx.units import aligned
 
@@ -115,7 +117,7 @@ class _HuggingFace:
         kind: Any = getattr(transformers, facts["architectures"][0])
         self.device = next(loaded.model.parameters()).device
         self.model = kind(transformers.BertConfig(**facts)).eval().to(self.device)
-        state = dict(family("bert").to_hugging_face(loaded.model.state_dict(), config.model))
+        state = dict(bert.to_hugging_face(loaded.model.state_dict(), config.model))
         self.model.load_state_dict(state, strict=False)
         self.pad, self.most = loaded.tokenizer.pad or 0, loaded.context
 

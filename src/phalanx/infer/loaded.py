@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phalanx.config import Config
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError, ModelError
-from phalanx.models.build import family
+from phalanx.models.build import make
 from phalanx.nn.batch import Batch
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
@@ -87,6 +87,6 @@ def load(run: Path, best: bool = True) -> Loaded:
             "put back the tokenizer it was trained with"
         )
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = family(config.model.family)(config.model)
+        model = make(config.model)
     restored = Checkpointer(folder).load_weights(model.state_dict(), best=best)
     return Loaded(run, model.eval(), tokenizer, config, restored, ImportRecord.read(folder))

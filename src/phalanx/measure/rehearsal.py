@@ -12,8 +12,7 @@ from phalanx.config import Config
 from phalanx.data.source import Sample
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.models.build import family
-from phalanx.models.sizes import check
+from phalanx.models.family import check, spec_of
 from phalanx.nn.batch import Batch
 from phalanx.precision import gemm
 from phalanx.run.folder import RunFolder
@@ -33,7 +32,7 @@ class Noise(list[Sample], Task):
     valid = None
 
     def __init__(self, config: Config) -> None:
-        self.family = config.model.family
+        self.spec = spec_of(config.model)
         dice, vocab, length = np.random.default_rng(0), config.model.vocab, config.data.sequence
         tokens = dice.integers(vocab, size=(SAMPLES, length + 1))
         if config.task != "mlm":
@@ -50,7 +49,7 @@ class Noise(list[Sample], Task):
     @property
     def losses(self) -> tuple[str, ...]:
         """All that the model can give."""
-        return family(self.family).LOSSES
+        return self.spec.losses
 
     @property
     def train(self) -> "Noise":

@@ -18,7 +18,8 @@ from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.measure.crew import Crew
 from phalanx.measure.rehearsal import definite, rehearse
-from phalanx.models.build import flops_per_token
+from phalanx.models.family import spec_of
+from phalanx.spec.costs import flops_per_token
 from phalanx.train.resolve import device_of
 from phalanx.train.settle import expand
 
@@ -130,7 +131,7 @@ def _check(device: str, counts: Sequence[int]) -> None:
 def _result(kind: str, parallel: str, count: int, config: Config, seconds: float) -> Result:
     model, sequence, batch = config.model, config.data.sequence, config.train.batch
     tokens = batch * sequence / seconds
-    flops = flops_per_token(model, sequence) * tokens / count
+    flops = flops_per_token(spec_of(model), sequence) * tokens / count
     return Result(kind, parallel, count, model.layers, model.hidden, sequence, batch, seconds, tokens, flops)
 
 

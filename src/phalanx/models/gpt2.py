@@ -1,85 +1,73 @@
-"""GPT-2: causal, its head tied to the embedding; from and to Hugging Face's names."""
+"""GPT-2: causal, learned positions, biases everywhere, its head tied to the embedding."""
 
-from collections.abc import Iterator, Mapping
-
-import torch
-from torch import Tensor, nn
+import math
+from collections.abc import Mapping
 
 from phalanx.config import ModelConfig
-from phalanx.models import names, sizes
-from phalanx.nn.batch import Batch
-from phalanx.nn.heads import VocabularyHead
-from phalanx.nn.transformer import Transformer
+from phalanx.models.family import Section
+from phalanx.spec.leaves import Dim, Matrix, Norm, Table
+from phalanx.spec.model import MLP, WORDS, Activation, Attention, Block, Embeddings, Head, Spec
+
+_COMMON = {"positions": 1024, "segments": 0, "norm_first": True, "norm_eps": 1e-5, "gelu": "tanh"}
 
 
-class GPT2(sizes.GPT2, nn.Module):
-    """Decoder-only transformer, pre-LN, learned positions, head tied to the embedding."""
+def _size(layers: int, hidden: int, heads: int) -> Section:
+    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads}
 
-    LOSSES = ("lm",)
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.transformer = Transformer(config, causal=True)
-        self.head: VocabularyHead | None = VocabularyHead(config.vocab, bias=False)
+class GPT2:
+    """OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
 
-    def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Logits [batch, seq, vocab], or with labels the sums lm and, where no gradient is wanted, lm_correct."""
-        hidden: Tensor = self.transformer(batch, x)
-        if self.head is None:  # a pipeline's stage before the last
-            return hidden
-        weight = self.transformer.words
-        if batch.labels is None:
-            logits: Tensor = self.head(hidden, weight)
-            return logits
-        return self.head.sums("lm", hidden, weight, batch.labels)
-
-    @staticmethod
-    def parameters_of(config: ModelConfig) -> int:
-        """Weights by the closed form, checked against built models in the tests."""
-        layers, hidden, ffn = config.layers, config.hidden, config.ffn or 4 * config.hidden
-        block = 4 * hidden * hidden + 2 * hidden * ffn + 9 * hidden + ffn
-        return layers * block + (config.vocab + config.positions + 2) * hidden
+    TASK = "clm"
+    DEFAULTS: Section = _COMMON
+    PRESETS: Mapping[str, Section] = {
+        "124m": _size(12, 768, 12),
+        "355m": _size(24, 1024, 16),
+        "774m": _size(36, 1280, 20),
+        "1.5b": _size(48, 1600, 25),
+        "1.2b": _size(40, 1536, 16),
+        "2.5b": _size(54, 1920, 20),
+        "4.2b": _size(64, 2304, 24),
+        "8.3b": _size(72, 3072, 32),
+    }
 
     @staticmethod
-    def from_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """This model's weights from those of `GPT2LMHeadModel` (with or without "transformer." before names)."""
-        at = "transformer." if "transformer.wte.weight" in state else ""
-        yield "transformer.embeddings.token.weight", names.pad_rows(state[f"{at}wte.weight"], config)
-        yield "transformer.embeddings.position.weight", state[f"{at}wpe.weight"]
-        for layer in range(config.layers):
-            for ours, theirs in _BLOCK.items():
-                for kind in ("weight", "bias"):
-                    tensor = state[f"{at}h.{layer}.{theirs}.{kind}"]
-                    tensor = tensor.t() if tensor.ndim == 2 else tensor  # Conv1D keeps [in, out]
-                    if ours == "attention.qkv":
-                        tensor = names.join_heads(tensor.contiguous(), config.heads)
-                    yield f"transformer.blocks.{layer}.{ours}.{kind}", tensor.contiguous()
-        for kind in ("weight", "bias"):
-            yield f"transformer.norm.{kind}", state[f"{at}ln_f.{kind}"]
-
-    @staticmethod
-    def to_hugging_face(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """The inverse of `from_hugging_face`: names of `GPT2LMHeadModel`, whose head is the embedding; padding rows
-        dropped."""
-        yield "transformer.wte.weight", state["transformer.embeddings.token.weight"][: config.vocab]
-        yield "transformer.wpe.weight", state["transformer.embeddings.position.weight"]
-        for layer in range(config.layers):
-            for ours, theirs in _BLOCK.items():
-                for kind in ("weight", "bias"):
-                    tensor = state[f"transformer.blocks.{layer}.{ours}.{kind}"]
-                    if ours == "attention.qkv":
-                        tensor = torch.cat(names.split_heads(tensor, config.heads))
-                    tensor = tensor.t().contiguous() if tensor.ndim == 2 else tensor
-                    yield f"transformer.h.{layer}.{theirs}.{kind}", tensor
-        for kind in ("weight", "bias"):
-            yield f"transformer.ln_f.{kind}", state[f"transformer.norm.{kind}"]
+    def spec(model: ModelConfig) -> Spec:
+        """Return a decoder with learned positions and a head tied to the embedding."""
+        return stack(model, causal=True, heads=(Head("lm", (("head", decoder_of(model, bias=False)),)),))
 
 
-_BLOCK = {
-    "norm1": "ln_1",
-    "attention.qkv": "attn.c_attn",
-    "attention.out": "attn.c_proj",
-    "norm2": "ln_2",
-    "feed_forward.up": "mlp.c_fc",
-    "feed_forward.down": "mlp.c_proj",
-}
+def stack(model: ModelConfig, causal: bool, heads: tuple[Head, ...]) -> Spec:
+    """The transformer that GPT-2 and BERT share, before or behind its norms, with biases everywhere."""
+    hidden, norm, std = Dim("embed", model.hidden), norm_of(model), model.init_std
+    stds = std, std / math.sqrt(2 * model.layers)  # what adds to the residual stream begins smaller, as GPT-2's
+    position = Table(Dim("position", model.positions), hidden, std)
+    segment = Table(Dim("segment", model.segments), hidden, std) if model.segments else None
+    first, last = (None, norm) if model.norm_first else (norm, None)
+    embeddings = Embeddings(Table(words_of(model), hidden, std), position, segment, first, model.dropout)
+
+    width, drop = model.hidden // model.heads, model.attention_dropout
+    attention = Attention(model.hidden, model.heads, model.heads, width, causal, drop=drop, stds=stds)
+    mlp = MLP(model.hidden, model.ffn or 4 * model.hidden, activation_of(model), stds=stds)
+    block = Block(norm, attention, norm, mlp, model.norm_first, model.dropout)
+    return Spec(model.hidden, model.positions, embeddings, (block,) * model.layers, last, heads)
+
+
+def norm_of(model: ModelConfig) -> Norm:
+    """Return its layer norm over the residual stream."""
+    return Norm(Dim("embed", model.hidden), model.norm_eps)
+
+
+def activation_of(model: ModelConfig) -> Activation:
+    """Return the form of its GELU."""
+    return "gelu_tanh" if model.gelu == "tanh" else "gelu"
+
+
+def words_of(model: ModelConfig) -> Dim:
+    """Return its vocabulary, padded to the same rows on every layout."""
+    return Dim("vocab", model.vocab, padded=model.padded_vocab)
+
+
+def decoder_of(model: ModelConfig, bias: bool) -> Matrix:
+    """Return the product with the embedding's own weight."""
+    return Matrix(Dim("embed", model.hidden), words_of(model), bias, model.init_std, per="label", tied=WORDS)

@@ -7,6 +7,7 @@ from phalanx.nn import loss, slots
 from phalanx.nn.batch import Batch
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.linear import Linear, Slot
+from phalanx.spec.model import Head
 
 POOLED = ("classes", "value", "choice")  # what is answered from the first token
 
@@ -20,14 +21,13 @@ class AnswerHead(nn.Module):
     and lets each of its `ways` count a part of what all compute alike.
     """
 
-    def __init__(self, kind: str, hidden: int, classes: int, drop: float, std: float, site: int) -> None:
+    def __init__(self, part: Head, site: int) -> None:
         super().__init__()
-        self.kind, self.classes = kind, classes
-        width = {"classes": classes, "tokens": classes, "value": 1, "choice": 1, "span": 2}[kind]
-        pooled = kind in POOLED
-        self.pooler = Linear(hidden, hidden, ("embed", "pooled"), std) if pooled else None
-        self.dropout = Dropout(drop if kind != "span" else 0.0, site)
-        self.classifier = Linear(hidden, width, ("pooled" if pooled else "embed", "classes"), std)
+        leaves = dict(part.matrices())
+        self.kind, self.candidates = part.loss, part.candidates
+        self.pooler = Linear(leaves["answer.pooler"]) if "answer.pooler" in leaves else None
+        self.dropout = Dropout(part.drop, site)
+        self.classifier = Linear(leaves["answer.classifier"])
         self.whole: Slot = slots.same
         self.everywhere: Slot = slots.same
         self.ways = 1
@@ -61,7 +61,7 @@ class AnswerHead(nn.Module):
         if labels is None:  # rows that only fill up
             labels = torch.full_like(batch.tokens[:, 0], -1)
         if self.kind == "choice":
-            logits, right = logits.view(-1, self.classes), labels.view(-1, self.classes) == 1
+            logits, right = logits.view(-1, self.candidates), labels.view(-1, self.candidates) == 1
             labels = torch.where(right.any(1), right.long().argmax(1), -1)
         logits, labels = logits.flatten(0, -2), labels.flatten()
         return loss.cross_entropy(logits, labels), ((logits.argmax(-1) == labels) & (labels >= 0)).sum()

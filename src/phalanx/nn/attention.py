@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from phalanx.nn import random, slots
 from phalanx.nn.linear import Linear, Slot
+from phalanx.spec import model
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class Attention(nn.Module):
     `keys` collects the keys and values of a sequence that is split over devices.
     """
 
-    def __init__(self, hidden: int, heads: int, drop: float, stds: tuple[float, float], site: int) -> None:
+    def __init__(self, part: model.Attention, site: int) -> None:
         super().__init__()
-        self.width = hidden // heads
-        self.qkv = Linear(hidden, 3 * hidden, ("embed", "heads"), stds[0])
-        self.out = Linear(hidden, hidden, ("heads", "embed"), stds[1])
+        self.width = part.width
+        leaves = dict(part.matrices())
+        self.qkv, self.out = Linear(leaves["qkv"]), Linear(leaves["out"])
         self.keys: Slot = slots.same
-        self.attend: Attend = Dropping(drop, site) if drop else fused
+        self.attend: Attend = Dropping(part.drop, site) if part.drop else fused
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""

@@ -1,27 +1,28 @@
 """One transformer block, pre-LN or post-LN, and activation recompute around it."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from phalanx.nn import activations
 from phalanx.nn.attention import Attention, Context
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.linear import Linear
 from phalanx.nn.norm import Norm
+from phalanx.spec import model
 
 
 class FeedForward(nn.Module):
-    """down(gelu(up(x)))"""
+    """down(act(up(x)))"""
 
-    def __init__(self, hidden: int, width: int, gelu: str, stds: tuple[float, float]) -> None:
+    def __init__(self, part: model.MLP) -> None:
         super().__init__()
-        self.approximate = "tanh" if gelu == "tanh" else "none"
-        self.up = Linear(hidden, width, ("embed", "mlp"), stds[0])
-        self.down = Linear(width, hidden, ("mlp", "embed"), stds[1])
+        self.activation = activations.of(part.activation)
+        leaves = dict(part.matrices())
+        self.up, self.down = Linear(leaves["up"]), Linear(leaves["down"])
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden] -> [..., hidden]"""
-        y: Tensor = self.down(F.gelu(self.up(x), approximate=self.approximate))
+        y: Tensor = self.down(self.activation(self.up(x)))
         return y
 
 
@@ -32,12 +33,13 @@ class Block(nn.Module):
     needs no saved generator state.
     """
 
-    def __init__(self, attention: Attention, feed_forward: FeedForward, norms: tuple[Norm, Norm],
-                 dropouts: tuple[Dropout, Dropout], norm_first: bool) -> None:  # fmt: skip
+    def __init__(self, part: model.Block, number: int) -> None:
+        """`number` is the block's place in the whole model, which its dropouts are told apart by."""
         super().__init__()
-        self.norm_first, self.recompute = norm_first, "none"
-        self.norm1, self.attention, self.dropout1 = norms[0], attention, dropouts[0]
-        self.norm2, self.feed_forward, self.dropout2 = norms[1], feed_forward, dropouts[1]
+        self.norm_first, self.recompute, site = part.norm_first, "none", 3 * number
+        self.norm1, self.attention = Norm(part.norm1), Attention(part.attention, site + 1)
+        self.norm2, self.feed_forward = Norm(part.norm2), FeedForward(part.feed_forward)
+        self.dropout1, self.dropout2 = Dropout(part.drop, site + 2), Dropout(part.drop, site + 3)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""

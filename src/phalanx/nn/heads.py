@@ -2,11 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from phalanx.nn import loss, slots
+from phalanx.nn import activations, loss, slots
 from phalanx.nn.linear import Linear, Slot
 from phalanx.nn.norm import Norm
+from phalanx.spec import leaves
+from phalanx.spec.leaves import Matrix
 
 
 class VocabularyHead(nn.Module):
@@ -15,11 +16,11 @@ class VocabularyHead(nn.Module):
     Of the rows that are here the first `held` are words. A layout that splits them fills `enter` and `columns`.
     """
 
-    def __init__(self, vocab: int, bias: bool) -> None:
+    def __init__(self, part: Matrix) -> None:
         super().__init__()
-        self.axes = ("embed", "vocab")
-        self.held = vocab
-        self.bias = nn.Parameter(torch.zeros(vocab)) if bias else None
+        self.axes = (part.inputs.axis, part.outputs.axis)
+        self.held = part.outputs.size
+        self.bias = nn.Parameter(torch.zeros(self.held)) if part.bias else None
         self.enter: Slot = slots.same
         self.columns = loss.WHOLE
         self.gemm = slots.gemm
@@ -44,15 +45,15 @@ class VocabularyHead(nn.Module):
 class MaskedHead(nn.Module):
     """BERT's masked-language-model head: a transform, then the vocabulary at the masked positions only."""
 
-    def __init__(self, hidden: int, vocab: int, eps: float, std: float, gelu: str) -> None:
+    def __init__(self, transform: Matrix, norm: leaves.Norm, decoder: Matrix, activation: str) -> None:
         super().__init__()
-        self.approximate = "tanh" if gelu == "tanh" else "none"
-        self.transform = Linear(hidden, hidden, ("embed", "transform"), std)
-        self.norm = Norm(hidden, eps)
-        self.decoder = VocabularyHead(vocab, bias=True)
+        self.activation = activations.of(activation)
+        self.transform = Linear(transform)
+        self.norm = Norm(norm)
+        self.decoder = VocabularyHead(decoder)
 
     def _transform(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.norm(F.gelu(self.transform(hidden), approximate=self.approximate))
+        y: Tensor = self.norm(self.activation(self.transform(hidden)))
         return y
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
@@ -69,10 +70,9 @@ class MaskedHead(nn.Module):
 class PairHead(nn.Module):
     """BERT's next-sentence head: tanh pooler over the first token, then two classes."""
 
-    def __init__(self, hidden: int, std: float) -> None:
+    def __init__(self, pooler: Matrix, classifier: Matrix) -> None:
         super().__init__()
-        self.pooler = Linear(hidden, hidden, ("embed", "pooled"), std)
-        self.classifier = Linear(hidden, 2, ("pooled", "classes"), std)
+        self.pooler, self.classifier = Linear(pooler), Linear(classifier)
 
     def pool(self, hidden: Tensor) -> Tensor:
         """hidden [batch, seq, hidden] -> [batch, hidden]"""
@@ -82,3 +82,13 @@ class PairHead(nn.Module):
         """hidden [batch, seq, hidden] -> logits [batch, 2]"""
         logits: Tensor = self.classifier(self.pool(hidden))
         return logits
+
+    def sums(self, name: str, hidden: Tensor, related: Tensor) -> dict[str, Tensor]:
+        """hidden [batch, seq, hidden], related int64 [batch] -> the sum of the loss over related >= 0 as `name`, and
+        how many were right as `name`_correct.
+        """
+        logits = self(hidden)
+        return {
+            name: loss.cross_entropy(logits, related),
+            f"{name}_correct": (logits.argmax(-1) == related).sum(),
+        }

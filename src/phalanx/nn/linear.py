@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phalanx.nn import slots
+from phalanx.spec.leaves import Matrix, Table
 
 Slot = Callable[[Tensor], Tensor]
 
@@ -14,11 +15,11 @@ Slot = Callable[[Tensor], Tensor]
 class Linear(nn.Module):
     """y = leave(gemm(enter(x), W)) + b. `axes` names (input, output); a layout maps them to the mesh."""
 
-    def __init__(self, inputs: int, outputs: int, axes: tuple[str, str], std: float) -> None:
+    def __init__(self, part: Matrix) -> None:
         super().__init__()
-        self.axes, self.std = axes, std
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs))
+        self.axes, self.std = (part.inputs.axis, part.outputs.axis), part.std
+        self.weight = nn.Parameter(torch.empty(part.outputs.stored, part.inputs.size))
+        self.bias = nn.Parameter(torch.empty(part.outputs.size)) if part.bias else None
         self.enter: Slot = slots.same
         self.leave: Slot = slots.same
         self.gemm = slots.gemm
@@ -28,16 +29,17 @@ class Linear(nn.Module):
         x = self.enter(x)
         if self.leave is slots.same:
             return self.gemm(x, self.weight, self.bias)
-        return self.leave(self.gemm(x, self.weight)) + self.bias
+        y = self.leave(self.gemm(x, self.weight))
+        return y if self.bias is None else y + self.bias  # after the sum over ranks, or it would count once for each
 
 
 class Embedding(nn.Module):
     """Rows of a table. `start` is the first row held here: rows held elsewhere count as zero until `leave` sums."""
 
-    def __init__(self, rows: int, hidden: int, axes: tuple[str, str], std: float) -> None:
+    def __init__(self, part: Table) -> None:
         super().__init__()
-        self.axes, self.std, self.start = axes, std, 0
-        self.weight = nn.Parameter(torch.empty(rows, hidden))
+        self.axes, self.std, self.start = (part.rows.axis, part.hidden.axis), part.std, 0
+        self.weight = nn.Parameter(torch.empty(part.rows.stored, part.hidden.size))
         self.leave: Slot = slots.same
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -1,19 +1,24 @@
-"""Layer norm in fp32: its statistics are the part of a transformer that half precision hurts most."""
+"""Norms in fp32: their statistics are the part of a transformer that half precision hurts most."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from phalanx.spec import leaves
+
 
 class Norm(nn.Module):
-    """Layer norm over the last dim."""
+    """Layer norm, or root-mean-square norm (arXiv 1910.07467), over the last dim."""
 
-    def __init__(self, hidden: int, eps: float) -> None:
+    def __init__(self, part: leaves.Norm) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.empty(hidden))
-        self.bias = nn.Parameter(torch.empty(hidden))
+        self.eps, self.centred = part.eps, part.kind == "layer"
+        self.weight = nn.Parameter(torch.empty(part.dim.size))
+        self.bias = nn.Parameter(torch.empty(part.dim.size)) if part.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden] -> float32 [..., hidden]"""
-        return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps)
+        if self.centred:
+            return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps)
+        y = F.rms_norm(x.float(), x.shape[-1:], self.weight, self.eps)
+        return y if self.bias is None else y + self.bias

@@ -1,18 +1,16 @@
 """The stack that GPT and BERT share: embeddings, blocks, final norm."""
 
-import math
-
 from torch import Tensor, nn
 
-from phalanx.config import ModelConfig
 from phalanx.nn import slots
-from phalanx.nn.attention import Attention, Context
+from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
-from phalanx.nn.block import Block, FeedForward
+from phalanx.nn.block import Block
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.line import Line
 from phalanx.nn.linear import Embedding, Slot
 from phalanx.nn.norm import Norm
+from phalanx.spec import model
 
 
 class Embeddings(nn.Module):
@@ -20,19 +18,19 @@ class Embeddings(nn.Module):
 
     `rows` lets a layout that splits the residual stream take its positions."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, part: model.Embeddings, positions: int) -> None:
         super().__init__()
-        hidden, std = config.hidden, config.init_std
-        self.positions = config.positions
-        self.token = Embedding(config.padded_vocab, hidden, ("vocab", "embed"), std)
-        self.position = Embedding(config.positions, hidden, ("position", "embed"), std)
-        self.segment = Embedding(config.segments, hidden, ("segment", "embed"), std) if config.segments else None
-        self.norm = None if config.norm_first else Norm(hidden, config.norm_eps)
-        self.dropout = Dropout(config.dropout, 0)
+        self.positions = positions
+        self.token = Embedding(part.token)
+        self.position = Embedding(part.position) if part.position else None
+        self.segment = Embedding(part.segment) if part.segment else None
+        self.norm = Norm(part.norm) if part.norm else None
+        self.dropout = Dropout(part.drop, 0)
         self.rows: Slot = slots.same
 
     def forward(self, batch: Batch) -> Tensor:
         """-> float32 [batch, seq, hidden]"""
+        assert self.position is not None, "only the whole table looks tokens up"
         place = self.position(self.rows(batch.index) % self.positions)
         if self.segment is not None and batch.segment is not None:
             place = place + self.segment(self.rows(batch.segment))
@@ -44,19 +42,19 @@ class Embeddings(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings, blocks by number, final norm in pre-LN models: the residual stream.
+    """Embeddings, blocks by number, final norm in pre-LN models: the residual stream of a model or of a stage.
 
     A layout that splits the stream puts it together again in `leave`; one that splits the sequence of every batch lets
     `everywhere` collect what the mask needs of the keys, or does without (`masked`) where attention makes its own. A
     pipeline's stage lacks what is not its own. Where all is here, padding may be left out (`lined`).
     """
 
-    def __init__(self, config: ModelConfig, causal: bool) -> None:
+    def __init__(self, spec: model.Spec) -> None:
         super().__init__()
-        self.causal = causal
-        self.embeddings: Embeddings | None = Embeddings(config)
-        self.blocks = nn.ModuleDict({str(layer): _block(config, layer) for layer in range(config.layers)})
-        self.norm = Norm(config.hidden, config.norm_eps) if config.norm_first else None
+        self.causal = spec.causal
+        self.embeddings = Embeddings(spec.embeddings, spec.positions) if spec.embeddings else None
+        self.blocks = nn.ModuleDict({str(number): Block(part, number) for number, part in spec.numbered()})
+        self.norm = Norm(spec.norm) if spec.norm else None
         self.leave: Slot = slots.same
         self.everywhere: Slot = slots.same
         self.masked = True
@@ -91,13 +89,3 @@ class Transformer(nn.Module):
             past = (batch.index[:, :, None] >= self.everywhere(batch.index)[:, None, :])[:, None]
             mask = past if mask is None else mask & past
         return Context(batch.index, batch.key, mask, self.causal, documents)
-
-
-def _block(config: ModelConfig, layer: int) -> Block:
-    hidden, std, site = config.hidden, config.init_std, 3 * layer
-    stds = std, std / math.sqrt(2 * config.layers)
-    attention = Attention(hidden, config.heads, config.attention_dropout, stds, site + 1)
-    feed_forward = FeedForward(hidden, config.ffn or 4 * hidden, config.gelu, stds)
-    norms = Norm(hidden, config.norm_eps), Norm(hidden, config.norm_eps)
-    dropouts = Dropout(config.dropout, site + 2), Dropout(config.dropout, site + 3)
-    return Block(attention, feed_forward, norms, dropouts, config.norm_first)

@@ -1,7 +1,7 @@
 """A model laid out over a mesh: everything that a trainer has to do for it and would not do for one process.
 
-Each rank builds the model without memory, cuts it down to its stages and its share of every layer, and only then fills
-what is left, by global coordinates: nobody ever holds the whole.
+Each rank builds its stages without memory, cuts them down to its share of every layer, and only then fills what is
+left, by global coordinates: nobody ever holds the whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from phalanx.config import Config
 from phalanx.nn.batch import Batch
 from phalanx.nn.init import Piece, initialise
+from phalanx.nn.model import Model
 from phalanx.parallel import context, data, division, stages
 from phalanx.parallel.mesh import Mesh
 from phalanx.parallel.parameters import Local, Parameters
 from phalanx.parallel.shard import Part, shard
 from phalanx.parallel.stages import Objective, Pipeline, Stage, Sums
+from phalanx.spec import partition
+from phalanx.spec.model import WORDS, Spec
 
 
 class Piped(nn.Module):
@@ -34,20 +37,20 @@ class Piped(nn.Module):
 
 
 class Layout:
-    """`build` makes the model on the current device; `prepare` does to it what the run wants (precision, compile);
-    within `memory`, which a trace has none of, its weights come to be, and nobody writes them."""
+    """`spec` says what the model is; `prepare` does to a stage of it what the run wants (precision, compile); within
+    `memory`, which a trace has none of, its weights come to be, and nobody writes them."""
 
-    def __init__(self, config: Config, mesh: Mesh, build: Callable[[], nn.Module], prepare: Callable[[nn.Module], None],
+    def __init__(self, config: Config, mesh: Mesh, spec: Spec, prepare: Callable[[nn.Module], None],
                  memory: AbstractContextManager[object] | None = None) -> None:  # fmt: skip
-        self.config, self.mesh, self.device = config, mesh, torch.device(config.train.device)
+        self.config, self.mesh, self.spec, self.device = config, mesh, spec, torch.device(config.train.device)
         self.stages: list[Stage] = []
         self.locals: dict[str, Local] = {}
         count, sequence = division.stages_of(config.layout), config.layout.sequence_parallel
         parts: list[dict[str, Part]] = []
+        spread = division.spread(config.model, count)
         for number in division.numbers(config.layout, mesh.pp.rank):
             with torch.device("meta"):
-                model = build()
-            stages.cut(model, config.model, number, count)
+                model = Model(partition.stage(spec, number, spread))
             parts.append(shard(model, mesh.tp, sequence))
             context.fill(model, mesh.cp, config.layout.context)
             prepare(model)
@@ -111,9 +114,8 @@ class Layout:
                 local.tensor.grad = None if grad is None else data.local(grad)
             if local.tensor.grad is None:  # unused: between replicas zeros are summed, so zeros everywhere
                 local.tensor.grad = torch.zeros_like(local.tensor)
-        if self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
-            words = (local.tensor for name, local in self.locals.items() if name.endswith(stages.WORDS))
-            stages.tie(next(words, None), self.mesh.pp)
+        if self.spec.tied and self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
+            stages.tie(self.parameters.get(WORDS), self.mesh.pp)
         lacking = [local.tensor.grad for local in locals if local.partial and local.tensor.grad is not None]
         if lacking:
             flat = torch.cat([grad.flatten() for grad in lacking])
@@ -161,7 +163,7 @@ class Layout:
                 offset = (part.offset[0] + min(rows, source.shape[0]), *part.offset[1:])
             alike = 1 if part.split else mesh.tp.size
             copies = alike * mesh.data.size // (mesh.shards.size if self.sharded else 1)
-            twin = stage.last and not stage.first and name.endswith(stages.WORDS)
+            twin = stage.last and not stage.first and name == WORDS
             pieces[name] = Piece(tensor.data, offset)
             self.locals[name] = Local(tensor, source, part.shape, offset, part.partial, twin, alike, copies)
         if write:

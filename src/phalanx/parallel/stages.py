@@ -1,4 +1,4 @@
-"""Pipeline parallelism: stages cut from the model, run by the schedules of torch.distributed.pipelining.
+"""Pipeline parallelism: stages of the model, run by the schedules of torch.distributed.pipelining.
 
 Stage 0 has the embeddings, the last one the final norm, the heads and a copy of the word embedding, which the head
 multiplies by. Between stages the residual stream travels; everything else of a micro-batch (coordinates, labels) every
@@ -12,39 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from phalanx.config import LayoutConfig, ModelConfig
+from phalanx.config import LayoutConfig
 from phalanx.nn import slots
 from phalanx.nn.batch import Batch
 from phalanx.nn.transformer import Transformer
 from phalanx.parallel import division
 from phalanx.parallel.mesh import Axis
 
-WORDS = "embeddings.token.weight"  # the name's end of what the first stage and the last both hold
-
 Sums = dict[str, Tensor]
 Objective = Callable[[Sums], Tensor]
-
-
-def cut(model: nn.Module, config: ModelConfig, stage: int, stages: int) -> None:
-    """Take from a whole model (on the meta device) what is not of this stage."""
-    transformer = next(child for child in model.children() if isinstance(child, Transformer))
-    blocks = division.spread(config, stages)
-    first = sum(blocks[:stage])
-    for number in range(config.layers):
-        if not first <= number < first + blocks[stage]:
-            del transformer.blocks[str(number)]
-    last = stage == stages - 1
-    if stage and last:
-        assert transformer.embeddings is not None
-        for name in [name for name, _ in transformer.embeddings.named_children() if name != "token"]:
-            setattr(transformer.embeddings, name, None)
-    elif stage:
-        transformer.embeddings = None
-    if not last:
-        transformer.norm = None
-        for name, child in list(model.named_children()):
-            if child is not transformer:
-                setattr(model, name, None)
 
 
 class Stage(nn.Module):

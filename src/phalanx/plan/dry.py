@@ -6,7 +6,7 @@ from pathlib import Path
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.sizes import PRETRAINING
+from phalanx.models.family import family as family_of
 from phalanx.plan.cluster import Cluster
 from phalanx.run.folder import RunFolder
 from phalanx.train.lay_out import lay_out, processes_of
@@ -40,7 +40,7 @@ def rehearse(name: str, overrides: Sequence[str], processes: int = 0, cluster: C
 def _described(config: Config) -> None:
     """InputError for what the planner would take for something else."""
     family, task = config.model.family, config.task
-    if PRETRAINING.get(family) == task and not config.model.head:
+    if task == family_of(family).TASK and not config.model.head:
         return
     named = f"model.head={config.model.head}" if config.model.head else f"task={task} with model.family={family}"
     raise InputError(

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from phalanx import registry
 from phalanx.config import Config
-from phalanx.models.build import family, make
+from phalanx.models.family import spec_of
 from phalanx.nn import pieces, random
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
@@ -80,7 +80,7 @@ def trace(
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with _pretending(processes, rank):
         mesh = make_mesh(config.layout, torch.device("cpu"))
-        layout = Layout(config, mesh, partial(make, config.model), partial(_prepare, config), fake)
+        layout = Layout(config, mesh, spec_of(config.model), partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
         limits, whole = (mock.patch.dict(pieces.LIMITS, cpu=limit) for limit in (pieces.LIMITS[device], _ONE_PIECE))
@@ -121,7 +121,7 @@ def take_stock(
 
 def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: Ledger) -> None:
     """As the trainer does it."""
-    losses = family(config.model.family).LOSSES
+    losses = spec_of(config.model).losses
     batch = layout.batch(_batch(config))
     counts = layout.counts(losses, {name: torch.ones((), dtype=torch.int64) for name in losses})
     size = config.layout.micro_batch

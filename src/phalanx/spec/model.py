@@ -174,13 +174,20 @@ class Embeddings(Part):
 class Head(Part):
     """What stands on the stack and gives one loss: leaves by their paths in the model, in the order of computation.
 
-    An `activation` follows the first of several leaves. A head of fine-tuning drops some of what its last leaf reads.
+    An `activation` follows the first of several leaves. A head of fine-tuning drops some of what its last leaf reads;
+    where it chooses between `candidates`, so many rows in turn belong to one question.
     """
 
     loss: str
     chain: tuple[tuple[str, Leaf], ...]
     activation: Activation | Literal["tanh", ""] = ""
     drop: float = 0.0
+    candidates: int = 0
+
+    @property
+    def name(self) -> str:
+        """The attribute of the model that holds its module."""
+        return self.chain[0][0].partition(".")[0]
 
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
         """Yield its leaves by their paths in the model."""
@@ -206,12 +213,16 @@ class Spec(Part):
         """Yield embeddings, blocks by number, the final norm and the leaves of the heads."""
         if self.embeddings:
             yield "transformer.embeddings", self.embeddings
-        for number, block in enumerate(self.blocks, self.first):
+        for number, block in self.numbered():
             yield f"transformer.blocks.{number}", block
         if self.norm:
             yield "transformer.norm", self.norm
         for head in self.heads:
             yield from head.chain
+
+    def numbered(self) -> Iterator[tuple[int, Block]]:
+        """Yield its blocks with their numbers in the whole model."""
+        return enumerate(self.blocks, self.first)
 
     @property
     def causal(self) -> bool:

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
-from phalanx.models.build import family
+from phalanx.models.family import spec_of
 from phalanx.parallel import meeting, processes
 from phalanx.run.comparison import Comparison, Point
 from phalanx.run.folder import RunFolder
@@ -115,8 +115,8 @@ def _possible(config: Config) -> None:
     if meeting.world() == 1:
         raise InputError("one process has nothing to compare; name a layout, as layout.tp=2, or --procs 2")
     model, have = config.model, _memory(torch.device(config.train.device))
-    count = family(model.family).parameters_of
-    need = [16 * count(model.model_copy(update={"layers": n + 1})) for n in range(model.layers)]
+    deeper = (model.model_copy(update={"layers": n + 1}) for n in range(model.layers))
+    need = [16 * spec_of(each).elements for each in deeper]
     if need[-1] > have:
         fits = sum(size < have / 2 for size in need)
         advice = f"model.layers={fits} would do" if fits else "take a smaller model.preset"

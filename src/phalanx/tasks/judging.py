@@ -17,7 +17,7 @@ from phalanx.data.source import Array, Source
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.abilities import refusal
-from phalanx.models.build import make
+from phalanx.models.family import spec_of
 from phalanx.parallel import meeting, processes
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import Mesh, make_mesh
@@ -97,7 +97,7 @@ def judging(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iter
 def _loaded(folder: RunFolder, config: Config, tokenizer: Tokenizer, best: bool) -> Judged:
     device = torch.device(config.train.device)
     mesh, fill = make_mesh(config.layout, device), partial(gemm.fill, dtype=config.precision.dtype, device=device)
-    layout = Layout(config, mesh, partial(make, config.model), fill)
+    layout = Layout(config, mesh, spec_of(config.model), fill)
     weights = {"model": state.capture_weights(layout.parameters, [])["model"]}
     group = dist.new_group(backend="gloo", group_desc="loading") if mesh.world.size > 1 else None
     restored = Checkpointer(folder, group=group).load(

@@ -18,7 +18,7 @@ from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
-from phalanx.models.build import family
+from phalanx.models.family import spec_of
 from phalanx.parallel import meeting, processes
 from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder
@@ -161,8 +161,7 @@ def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     prints = _fingerprints(config)  # compares their checksums
 
     losses = task.losses
-    known = (config.model.head,) if config.model.head else family(config.model.family).LOSSES
-    if not set(losses) <= set(known):
+    if not set(losses) <= set(spec_of(config.model).losses):
         raise InputError(
             f"task={config.task} is about {losses[0]}, model.family={config.model.family} is not; change one"
         )

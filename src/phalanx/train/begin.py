@@ -6,7 +6,7 @@ from torch.optim import Optimizer
 
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.build import make
+from phalanx.models.family import spec_of
 from phalanx.parallel.parameters import Parameters
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
@@ -38,8 +38,7 @@ def _whole(config: Config, parameters: Parameters, optimizers: list[Optimizer], 
 def _body(config: Config, parameters: Parameters, other: Checkpointer) -> str:
     """The best weights, as far as the model has them too. BERT's pooler was taught by the question about pairs."""
     there, init = other.shapes("model", best=True), config.train.init
-    with torch.device("meta"):
-        shapes = {name: tuple(parameter.shape) for name, parameter in make(config.model).named_parameters()}
+    shapes = {parameter.name: parameter.shape for parameter in spec_of(config.model).parameters()}
     names = {}
     for name, shape in shapes.items():
         theirs = name if name in there else name.replace("answer.pooler.", "pair.pooler.")

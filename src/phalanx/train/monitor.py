@@ -6,11 +6,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from phalanx.config import Config
-from phalanx.models.build import family, flops_per_token
+from phalanx.models.family import spec_of
 from phalanx.precision.gemm import NUMBERS
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.run.verdict import judge
+from phalanx.spec.costs import flops_per_token
 from phalanx.train.console import Console
 from phalanx.train.crowd import Crowd
 from phalanx.train.metrics import Metrics, Throughput, memory_gib
@@ -51,7 +52,7 @@ class Monitor:
         self.config, self.folder, self.processes = config, folder, processes
         self.device = torch.device(config.train.device)
         self.console = Console(config.train.steps, config.log.print_every, folder.path.name, quiet)
-        self.flops = flops_per_token(config.model, config.data.sequence)
+        self.flops = flops_per_token(spec_of(config.model), config.data.sequence)
         self.seen = 0
 
     @contextmanager
@@ -65,7 +66,7 @@ class Monitor:
             self.rate = Throughput(self.metrics.last.get("seconds", 0.0))
             alone = self.device.type == "cpu" and self.processes == 1  # ranks crowd each other by their layout
             self.crowd = Crowd(torch.get_num_threads()) if alone else None
-            parameters = family(self.config.model.family).parameters_of(self.config.model)
+            parameters = spec_of(self.config.model).elements
             self.metrics.start({
                 "parameters": parameters, "device": self.device.type, "dtype": self.config.precision.dtype,
                 "threads": torch.get_num_threads(), "compile": self.config.train.compile, "peak_flops": self.peak,

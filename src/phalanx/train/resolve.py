@@ -11,8 +11,9 @@ import torch
 from phalanx.config import Config, DataConfig
 from phalanx.data.tokenize import BUNDLED
 from phalanx.errors import InputError
-from phalanx.models.build import flops_per_token
+from phalanx.models.family import spec_of
 from phalanx.precision import gemm
+from phalanx.spec.costs import flops_per_token
 from phalanx.train.lay_out import lay_out
 from phalanx.train.schedule import batch_size
 from phalanx.train.settle import settle
@@ -66,5 +67,5 @@ def _compile(config: Config) -> str:
     if config.train.device == "cpu" and config.model.head:
         return "off"  # most of such rows is padding, which only blocks that are not compiled leave out there
     sequences = config.train.steps * batch_size(config.train.steps, config.train)
-    work = sequences * config.data.sequence * flops_per_token(config.model, config.data.sequence)
+    work = sequences * config.data.sequence * flops_per_token(spec_of(config.model), config.data.sequence)
     return "on" if compiler and work > _COMPILE_FLOPS[config.train.device] else "off"

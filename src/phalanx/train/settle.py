@@ -6,7 +6,7 @@ from typing import Any
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.sizes import check, with_preset
+from phalanx.models.family import check, with_preset
 from phalanx.train.schedule import check_schedule
 
 

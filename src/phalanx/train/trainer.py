@@ -7,7 +7,6 @@ the number, so a run that was stopped and resumed is the run that was not.
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.build import make
+from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.parallel.layout import Layout
@@ -50,7 +49,7 @@ class Trainer:
         keep_freed()
         self.mesh = make_mesh(config.layout, self.device)
         self.loader = Loader(task, config, self.mesh.dp)
-        self.layout = Layout(config, self.mesh, partial(make, config.model), self._prepare)
+        self.layout = Layout(config, self.mesh, spec_of(config.model), self._prepare)
         self.model, self.parameters = self.layout.module, self.layout.parameters
         self.optimizers = registry.OPTIMIZERS.find(config.optim.name)(self.parameters, config.optim)
         self.guard = Guard(config.train.max_bad_steps)

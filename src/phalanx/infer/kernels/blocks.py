@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
+from phalanx.convert.names import split_heads
 from phalanx.infer.cache import Cache, New
 from phalanx.infer.kernels.compiled import functions
-from phalanx.models.names import split_heads
 from phalanx.nn.attention import Context
 from phalanx.nn.linear import Linear
 

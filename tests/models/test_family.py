@@ -1,11 +1,13 @@
-"""Parameter counts of every preset against published ones, and the closed form against built models."""
+"""Parameter counts of every preset against published ones, and the description against built models."""
 
 import pytest
 import torch
 from torch import nn
 
 from phalanx.config import ModelConfig
-from phalanx.models import build, sizes
+from phalanx.models import build
+from phalanx.models import family as families
+from phalanx.models.family import spec_of
 
 PUBLISHED = [
     ("gpt2", "124m", 50257, 124_439_808),
@@ -28,21 +30,21 @@ PUBLISHED = [
     ("bert", "megatron-3.9b", 30592, 3_869_260_674),
 ]
 
-PRESETS = [(name, preset) for name in ("gpt2", "bert") for preset in build.family(name).PRESETS]
+PRESETS = [(name, preset) for name in ("gpt2", "bert") for preset in families.family(name).PRESETS]
 
 
 def config_of(family: str, preset: str, vocab: int) -> ModelConfig:
-    return ModelConfig(**sizes.with_preset({"family": family, "preset": preset, "vocab": vocab}))
+    return ModelConfig(**families.with_preset({"family": family, "preset": preset, "vocab": vocab}))
 
 
 def on_meta(config: ModelConfig) -> nn.Module:
     with torch.device("meta"):
-        return build.family(config.family)(config)
+        return build.make(config)
 
 
 @pytest.mark.parametrize(("family", "preset", "vocab", "count"), PUBLISHED)
-def test_closed_form_is_the_published_count(family: str, preset: str, vocab: int, count: int) -> None:
-    assert build.family(family).parameters_of(config_of(family, preset, vocab)) == count
+def test_the_count_is_the_published_one(family: str, preset: str, vocab: int, count: int) -> None:
+    assert spec_of(config_of(family, preset, vocab)).elements == count
 
 
 def test_every_large_preset_is_published() -> None:
@@ -51,25 +53,25 @@ def test_every_large_preset_is_published() -> None:
 
 
 @pytest.mark.parametrize(("family", "preset"), PRESETS)
-def test_built_model_has_the_closed_form_and_padding(family: str, preset: str) -> None:
+def test_a_built_model_has_that_count_and_padding(family: str, preset: str) -> None:
     config = config_of(family, preset, 30522)
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())
     padding = (config.padded_vocab - config.vocab) * config.hidden
     assert padding == 70 * config.hidden
-    assert built - padding == build.family(family).parameters_of(config)
+    assert built - padding == spec_of(config).elements
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
-def test_closed_form_of_an_odd_shape(family: str) -> None:
+def test_the_count_of_an_odd_shape(family: str) -> None:
     config = ModelConfig(
         family=family, layers=3, hidden=40, heads=5, ffn=56, positions=12, vocab=77, segments=2 * (family == "bert")
     )
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())
-    assert built - (128 - 77) * 40 == build.family(family).parameters_of(config)
+    assert built - (128 - 77) * 40 == spec_of(config).elements
 
 
 def test_own_keys_override_the_preset() -> None:
-    section = sizes.with_preset({"family": "bert", "preset": "large", "layers": 3})
+    section = families.with_preset({"family": "bert", "preset": "large", "layers": 3})
     assert (section["layers"], section["hidden"]) == (3, 1024)
 
 
