@@ -31,6 +31,8 @@ def main() -> int:
         return 0
 
     jobs = [job for job in JOBS if fnmatch(job.name, asked.only)]
+    if not jobs:
+        parser.error(f"no job is called {asked.only}")
     try:
         with _folder(asked.keep) as folder:
             pair = make(asked.commit, folder)

@@ -35,6 +35,7 @@ LAYOUTS = (
     "gpt2-774m layout.cp=4 layout.context=ring layout.dp=2 layout.shard=zero3",
     "gpt2-1.5b layout.pp=4 layout.schedule=interleaved layout.chunks=3 layout.micro_batch=1 layout.dp=2",
     "gpt2-124m layout.tp=2 layout.dp=2 optim.name=muon",
+    "gpt2-124m layout.tp=2 optim.name=muon model.ffn=2048",
     "bert-base layout.tp=2 layout.dp=4 layout.recompute=attention",
     "bert-base layout.cp=2 layout.dp=2",
     "bert-large-phase1 layout.tp=4 layout.dp=2 layout.shard=zero3",

@@ -138,7 +138,7 @@ CURVES = [
 
 QUICK_PLANS = (  # of which there are fixtures
     "gpt-tiny --gpus 1 --cluster laptop",
-    "gpt-tiny --gpus 4 optim.name=muon",
+    "gpt-tiny --gpus 4 optim.name=muon model.ffn=512",
     "gpt-wikitext2 --gpus 4",
     "gpt2-124m --gpus 1 --cluster t4",
     "gpt2-124m --gpus 8",
