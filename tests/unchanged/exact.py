@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from phalanx.models.sizes import GPT2, Bert, with_preset
 from safetensors import safe_open
 from torch import Tensor
 from typer.testing import CliRunner
 
+from phalanx import registry
 from phalanx.cli.app import app
 from phalanx.config import ModelConfig
 from phalanx.models.build import build, make
@@ -66,10 +66,9 @@ def parameters() -> Iterator[str]:
     for name, config in _models().items():
         yield name
         yield from (f"  {line}" for line in _shapes(config))
-    for family, kind in ("gpt2", GPT2), ("bert", Bert):
-        for preset in kind.PRESETS:
-            config = ModelConfig(**with_preset({"family": family, "preset": preset, "vocab": 50257}))
-            lines = list(_shapes(config))
+    for family in ("gpt2", "bert"):
+        for preset, section in registry.MODELS.find(family).PRESETS.items():
+            lines = list(_shapes(ModelConfig(family=family, vocab=50257, **section)))
             yield f"{family} {preset}: {len(lines)} parameters, {_digest(chr(10).join(lines).encode())}"
 
 
@@ -78,9 +77,10 @@ def weights() -> Iterator[str]:
     for name, config in _models().items():
         yield name
         yield from _told(_state(config))
-    for family, size in ("gpt2", {"layers": 4, "hidden": 192, "heads": 4}), ("bert", {"preset": "tiny"}):
-        config = ModelConfig(**with_preset({"family": family, "vocab": 4096, **size}))
-        yield f"{family} {size}: {_digest(''.join(_told(_state(config))).encode())}"
+    for family, preset, layers in ("gpt2", "124m", 1), ("bert", "tiny", 2):
+        section = {**registry.MODELS.find(family).PRESETS[preset], "layers": layers}
+        state = _state(ModelConfig(family=family, vocab=4096, **section))
+        yield f"{family} {preset}, {layers} layers: {_digest(''.join(_told(state)).encode())}"
 
 
 def _state(config: ModelConfig) -> Mapping[str, Tensor]:
