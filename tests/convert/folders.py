@@ -1,18 +1,22 @@
 """Model folders of other programs' making, small enough to be damaged in thousands of ways."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import models
+from torch import Tensor
 
 from phalanx.config import Config, DataConfig, ExamplesConfig, ModelConfig
-from phalanx.convert.config_json import facts_of
-from phalanx.convert.huggingface import NAMES
+from phalanx.convert.config_json import facts_of, form_of
+from phalanx.convert.linked import Linked, exported, imported
 from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, word_piece
 from phalanx.data.tokenize import Tokenizer
 from phalanx.models.build import build
+from phalanx.models.family import spec_of
+from phalanx.spec.links import bare, links
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIECES = [*BERT_SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *".,?!'-0123456789"]
@@ -42,12 +46,26 @@ def config_of(kind: str) -> Config:
     return Config(task=task, model=model, data=DataConfig(sequence=model.positions), examples=examples)
 
 
+def to_hugging_face(state: Mapping[str, Tensor], model: ModelConfig) -> Linked:
+    """A model's weights under Hugging Face's names."""
+    return exported(links(spec_of(model), form_of(model, "the model")[1].names), state)
+
+
+def from_hugging_face(state: Mapping[str, Tensor], model: ModelConfig) -> Linked:
+    """A model's weights of those of Hugging Face's class, or of its stack alone; of what is not there, none."""
+    names = form_of(model, "the model")[1].names
+    for known in names, bare(names):
+        found = [link for link in links(spec_of(model), known) if link.theirs.name in state]
+        if found:
+            return imported(found, state)
+    raise AssertionError("not one tensor has a place")
+
+
 def write_folder(folder: Path, kind: str) -> None:
     """A whole folder, as `from_pretrained` takes it: config.json, model.safetensors, tokenizer.json."""
     folder.mkdir()
     model, tokenizer = MODELS[kind], tokenizer_of(kind)
     state = build(model, 1, torch.device("cpu")).state_dict()
-    tensors = {name: tensor.clone() for name, tensor in NAMES[model.family].to_hugging_face(state, model)}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    save_file(dict(to_hugging_face(state, model)), folder / "model.safetensors", {"format": "pt"})
     tokenizer.save(folder / "tokenizer.json")
     (folder / "config.json").write_text(json.dumps(facts_of(config_of(kind), tokenizer)))

@@ -328,7 +328,7 @@ def test_names_and_files_are_gone_through_once(hostile: Hostile, monkeypatch: py
             return super().__iter__()
 
     names = Names({f"name{n}": torch.zeros(1) for n in range(9)})
-    assert len(huggingface._unused(hostile.folder, names, {})) == 9  # type: ignore[arg-type]
+    assert len(huggingface._unused(hostile.folder, names, set(), {}, ())) == 9
     assert names.walks <= 2
 
 

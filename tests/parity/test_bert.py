@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForPreTraining
 
 from phalanx.config import ModelConfig
-from phalanx.convert import bert
 from phalanx.models.build import make
 from phalanx.nn.model import Model
 from tests.batches import batch_of
+from tests.convert.folders import from_hugging_face, to_hugging_face
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 POST = {"family": "bert", "segments": 2, "norm_first": False, "gelu": "erf", "dropout": 0}
@@ -82,7 +82,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     config = request.param
     theirs = hugging_face(config)
     ours = make(config)
-    ours.load_state_dict(dict(bert.from_hugging_face(theirs.state_dict(), config)))
+    ours.load_state_dict(dict(from_hugging_face(theirs.state_dict(), config)))
     shape = 4, config.positions
     tokens, segment = torch.randint(config.vocab, shape), torch.randint(config.segments, shape)
     lengths = torch.tensor([config.positions, 5, 9, config.positions - 1])
@@ -113,7 +113,7 @@ def test_losses_and_every_gradient(case: Case) -> None:
     (mlm + nsp).backward()
     (expected_mlm + expected_nsp).backward()
     ours = {name: p.grad for name, p in case.ours.named_parameters()}
-    mapped = dict(bert.to_hugging_face(ours, case.config))
+    mapped = dict(to_hugging_face(ours, case.config))
     for name, parameter in case.theirs.named_parameters():
         torch.testing.assert_close(mapped[name], parameter.grad, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
     assert ours["transformer.embeddings.token.weight"][case.config.vocab :].count_nonzero() == 0
@@ -147,7 +147,7 @@ def test_correct_is_counted_in_evaluation(case: Case) -> None:
 
 
 def test_weights_there_and_back_are_bit_equal(case: Case) -> None:
-    back = dict(bert.to_hugging_face(case.ours.state_dict(), case.config))
+    back = dict(to_hugging_face(case.ours.state_dict(), case.config))
     original = {name: tensor for name, tensor in case.theirs.state_dict().items() if "position_ids" not in name}
     tied = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
     assert back.keys() == original.keys() - tied
@@ -174,7 +174,7 @@ def test_published_model(data_dir: Path) -> None:
     )
     weights = {name: torch.from_numpy(array) for name, array in np.load(folder / "weights.npz").items()}
     model = make(config).eval()
-    missing, unexpected = model.load_state_dict(dict(bert.from_hugging_face(weights, config)), strict=False)
+    missing, unexpected = model.load_state_dict(dict(from_hugging_face(weights, config)), strict=False)
     assert not unexpected
     assert all(name.startswith(("masked.", "pair.classifier.")) for name in missing)
 

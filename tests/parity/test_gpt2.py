@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from phalanx.config import ModelConfig
-from phalanx.convert import gpt2
 from phalanx.models.build import make
 from phalanx.nn.model import Model
 from tests.batches import batch_of
+from tests.convert.folders import from_hugging_face, to_hugging_face
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -49,7 +49,7 @@ def hugging_face(config: ModelConfig) -> GPT2LMHeadModel:
 
 def ours_from(theirs: GPT2LMHeadModel, config: ModelConfig) -> Model:
     model = make(config)
-    model.load_state_dict(dict(gpt2.from_hugging_face(theirs.state_dict(), config)))
+    model.load_state_dict(dict(from_hugging_face(theirs.state_dict(), config)))
     return model.eval()
 
 
@@ -71,7 +71,7 @@ def shifted(tokens: Tensor) -> Tensor:
 
 def assert_same_gradients(model: Model, theirs: GPT2LMHeadModel, config: ModelConfig) -> None:
     ours = {name: p.grad for name, p in model.named_parameters()}
-    mapped = dict(gpt2.to_hugging_face(ours, config))
+    mapped = dict(to_hugging_face(ours, config))
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(mapped[name], parameter.grad, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
     padding = ours["transformer.embeddings.token.weight"][config.vocab :]
@@ -127,7 +127,7 @@ def test_correct_is_counted_in_evaluation(pair: tuple[GPT2LMHeadModel, Model, Mo
 
 def test_weights_there_and_back_are_bit_equal(pair: tuple[GPT2LMHeadModel, Model, ModelConfig]) -> None:
     theirs, model, config = pair
-    back = dict(gpt2.to_hugging_face(model.state_dict(), config))
+    back = dict(to_hugging_face(model.state_dict(), config))
     original = theirs.state_dict()
     tied = {"lm_head.weight"}
     assert back.keys() == original.keys() - tied
@@ -149,7 +149,7 @@ def tiny(data_dir: Path) -> tuple[Model, dict[str, Tensor], ModelConfig]:
     )
     weights = {name: torch.from_numpy(array) for name, array in np.load(folder / "weights.npz").items()}
     model = make(config)
-    model.load_state_dict(dict(gpt2.from_hugging_face(weights, config)))
+    model.load_state_dict(dict(from_hugging_face(weights, config)))
     expected = {name: torch.from_numpy(np.asarray(array)) for name, array in np.load(folder / "expected.npz").items()}
     return model.eval(), expected, config
 

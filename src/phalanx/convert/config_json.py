@@ -1,57 +1,34 @@
 """A Hugging Face folder's config.json as a model, and a run's model as a config.json.
 
-A post-LN BERT is Hugging Face's `bert`, a pre-LN one its `megatron-bert`.
+What is particular to a model_type stands in its family's file; here is what all have in common, the fine-tuned heads
+among it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from phalanx import registry
 from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint, short
-from phalanx.models.family import check, family
+from phalanx.models.family import check, family, hugging_face, spec_of
+from phalanx.models.hugging_face import HuggingFace
 
-FAMILIES = {"gpt2": "gpt2", "bert": "bert", "megatron-bert": "bert"}  # by model_type
-ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "bert": "BertForPreTraining"}
-HEADS = {  # of a fine-tuned BERT
-    "classes": "BertForSequenceClassification", "value": "BertForSequenceClassification",
-    "span": "BertForQuestionAnswering", "choice": "BertForMultipleChoice", "tokens": "BertForTokenClassification",
-}  # fmt: skip
-MEGATRON = "Megatron"  # before the name of a class for a pre-LN BERT
 FORMS: dict[str, Any] = {"span": "squad", "choice": "race", "tokens": "tags"}  # of the files that such a run reads
 CANDIDATES = 4  # of a question, where config.json does not say
-GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "erf"}
-_GPT2 = {
-    "vocab": "vocab_size", "positions": "n_positions", "hidden": "n_embd", "layers": "n_layer", "heads": "n_head",
-    "ffn": "n_inner", "norm_eps": "layer_norm_epsilon", "dropout": "resid_pdrop", "attention_dropout": "attn_pdrop",
-    "init_std": "initializer_range",
-}  # fmt: skip
-_BERT = {
-    "vocab": "vocab_size", "positions": "max_position_embeddings", "hidden": "hidden_size",
-    "layers": "num_hidden_layers", "heads": "num_attention_heads", "ffn": "intermediate_size",
-    "segments": "type_vocab_size", "norm_eps": "layer_norm_eps", "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob", "init_std": "initializer_range",
-}  # fmt: skip
 _NEEDED = ("layers", "hidden", "heads", "vocab")
-_USUAL = {  # what a model computes otherwise
-    "position_embedding_type": "absolute", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False, "is_decoder": False, "add_cross_attention": False, "tie_word_embeddings": True,
-}  # fmt: skip
 
 _Count = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 
 
 class _Facts(BaseModel):
-    """What a config.json tells beside the sizes, of the types that it must have."""
+    """What a config.json tells of a head, of the types that it must have."""
 
-    model_type: str
     architectures: list[str] | None = None
-    activation_function: str = "gelu_new"
-    hidden_act: str = "gelu"
     id2label: Annotated[dict[str, str | int | float], Field(min_length=1)] | None = None
     num_labels: _Count | None = None
     num_choices: _Count | None = None
@@ -66,45 +43,40 @@ class _Facts(BaseModel):
         return names
 
 
-def model_of(facts: Mapping[str, Any], path: Path) -> ModelConfig:
-    """The model of a config.json's content, which was read from `path`; InputError for what is not known here."""
-    kind = facts.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise InputError(f"{path}: model_type {short(kind)} is not known here; {', '.join(FAMILIES)} are")
-    for key, usual in _USUAL.items():
+def model_of(facts: Mapping[str, Any], path: Path) -> tuple[ModelConfig, HuggingFace]:
+    """Return the model of a config.json's content, which was read from `path`, and what its type is at Hugging Face.
+    InputError for what is not known here.
+    """
+    kind, known = facts.get("model_type"), dict(_known())
+    if not isinstance(kind, str) or kind not in known:
+        raise InputError(f"{path}: model_type {short(kind)} is not known here; {', '.join(known)} are")
+    name, form = known[kind]
+    for key, usual in form.usual.items():
         if facts.get(key, usual) != usual:
             raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
 
     try:
-        told = _Facts.model_validate(facts)
+        head = _head(_Facts.model_validate(facts), form)
     except ValidationError as error:
         raise complaint(path, error, {}) from None
 
-    keys = _GPT2 if kind == "gpt2" else _BERT
-    given = {ours: facts[theirs] for ours, theirs in keys.items() if facts.get(theirs) is not None}
-    if lacking := [keys[ours] for ours in _NEEDED if ours not in given]:
+    given = {ours: facts[theirs] for ours, theirs in form.keys.items() if facts.get(theirs) is not None}
+    if lacking := [form.keys[ours] for ours in _NEEDED if ours not in given]:
         raise InputError(f"{path} has no {lacking[0]}")
 
-    gelu = told.activation_function if kind == "gpt2" else told.hidden_act
-    if gelu not in GELU:
-        raise InputError(f"{path}: the activation {gelu!r} is not known here; {', '.join(GELU)} are")
-    if FAMILIES[kind] == "bert":
-        given |= {"norm_first": kind == "megatron-bert", **_head(told)}
-
     try:
-        model = ModelConfig(family=FAMILIES[kind], **{**family(FAMILIES[kind]).DEFAULTS, **given, "gelu": GELU[gelu]})
-    except ValidationError as error:
-        raise complaint(path, error, keys) from None
-
-    try:
+        section = {**family(name).DEFAULTS, **given, **form.read(facts), **head}
+        model = ModelConfig(family=name, **section)
         check(model)
+    except ValidationError as error:
+        raise complaint(path, error, form.keys) from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return model.model_copy(update={"ffn": model.ffn or 4 * model.hidden})
+    return model.model_copy(update={"ffn": model.ffn or 4 * model.hidden}), form
 
 
 def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:
-    """What a fine-tuned model's run reads, and the names of its classes."""
+    """Return what a fine-tuned model's run reads, and the names of its classes."""
     form = FORMS.get(model.head, "table")
     if model.head not in ("classes", "tokens"):
         return ExamplesConfig(form=form)
@@ -114,26 +86,47 @@ def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:
 
 
 def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The config.json of a run's model."""
+    """Return the config.json of a run's model. InputError for a model that Hugging Face does not have."""
     model = config.model
-    keys = _GPT2 if model.family == "gpt2" else _BERT
-    facts = {theirs: getattr(model, ours) for ours, theirs in keys.items()}
-    facts[keys["ffn"]] = model.ffn or 4 * model.hidden
-    gelu = next(theirs for theirs, ours in GELU.items() if ours == model.gelu)
-    facts |= {"architectures": [ARCHITECTURES[model.family]], "torch_dtype": "float32"}
-    if model.family == "gpt2":
-        ends = {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
-        return facts | ends | {"model_type": "gpt2", "activation_function": gelu, "embd_pdrop": model.dropout}
-    facts |= {"model_type": "bert", "hidden_act": gelu, "pad_token_id": tokenizer.pad or 0, **_told(config)}
-    if model.norm_first:
-        facts |= {"model_type": "megatron-bert", "architectures": [MEGATRON + facts["architectures"][0]]}
-    return facts
+    kind, form = form_of(model, "the model")
+    facts: dict[str, Any] = {theirs: getattr(model, ours) for ours, theirs in form.keys.items()}
+    facts |= {"architectures": [form.classes[model.head]], "torch_dtype": "float32"}
+    if spec_of(model).causal:
+        facts |= {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
+    facts |= {"model_type": kind, **form.write(model)}
+    if not spec_of(model).causal:
+        facts |= {"pad_token_id": tokenizer.pad or 0}
+    return facts | _told(config)
 
 
-def _head(told: _Facts) -> dict[str, Any]:
-    """The model's keys that say which head a BERT has, by its class."""
-    named = (told.architectures or [""])[0].removeprefix(MEGATRON)
-    head = next((ours for ours, theirs in HEADS.items() if theirs == named), "")
+def form_of(model: ModelConfig, what: str | Path) -> tuple[str, HuggingFace]:
+    """Return the model_type that a model has at Hugging Face, with what is known of it. InputError for a model, called
+    `what`, that Hugging Face does not have.
+    """
+    forms = hugging_face(model.family)
+    if not forms:
+        names = ", ".join(name for name in registry.MODELS.places if hugging_face(name))
+        raise InputError(f"{what} is a {model.family}, which Hugging Face does not have; {names} go there")
+    reasons = {kind: form.why_not(model) for kind, form in forms.items()}
+    if all(reasons.values()):
+        raise InputError(f"{what} {next(iter(reasons.values()))}")
+    kind = next(kind for kind, reason in reasons.items() if not reason)
+    return kind, forms[kind]
+
+
+def _known() -> Iterator[tuple[str, tuple[str, HuggingFace]]]:
+    """Yield every model_type that is known here, with the name of its family."""
+    for name in registry.MODELS.places:
+        for kind, form in hugging_face(name).items():
+            yield kind, (name, form)
+
+
+def _head(told: _Facts, form: HuggingFace) -> dict[str, Any]:
+    """Return the model's keys that say which head it has, by its class."""
+    if len(form.classes) == 1:
+        return {}
+    named = (told.architectures or [""])[0]
+    head = next((ours for ours, theirs in form.classes.items() if theirs == named), "")
     count = len(told.id2label) if told.id2label else told.num_labels or 2
     if head == "classes" and (count == 1 or told.problem_type == "regression"):
         head = "value"
@@ -142,16 +135,13 @@ def _head(told: _Facts) -> dict[str, Any]:
 
 
 def _told(config: Config) -> dict[str, Any]:
-    """What config.json says of a fine-tuned head."""
+    """Return what config.json says of a fine-tuned head."""
     head = config.model.head
-    if not head:
+    if head in ("", "span"):
         return {}
-    told: dict[str, Any] = {"architectures": [HEADS[head]]}
     if head == "choice":
-        return told | {"num_choices": config.model.classes}
+        return {"num_choices": config.model.classes}
     if head == "value":
-        return told | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
-    if head == "span":
-        return told
+        return {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
     labels = config.examples.labels or [f"LABEL_{n}" for n in range(config.model.classes)]
-    return told | {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}

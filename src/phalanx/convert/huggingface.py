@@ -1,55 +1,44 @@
-"""GPT-2 and BERT between a run folder and a Hugging Face folder, there and back bit-equal, a tensor at a time."""
+"""Models between a run folder and a Hugging Face folder, there and back bit-equal, a tensor at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from phalanx import durable
-from phalanx.config import Config, DataConfig, ModelConfig
-from phalanx.convert import bert, gpt2, sentence_transformers
-from phalanx.convert.bert import BESIDE, outside_blocks
-from phalanx.convert.config_json import examples_of, facts_of, model_of
+from phalanx.config import Config, DataConfig
+from phalanx.convert import sentence_transformers
+from phalanx.convert.config_json import examples_of, facts_of, form_of, model_of
 from phalanx.convert.folder import Weights
 from phalanx.convert.imported import Imported, write_run
+from phalanx.convert.linked import exported, imported
 from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
-from phalanx.models.build import build, make
-from phalanx.models.family import family
+from phalanx.models.build import build
+from phalanx.models.family import family, spec_of
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
+from phalanx.spec.links import Link, Names, bare, links, second_names, unnamed
+from phalanx.spec.model import Spec
 
-NAMES = {"gpt2": gpt2, "bert": bert}  # modules that know a family's weights by Hugging Face's names
 MULTILABEL = "multi_label_classification"  # as config.json has it
-# Not weights, or another's under a second name; what the named one must equal.
-COPIES = {
-    "lm_head.weight": "transformer.wte.weight",
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-BUFFERS = (".attn.bias", ".attn.masked_bias", "embeddings.position_ids")
 
 
-class _Like(Mapping[str, Tensor]):
-    """The weights of a folder without their values."""
+class Contents(NamedTuple):
+    """What a folder has of a model: the links along which it is read, what of the model is missing (names here, and
+    there), and what of the folder has no place.
+    """
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.weights.like(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.weights)
-
-    def __len__(self) -> int:
-        return len(self.weights)
+    links: list[Link]
+    missing: dict[str, str]
+    unused: list[str]
 
 
 def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
@@ -60,20 +49,14 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
     if not file.is_file():
         raise InputError(f"{folder} has no config.json: it is no Hugging Face model's folder")
     facts = read_json(file)
-    model = model_of(facts, file)
+    model, form = model_of(facts, file)
 
     weights = Weights(folder)
-    _check_shapes(folder, weights, model)
+    spec = family(model.family).spec(model)  # not kept: it may promise millions of layers
+    contents = compared(folder, weights, spec, form.names)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.vocab > model.vocab:
         raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model only {model.vocab}")
-
-    with torch.device("meta"):
-        shapes = make(model).state_dict()
-    found = dict(NAMES[model.family].from_hugging_face(_Like(weights), model))
-    missing = [name for name in shapes if name not in found]
-    spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
-    unused = _unused(folder, weights, dict(NAMES[model.family].to_hugging_face(shapes, model)))
 
     said = sentence_transformers.read(folder, tokenizer)
     config = Config(
@@ -82,84 +65,66 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
-        source=f"hf:{folder.resolve()}", missing={name: _there(name, model) for name in missing},
+        source=f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=model.head == "classes" and facts.get("problem_type") == MULTILABEL,
         normalize=said.normalize, no_vectors=said.refused,
     )  # fmt: skip
-    coming = NAMES[model.family].from_hugging_face(weights, model)
+
+    tensors: dict[str, Tensor] = {}
+    if contents.missing:
+        one = model.model_copy(update={"layers": 1})  # has all heads, and their first weights are the same
+        tensors = build(one, seed, torch.device("cpu")).state_dict()
+    found = imported(contents.links, weights)
 
     def read(name: str) -> Tensor:
-        return spare[name] if name in spare and name in missing else _next(coming, name).float()
+        return found[name] if name in found else tensors[name]
 
-    write_run(out, config, tokenizer.json(), {name: shapes[name] for name in [*found, *missing]}, read, record)
-    return Imported(out, len(found), tuple(missing), tuple(unused))
-
-
-def _there(name: str, model: ModelConfig) -> str:
-    """Hugging Face's name of a weight that is not in a block."""
-    theirs = outside_blocks(model)[name]
-    return theirs if theirs.startswith(BESIDE) else f"bert.{theirs}"
+    shapes = {name: found.like(name) for name in found} | {name: tensors[name] for name in contents.missing}
+    write_run(out, config, tokenizer.json(), shapes, read, record)
+    return Imported(out, len(found), tuple(contents.missing), tuple(contents.unused))
 
 
-def _check_shapes(folder: Path, weights: Weights, model: ModelConfig) -> None:
-    """InputError unless the folder has each tensor of the model's body in the shape that config.json gives it.
+def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Contents:
+    """Compare a folder's names and shapes with those of a model, before anything of the model's size is made: a
+    config.json that promises more than the files hold costs nothing.
 
-    A head's tensors may be absent, and the pooler's, which only heads use. Names and shapes are compared before any
-    layer is made, so a config.json that promises more than the file holds costs nothing.
+    A head's tensors may be missing. InputError where another is, where one has another shape than config.json gives
+    it, and where a second name of a tensor means other numbers than the first.
     """
-    body = "bert." if model.family == "bert" else "transformer."
-    embedding = "embeddings.word_embeddings.weight" if model.family == "bert" else "wte.weight"
-    prefix = body if body + embedding in weights else ""
-    for name, shape in _shapes(model):
-        there = prefix + name.removeprefix(body) if name.startswith(body) else name
-        if there not in weights:
-            if not name.startswith(body) or name.startswith("bert.pooler."):
-                continue
-            raise InputError(f"{folder} lacks the tensor {there}: it is cut off, or another kind of model")
-        if (found := weights.like(there).shape) != shape:
-            raise InputError(f"{folder}: {there} has the shape {[*found]}, by config.json it has {[*shape]}")
+    embedding = next(links(spec, names)).theirs.name
+    names = names if embedding in weights else bare(names)
+    found, missing, expected = list[Link](), dict[str, str](), set[str]()
+    for link in links(spec, names):
+        name, shape = link.theirs.name, link.theirs.shape
+        expected.add(name)
+        if name not in weights:
+            if link.ours.name.startswith("transformer."):
+                raise InputError(f"{folder} lacks the tensor {name}: it is cut off, or another kind of model")
+            missing[link.ours.name] = name
+        elif (there := weights.like(name).shape) != shape:
+            raise InputError(f"{folder}: {name} has the shape {[*there]}, by config.json it has {[*shape]}")
+        else:
+            found.append(link)
+
+    found = [link for link in found if link.ours.name not in missing]  # a part of a parameter is none
+    unused = _unused(folder, weights, expected, second_names(spec, names), names.buffers)
+    return Contents(found, missing, unused)
 
 
-def _shapes(model: ModelConfig) -> Iterator[tuple[str, torch.Size]]:
-    """Hugging Face's names of a model's tensors and their shapes, layer after layer, by the shapes of one layer."""
-    one = model.model_copy(update={"layers": 1})
-    with torch.device("meta"):
-        shapes = dict(NAMES[one.family].to_hugging_face(make(one).state_dict(), one))
-    layer = {name: tensor.shape for name, tensor in shapes.items() if ".0." in name}
-    yield from ((name, tensor.shape) for name, tensor in shapes.items() if name not in layer)
-    for number in range(model.layers):
-        yield from ((name.replace(".0.", f".{number}.", 1), shape) for name, shape in layer.items())
-
-
-def _unused(folder: Path, weights: Weights, expected: Mapping[str, Tensor]) -> list[str]:
-    """Names of a folder that have no place; InputError where a second name means other weights than the first."""
-    bare = {_bare(name) for name in expected}
-    there: dict[str, str] = {}
-    for name in weights:
-        there.setdefault(_bare(name), name)
-
+def _unused(
+    folder: Path, weights: Mapping[str, Tensor], expected: Container[str], seconds: Mapping[str, str],
+    buffers: tuple[str, ...],
+) -> list[str]:  # fmt: skip
+    """Return a folder's names that have no place. InputError where a second name means other numbers than the first."""
     unused = []
     for name in weights:
-        original = there.get(_bare(COPIES[name])) if name in COPIES else None
-        if original is not None:
-            if not torch.equal(weights[name].float(), weights[original].float()):
-                raise InputError(
-                    f"{folder}: {name} differs from {original}; models with a head of its own are not known"
-                )
-        elif _bare(name) not in bare and not name.endswith(BUFFERS):
+        first = seconds.get(name)
+        if first is not None and first in weights:
+            if not torch.equal(weights[name].float(), weights[first].float()):
+                raise InputError(f"{folder}: {name} differs from {first}; models with a head of its own are not known")
+        elif name not in expected and not name.endswith(buffers):
             unused.append(name)
     return unused
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix("bert.").removeprefix("transformer.")
-
-
-def _next(coming: Iterator[tuple[str, Tensor]], name: str) -> Tensor:
-    """The next tensor, which must be that one."""
-    said, tensor = next(coming)
-    assert said == name, f"{said} came for {name}"
-    return tensor
 
 
 def export_run(run: Path, out: Path, best: bool = True) -> int:
@@ -168,30 +133,19 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     """
     folder = RunFolder.open(run)
     config, tokenizer = folder.config(), load_tokenizer(str(folder.tokenizer))
-    model = config.model
-    _check_exportable(run, model)
+    model, spec = config.model, spec_of(config.model)
+    kind, form = form_of(model, run)
+    if name := unnamed(spec, form.names):
+        raise InputError(f"{run} has {name}, for which Hugging Face's {kind} has no name")
 
-    kind, weights = NAMES[model.family], Checkpointer(folder).weights(best)
-    with torch.device("meta"):
-        shapes = dict(kind.to_hugging_face(make(model).state_dict(), model))
     record = ImportRecord.read(folder)
-    shapes = {name: like for name, like in shapes.items() if name not in record.missing.values()}
-    coming = ((name, tensor) for name, tensor in kind.to_hugging_face(weights, model) if name in shapes)
     facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if record.multilabel else {})
+    known = (link for link in links(spec, form.names) if link.ours.name not in record.missing)
+    tensors = exported(known, Checkpointer(folder).weights(best))
 
     with durable.new_folder(out) as beside:
-        write_file(beside / "model.safetensors", shapes, lambda name: _next(coming, name), format="pt")
+        shapes = {name: tensors.like(name) for name in tensors}
+        write_file(beside / "model.safetensors", shapes, tensors.__getitem__, format="pt")
         durable.write(beside / "config.json", json.dumps(facts, indent=2).encode())
         write_tokenizer(tokenizer, model, beside)
-    return len(shapes)
-
-
-def _check_exportable(run: Path, model: ModelConfig) -> None:
-    """InputError for a model that Hugging Face does not have."""
-    if model.family not in NAMES:
-        raise InputError(f"{run} is a {model.family}, which Hugging Face does not have; gpt2 and bert go there")
-    if model.family == "bert" and not model.segments:
-        raise InputError(f"{run} is a BERT without segments (model.segments=0), which Hugging Face does not have")
-    if model.family == "gpt2" and (model.segments or not model.norm_first):
-        what = "has segments (model.segments)" if model.segments else "is post-LN (model.norm_first=false)"
-        raise InputError(f"{run} {what}, which Hugging Face's GPT-2 is without")
+    return len(tensors)

@@ -11,8 +11,8 @@ import torch
 
 from phalanx import recipe
 from phalanx.config import Config
-from phalanx.convert import bert
-from phalanx.convert.config_json import facts_of
+from phalanx.convert.config_json import facts_of, form_of
+from phalanx.convert.linked import exported
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.data.tokenize import load_tokenizer
@@ -22,8 +22,9 @@ from phalanx.infer.backends import Program, Wanted
 from phalanx.infer.loaded import Loaded, load
 from phalanx.infer.rows import rectangle
 from phalanx.models.build import build
-from phalanx.models.family import family
+from phalanx.models.family import family, spec_of
 from phalanx.run.checkpoint import Restored
+from phalanx.spec.links import links
 from phalanx.units import aligned
 
 RAGGED = 24  # rows of all lengths between 16 and the longest, most of them short
@@ -117,8 +118,9 @@ class _HuggingFace:
         kind: Any = getattr(transformers, facts["architectures"][0])
         self.device = next(loaded.model.parameters()).device
         self.model = kind(transformers.BertConfig(**facts)).eval().to(self.device)
-        state = dict(bert.to_hugging_face(loaded.model.state_dict(), config.model))
-        self.model.load_state_dict(state, strict=False)
+        names = form_of(config.model, loaded.run)[1].names
+        state = exported(links(spec_of(config.model), names), loaded.model.state_dict())
+        self.model.load_state_dict(dict(state), strict=False)
         self.pad, self.most = loaded.tokenizer.pad or 0, loaded.context
 
     @torch.inference_mode()

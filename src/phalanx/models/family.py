@@ -7,13 +7,17 @@ from typing import Any, Protocol
 from phalanx import registry
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
+from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.model import Spec
 
 Section = Mapping[str, Any]  # of [model]
 
 
 class Family(Protocol):
-    """A model family: an object by its name in the registry, or by "module:Name"."""
+    """A model family: an object by its name in the registry, or by "module:Name".
+
+    A family that Hugging Face has too says so in an attribute HUGGING_FACE, by model_type.
+    """
 
     @property
     def TASK(self) -> str:
@@ -38,6 +42,12 @@ class Family(Protocol):
 def family(name: str) -> Family:
     """Return the family of that name. InputError where there is none."""
     return registry.MODELS.find(name)
+
+
+def hugging_face(name: str) -> Mapping[str, HuggingFace]:
+    """Return what a family's models are at Hugging Face, by model_type. InputError where there is no such family."""
+    found: Mapping[str, HuggingFace] = getattr(family(name), "HUGGING_FACE", {})
+    return found
 
 
 @cache

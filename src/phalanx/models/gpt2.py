@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from phalanx.config import ModelConfig
 from phalanx.models.family import Section
+from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
+from phalanx.spec.links import Foreign, Names
 from phalanx.spec.model import MLP, WORDS, Activation, Attention, Block, Embeddings, Head, Spec
 
 _COMMON = {"positions": 1024, "segments": 0, "norm_first": True, "norm_eps": 1e-5, "gelu": "tanh"}
@@ -13,6 +16,47 @@ _COMMON = {"positions": 1024, "segments": 0, "norm_first": True, "norm_eps": 1e-
 
 def _size(layers: int, hidden: int, heads: int) -> Section:
     return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads}
+
+
+_NAMES = Names(
+    block="transformer.h.{}.",
+    blocks={
+        "norm1": "ln_1",
+        "attention.qkv": Foreign("attn.c_attn", transposed=True),
+        "attention.out": Foreign("attn.c_proj", transposed=True),
+        "norm2": "ln_2",
+        "feed_forward.up": Foreign("mlp.c_fc", transposed=True),
+        "feed_forward.down": Foreign("mlp.c_proj", transposed=True),
+    },
+    once={
+        "transformer.embeddings.token": "transformer.wte",
+        "transformer.embeddings.position": "transformer.wpe",
+        "transformer.norm": "transformer.ln_f",
+    },
+    heads={"lm": {"head": "lm_head"}},
+    stem="transformer.",
+    buffers=(".attn.bias", ".attn.masked_bias"),
+)
+_KEYS = {
+    "vocab": "vocab_size", "positions": "n_positions", "hidden": "n_embd", "layers": "n_layer", "heads": "n_head",
+    "ffn": "n_inner", "norm_eps": "layer_norm_epsilon", "dropout": "resid_pdrop", "attention_dropout": "attn_pdrop",
+    "init_std": "initializer_range",
+}  # fmt: skip
+
+
+def _read(facts: Facts) -> dict[str, Any]:
+    return {"gelu": gelu_of(facts, "activation_function", "gelu_new")}
+
+
+def _write(model: ModelConfig) -> dict[str, Any]:
+    inner = model.ffn or 4 * model.hidden
+    return {"n_inner": inner, "activation_function": name_of(model.gelu), "embd_pdrop": model.dropout}
+
+
+def _why_not(model: ModelConfig) -> str:
+    if model.segments:
+        return "has segments (model.segments), which Hugging Face's GPT-2 is without"
+    return "" if model.norm_first else "is post-LN (model.norm_first=false), which Hugging Face's GPT-2 is without"
 
 
 class GPT2:
@@ -29,6 +73,9 @@ class GPT2:
         "2.5b": _size(54, 1920, 20),
         "4.2b": _size(64, 2304, 24),
         "8.3b": _size(72, 3072, 32),
+    }
+    HUGGING_FACE: Mapping[str, HuggingFace] = {
+        "gpt2": HuggingFace(_NAMES, {"": "GPT2LMHeadModel"}, _KEYS, _read, _write, ABSOLUTE, _why_not)
     }
 
     @staticmethod

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
-from phalanx.convert.names import split_heads
 from phalanx.infer.cache import Cache, New
 from phalanx.infer.kernels.compiled import functions
 from phalanx.nn.attention import Context
@@ -55,7 +54,7 @@ class Blocks(nn.Module):
         finalize(self, functions().blocks_free, self.handle)
         for block in blocks:
             attention, feed = block.attention, block.feed_forward
-            qkv = (torch.cat(split_heads(x, config.heads)) for x in (attention.qkv.weight, attention.qkv.bias))
+            qkv = (_stacked(x, config.heads) for x in (attention.qkv.weight, attention.qkv.bias))
             others = (attention.out, feed.up, feed.down, block.norm1, block.norm2)
             weights = [_plain(x) for x in (*qkv, *(x for one in others for x in (one.weight, one.bias)))]
             functions().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))
@@ -99,6 +98,14 @@ class PackedLinear:
 
 class _Sequence(ctypes.Structure):
     _fields_ = [("tokens", ctypes.c_int32), ("before", ctypes.c_int32), ("slots", ctypes.c_void_p)]
+
+
+def _stacked(joined: Tensor, heads: int) -> Tensor:
+    """The rows [3 × hidden, …] of a projection to queries, keys and values: all queries first, then keys, then values,
+    where those of a head lay together.
+    """
+    apart = joined.view(heads, 3, -1, *joined.shape[1:])
+    return apart.transpose(0, 1).reshape(joined.shape)
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -1,0 +1,54 @@
+"""What a family's file says of Hugging Face: how config.json is read and written there, and what tensors are called."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from phalanx.errors import InputError
+from phalanx.foreign import short
+from phalanx.spec.links import Names
+
+Facts = Mapping[str, Any]  # of config.json
+GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "erf"}  # model.gelu by their name of an activation
+ABSOLUTE = {  # of models with learned positions: what is computed here, in keys that could ask for something else
+    "position_embedding_type": "absolute", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False, "is_decoder": False, "add_cross_attention": False, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def nothing(_: Any) -> str:
+    """Return that there is no reason against a model."""
+    return ""
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """One `model_type` of Hugging Face's, as the models of a family.
+
+    `keys` has config.json's keys by those of [model], for values that are the same there. `read` returns the other keys
+    of [model]; `write` the other facts. Both may replace what `keys` gives, and `read` raises InputError for what no
+    model here computes. `usual` has keys of config.json of which only one value is known here. `classes` are their
+    classes by model.head, "" being the one of pretraining. `why_not` returns why a model of the family, given by its
+    section, is not of this type: the end of a sentence that begins with the model, or "".
+    """
+
+    names: Names
+    classes: Mapping[str, str]
+    keys: Mapping[str, str]
+    read: Callable[[Facts], dict[str, Any]]
+    write: Callable[[Any], dict[str, Any]]
+    usual: Facts = field(default_factory=dict)
+    why_not: Callable[[Any], str] = nothing
+
+
+def gelu_of(facts: Facts, key: str, usual: str) -> str:
+    """Return model.gelu by the activation that config.json names under `key`. InputError for any other."""
+    named = facts.get(key, usual)
+    if not isinstance(named, str) or named not in GELU:
+        raise InputError(f"{key}={short(named)} will not do: the activations known here are {', '.join(GELU)}")
+    return GELU[named]
+
+
+def name_of(gelu: str) -> str:
+    """Return their name of the activation of model.gelu."""
+    return next(theirs for theirs, ours in GELU.items() if ours == gelu)
