@@ -10,9 +10,9 @@ from torch import Tensor
 
 from phalanx.nn import random
 from phalanx.nn.batch import Batch
-from phalanx.parallel import shard
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.stages import Objective, Sums
+from phalanx.spec import partition
 from tests.layouts.conftest import Alone
 from tests.layouts.curves import Curve, curve, farthest
 from tests.layouts.pool import Pool
@@ -25,7 +25,7 @@ Control = Callable[[pytest.MonkeyPatch], None]
 
 def no_sum_for_norms(patch: pytest.MonkeyPatch) -> None:
     """Norms, biases and positions keep the gradients of this rank's part of the stream."""
-    patch.setattr(shard, "_positionwise", lambda *_: False)
+    patch.setattr(partition, "partial", lambda *_: False)
 
 
 def masks_of_the_rank(patch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.shards import Place
+from phalanx.spec.partition import Box
 from tests.run.states import make_folder
 
 RANKS = 2
@@ -38,7 +39,7 @@ def _placed(rank: int, flip: bool) -> tuple[dict[str, dict[str, Tensor]], dict[s
             size = -(-tensor.shape[dim] // RANKS)
             part, offset[dim] = tensor.split(size, dim)[rank] if rank * size < tensor.shape[dim] else tensor[:0], 0
             offset[dim] = min(rank * size, tensor.shape[dim])
-        places[path] = (tuple(tensor.shape), tuple(offset))
+        places[path] = tuple(tensor.shape), (Box(tuple(part.shape), (0,) * part.ndim, tuple(offset)),)
         name = path.partition("/")[2]
         state[path.partition("/")[0]][name] = part.clone()
     return state, places

@@ -8,6 +8,7 @@ import torch
 
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.spec.partition import Box
 
 TENSORS, ROWS, COLUMNS = 48, 2048, 512  # of 4 MiB each
 ONE = ROWS * COLUMNS * 4
@@ -55,7 +56,8 @@ def test_a_part_is_read_without_the_whole(tmp_path: Path) -> None:
     del whole
     rows = slice(ROWS // 8, ROWS // 4)  # the second of eight parts
     part = {name: torch.zeros(ROWS // 8, COLUMNS) + 1 for name in (f"w{number}" for number in range(TENSORS))}
-    places = {f"model/{name}": ((ROWS, COLUMNS), (rows.start, 0)) for name in part}
+    box = Box((rows.stop - rows.start, COLUMNS), (0, 0), (rows.start, 0))
+    places = {f"model/{name}": ((ROWS, COLUMNS), (box,)) for name in part}
     with Peak() as peak:
         Checkpointer(folder, keep=1, asynchronous=False).load({"model": part, "progress": {}}, places=places)
     assert all((tensor == float(name[1:])).all() for name, tensor in part.items())

@@ -16,12 +16,13 @@ from phalanx.nn.batch import Batch
 from phalanx.nn.init import Piece, initialise
 from phalanx.nn.model import Model
 from phalanx.parallel import context, data, division, stages
-from phalanx.parallel.mesh import Mesh
+from phalanx.parallel.mesh import ALONE, Mesh
 from phalanx.parallel.parameters import Local, Parameters
-from phalanx.parallel.shard import Part, shard
+from phalanx.parallel.shard import shard
 from phalanx.parallel.stages import Objective, Pipeline, Stage, Sums
 from phalanx.spec import partition
 from phalanx.spec.model import WORDS, Spec
+from phalanx.spec.partition import Ranks
 
 
 class Piped(nn.Module):
@@ -45,21 +46,21 @@ class Layout:
         self.config, self.mesh, self.spec, self.device = config, mesh, spec, torch.device(config.train.device)
         self.stages: list[Stage] = []
         self.locals: dict[str, Local] = {}
-        count, sequence = division.stages_of(config.layout), config.layout.sequence_parallel
-        parts: list[dict[str, Part]] = []
+        self.ranks = Ranks(mesh.tp.size, config.layout.sequence_parallel, mesh.tp.rank)
+        count = division.stages_of(config.layout)
         spread = division.spread(config.model, count)
         for number in division.numbers(config.layout, mesh.pp.rank):
             with torch.device("meta"):
                 model = Model(partition.stage(spec, number, spread))
-            parts.append(shard(model, mesh.tp, sequence))
+            shard(model, mesh.tp, self.ranks)
             context.fill(model, mesh.cp, config.layout.context)
             prepare(model)
             stage = Stage(model, number == 0, number == count - 1)
             stages.unsplit(stage)
             self.stages.append(stage)
         with memory or nullcontext():
-            for stage, parts_here in zip(self.stages, parts, strict=True):
-                self._materialise(stage, parts_here, write=memory is None)
+            for stage in self.stages:
+                self._materialise(stage, write=memory is None)
         self.parameters = Parameters(self.locals, mesh.within, config.precision.dtype)
         self.buckets = None if self.sharded else data.Buckets(self.parameters.values(), mesh.data)
         self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
@@ -107,8 +108,7 @@ class Layout:
         """Add what other ranks have of the gradients."""
         if self.buckets:
             self.buckets.finish()
-        locals = list(self.locals.values())
-        for local in locals:
+        for local in self.locals.values():
             if local.source is not local.tensor:
                 grad = local.source.grad
                 local.tensor.grad = None if grad is None else data.local(grad)
@@ -116,12 +116,7 @@ class Layout:
                 local.tensor.grad = torch.zeros_like(local.tensor)
         if self.spec.tied and self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
             stages.tie(self.parameters.get(WORDS), self.mesh.pp)
-        lacking = [local.tensor.grad for local in locals if local.partial and local.tensor.grad is not None]
-        if lacking:
-            flat = torch.cat([grad.flatten() for grad in lacking])
-            dist.all_reduce(flat, group=self.mesh.tp.group)
-            for grad, summed in zip(lacking, torch.split(flat, [grad.numel() for grad in lacking]), strict=True):
-                grad.copy_(summed.view_as(grad))
+        self.parameters.add_partial_gradients(self.mesh.tp)
 
     def totals(self, sums: Sequence[Sums], names: Sequence[str], *terms: Tensor) -> Tensor:
         """The losses `names` of a step's micro-batches summed over all positions, then `terms` (one a rank) summed over
@@ -143,28 +138,28 @@ class Layout:
             self.stages, layout, self.mesh.pp, (layout.micro_batch, width, self.config.model.hidden), self.device
         )
 
-    def _materialise(self, stage: Stage, parts: dict[str, Part], write: bool) -> None:
+    def _materialise(self, stage: Stage, write: bool) -> None:
         """Give memory to what is left of a stage, and first weights; note what there is."""
         model, mesh = stage.model, self.mesh
-        root = stage if mesh.pp.size > 1 else model
-        data.allocate(root, mesh, self.device, self.config.layout.shard == "zero3")
-        pieces: dict[str, Piece] = {}
-        for name, source in list(model.named_parameters()):
+        data.allocate(stage if mesh.pp.size > 1 else model, mesh, self.device, self.config.layout.shard == "zero3")
+        shards = mesh.shards if self.sharded else ALONE
+        for parameter in model.spec.parameters():
+            name, source = parameter.name, model.get_parameter(parameter.name)
             if name in self.locals:  # a V of stages begins and ends here: one word embedding serves both
-                transformer, kind = name.rsplit(".", 1)
-                setattr(model.get_submodule(transformer), kind, self.locals[name].source)
-                pieces[name] = Piece(self.locals[name].tensor.data, self.locals[name].offset)
+                module, kind = name.rsplit(".", 1)
+                setattr(model.get_submodule(module), kind, self.locals[name].source)
                 continue
-            part = parts[name]
-            tensor, offset = source, part.offset
-            if self.sharded:
-                tensor = nn.Parameter(data.local(source))
-                rows = -(-source.shape[0] // mesh.shards.size) * mesh.shards.rank
-                offset = (part.offset[0] + min(rows, source.shape[0]), *part.offset[1:])
-            alike = 1 if part.split else mesh.tp.size
-            copies = alike * mesh.data.size // (mesh.shards.size if self.sharded else 1)
+            tensor = nn.Parameter(data.local(source)) if self.sharded else source
+            rows = -(
+                -source.shape[0] // shards.size
+            )  # as `fully_shard` divides them: the last shards have fewer, or none
+            boxes = partition.rows(partition.place(parameter, self.ranks), rows * shards.rank, rows)
             twin = stage.last and not stage.first and name == WORDS
-            pieces[name] = Piece(tensor.data, offset)
-            self.locals[name] = Local(tensor, source, part.shape, offset, part.partial, twin, alike, copies)
+            replicas = mesh.data.size // shards.size
+            self.locals[name] = Local(tensor, source, parameter.shape, tuple(boxes), twin, replicas)
         if write:
+            pieces = {
+                name: [Piece(local.tensor.data[box.local_slices], box.there) for box in local.boxes]
+                for name, local in self.locals.items()
+            }
             initialise(model, self.config.train.seed, pieces)

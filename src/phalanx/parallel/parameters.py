@@ -5,6 +5,7 @@ for all of them.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import NamedTuple, Self
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from phalanx.parallel.mesh import ALONE, Axis
+from phalanx.spec import partition
+from phalanx.spec.partition import Box
 
 
 class Local(NamedTuple):
@@ -21,11 +24,9 @@ class Local(NamedTuple):
     tensor: nn.Parameter  # what the optimizer moves
     source: nn.Parameter  # the model's own; `tensor` itself unless `fully_shard` wraps it
     shape: tuple[int, ...]  # of the whole
-    offset: tuple[int, ...]
-    partial: bool = False  # its gradient lacks terms of the tp axis until the step ends
+    boxes: tuple[Box, ...]  # of the whole, which `tensor` consists of; none where it has no elements
     twin: bool = False  # a second copy: of the first stage's word embedding, in the last stage
-    alike: int = 1  # ranks of `within` that hold the same elements
-    copies: int = 1  # ranks of the world that do, twins left out
+    replicas: int = 1  # ranks along the data axis that hold the same boxes
 
 
 class Parameters(Mapping[str, nn.Parameter]):
@@ -39,7 +40,8 @@ class Parameters(Mapping[str, nn.Parameter]):
     def of(cls, model: nn.Module) -> Self:
         """Those of a model that one process holds whole."""
         named = model.named_parameters()
-        return cls({name: Local(p, p, tuple(p.shape), (0,) * p.ndim) for name, p in named if p.requires_grad})
+        held = {name: (p, partition.whole(tuple(p.shape))) for name, p in named if p.requires_grad}
+        return cls({name: Local(p, p, box.shape, (box,)) for name, (p, box) in held.items()})
 
     def __getitem__(self, name: str) -> nn.Parameter:
         return self.locals[name].tensor
@@ -52,7 +54,7 @@ class Parameters(Mapping[str, nn.Parameter]):
 
     def norms(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The 2-norm of the whole of each tensor that lies as the parameter of its name: float32 [] by name."""
-        squares = torch.stack([vector_norm(t).square() / self.locals[name].alike for name, t in tensors.items()])
+        squares = torch.stack([self._square(name, tensor) for name, tensor in tensors.items()])
         if self.within.size > 1:
             dist.all_reduce(squares, group=self.within.group)
         return dict(zip(tensors, squares.sqrt().unbind(), strict=True))
@@ -63,35 +65,58 @@ class Parameters(Mapping[str, nn.Parameter]):
         if self.within.size == 1:
             return tensor
         out = tensor.new_zeros(local.shape)
-        self.part(name, out).copy_(tensor / local.alike)
+        for box in local.boxes:
+            out[box.global_slices] = tensor[box.local_slices] / box.alike
         dist.all_reduce(out, group=self.within.group)
         return out
 
     def part(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a whole that lies as the parameter `name`: a view."""
+        """This rank's part of a whole that lies as the parameter `name`: a copy, but for one rank alone."""
         local = self.locals[name]
-        for dim, (start, size) in enumerate(zip(local.offset, local.tensor.shape, strict=True)):
-            whole = whole.narrow(dim, min(start, whole.shape[dim]), size)
-        return whole
+        if self.within.size == 1:
+            return whole
+        out = whole.new_empty(local.tensor.shape)
+        for box in local.boxes:
+            out[box.local_slices] = whole[box.global_slices]
+        return out
 
     def square(self) -> Tensor:
         """This rank's term of the squared norm of all gradients: their sum over the world is the whole's. float32 []"""
         terms = [
-            vector_norm(local.tensor.grad).square() / local.copies
-            for local in self.locals.values()
+            self._square(name, local.tensor.grad, local.replicas)
+            for name, local in self.locals.items()
             if local.tensor.grad is not None and not local.twin
         ]
         device = next(iter(self.values())).device
         return torch.stack(terms).sum() if terms else torch.zeros((), device=device)
+
+    def _square(self, name: str, tensor: Tensor, replicas: int = 1) -> Tensor:
+        """Return this rank's term of the squared norm of a tensor's whole: that of each box, divided among those that
+        hold it. float32 []
+        """
+        boxes = self.locals[name].boxes
+        terms = [vector_norm(tensor[box.local_slices]).square() / (box.alike * replicas) for box in boxes]
+        return reduce(torch.add, terms) if terms else tensor.new_zeros(())
+
+    @torch.no_grad()
+    def add_partial_gradients(self, axis: Axis) -> None:
+        """Add up the gradients of the boxes that all ranks of `axis` hold and of which each has some terms only."""
+        boxes = [(local.tensor.grad, box) for local in self.locals.values() for box in local.boxes if box.partial]
+        grads = [grad[box.local_slices] for grad, box in boxes if grad is not None]
+        if grads:
+            flat = torch.cat([grad.flatten() for grad in grads])
+            dist.all_reduce(flat, group=axis.group)
+            for grad, summed in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+                grad.copy_(summed.view_as(grad))
 
     @torch.no_grad()
     def scale_gradients(self, factor: Tensor) -> None:
         """Multiply every gradient by `factor` []."""
         torch._foreach_mul_([p.grad for p in self.values() if p.grad is not None], factor)
 
-    def places(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Shape of the whole and offset of the part, by name."""
-        return {name: (local.shape, local.offset) for name, local in self.locals.items()}
+    def places(self) -> dict[str, tuple[tuple[int, ...], tuple[Box, ...]]]:
+        """Shape of the whole and boxes of the part, by name."""
+        return {name: (local.shape, local.boxes) for name, local in self.locals.items()}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from phalanx.config import LayoutConfig
 from phalanx.nn import slots
 from phalanx.nn.batch import Batch
+from phalanx.nn.model import Model
 from phalanx.nn.transformer import Transformer
 from phalanx.parallel import division
 from phalanx.parallel.mesh import Axis
@@ -26,7 +27,7 @@ Objective = Callable[[Sums], Tensor]
 class Stage(nn.Module):
     """A stage as the schedules want it: the stream of the next micro-batch in, the stream or the loss out."""
 
-    def __init__(self, model: nn.Module, first: bool, last: bool) -> None:
+    def __init__(self, model: Model, first: bool, last: bool) -> None:
         super().__init__()
         self.model, self.first, self.last = model, first, last
         self.coming: Iterator[Batch] = iter(())

@@ -1,23 +1,26 @@
 """Tensors of which every rank holds a part: who writes which part, and which written parts a wanted one overlaps.
 
-`places` gives, for the path of a tensor, the shape of the whole and the offset of the part that is here; what it does
-not name is whole. A checkpoint is thus free of any layout: parts saved by one are cut anew for another.
+`places` gives, for the path of a tensor, the shape of the whole and the boxes of it that are here; what it does not
+name is whole. A checkpoint is thus free of any layout: boxes saved by one are cut anew for another.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from phalanx.run.files import NAMES, Damaged, Wanted
+from phalanx.spec import partition
+from phalanx.spec.partition import Box
 
-Place = tuple[tuple[int, ...], tuple[int, ...]]  # shape of the whole, offset of the part
+Place = tuple[tuple[int, ...], tuple[Box, ...]]  # shape of the whole, boxes of the part
 
 
 class Shard(NamedTuple):
-    """A part of a tensor that a rank holds."""
+    """A box of a tensor that a rank holds."""
 
     path: str
     offsets: tuple[int, ...]
@@ -43,17 +46,26 @@ def part_of(path: str) -> str:
 
 def place_of(places: Mapping[str, Place], path: str, tensor: Tensor) -> Place:
     """Where a tensor lies."""
-    return places.get(path, (tuple(tensor.shape), (0,) * tensor.ndim))
+    shape = tuple(tensor.shape)
+    return places.get(path, (shape, (partition.whole(shape),)))
 
 
 def held(tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Shard]:
-    """What is here; a part without elements only of a whole without elements."""
+    """What is here; a box without elements only of a whole without elements."""
     found = []
     for path, tensor in tensors.items():
-        whole, offsets = place_of(places, path, tensor)
-        if tensor.numel() or 0 in whole:
-            found.append(Shard(path, tuple(offsets), tuple(tensor.shape), tuple(whole), NAMES[tensor.dtype]))
+        whole, boxes = place_of(places, path, tensor)
+        held = (box for box in boxes if prod(box.shape) or 0 in whole)
+        found += [Shard(path, box.there, box.shape, whole, NAMES[tensor.dtype]) for box in held]
     return found
+
+
+def content(shard: Shard, tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> Tensor:
+    """Return the elements of a shard, a view of the tensor that holds it."""
+    tensor = tensors[shard.path].detach()
+    _, boxes = place_of(places, shard.path, tensor)
+    (held,) = (box for box in boxes if (box.there, box.shape) == (shard.offsets, shard.sizes))
+    return tensor[held.local_slices]
 
 
 def shared_out(everyone: Sequence[Sequence[Shard]]) -> list[list[Shard]]:
@@ -79,12 +91,12 @@ def wanted(
     """
     found: dict[str, dict[str, list[Wanted]]] = defaultdict(lambda: defaultdict(list))
     for path, tensor in tensors.items():
-        offsets, filled = place_of(places, path, tensor)[1], 0
-        for chunk in entries[path]["chunks"]:
-            if (both := _overlap(chunk["offsets"], chunk["sizes"], offsets, tensor.shape)) is None:
+        filled = 0
+        for box, chunk in product(place_of(places, path, tensor)[1], entries[path]["chunks"]):
+            if (both := _overlap(chunk["offsets"], chunk["sizes"], box.there, box.shape)) is None:
                 continue
             there, here = both
-            target = tensor.detach()[here]
+            target = tensor.detach()[box.local_slices][here]
             name = shard_name(path.partition("/")[2], chunk["offsets"])
             found[chunk["file"]][name].append(Wanted(there, target))
             filled += target.numel()

@@ -145,7 +145,7 @@ def write(directory: Path, head: dict[str, Any], tensors: Mapping[str, Tensor], 
     def mine(rank: int, _: int) -> None:
         named: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for shard in plan[rank]:
-            named[_file(shard, rank)][shard.name] = tensors[shard.path].detach()
+            named[_file(shard, rank)][shard.name] = shards.content(shard, tensors, places)
         files.update({name: write_file(directory / name, some, some.__getitem__) for name, some in named.items()})
 
     sharing(mine, group)

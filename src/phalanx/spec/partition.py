@@ -40,6 +40,25 @@ class Box(NamedTuple):
     alike: int = 1
     partial: bool = False
 
+    @property
+    def local_slices(self) -> tuple[slice, ...]:
+        """The index of the box in what the rank holds."""
+        return _slices(self.here, self.shape)
+
+    @property
+    def global_slices(self) -> tuple[slice, ...]:
+        """The index of the box in the whole."""
+        return _slices(self.there, self.shape)
+
+
+def whole(shape: tuple[int, ...]) -> Box:
+    """Return the one box of a tensor of which a rank holds all."""
+    return Box(shape, (0,) * len(shape), (0,) * len(shape))
+
+
+def _slices(begin: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(start, start + size) for start, size in zip(begin, shape, strict=True))
+
 
 class Run(NamedTuple):
     """A box in one dimension."""
@@ -51,20 +70,20 @@ class Run(NamedTuple):
 
 
 def runs(dim: Dim, ranks: Ranks, padding: bool = False) -> Iterator[Run]:
-    """Yield what a rank has of a dimension, with the `padding` of a vocabulary or without.
+    """Yield what a rank has of a dimension, with the `padding` of a vocabulary or without. Ranks divide whole units."""
+    ways, rank = (ranks.tp, ranks.rank) if split(dim) else (1, 0)
+    if dim.fused and dim.units % ways:
+        yield from _runs_of_a_unit(dim, ways, rank)
+        return
+    start, end = dim.stored // ways * rank, dim.stored if padding else dim.size
+    yield Run(max(0, min(dim.stored // ways, end - start)), 0, start)
 
-    Ranks divide whole units. When there are more ranks than units, the ranks of a unit divide each of its fused parts,
+
+def _runs_of_a_unit(dim: Dim, ways: int, rank: int) -> Iterator[Run]:
+    """Yield what a rank has of a dimension with fewer units than ranks: those of a unit divide each of its fused parts,
     or share it.
     """
-    ways = ranks.tp if dim.axis in SPLIT else 1
-    rank = ranks.rank if ways > 1 else 0
-    if not dim.fused or dim.units % ways == 0:
-        start = dim.stored // ways * rank
-        end = dim.stored if padding else dim.size
-        yield Run(max(0, min(dim.stored // ways, end - start)), 0, start)
-        return
-
-    ways //= dim.units  # ranks of one unit
+    ways //= dim.units
     here, there = 0, dim.size // dim.units * (rank // ways)
     for part in dim.fused:
         length = part.size if part.shared else part.size // ways
