@@ -265,9 +265,11 @@ class LogConfig(Section):
     """What is told."""
 
     every: PositiveInt = 1
-    """Steps between lines in metrics.jsonl and TensorBoard."""
+    """Steps between records in metrics.jsonl and what other trackers show."""
     print_every: PositiveInt = 10
     """Steps between printed lines when the output is not a terminal."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Who is told of the run beside metrics.jsonl and the console: tensorboard, or module:Name."""
 
 
 class Config(Section):

@@ -21,10 +21,11 @@ from phalanx.errors import InputError
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from phalanx.config import OptimConfig
+    from phalanx.config import Config, OptimConfig
     from phalanx.models.family import Family
     from phalanx.parallel.parameters import Parameters
     from phalanx.train.task import Kind
+    from phalanx.train.trackers import Tracker
 
 T = TypeVar("T")
 
@@ -93,6 +94,9 @@ TASKS: "Table[Kind]" = Table(
         "completion": "phalanx.tasks.completion:Completion",
     },
     ("losses", "counts", "labelled", "fitted"),
+)
+TRACKERS: "Table[Callable[[Config, Path, int], Tracker]]" = Table(
+    "log.trackers", {"tensorboard": "phalanx.train.trackers:TensorBoard"}, ("start", "train", "valid", "close")
 )
 OPTIMIZERS: "Table[Callable[[Parameters, OptimConfig], list[Optimizer]]]" = Table(
     "optim.name",

@@ -304,7 +304,7 @@ def test_defects_keep_their_traceback(work: Path, monkeypatch: pytest.MonkeyPatc
     [
         (["model.hidden=100000000000000000000"], "model.hidden"),
         (["model.family=os:path"], "os:path"),
-        (["model.family=builtins:print"], "DEFAULTS"),
+        (["model.family=builtins:print"], "TASK"),
         (["model.family=:GPT"], "cannot be loaded"),
         (["task=os:path"], "os:path"),
         (["optim.name=os:path"], "os:path"),

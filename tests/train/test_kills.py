@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from phalanx.run.folder import RunFolder
-from phalanx.train.metrics import Metrics
+from phalanx.train.trackers import JsonLines
 from tests.train.processes import command, die_at_files, in_fresh_process, start, train_to_the_end
 from tests.train.runs import Corpus, curve, starts_and_steps
 
@@ -39,9 +39,9 @@ def started() -> Iterator[list[ForkServerProcess]]:
 
 def _train_and_die(path: Path, kind: str, at: int) -> None:
     """Train, and be killed at the `at`-th thing that is done to a file of the run, or after so many steps."""
-    count, told = itertools.count(1), Metrics.train
+    count, told = itertools.count(1), JsonLines.train
 
-    def tell(metrics: Metrics, step: int, values: Mapping[str, float]) -> None:
+    def tell(metrics: JsonLines, step: int, values: Mapping[str, float]) -> None:
         told(metrics, step, values)
         if next(count) == at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -49,7 +49,7 @@ def _train_and_die(path: Path, kind: str, at: int) -> None:
     if kind == "files":
         die_at_files(path, lambda: next(count) == at)
     else:
-        vars_: Any = Metrics
+        vars_: Any = JsonLines
         vars_.train = tell
     train_to_the_end(path)
 

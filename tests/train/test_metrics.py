@@ -7,22 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from phalanx.config import Config, LogConfig
 from phalanx.errors import InputError
 from phalanx.run.records import FILE, read
 from phalanx.train import peak
-from phalanx.train.metrics import Metrics, Throughput
+from phalanx.train.metrics import Throughput
+from phalanx.train.trackers import JsonLines, TensorBoard
 
 WRITE = """
 import sys, time
 from pathlib import Path
-from phalanx.train.metrics import Metrics
-metrics = Metrics(Path(sys.argv[1]), 1, 0)
+from phalanx.config import Config
+from phalanx.train.trackers import JsonLines
+metrics = JsonLines(Config(), Path(sys.argv[1]), 0)
 for step in range(1, 6):
     metrics.train(step, {"loss": 1 / step})
 print("written", flush=True)
@@ -35,13 +39,14 @@ def losses(folder: Path, kind: str = "train") -> dict[int, float | None]:
 
 
 def run(folder: Path, first: int, last: int, offset: float = 0.0) -> None:
-    with Metrics(folder, 1, first - 1) as metrics:
-        for step in range(first, last + 1):
-            metrics.train(step, {"loss": offset + step / 3, "tokens": 10 * step})
+    for kind in (JsonLines, TensorBoard):
+        with closing(kind(Config(), folder, first - 1)) as tracker:
+            for step in range(first, last + 1):
+                tracker.train(step, {"loss": offset + step / 3, "tokens": 10 * step})
 
 
 def test_records_are_exact_and_every_nth_step_is_kept(tmp_path: Path) -> None:
-    with Metrics(tmp_path, 2, 0) as metrics:
+    with closing(JsonLines(Config(log=LogConfig(every=2)), tmp_path, 0)) as metrics:
         metrics.start({"parameters": 7})
         for step in range(1, 5):
             metrics.train(step, {"loss": step / 3, "tokens": 10 * step})
@@ -55,7 +60,7 @@ def test_records_are_exact_and_every_nth_step_is_kept(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
-    with Metrics(tmp_path, 1, 0) as metrics:
+    with closing(JsonLines(Config(), tmp_path, 0)) as metrics:
         metrics.train(1, {"loss": math.nan, "grad_norm": math.inf, "lr": 1e-3})
     line = (tmp_path / FILE).read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {
@@ -69,9 +74,9 @@ def test_resume_leaves_one_curve(tmp_path: Path) -> None:
     assert losses(tmp_path) == {step: step / 3 + (100 if step > 4 else 0) for step in range(1, 10)}
     assert [record["step"] for record in read(tmp_path / FILE)] == list(range(1, 10))
     assert not list(tmp_path.glob("*.partial"))
-    with Metrics(tmp_path, 1, 6) as metrics:
+    with closing(JsonLines(Config(), tmp_path, 6)) as metrics:
         assert metrics.last["tokens"] == 60
-    with Metrics(tmp_path, 1, 0) as metrics:
+    with closing(JsonLines(Config(), tmp_path, 0)) as metrics:
         assert metrics.last == {}
 
 
@@ -117,8 +122,8 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     (tmp_path / FILE).symlink_to("/dev/full")
-    monkeypatch.setattr("phalanx.train.metrics.cut", lambda path, step: [])
-    metrics = Metrics(tmp_path, 1, 0)
+    monkeypatch.setattr("phalanx.train.trackers.cut", lambda path, step: [])
+    metrics = JsonLines(Config(), tmp_path, 0)
     with pytest.raises(InputError, match=r"metrics\.jsonl: No space left on device; make room"):
         metrics.train(1, {"loss": 1.0})
     with pytest.raises(InputError, match="No space left"):

@@ -1,11 +1,13 @@
-"""Everything that is told about a run goes through here: to the console, metrics.jsonl and TensorBoard."""
+"""Everything that is told about a run goes through here: to the console, metrics.jsonl and other trackers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
 
+from phalanx import registry
 from phalanx.config import Config
+from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.precision.gemm import NUMBERS
 from phalanx.run.folder import RunFolder
@@ -14,8 +16,9 @@ from phalanx.run.verdict import judge
 from phalanx.spec.costs import flops_per_token
 from phalanx.train.console import Console
 from phalanx.train.crowd import Crowd
-from phalanx.train.metrics import Metrics, Throughput, memory_gib
+from phalanx.train.metrics import Throughput, memory_gib
 from phalanx.train.peak import peak_flops
+from phalanx.train.trackers import JsonLines, Tracker
 
 
 class Silent:
@@ -54,23 +57,29 @@ class Monitor:
         self.console = Console(config.train.steps, config.log.print_every, folder.path.name, quiet)
         self.flops = flops_per_token(spec_of(config.model), config.data.sequence)
         self.seen = 0
+        self.trackers: list[Tracker] = []
 
     @contextmanager
     def running(self, step: int, tokens: int) -> Iterator[None]:
         """Around the loop, which begins after `step` steps and `tokens` tokens."""
         mismatch = self._mismatch(step)
         with ExitStack() as stack:
-            self.metrics = stack.enter_context(Metrics(self.folder.path, self.config.log.every, step))
+            record = JsonLines(self.config, self.folder.path, step)
+            kinds = map(registry.TRACKERS.find, self.config.log.trackers)
+            self.trackers = [record, *(kind(self.config, self.folder.path, step) for kind in kinds)]
+            for tracker in self.trackers:
+                stack.callback(self._tell, tracker, lambda tracker: tracker.close())
             self.peak = self.processes * peak_flops(self.device, NUMBERS[self.config.precision.dtype])
             self.seen = tokens
-            self.rate = Throughput(self.metrics.last.get("seconds", 0.0))
+            self.rate = Throughput(record.last.get("seconds", 0.0))
             alone = self.device.type == "cpu" and self.processes == 1  # ranks crowd each other by their layout
             self.crowd = Crowd(torch.get_num_threads()) if alone else None
             parameters = spec_of(self.config.model).elements
-            self.metrics.start({
+            facts = {
                 "parameters": parameters, "device": self.device.type, "dtype": self.config.precision.dtype,
                 "threads": torch.get_num_threads(), "compile": self.config.train.compile, "peak_flops": self.peak,
-            })  # fmt: skip
+            }  # fmt: skip
+            self._tell_all(lambda tracker: tracker.start(facts))
             self.note(
                 f"{parameters / 1e6:.1f} M parameters, {self.config.precision.dtype} on {self.device.type} "
                 f"({self.peak / 1e9:,.0f} GFLOP/s), compile {self.config.train.compile}"
@@ -89,8 +98,9 @@ class Monitor:
             "tokens_per_s": speed, "mfu": self.flops * speed / self.peak, "memory_gib": memory_gib(self.device),
             "seconds": self.rate.seconds,
         }  # fmt: skip
-        self.metrics.train(step, {**values, **rates})
-        self.console.train(step, {**values, **rates}, self.rate.eta(self.config.train.steps - step))
+        told = {**values, **rates}
+        self._tell_all(lambda tracker: tracker.train(step, told))
+        self.console.train(step, told, self.rate.eta(self.config.train.steps - step))
         if self.crowd and (said := self.crowd.step(rates["mfu"])):
             self.note(said)
 
@@ -102,7 +112,7 @@ class Monitor:
 
     def valid(self, step: int, values: Mapping[str, float]) -> None:
         """An evaluation ended."""
-        self.metrics.valid(step, values)
+        self._tell_all(lambda tracker: tracker.valid(step, values))
         self.console.valid(step, values)
 
     def judged(self) -> str:
@@ -112,6 +122,21 @@ class Monitor:
     def note(self, text: str) -> None:
         """Say a sentence that stays on the screen."""
         self.console.note(text)
+
+    def _tell_all(self, news: Callable[[Tracker], None]) -> None:
+        for tracker in list(self.trackers):
+            self._tell(tracker, news)
+
+    def _tell(self, tracker: Tracker, news: Callable[[Tracker], None]) -> None:
+        """A tracker that fails is told nothing more, and the run goes on; but not without its own records."""
+        try:
+            if tracker in self.trackers:
+                news(tracker)
+        except Exception as error:
+            if isinstance(tracker, JsonLines) or isinstance(error, InputError):
+                raise
+            self.trackers.remove(tracker)
+            self.note(f"{type(tracker).__name__} failed and is told nothing more: {type(error).__name__}: {error}")
 
     def _mismatch(self, step: int) -> str:
         """What to tell of records that do not lead to the checkpoint of `step`, 0 where none is; "" if they do."""

@@ -1,0 +1,1 @@
+"""What people bring from outside the package, by "module:Name"."""
