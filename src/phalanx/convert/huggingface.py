@@ -133,8 +133,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     """
     folder = RunFolder.open(run)
     config, tokenizer = folder.config(), load_tokenizer(str(folder.tokenizer))
-    model, spec = config.model, spec_of(config.model)
-    kind, form = form_of(model, run)
+    spec, (kind, form) = spec_of(config.model), form_of(config.model, run)
     if name := unnamed(spec, form.names):
         raise InputError(f"{run} has {name}, for which Hugging Face's {kind} has no name")
 
@@ -147,5 +146,5 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
         shapes = {name: tensors.like(name) for name in tensors}
         write_file(beside / "model.safetensors", shapes, tensors.__getitem__, format="pt")
         durable.write(beside / "config.json", json.dumps(facts, indent=2).encode())
-        write_tokenizer(tokenizer, model, beside)
+        write_tokenizer(tokenizer, spec, beside)
     return len(tensors)

@@ -9,10 +9,10 @@ from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 
 from phalanx import durable
-from phalanx.config import ModelConfig
 from phalanx.data.fastpath import is_gpt2_like
 from phalanx.data.tokenize import Tokenizer
 from phalanx.data.words import is_bert_like
+from phalanx.spec.model import Spec
 
 # Options of a tokenizer.json's model: BERT's class has these values of them, GPT-2's has none of those.
 WORD_PIECE = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
@@ -21,19 +21,22 @@ BYTE_PAIRS = (
 )  # fmt: skip
 
 
-def write_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
-    """tokenizer.json, with [CLS] and [SEP] put around a BERT's texts, and tokenizer_config.json.
+def write_tokenizer(tokenizer: Tokenizer, spec: Spec, folder: Path) -> None:
+    """Write tokenizer.json, with [CLS] and [SEP] put around the texts of a model that sees both ways, and
+    tokenizer_config.json.
 
     The class is BERT's or GPT-2's own where that makes the same tokens, else the one that reads tokenizer.json as it
     is. `model_input_names` says whether the model tells a pair's texts apart: without it both are segment 0.
     """
+    segment = spec.embeddings.segment if spec.embeddings else None
+    apart = segment is not None and segment.rows.size > 1
     backend = Backend.from_str(tokenizer.json())
-    inputs = ["input_ids", *(["token_type_ids"] if model.segments > 1 else []), "attention_mask"]
+    inputs = ["input_ids", *(["token_type_ids"] if apart else []), "attention_mask"]
     facts: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.positions,
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.positions,
         "model_input_names": inputs,
     }  # fmt: skip
-    if model.family == "bert":
+    if not spec.causal:
         facts |= _bert(tokenizer, backend)
     elif tokenizer.eod is not None:
         facts |= _gpt(tokenizer, backend)

@@ -1,0 +1,176 @@
+"""Llama's relatives by the engine that converts all: grouped queries, gates and untied heads in and out, bit-equal."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from phalanx.convert.folder import Weights
+from phalanx.convert.huggingface import compared
+from phalanx.convert.linked import exported, imported
+from phalanx.errors import InputError
+from phalanx.models.llama_hugging_face import HUGGING_FACE
+from phalanx.spec.leaves import Dim, Matrix, Norm, Table
+from phalanx.spec.links import links
+from phalanx.spec.model import MLP, WORDS, Attention, Block, Embeddings, Head, Spec
+from phalanx.spec.rope import Rope
+
+SIZES = {"vocab_size": 21, "hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 28, "rms_norm_eps": 1e-5,
+         "max_position_embeddings": 16}  # fmt: skip
+MANY: dict[str, Any] = {"num_attention_heads": 6, "num_key_value_heads": 2}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", MANY),
+    "tied": ("Llama", {**MANY, "tie_word_embeddings": True}),
+    "one key head": ("Llama", {"num_attention_heads": 4, "num_key_value_heads": 1}),
+    "as many": ("Llama", {"num_attention_heads": 4, "num_key_value_heads": 4}),
+    "its own width": ("Llama", {**MANY, "head_dim": 10}),
+    "mistral": ("Mistral", {**MANY, "sliding_window": None}),
+    "a window over all": ("Mistral", {**MANY, "sliding_window": 16}),
+    "qwen2": ("Qwen2", {**MANY, "tie_word_embeddings": True, "rope_theta": 1e6}),
+}
+
+
+def spec_of(section: dict[str, Any]) -> Spec:
+    """The decoder that the keys of [model] describe, its vocabulary padded."""
+    hidden, heads, width = section["hidden"], section["heads"], section["width"]
+    embed, words = Dim("embed", hidden), Dim("vocab", section["vocab"], padded=32)
+    norm = Norm(embed, section["norm_eps"], "rms", bias=False)
+    attention = Attention(
+        hidden, heads, section["kv_heads"], width, causal=True, bias=(section["qkv_bias"], False),
+        rope=Rope(section["theta"], width),
+    )  # fmt: skip
+    block = Block(norm, attention, norm, MLP(hidden, section["ffn"], "silu", gated=True, bias=False))
+    head = Matrix(embed, words, bias=False, per="label", tied=WORDS if section["tied"] else "")
+    blocks = (block,) * section["layers"]
+    return Spec(hidden, section["positions"], Embeddings(Table(words, embed)), blocks, norm, (
+        Head("lm", (("head", head),)),
+    ))  # fmt: skip
+
+
+@pytest.fixture(params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A small random model of theirs."""
+    name, facts = MODELS[request.param]
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{name}Config")(**SIZES, **facts)
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The keys of [model] that a folder's config.json gives."""
+    facts = json.loads((folder / "config.json").read_text())
+    return HUGGING_FACE[facts["model_type"]].read(facts)
+
+
+def test_there_and_back_is_bit_equal(folder: Path) -> None:
+    section = read(folder)
+    spec, form = spec_of(section), next(iter(HUGGING_FACE.values()))
+    contents = compared(folder, Weights(folder), spec, form.names)
+    assert not contents.missing and not contents.unused
+    ours = imported(contents.links, Weights(folder))
+    assert {one.name: one.shape for one in spec.parameters()} == {one: tuple(ours[one].shape) for one in ours}
+    assert ours[WORDS][section["vocab"] :].count_nonzero() == 0
+
+    theirs = load_file(folder / "model.safetensors")
+    back = exported(links(spec, form.names), dict(ours))
+    assert back.keys() == theirs.keys() - ({"lm_head.weight"} if section["tied"] else set())
+    assert all(torch.equal(back[one], theirs[one]) for one in back)
+
+
+def test_heads_and_gates_are_where_attention_reads_them(folder: Path) -> None:
+    """A group's queries, then its key, then its value; the gate before up."""
+    section, theirs = read(folder), load_file(folder / "model.safetensors")
+    contents = compared(folder, Weights(folder), spec_of(section), HUGGING_FACE["llama"].names)
+    ours, block = imported(contents.links, Weights(folder)), "transformer.blocks.1."
+    q, k, v = (theirs[f"model.layers.1.self_attn.{part}_proj.weight"] for part in "qkv")
+    width, group = section["width"], section["heads"] // section["kv_heads"]
+    rows = []
+    for number in range(section["kv_heads"]):
+        rows += [*q.split(width)[group * number : group * (number + 1)], k.split(width)[number], v.split(width)[number]]
+    assert torch.equal(ours[f"{block}attention.qkv.weight"], torch.cat(rows))
+    mlp = [theirs[f"model.layers.1.mlp.{part}_proj.weight"] for part in ("gate", "up")]
+    assert torch.equal(ours[f"{block}feed_forward.up.weight"], torch.cat(mlp))
+
+
+def test_what_is_written_is_read_again(folder: Path, tmp_path: Path) -> None:
+    """By us, and by their class."""
+    section = read(folder)
+    model = SimpleNamespace(**section)
+    kind, form = next((kind, form) for kind, form in HUGGING_FACE.items() if not form.why_not(model))
+    facts = {theirs: section[ours] for ours, theirs in form.keys.items()} | form.write(model)
+    assert form.read(facts) == section
+    assert all(facts.get(key, usual) == usual for key, usual in form.usual.items())
+    config = getattr(transformers, f"{kind.title()}Config")(**facts)
+    theirs = json.loads((folder / "config.json").read_text())
+    same = ("rope_parameters", "head_dim", "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps")
+    assert all(getattr(config, key, None) == theirs[key] for key in same if key in theirs)
+    assert not getattr(config, "sliding_window", None)
+
+
+def test_older_files_say_the_same() -> None:
+    """Null and absent keys, and the base of rotary positions by itself."""
+    old = {"num_attention_heads": 4, "hidden_size": 32, "num_key_value_heads": None, "head_dim": None}
+    section = HUGGING_FACE["llama"].read({**old, "rope_theta": 5e5, "rope_scaling": None})
+    assert (section["kv_heads"], section["width"], section["theta"], section["tied"]) == (4, 8, 5e5, False)
+    section = HUGGING_FACE["llama"].read({**old, "rope_scaling": {"type": "default"}})
+    assert section["theta"] == 10_000.0
+    for new in {"rope_theta": 1e6}, {"rope_theta": 1e6, "rope_type": "default"}:
+        assert HUGGING_FACE["llama"].read({**old, "rope_theta": 1.0, "rope_parameters": new})["theta"] == 1e6
+    wide = {"sliding_window": 32768, "max_window_layers": 28, "use_sliding_window": False, "num_key_value_heads": 2}
+    assert HUGGING_FACE["qwen2"].read({**old, **wide})["kv_heads"] == 2
+    full = {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention"]}
+    assert HUGGING_FACE["qwen2"].read({**old, **full})["qkv_bias"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "said"),
+    [
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "type 'llama3' .* not known"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type 'linear'"),
+        ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "type 'yarn'"),
+        ("llama", {"rope_parameters": {"rope_type": ["a"]}}, "not known"),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "'full_attention'="),
+        ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("llama", {"rope_scaling": 2.0}, "rope_scaling=2.0 will not do"),
+        ("mistral", {"sliding_window": 8, "max_position_embeddings": 16}, "sliding_window=8 is not known"),
+        ("mistral", {}, "sliding_window=4096"),
+        ("mistral", {"sliding_window": "8"}, "sliding_window='8'"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "sliding_window=8"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention"]}, "window=8"),
+    ],
+)
+def test_what_is_not_there_is_refused(kind: str, facts: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        HUGGING_FACE[kind].read({"num_attention_heads": 4, "hidden_size": 32, **facts})
+
+
+@pytest.mark.parametrize("folder", ["tied"], indirect=True)
+def test_a_tied_head_may_come_twice(folder: Path) -> None:
+    """With the same numbers; its own are those of another model, which config.json has to say."""
+    tensors = load_file(folder / "model.safetensors")
+    spec, names, words = spec_of(read(folder)), HUGGING_FACE["llama"].names, tensors["model.embed_tokens.weight"]
+    save_file({**tensors, "lm_head.weight": words.clone()}, folder / "model.safetensors")
+    assert compared(folder, Weights(folder), spec, names).unused == []
+    save_file({**tensors, "lm_head.weight": words + 1}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
+        compared(folder, Weights(folder), spec, names)
+
+
+@pytest.mark.parametrize("folder", ["llama"], indirect=True)
+def test_the_stack_alone_lacks_its_head(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file({name.removeprefix("model."): one for name, one in tensors.items()}, folder / "model.safetensors")
+    contents = compared(folder, Weights(folder), spec_of(read(folder)), HUGGING_FACE["llama"].names)
+    assert contents.missing == {"head.weight": "lm_head.weight"} and not contents.unused
+    assert imported(contents.links, Weights(folder))["transformer.norm.weight"].shape == (24,)
