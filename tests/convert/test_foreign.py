@@ -241,6 +241,14 @@ MEGATRON: dict[str, tuple[Any, str]] = {
     "an empty file": (lambda at: (at / RANK).write_bytes(b""), "was it cut off"),
     "heads in words": (lambda at: edit_rank(at, args_num_attention_heads="two"), "num_attention_heads='two'"),
     "no heads": (lambda at: edit_rank(at, args_num_attention_heads=0), "num_attention_heads=0 will not do"),
+    "heads that ranks do not divide": (
+        lambda at: edit_rank(at, args_num_attention_heads=1),
+        "2 ranks, which do not divide its 1 heads",
+    ),
+    "a feed-forward that they do not divide": (
+        lambda at: edit_rank(at, args_ffn_hidden_size=31),
+        "do not divide its feed-forward layers of 31",
+    ),
     "a wide dropout": (lambda at: edit_rank(at, args_hidden_dropout=7.0), "hidden_dropout=7.0 will not do"),
     "a tensor for a flag": (lambda at: edit_rank(at, args_bias_gelu_fusion=torch.ones(3)), "bias_gelu_fusion"),
     "another feed-forward": (lambda at: edit_rank(at, args_ffn_hidden_size=16), "of the shape"),

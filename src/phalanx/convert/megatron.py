@@ -8,7 +8,7 @@ one after the other, which is the order here too. Biases and norms that every ra
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
@@ -17,61 +17,54 @@ from torch import Tensor
 from phalanx import durable
 from phalanx.config import Config, DataConfig, ModelConfig
 from phalanx.convert.imported import Imported, write_run
+from phalanx.convert.linked import exported, imported
 from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
-from phalanx.convert.names import pad_rows
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint
-from phalanx.models.build import build, make
-from phalanx.models.family import check, family
+from phalanx.models.build import build
+from phalanx.models.family import check, family, spec_of
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
+from phalanx.spec.links import Foreign, Link, Names, Order, Side, links
+from phalanx.spec.model import Spec
+from phalanx.spec.partition import Ranks
 
 VERSION = 3.0  # that is written
 MOST_PADDING = 8192  # rows that a rank adds to a vocabulary, at most: more are another vocabulary's
 
-_BLOCK = {
-    "norm1": "input_layernorm",
-    "attention.qkv": "attention.query_key_value",
-    "attention.out": "attention.dense",
-    "norm2": "post_attention_layernorm",
-    "feed_forward.up": "mlp.dense_h_to_4h",
-    "feed_forward.down": "mlp.dense_4h_to_h",
-}
-_ONCE = {
-    "transformer.embeddings.token.weight": "language_model.embedding.word_embeddings.weight",
-    "transformer.embeddings.position.weight": "language_model.embedding.position_embeddings.weight",
-    "transformer.embeddings.segment.weight": "language_model.embedding.tokentype_embeddings.weight",
-    "transformer.norm.weight": "language_model.transformer.final_layernorm.weight",
-    "transformer.norm.bias": "language_model.transformer.final_layernorm.bias",
-    "masked.transform.weight": "lm_head.dense.weight",
-    "masked.transform.bias": "lm_head.dense.bias",
-    "masked.norm.weight": "lm_head.layernorm.weight",
-    "masked.norm.bias": "lm_head.layernorm.bias",
-    "masked.decoder.bias": "lm_head.bias",
-    "pair.pooler.weight": "language_model.pooler.dense.weight",
-    "pair.pooler.bias": "language_model.pooler.dense.bias",
-    "pair.classifier.weight": "binary_head.weight",
-    "pair.classifier.bias": "binary_head.bias",
-}
+_POSITIONS = "language_model.embedding.position_embeddings"
+_NAMES = Names(
+    block="language_model.transformer.layers.{}.",
+    blocks={
+        "norm1": "input_layernorm",
+        "attention.out": "attention.dense",
+        "norm2": "post_attention_layernorm",
+        "feed_forward.up": "mlp.dense_h_to_4h",
+        "feed_forward.down": "mlp.dense_4h_to_h",
+    },
+    once={
+        "transformer.embeddings.token": "language_model.embedding.word_embeddings",
+        "transformer.embeddings.position": _POSITIONS,
+        "transformer.embeddings.segment": "language_model.embedding.tokentype_embeddings",
+        "transformer.norm": "language_model.transformer.final_layernorm",
+    },
+    heads={
+        "mlm": {
+            "masked.transform": "lm_head.dense",
+            "masked.norm": "lm_head.layernorm",
+            "masked.decoder.bias": "lm_head.bias",
+        },
+        "nsp": {"pair.pooler": "language_model.pooler.dense", "pair.classifier": "binary_head"},
+    },
+)
 _TOLD = {  # where the sizes of a model are found there
     "layers": "the layers with an input_layernorm", "hidden": "position_embeddings' width",
     "positions": "position_embeddings' rows", "heads": "args.num_attention_heads", "ffn": "args.ffn_hidden_size",
     "norm_eps": "args.layernorm_epsilon", "dropout": "args.hidden_dropout",
     "attention_dropout": "args.attention_dropout",
 }  # fmt: skip
-# The dimension along which ranks share a tensor, by the end of its name there.
-_SPLIT = {
-    "word_embeddings.weight": 0,
-    "lm_head.bias": 0,
-    "query_key_value.weight": 0,
-    "query_key_value.bias": 0,
-    "attention.dense.weight": 1,
-    "dense_h_to_4h.weight": 0,
-    "dense_h_to_4h.bias": 0,
-    "dense_4h_to_h.weight": 1,
-}
 
 
 def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imported:
@@ -85,59 +78,101 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
     flat = [flat_of(part["model"], file) for part, file in zip(parts, files, strict=True)]
     model, version = _model_of(parts[0], flat[0], files[0], words.vocab)
 
-    with torch.device("meta"):
-        shapes = make(model).state_dict()
-    theirs = {_name(name): name for name in shapes}
-    found = {there: ours for there, ours in theirs.items() if there in flat[0]}
-    missing = [ours for there, ours in theirs.items() if there not in found]
-    if lacking := [name for name in missing if not name.startswith(("masked.", "pair."))]:
-        raise InputError(f"{folder} lacks the tensor {_name(lacking[0])}")
+    spec = spec_of(model)
+    contents = _compared(folder, files, flat, spec, version)
+    tensors = {f"{rank}/{name}": tensor for rank, part in enumerate(flat) for name, tensor in part.items()}
+    found = imported(contents.links, tensors)
 
-    for there, ours in found.items():
-        _check_parts(files, there, [part.get(there) for part in flat], [*shapes[ours].shape], model)
-    joined = {ours: _joined(there, flat, model, version) for there, ours in found.items()}
-    for name, tensor in joined.items():
-        if name.endswith("token.weight"):
-            joined[name] = pad_rows(tensor[: model.vocab], model)
-        elif name == "masked.decoder.bias":
-            joined[name] = tensor[: model.vocab]
-
-    spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict() if missing else {}
-    config = Config(task=family(model.family).TASK, model=model, data=DataConfig(sequence=model.positions))
+    spare: dict[str, Tensor] = {}
+    if contents.missing:
+        spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict()
+    names = [parameter.name for parameter in spec.parameters()]
+    shapes = {name: spare[name] if name in contents.missing else found.like(name) for name in names}
 
     def read(name: str) -> Tensor:
-        return joined[name].float().contiguous() if name in joined else spare[name]
+        return found[name] if name in found else spare[name]
 
-    record = ImportRecord(source=f"megatron:{folder.resolve()}", missing={name: _name(name) for name in missing})
+    config = Config(task=family(model.family).TASK, model=model, data=DataConfig(sequence=model.positions))
+    record = ImportRecord(source=f"megatron:{folder.resolve()}", missing=contents.missing)
     write_run(out, config, words.json(), shapes, read, record)
-    unused = [name for name in flat[0] if name not in theirs]
-    return Imported(out, len(joined), tuple(missing), tuple(unused))
+    return Imported(out, len(found), tuple(contents.missing), tuple(contents.unused))
 
 
-def _check_parts(
-    files: Sequence[Path], name: str, parts: Sequence[Tensor | None], whole: list[int], model: ModelConfig
-) -> None:
-    """InputError unless every rank has its part of a tensor of the shape `whole`, in floating point numbers.
-
-    The vocabulary's rows are padded there, to how many is not told: they must be enough.
+class _Contents(NamedTuple):
+    """What the ranks have of a model: links to tensors by RANK/NAME, what is missing (names here, and there), and what
+    of the first rank has no place.
     """
-    dim = next((dim for end, dim in _SPLIT.items() if name.endswith(end)), None)
-    padded = name.endswith(("word_embeddings.weight", "lm_head.bias"))
-    for file, part in zip(files, parts, strict=True):
-        if part is None:
-            raise InputError(f"{file} lacks the tensor {name}")
-        if not part.is_floating_point() or part.layout is not torch.strided or part.device.type != "cpu":
-            raise InputError(f"{file}: {name} holds {part.dtype}, and weights are plain floating point numbers")
-        expected = [*whole]
-        if dim is not None:
-            expected[dim] = len(part) if padded and part.ndim == len(whole) else whole[dim] // len(parts)
-        if [*part.shape] != expected:
-            raise InputError(
-                f"{file}: {name} is of the shape {[*part.shape]}, its args and {len(parts)} ranks make it {expected}"
-            )
-    rows = sum(len(part) for part in parts if part is not None)
-    if padded and not 0 <= rows - model.vocab < MOST_PADDING * len(parts):
-        raise InputError(f"{files[0]}: {name} has {rows} rows, the tokenizer {model.vocab} tokens; name its own")
+
+    links: list[Link]
+    missing: dict[str, str]
+    unused: list[str]
+
+
+def _compared(
+    folder: Path, files: Sequence[Path], parts: Sequence[Mapping[str, Tensor]], spec: Spec, version: float
+) -> _Contents:
+    """Compare what each rank has with its part of the model. A head may be missing. InputError for what else is missing
+    or of another shape, and for ranks that do not divide the model.
+    """
+    if refused := _indivisible(spec, len(files)):
+        raise InputError(f"{folder} has {len(files)} ranks, which do not divide {refused}")
+    rows = _rows(files, parts, spec)
+    found, missing, seen = list[Link](), dict[str, str](), set[Side]()
+    for rank, (file, part) in enumerate(zip(files, parts, strict=True)):
+        for link in links(spec, _names(version), Ranks(len(files), rank=rank), rows):
+            name = link.theirs.name
+            if name not in part and not rank and not link.ours.name.startswith("transformer."):
+                missing[link.ours.name] = name
+            if link.ours.name in missing:
+                continue
+            _check(file, name, part.get(name), link.theirs.shape, len(files))
+            if link.ours not in seen:  # what all ranks have is taken from the first
+                seen.add(link.ours)
+                found.append(link._replace(theirs=link.theirs._replace(name=f"{rank}/{name}")))
+
+    expected = {link.theirs.name for link in links(spec, _names(version))}
+    return _Contents(found, missing, [name for name in parts[0] if name not in expected])
+
+
+def _rows(files: Sequence[Path], parts: Sequence[Mapping[str, Tensor]], spec: Spec) -> int:
+    """Return how many rows the vocabulary has over all ranks. They are padded there, to how many is not told: they must
+    be enough, and no more than padding can be.
+    """
+    words = next(links(spec, _NAMES)).theirs  # the embedding comes first
+    found = parts[0].get(words.name)
+    if found is None:
+        raise InputError(f"{files[0]} lacks the tensor {words.name}")
+    rows, tokens = len(found) * len(files) if found.ndim else 0, words.shape[0]
+    if not 0 <= rows - tokens < MOST_PADDING * len(files):
+        raise InputError(f"{files[0]}: {words.name} has {rows} rows, the tokenizer {tokens} tokens; name its own")
+    return rows
+
+
+def _check(file: Path, name: str, part: Tensor | None, shape: tuple[int, ...], ranks: int) -> None:
+    """InputError unless a rank has its part of a tensor in plain floating point numbers."""
+    if part is None:
+        raise InputError(f"{file} lacks the tensor {name}")
+    if not part.is_floating_point() or part.layout is not torch.strided or part.device.type != "cpu":
+        raise InputError(f"{file}: {name} holds {part.dtype}, and weights are plain floating point numbers")
+    if part.shape != shape:
+        raise InputError(
+            f"{file}: {name} is of the shape {[*part.shape]}, its args and {ranks} ranks make it {[*shape]}"
+        )
+
+
+def _indivisible(spec: Spec, tp: int) -> str:
+    """Return what of a model so many ranks do not divide, or ""."""
+    attention, mlp = spec.blocks[0].attention, spec.blocks[0].feed_forward
+    if attention.heads % tp:
+        return f"its {attention.heads} heads"
+    return f"its feed-forward layers of {mlp.width}" if mlp.width % tp else ""
+
+
+def _names(version: float) -> Names:
+    """Return the names and orders of a version."""
+    order: Order = "stacked" if version < 1 else "turns" if version < 2 else "same"
+    qkv = Foreign("attention.query_key_value", order=order)
+    return _NAMES._replace(blocks={**_NAMES.blocks, "attention.qkv": qkv})
 
 
 def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
@@ -152,14 +187,16 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
         raise InputError(
             f"{run} has {what}: Megatron-LM's own checkpoints are of pretraining, a BERT's with 2 segments"
         )
-    if model.heads % tp or (model.ffn or 4 * model.hidden) % tp:
+    spec = spec_of(model)
+    if _indivisible(spec, tp):
         raise InputError(f"--tp {tp} does not divide model.heads={model.heads} and the feed-forward; use another")
-    weights = Checkpointer(folder).weights(best)
+
+    stored = Checkpointer(folder).weights(best)
+    weights = {name: stored[name] for name in stored}
     rows = -(-model.vocab // (128 * tp)) * 128 * tp
-    flat = {_name(name): _padded(name, weights[name], model.vocab, rows) for name in weights}
     with durable.new_folder(out) as beside:
         for rank in range(tp):
-            mine = {name: _cut(name, tensor, tp, rank) for name, tensor in flat.items()}
+            mine = exported(links(spec, _names(VERSION), Ranks(tp, rank=rank), rows), weights)
             file = beside / "release" / f"mp_rank_{rank:02d}" / FILES[0]
             file.parent.mkdir(parents=True)
             content = {
@@ -169,47 +206,6 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
             torch.save(content, file)
         (beside / TRACKER).write_text("release")
     return tp
-
-
-def _name(ours: str) -> str:
-    """There, of a tensor here."""
-    if ours in _ONCE:
-        return _ONCE[ours]
-    _, _, layer, rest = ours.split(".", 3)
-    module, _, kind = rest.rpartition(".")
-    return f"language_model.transformer.layers.{layer}.{_BLOCK[module]}.{kind}"
-
-
-def _joined(name: str, parts: list[dict[str, Tensor]], model: ModelConfig, version: float) -> Tensor:
-    """The whole of a tensor that ranks share, query_key_value in the order of version 3."""
-    dim = next((dim for end, dim in _SPLIT.items() if name.endswith(end)), None)
-    tensors = [part[name] for part in parts]
-    if "query_key_value" in name:
-        tensors = [_ordered(tensor, model, version) for tensor in tensors]
-    return tensors[0] if dim is None else torch.cat(tensors, dim)
-
-
-def _ordered(part: Tensor, model: ModelConfig, version: float) -> Tensor:
-    """Put a rank's rows [heads × 3 × width, …] in order: by head, and within a head queries, keys, values."""
-    width = model.hidden // model.heads
-    rest = part.shape[1:]
-    if version < 1.0:
-        return part.view(3, -1, width, *rest).transpose(0, 1).reshape(part.shape)
-    if version < 2.0:
-        return part.view(-1, width, 3, *rest).transpose(1, 2).reshape(part.shape)
-    return part
-
-
-def _cut(name: str, tensor: Tensor, tp: int, rank: int) -> Tensor:
-    dim = next((dim for end, dim in _SPLIT.items() if name.endswith(end)), None)
-    return tensor if dim is None else tensor.chunk(tp, dim)[rank].clone()
-
-
-def _padded(name: str, tensor: Tensor, vocab: int, rows: int) -> Tensor:
-    if name not in ("transformer.embeddings.token.weight", "masked.decoder.bias"):
-        return tensor
-    kept = tensor[:vocab]
-    return torch.cat([kept, kept.new_zeros(rows - vocab, *kept.shape[1:])])
 
 
 class _Args(BaseModel):
@@ -233,7 +229,7 @@ class _Told(BaseModel):
 def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, vocab: int) -> tuple[ModelConfig, float]:
     """The model by its arguments, and where they are not told by its tensors; the version of the order of rows."""
     found = part.get("args")
-    position = flat.get(_ONCE["transformer.embeddings.position.weight"])
+    position = flat.get(f"{_POSITIONS}.weight")
     if position is None or position.ndim != 2:
         raise InputError(f"{file} has no language_model.embedding.position_embeddings: it is no BERT and no GPT-2")
     if not isinstance(found, argparse.Namespace) or getattr(found, "num_attention_heads", None) is None:

@@ -16,6 +16,7 @@ from phalanx.spec.partition import ONE, Ranks, runs, split
 
 T = TypeVar("T")
 
+Order = Literal["stacked", "turns", "same"]
 View = tuple[tuple[Any, ...], ...]  # names of methods of a tensor with their arguments, one after the other
 
 
@@ -30,7 +31,7 @@ class Foreign(NamedTuple):
 
     name: str
     transposed: bool = False
-    order: Literal["stacked", "turns", "same"] = "stacked"
+    order: Order = "stacked"
 
 
 Table = Mapping[str, str | Foreign]  # by the path here of a module, or of one of its parameters
