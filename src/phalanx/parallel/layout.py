@@ -116,7 +116,8 @@ class Layout:
                 local.tensor.grad = torch.zeros_like(local.tensor)
         if self.spec.tied and self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
             stages.tie(self.parameters.get(WORDS), self.mesh.pp)
-        self.parameters.add_partial_gradients(self.mesh.tp)
+        for axis in self.mesh.sharing:
+            self.parameters.add_partial_gradients(axis)
 
     def totals(self, sums: Sequence[Sums], names: Sequence[str], *terms: Tensor) -> Tensor:
         """The losses `names` of a step's micro-batches summed over all positions, then `terms` (one a rank) summed over
@@ -150,13 +151,12 @@ class Layout:
                 setattr(model.get_submodule(module), kind, self.locals[name].source)
                 continue
             tensor = nn.Parameter(data.local(source)) if self.sharded else source
-            rows = -(
-                -source.shape[0] // shards.size
-            )  # as `fully_shard` divides them: the last shards have fewer, or none
+            rows = -(-source.shape[0] // shards.size)  # as `fully_shard` divides them: the last have fewer, or none
             boxes = partition.rows(partition.place(parameter, self.ranks), rows * shards.rank, rows)
             twin = stage.last and not stage.first and name == WORDS
             replicas = mesh.data.size // shards.size
             self.locals[name] = Local(tensor, source, parameter.shape, tuple(boxes), twin, replicas)
+
         if write:
             pieces = {
                 name: [Piece(local.tensor.data[box.local_slices], box.there) for box in local.boxes]

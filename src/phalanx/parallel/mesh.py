@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from phalanx.config import LayoutConfig
+from phalanx.spec import partition
+from phalanx.spec.model import Spec
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ ALONE = Axis()
 
 @dataclass(frozen=True)
 class Mesh:
-    """The axes of a run. Among `within` a stage's parameters are split: tp, and with sharding the shards too. `fsdp` is
-    what `fully_shard` wants, where parameters are sharded: [shards], or [copies, shards] in hybrid sharding.
+    """The axes of a run. Among `within` a stage's parameters are split: tp, and with sharding the shards too. `sharing`
+    are groups of tp ranks that hold the same boxes, one for each size of group: tp itself, and fewer neighbours that
+    share a key head. `fsdp` is what `fully_shard` wants, where parameters are sharded: [shards], or [copies, shards] in
+    hybrid sharding.
     """
 
     pp: Axis = ALONE
@@ -45,6 +49,7 @@ class Mesh:
     shards: Axis = ALONE
     world: Axis = ALONE
     within: Axis = ALONE
+    sharing: tuple[Axis, ...] = ()
     fsdp: DeviceMesh | None = None
 
 
@@ -53,8 +58,10 @@ def data_size(layout: LayoutConfig, processes: int) -> int:
     return layout.dp or processes // (layout.tp * layout.cp * layout.pp)
 
 
-def make_mesh(layout: LayoutConfig, device: torch.device) -> Mesh:
-    """The mesh of the running process group, or of this process alone. Sizes were checked by `resolve`."""
+def make_mesh(layout: LayoutConfig, device: torch.device, spec: Spec | None = None) -> Mesh:
+    """The mesh of the running process group, or of this process alone; `spec` says how many ranks share a key head.
+    Sizes were checked by `resolve`.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Mesh()
     dp = data_size(layout, dist.get_world_size())
@@ -79,7 +86,15 @@ def make_mesh(layout: LayoutConfig, device: torch.device) -> Mesh:
         assert shards is not None and shards.mesh_dim_names is not None
         fsdp = grid["copies", shards.mesh_dim_names[0]] if "copies" in long else shards
     world = Axis(dist.get_world_size(), dist.get_rank(), dist.group.WORLD)
-    return Mesh(**{name: _axis(mesh) for name, mesh in meshes.items()}, world=world, fsdp=fsdp)
+    axes = {name: _axis(mesh) for name, mesh in meshes.items()}
+    sharing = axes["tp"], *map(_neighbours, partition.shared(spec, layout.tp) if spec else ())
+    return Mesh(**axes, world=world, sharing=sharing, fsdp=fsdp)
+
+
+def _neighbours(size: int) -> Axis:
+    """Return the group of so many neighbours in tp: neighbouring ranks of the world, as tp is the last axis."""
+    group, _ = dist.new_subgroups(size, group_desc="mesh_tp")  # type: ignore[no-untyped-call]
+    return Axis(size, dist.get_rank() % size, group)
 
 
 def _axis(mesh: DeviceMesh | None) -> Axis:

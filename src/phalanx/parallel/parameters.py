@@ -91,21 +91,19 @@ class Parameters(Mapping[str, nn.Parameter]):
         return torch.stack(terms).sum() if terms else torch.zeros((), device=device)
 
     def _square(self, name: str, tensor: Tensor, replicas: int = 1) -> Tensor:
-        """Return this rank's term of the squared norm of a tensor's whole: that of each box, divided among those that
-        hold it. float32 []
-        """
+        """This rank's term of the squared norm of a whole: of each box, divided among those that hold it. float32 []"""
         boxes = self.locals[name].boxes
         terms = [vector_norm(tensor[box.local_slices]).square() / (box.alike * replicas) for box in boxes]
         return reduce(torch.add, terms) if terms else tensor.new_zeros(())
 
     @torch.no_grad()
     def add_partial_gradients(self, axis: Axis) -> None:
-        """Add up the gradients of the boxes that all ranks of `axis` hold and of which each has some terms only."""
+        """Add up the gradients of boxes that just the ranks of `axis` hold, and of which each has some terms only."""
         boxes = [(local.tensor.grad, box) for local in self.locals.values() for box in local.boxes if box.partial]
-        grads = [grad[box.local_slices] for grad, box in boxes if grad is not None]
+        grads = [grad[box.local_slices] for grad, box in boxes if grad is not None and box.alike == axis.size]
         if grads:
             flat = torch.cat([grad.flatten() for grad in grads])
-            dist.all_reduce(flat, group=axis.group)
+            dist.all_reduce(flat, group=axis.group)  # all get the same bits: copies of a key head never part
             for grad, summed in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
                 grad.copy_(summed.view_as(grad))
 

@@ -79,8 +79,9 @@ def trace(
     config = config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with _pretending(processes, rank):
-        mesh = make_mesh(config.layout, torch.device("cpu"))
-        layout = Layout(config, mesh, spec_of(config.model), partial(_prepare, config), fake)
+        spec = spec_of(config.model)
+        mesh = make_mesh(config.layout, torch.device("cpu"), spec)
+        layout = Layout(config, mesh, spec, partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
         limits, whole = (mock.patch.dict(pieces.LIMITS, cpu=limit) for limit in (pieces.LIMITS[device], _ONE_PIECE))

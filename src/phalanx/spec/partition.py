@@ -144,6 +144,12 @@ def partial(parameter: Parameter, ranks: Ranks) -> bool:
     return ranks.tp > 1 and ranks.sequence and inside and not any(map(split, parameter.dims))
 
 
+def shared(spec: Spec, tp: int) -> list[int]:
+    """Return by how many neighbouring ranks, fewer than all, copies of key heads are held: sizes in ascending order."""
+    boxes = (box for parameter in spec.parameters() for box in place(parameter, Ranks(tp)))
+    return sorted({box.alike for box in boxes} - {1, tp})
+
+
 def why_not(spec: Spec, tp: int) -> str:
     """Return why so many tensor-parallel ranks cannot share a model: a reason that names the parameter, or ""."""
     for parameter in spec.parameters():

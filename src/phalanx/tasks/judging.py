@@ -96,8 +96,9 @@ def judging(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iter
 
 def _loaded(folder: RunFolder, config: Config, tokenizer: Tokenizer, best: bool) -> Judged:
     device = torch.device(config.train.device)
-    mesh, fill = make_mesh(config.layout, device), partial(gemm.fill, dtype=config.precision.dtype, device=device)
-    layout = Layout(config, mesh, spec_of(config.model), fill)
+    spec, fill = spec_of(config.model), partial(gemm.fill, dtype=config.precision.dtype, device=device)
+    mesh = make_mesh(config.layout, device, spec)
+    layout = Layout(config, mesh, spec, fill)
     weights = {"model": state.capture_weights(layout.parameters, [])["model"]}
     group = dist.new_group(backend="gloo", group_desc="loading") if mesh.world.size > 1 else None
     restored = Checkpointer(folder, group=group).load(

@@ -47,7 +47,7 @@ class Trainer:
         self.config, self.task, self.folder, self.monitor = config, task, folder, monitor
         self.device = torch.device(config.train.device)
         keep_freed()
-        self.mesh = make_mesh(config.layout, self.device)
+        self.mesh = make_mesh(config.layout, self.device, spec_of(config.model))
         self.loader = Loader(task, config, self.mesh.dp)
         self.layout = Layout(config, self.mesh, spec_of(config.model), self._prepare)
         self.model, self.parameters = self.layout.module, self.layout.parameters
