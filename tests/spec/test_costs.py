@@ -53,7 +53,7 @@ def ranks_of(config: Config) -> Ranks:
 
 
 def stages_of(config: Config, pp: int) -> list[Spec]:
-    spread = division.spread(config.model, division.stages_of(config.layout))
+    spread = division.spread(spec_of(config.model), division.stages_of(config.layout))
     return [stage(spec_of(config.model), number, spread) for number in division.numbers(config.layout, pp)]
 
 

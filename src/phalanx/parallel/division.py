@@ -3,59 +3,62 @@
 from functools import cache
 from heapq import heapify, heapreplace
 
-from phalanx.config import LayoutConfig, ModelConfig
+from phalanx.config import LayoutConfig
 from phalanx.errors import InputError
+from phalanx.spec.costs import decoders, kinds, products
+from phalanx.spec.leaves import Dim
+from phalanx.spec.model import Spec
+from phalanx.spec.partition import Obstacle, obstacle, uneven
+
+KEYS = {"heads": "heads", "mlp": "ffn"}  # of [model], by the axis that they are the size of
 
 
-def check(model: ModelConfig, tp: int) -> None:
+def check(spec: Spec, tp: int, pad_vocab_to: int) -> None:
     """InputError for a model that tp ranks cannot share, with the numbers that would do."""
-    blocks = _why_not_blocks(model, tp)
-    if why := blocks or _why_not_words(model, tp):
-        rows = 0 if blocks else _padding(model, tp)
-        fits = [n for n in range(1, model.heads + 1) if not (_why_not_blocks(model, n) or _why_not_words(model, n))]
-        would = f"model.pad_vocab_to={rows}, or layout.tp=" if rows else "one of "
-        raise InputError(f"{why}; use {would}{', '.join(map(str, fits))}")
+    if (found := obstacle(spec, tp)) is None:
+        return
+    rows = _padding(found.dim, tp, pad_vocab_to) if found.dim.axis == "vocab" else 0
+    most = max(block.attention.heads for block in kinds(spec))
+    fits = [n for n in range(1, most + 1) if not obstacle(spec, n)]
+    would = f"model.pad_vocab_to={rows}, or layout.tp=" if rows else "one of "
+    raise InputError(f"{_reason(found, tp, pad_vocab_to)}; use {would}{', '.join(map(str, fits))}")
 
 
-def _why_not_blocks(model: ModelConfig, tp: int) -> str:
-    """Why so many ranks cannot share a model's blocks; nothing if they can."""
-    for key, size in (("heads", model.heads), ("ffn", model.ffn or 4 * model.hidden)):
-        if size % tp:
-            return f"layout.tp={tp} does not divide model.{key}={size}"
-    return ""
+def _reason(found: Obstacle, tp: int, pad_vocab_to: int) -> str:
+    """Why tp ranks cannot share a model, by the keys of its configuration where these are known."""
+    dim, grouped = found.dim, any(part.pieces > 1 for part in found.dim.fused)
+    if dim.axis != "vocab":
+        key = f"model.{KEYS[dim.axis]}=" if dim.axis in KEYS and not grouped else f"{dim.axis} of {found.parameter}: "
+        return f"layout.tp={tp} does not divide {key}{found.pieces}"
+    padded = f"padded to {dim.padded} by model.pad_vocab_to={pad_vocab_to}"
+    if found.pieces:
+        return f"layout.tp={tp} does not divide the vocabulary, {padded}"
+    return f"layout.tp={tp} leaves a rank without words: model.vocab={dim.size} is {padded}"
 
 
-def _why_not_words(model: ModelConfig, tp: int) -> str:
-    """Why so many ranks cannot share its vocabulary; nothing if they can."""
-    rows, padded = model.padded_vocab, f"to {model.padded_vocab} by model.pad_vocab_to={model.pad_vocab_to}"
-    if rows % tp:
-        return f"layout.tp={tp} does not divide the vocabulary, padded {padded}"
-    if tp > 1 and model.vocab <= rows - rows // tp:
-        return f"layout.tp={tp} leaves a rank without words: model.vocab={model.vocab} is padded {padded}"
-    return ""
-
-
-def _padding(model: ModelConfig, tp: int) -> int:
-    """The model.pad_vocab_to nearest to what it is with which tp ranks can share the vocabulary; 0 if there is none."""
-    near = {max(1, round(model.pad_vocab_to / 2**halved / tp)) * tp for halved in range(25)}
-    fits = [rows for rows in near if not _why_not_words(model.model_copy(update={"pad_vocab_to": rows}), tp)]
-    return min(fits, key=lambda rows: abs(rows - model.pad_vocab_to), default=0)
-
-
-def spread(config: ModelConfig, stages: int) -> list[int]:
-    """Blocks of each stage, so that the slowest is as fast as can be.
-
-    In units of a block, which multiplies 12 hidden² a token: the head costs what it multiplies, vocab × hidden; the
-    embedding what it moves, some 36 bytes a token and hidden unit there and back, at 50 operations in a byte's time.
+def _padding(dim: Dim, tp: int, now: int) -> int:
+    """The model.pad_vocab_to nearest to what it is `now` with which tp ranks can share the vocabulary; 0 if there is
+    none.
     """
-    return list(_spread(config.layers, config.hidden, config.vocab, stages))
+    near = {max(1, round(now / 2**halved / tp)) * tp for halved in range(25)}
+    fits = [rows for rows in near if uneven(dim._replace(padded=-(-dim.size // rows) * rows), tp) is None]
+    return min(fits, key=lambda rows: abs(rows - now), default=0)
 
 
 @cache
-def _spread(layers: int, hidden: int, vocab: int, stages: int) -> tuple[int, ...]:
-    cost = [0.0] * stages
-    cost[0] += 36 * 50 / (6 * 12 * hidden)
-    cost[-1] += vocab / (12 * hidden)
+def spread(spec: Spec, stages: int) -> tuple[int, ...]:
+    """Blocks of each stage, so that the slowest is as fast as can be.
+
+    In units of a block, or of the mean of different ones: the head costs what it multiplies, vocabulary × hidden; the
+    embedding what it moves, some 36 bytes a token and hidden unit there and back, at 50 operations in a byte's time,
+    of which forward and backward have 6 for each weight that multiplies.
+    """
+    multiplied = sum(
+        count * product.k * product.n for block, count in kinds(spec).items() for product in products(block, 1)
+    )
+    cost, layers = [0.0] * stages, len(spec.blocks)
+    cost[0] += 36 * 50 * spec.hidden * layers / (6 * multiplied)
+    cost[-1] += sum(matrix.inputs.size * matrix.outputs.size for matrix in decoders(spec)) * layers / multiplied
     blocks = [1] * stages
     slowness = [(each + 1, stage) for stage, each in enumerate(cost)]
     heapify(slowness)

@@ -48,7 +48,7 @@ class Layout:
         self.locals: dict[str, Local] = {}
         self.ranks = Ranks(mesh.tp.size, config.layout.sequence_parallel, mesh.tp.rank)
         count = division.stages_of(config.layout)
-        spread = division.spread(config.model, count)
+        spread = division.spread(spec, count)
         for number in division.numbers(config.layout, mesh.pp.rank):
             with torch.device("meta"):
                 model = Model(partition.stage(spec, number, spread))

@@ -3,6 +3,7 @@
 from functools import cached_property
 
 from phalanx.config import Config
+from phalanx.models.family import spec_of
 from phalanx.parallel import division
 
 Shape = tuple[int, int]  # rows and width of a parameter
@@ -23,7 +24,7 @@ class Portion:
         self.shards = (self.layout.shard_ways or self.layout.dp * self.layout.cp) if self.sharded else 1
         self.stages = division.numbers(self.layout, pp)
         self.final = division.stages_of(self.layout) - 1
-        spread = division.spread(self.model, self.final + 1)
+        spread = division.spread(spec_of(self.model), self.final + 1)
         self.spread = [spread[stage] for stage in self.stages]
         self.blocks = sum(self.spread)
         self.first, self.last = 0 in self.stages, self.final in self.stages

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
+from phalanx.models.family import spec_of
 from phalanx.parallel import division
 from phalanx.plan import measured
 from phalanx.plan.cluster import Cluster
@@ -154,7 +155,7 @@ class _Search:
     def _pipe(self, pp: int, schedule: str, chunks: int) -> tuple[int, int]:
         """Blocks of the busiest rank, and those of the pipeline's bubble."""
         layout = LayoutConfig().model_copy(update={"pp": pp, "schedule": schedule, "chunks": chunks})
-        spread = division.spread(self.config.model, division.stages_of(layout))
+        spread = division.spread(spec_of(self.config.model), division.stages_of(layout))
         busiest = max(sum(spread[n] for n in division.numbers(layout, rank)) for rank in (0, pp // 2))
         return busiest, (pp - 1) * min(spread) * (schedule != "zbv")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from phalanx.config import Config
+from phalanx.models.family import spec_of
 from phalanx.parallel import division
 
 Attention = Literal["fused", "softmax", "plain"]
@@ -79,7 +80,7 @@ class Work:
             recompute=layout.recompute,
             precision="bf16" if config.precision.dtype == "auto" else config.precision.dtype,
             optimizer=config.optim.name,
-            blocks=tuple(division.spread(model, division.stages_of(layout))),
+            blocks=division.spread(spec_of(model), division.stages_of(layout)),
             attention="plain" if plain else "fused",
             pointwise="split" if config.train.compile == "off" else "fused",
             labelled=config.data.mask_fraction if config.task == "mlm" else 1.0,

@@ -6,10 +6,11 @@ that are equal are summed once: a model of a hundred blocks has one kind of them
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import NamedTuple
 
-from phalanx.spec.leaves import Norm
+from phalanx.spec.leaves import Matrix, Norm
 from phalanx.spec.model import Attention, Block, Layer, Part, Saved, Spec
 from phalanx.spec.partition import ONE, Ranks, local, shape
 
@@ -26,8 +27,8 @@ class Product(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Its floating-point operations."""
-        return 2.0 * self.rows * self.k * self.n
+        """Its floating-point operations: a whole number, if `rows` is one."""
+        return 2 * self.rows * self.k * self.n
 
 
 class Collective(NamedTuple):
@@ -37,9 +38,15 @@ class Collective(NamedTuple):
     elements: int
 
 
-def kinds(spec: Spec) -> dict[Block, int]:
+@cache
+def kinds(spec: Spec) -> Mapping[Block, int]:
     """Return the blocks that differ, in order, and how many there are of each."""
     return Counter(spec.blocks)
+
+
+def decoders(spec: Spec) -> Iterator[Matrix]:
+    """Yield the products of its heads with the vocabulary."""
+    return (matrix for head in spec.heads for _, matrix in head.matrices() if matrix.outputs.axis == "vocab")
 
 
 def products(
@@ -62,10 +69,10 @@ def scores(spec: Spec, sequence: int, masked: bool = False) -> float:
     """Return the forward FLOPs of attention's scores and sums for one token of so long a sequence. `masked` leaves out
     the keys that no query sees.
     """
-    total = 0.0
+    total: float = 0
     for block, count in kinds(spec).items():
         attention = block.attention
-        total += 2.0 * count * attention.costs().scored * keys(attention, sequence, masked)
+        total += 2 * count * attention.costs().scored * keys(attention, sequence, masked)
     return total
 
 
@@ -75,8 +82,7 @@ def flops_per_token(spec: Spec, sequence: int, masked: bool = False) -> float:
     for causal attention unless `masked`. Transforms and poolers of heads are left out there too.
     """
     blocks = sum(count * each.flops for block, count in kinds(spec).items() for each in products(block, 1))
-    decoders = (m for head in spec.heads for _, m in head.matrices() if m.outputs.axis == "vocab")
-    words = sum(2.0 * matrix.inputs.size * matrix.outputs.size for matrix in decoders)
+    words = sum(2 * matrix.inputs.size * matrix.outputs.size for matrix in decoders(spec))
     return 3 * (blocks + words + scores(spec, sequence, masked))
 
 

@@ -209,6 +209,10 @@ class Spec(Part):
     heads: tuple[Head, ...]
     first: int = 0
 
+    def __hash__(self) -> int:
+        """Return a hash of a few of its values, since one of all blocks takes as long as planning a layout."""
+        return hash((self.hidden, self.first, len(self.blocks), len(self.heads), self.embeddings is None))
+
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
         """Yield embeddings, blocks by number, the final norm and the leaves of the heads."""
         if self.embeddings:

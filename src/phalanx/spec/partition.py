@@ -5,8 +5,9 @@ is a list of boxes of the whole. A stage of a pipeline is a description again, s
 stage.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -150,43 +151,73 @@ def shared(spec: Spec, tp: int) -> list[int]:
     return sorted({box.alike for box in boxes} - {1, tp})
 
 
+class Obstacle(NamedTuple):
+    """A dimension that tensor-parallel ranks cannot share: they do not divide its `pieces`, or, where that is 0, one of
+    them would have padding alone.
+    """
+
+    parameter: str
+    dim: Dim
+    pieces: int
+
+
+@cache
+def obstacle(spec: Spec, tp: int) -> Obstacle | None:
+    """Return why so many tensor-parallel ranks cannot share a model, rather of its blocks than of its vocabulary."""
+    found = list[Obstacle]()
+    for parameter in _different(spec):
+        for dim in filter(split, parameter.dims):
+            if (pieces := uneven(dim, tp)) is not None:
+                found.append(Obstacle(parameter.name, dim, pieces))
+    return min(found, key=lambda each: each.dim.axis == "vocab", default=None)
+
+
 def why_not(spec: Spec, tp: int) -> str:
     """Return why so many tensor-parallel ranks cannot share a model: a reason that names the parameter, or ""."""
-    for parameter in spec.parameters():
-        for dim in filter(split, parameter.dims):
-            if pieces := _uneven(dim, tp):
-                return f"{tp} ranks do not divide the {pieces} {dim.axis} of {parameter.name}"
-            if dim.padded and not local(dim, Ranks(tp, rank=tp - 1)):
-                return f"{tp} ranks leave one without words: {dim.size} are padded to {dim.padded}"
-    return ""
+    if (found := obstacle(spec, tp)) is None:
+        return ""
+    if found.pieces:
+        return f"{tp} ranks do not divide the {found.pieces} {found.dim.axis} of {found.parameter}"
+    return f"{tp} ranks leave one without words: {found.dim.size} are padded to {found.dim.padded}"
 
 
-def _uneven(dim: Dim, ways: int) -> int:
-    """Return the number of pieces of a dimension that so many ranks cannot share; 0 if they can."""
+def _different(spec: Spec) -> Iterator[Parameter]:
+    """Yield the parameters of a model, of equal blocks those of the first."""
+    seen = set[Block]()
+    for path, part in spec.parts():
+        if isinstance(part, Block):
+            if part in seen:
+                continue
+            seen.add(part)
+        for parameter in part.parameters():
+            yield parameter._replace(name=f"{path}.{parameter.name}")
+
+
+def uneven(dim: Dim, ways: int) -> int | None:
+    """Return the number of pieces of a dimension that so many ranks cannot share; 0 where one of them would have
+    padding alone; None where they can.
+    """
     pieces = dim.units or dim.stored
     if pieces % ways == 0:
-        return 0
+        return 0 if dim.padded and not local(dim, Ranks(ways, rank=ways - 1)) else None
     if not dim.fused or ways % pieces:
         return pieces
     each = (part.pieces or part.size for part in dim.fused if not part.shared)
-    return next((pieces * count for count in each if count % (ways // pieces)), 0)
+    return next((pieces * count for count in each if count % (ways // pieces)), None)
 
 
-def widened(spec: Spec, tp: int) -> Spec:
-    """Return the model that more ranks than key heads compute: as if each rank had a key head of its own. What they
+def widened(block: Block, tp: int) -> Block:
+    """Return the block that more ranks than key heads compute: as if each rank had a key head of its own. What they
     hold are copies, by `place`.
     """
-
-    def wide(block: Block) -> Block:
-        attention = block.attention
-        if tp > attention.kv_heads and tp % attention.kv_heads == 0 and attention.heads % tp == 0:
-            return replace(block, attention=replace(attention, kv_heads=tp))
-        return block
-
-    return replace(spec, blocks=tuple(map(wide, spec.blocks)))
+    attention = block.attention
+    if tp > attention.kv_heads and tp % attention.kv_heads == 0 and attention.heads % tp == 0:
+        return replace(block, attention=replace(attention, kv_heads=tp))
+    return block
 
 
-def stage(spec: Spec, number: int, spread: Sequence[int]) -> Spec:
+@cache
+def stage(spec: Spec, number: int, spread: tuple[int, ...]) -> Spec:
     """Return stage `number` of a pipeline whose stages have so many blocks each. A head that is tied to the embedding
     brings a copy of it to the last stage.
     """

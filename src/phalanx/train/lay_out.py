@@ -2,6 +2,7 @@
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
+from phalanx.models.family import spec_of
 from phalanx.parallel import division
 from phalanx.train.schedule import batch_sizes
 
@@ -16,7 +17,7 @@ def processes_of(layout: LayoutConfig) -> int:
 def lay_out(config: Config, processes: int) -> Config:
     """The configuration with its layout made definite for so many processes; InputError for what does not fit."""
     layout = _sized(config.layout, processes)
-    division.check(config.model, layout.tp)
+    division.check(spec_of(config.model), layout.tp, config.model.pad_vocab_to)
     _check_sequence(config, layout)
     _check_stages(config, layout)
     rows = _rows(config, layout)
