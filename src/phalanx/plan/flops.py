@@ -6,34 +6,35 @@ one kernel computes its scores once more in backward (Dao et al., arXiv 2205.141
 
 from phalanx.config import Config
 from phalanx.plan.portion import Portion
+from phalanx.spec.costs import products
+from phalanx.spec.model import Block, Part
 
 
 def flops(config: Config, pp: int = 0) -> float:
     """FLOPs of one step on a rank at place `pp` of its pipeline, recomputation included."""
     rank = Portion(config, pp)
-    return rank.micro_batches * (rank.blocks * _block(rank) + rank.last * _head(rank))
+    blocks = sum(count * _block(rank, block) for block, count in rank.computed.items())
+    heads = sum(3 * _multiplied(rank, head) for stage in rank.stages for head in stage.heads)
+    return rank.micro_batches * (blocks + heads)
 
 
-def _block(rank: Portion) -> float:
+def _multiplied(rank: Portion, part: Part) -> float:
+    """The products of a part, forward, of a micro-batch."""
+    made = products(part, rank.positions, rank.labels, rank.layout.micro_batch, rank.ranks)
+    return sum(product.flops for product in made)
+
+
+def _block(rank: Portion, block: Block) -> float:
     """Forward and backward of a micro-batch, and what is done again."""
-    model, layout, hidden = rank.model, rank.layout, rank.hidden
-    ffn = model.ffn or 4 * hidden
-    scores = 4 * rank.positions * rank.config.data.sequence * hidden / layout.tp
-    if layout.context == "ring" and not rank.bert:
+    layout, attention = rank.layout, block.attention
+    scores = 2 * rank.positions * attention.costs().scored * rank.config.data.sequence / layout.tp
+    if layout.context == "ring" and attention.causal:
         scores *= (layout.cp + 1) / (2 * layout.cp)  # of other ranks' keys each query block sees half
-    attention = 8 * rank.positions * hidden**2 / layout.tp + scores
-    whole = attention + 4 * rank.positions * hidden * ffn / layout.tp
-    kernel = 0 if model.attention_dropout else scores / 2
-    way_out = 2 * rank.positions * hidden**2 / layout.tp  # attention's last product keeps only what it begins with
-    again = {"none": 0.0, "attention": attention - way_out, "block": whole}[layout.recompute]
-    return 3 * whole + kernel + again
+    whole = _multiplied(rank, block) + scores
+    kernel = 0 if attention.drop else scores / 2
 
-
-def _head(rank: Portion) -> float:
-    """The vocabulary at the positions that have a label, BERT's transform before it, and its question of pairs."""
-    columns = min(rank.words // rank.hidden, rank.model.vocab)
-    if not rank.bert:
-        return 6.0 * rank.positions * rank.hidden * columns
-    labelled = round(rank.positions * rank.config.data.mask_fraction)
-    pairs = rank.layout.micro_batch * (rank.hidden + 2)
-    return 6.0 * rank.hidden * (labelled * (columns + rank.hidden) + pairs)
+    again = {"none": 0.0, "block": whole}
+    if layout.recompute == "attention":  # whose last product keeps only what it begins with
+        *before, _ = products(attention, rank.positions, ranks=rank.ranks)
+        again["attention"] = sum(product.flops for product in before) + scores
+    return 3 * whole + kernel + again[layout.recompute]

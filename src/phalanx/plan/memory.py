@@ -8,14 +8,15 @@ gradients; and the first block's backward of a rank that has no loss. Blocks are
 
 from functools import cache, cached_property
 from itertools import accumulate
+from math import prod
 from typing import NamedTuple
 
 from phalanx.config import Config
 from phalanx.nn import pieces
 from phalanx.plan import pipeline
 from phalanx.plan.portion import Portion
-
-WIDE = 4  # bytes of a weight, of a gradient, of an element of the residual stream
+from phalanx.spec.costs import WIDE, saved
+from phalanx.spec.model import Attention, Block, Layer
 
 
 class Memory(NamedTuple):
@@ -53,15 +54,18 @@ def _alive(schedule: str, pp: int, chunks: int, count: int, rank: int) -> list[t
     return most
 
 
+@cache
+def _split(layer: Layer) -> int:
+    """Elements that a layer keeps of each token and that ranks share."""
+    return sum(each.elements for each in layer.costs().saved if each.held == "split")
+
+
 class _Rank(Portion):
     def __init__(self, config: Config, pp: int, device: str) -> None:
         super().__init__(config, pp)
-        self.stream = self.positions * self.hidden  # elements of a micro-batch, whole over tp
-        self.mine = self.stream // (self.layout.tp if self.sequence else 1)
+        self.mine = self.positions * self.spec.hidden // (self.layout.tp if self.sequence else 1)  # of the stream
         self.device = device
         self.casts = self.narrow if self.narrow < WIDE else 0  # bytes of a weight as products take it
-        pairs = self.positions * config.data.sequence * self.model.heads / self.layout.tp
-        self.pairs = pairs * (self.model.attention_dropout > 0)  # of queries and keys, where their scores are stored
         count = min(self.micro_batches, 4 * self.layout.pp)
         self.alive = _alive(self.layout.schedule, self.layout.pp, len(self.stages), count, pp)
 
@@ -70,53 +74,65 @@ class _Rank(Portion):
         gradients are made later, `moving` as well until then."""
         return max(forward * kept + backward * moving for forward, backward in self.alive)
 
-    def kept(self, recompute: str) -> float:
+    def kept(self, block: Block, recompute: str) -> float:
         """Bytes that a block keeps for backward of a micro-batch."""
-        width, tp = self.narrow, self.layout.tp
         if recompute == "block":
             return WIDE * self.mine
-        kept = 2 * WIDE * self.mine + self.mlp()  # what the norms begin with, or what the sub-layers do
         if recompute == "attention":
-            return kept + WIDE * self.mine
-        return kept + width * self.stream + self.casts * 4 * self.hidden**2 / tp + self.attended()
+            return self.saved(block) - self.saved(block.attention) + WIDE * self.mine
+        return self.saved(block) + self.beside(block.attention)
 
-    def mlp(self) -> float:
-        """Bytes of what goes into and out of up and into down, and of their weights as products take them."""
-        ffn, tp = self.model.ffn or 4 * self.hidden, self.layout.tp
-        return self.narrow * self.stream * (1 + 2 * ffn / self.hidden / tp) + 2 * self.casts * self.hidden * ffn / tp
+    def saved(self, part: Block | Layer) -> float:
+        """Bytes that a block or a layer keeps of its own, and of its weights as products take them."""
+        tokens, weights = saved(part, self.ranks, self.narrow)
+        return self.positions * tokens + weights
 
-    def attended(self) -> float:
-        """Bytes of what attention keeps: queries, keys, values and what it gives."""
-        layout, part = self.layout, self.narrow * self.stream / self.layout.tp
-        kept = 4 * part
-        kept += (WIDE + 1 + self.narrow) * self.pairs
-        if layout.cp > 1:
-            kept += 2 * part * (layout.cp if layout.context == "gather" else 1)
+    def inner(self, layer: Layer) -> float:
+        """Bytes of what a layer keeps between its first product and its last, which ranks share."""
+        return self.narrow * self.positions * _split(layer) / self.layout.tp
+
+    def beside(self, attention: Attention) -> float:
+        """Bytes of what attention keeps besides: scores that are stored, and other ranks' keys and values."""
+        kept = (WIDE + 1 + self.narrow) * self.pairs(attention)
+        if self.layout.cp > 1:
+            ranks = self.layout.cp if self.layout.context == "gather" else 1
+            kept += ranks * self.narrow * self.positions * attention.costs().cached / self.layout.tp
         return kept
 
-    def inside(self) -> float:
+    def pairs(self, attention: Attention) -> float:
+        """Pairs of queries and keys whose scores are stored: all where some are dropped."""
+        pairs = self.positions * self.config.data.sequence * attention.heads / self.layout.tp
+        return pairs if attention.drop else 0.0
+
+    def inside(self, block: Block) -> float:
         """Bytes of a block's backward beyond what was kept: what is computed again, and gradients on their way."""
-        ffn = self.model.ffn or 4 * self.hidden
         again = 0.0
         if self.layout.recompute == "block":
-            again = self.kept("none")
+            again = self.kept(block, "none")
         elif self.layout.recompute == "attention":
-            again = self.attended()
-        moving = 2 * self.narrow * self.stream * ffn / self.hidden / self.layout.tp
-        scores = (3 * WIDE - self.narrow) * self.pairs - self.mlp()  # while the written-out formula goes forward
-        return again + max(moving, scores) + 2 * WIDE * self.mine
+            again = self.inner(block.attention) + self.beside(block.attention)
+        stored = (3 * WIDE - self.narrow) * self.pairs(block.attention)
+        scores = stored - self.saved(block.feed_forward)  # while the written-out formula goes forward
+        return again + max(self.inner(block.feed_forward), scores) + 2 * WIDE * self.mine
+
+    def moving(self, block: Block) -> float:
+        """Bytes of the gradients that a block's weights wait for, where theirs are made later."""
+        outputs = sum(matrix.outputs.size for _, matrix in block.matrices())
+        return self.narrow * self.positions * outputs / self.layout.tp + 4 * WIDE * self.mine
 
     @cached_property
     def stage(self) -> float:
         """Bytes that a stage keeps for backward of a micro-batch, on average of the rank's."""
-        return (self.blocks * self.kept(self.layout.recompute) + WIDE * self.mine * self.first) / len(self.stages)
+        blocks = sum(count * self.kept(block, self.layout.recompute) for block, count in self.computed.items())
+        return (blocks + WIDE * self.mine * self.first) / len(self.stages)
 
     @cached_property
     def activations(self) -> float:
         """Bytes that all micro-batches keep, when most of it is there."""
-        ffn = self.model.ffn or 4 * self.hidden
-        moving = self.narrow * self.stream * (5 + ffn / self.hidden) / self.layout.tp + 4 * WIDE * self.mine
-        return self.fullest(self.stage, self.blocks / len(self.stages) * moving)
+        if self.layout.schedule != "zbv":
+            return self.fullest(self.stage, 0)
+        moving = sum(count * self.moving(block) for block, count in self.computed.items())
+        return self.fullest(self.stage, moving / len(self.stages))
 
     def received(self) -> float:
         """Bytes of the places, one for each micro-batch of a step, where neighbours' messages arrive."""
@@ -127,30 +143,33 @@ class _Rank(Portion):
         moments = 1 if self.config.optim.name == "muon" else 2
         return WIDE * self.parameters / self.shards, WIDE * moments * self.parameters / self.shards
 
-    def gradients(self, blocks: float) -> float:
-        """Bytes when backward has done so many blocks of the last stage, or all if there was a micro-batch before."""
+    @cached_property
+    def largest(self) -> int:
+        """Elements of its largest block."""
+        return max(map(self.block, self.kinds))
+
+    def gradients(self, elements: int) -> float:
+        """Bytes when backward has made so many, or all if there was a micro-batch before."""
         if self.micro_batches > 1:
             return WIDE * self.parameters  # replicas talk after the last
-        return WIDE * blocks * self.block / self.shards
+        return WIDE * elements / self.shards
 
     def gathered(self) -> float:
         """Bytes of weights, beyond the shards, that replicas have gathered."""
         if self.shards == 1:
             return 0.0
-        return WIDE * (self.parameters if self.layout.shard == "zero2" else self.rest + 2 * self.block)
+        return WIDE * (self.parameters if self.layout.shard == "zero2" else self.rest + 2 * self.largest)
 
     def loss(self) -> Memory:
-        """The last micro-batch meets the vocabulary."""
+        """The last micro-batch meets the head, and the vocabulary, if that has one, in pieces."""
         weights, moments = self.states()
-        positions, width = self.positions, self.narrow
-        if self.bert:
-            positions = round(positions * self.config.data.mask_fraction)
-        columns = self.words // self.hidden
-        rows = min(positions, pieces.height(self.device, columns))
-        piece = rows * columns * (WIDE + (2 * width if width < WIDE else WIDE))
-        several = rows < positions
-        weight = self.words * (WIDE + (width if width < WIDE else 0) + WIDE * several)
-        head = 2 * WIDE * positions * self.hidden + WIDE * self.mine
+        columns, width = self.decoder
+        rows = min(self.labels, pieces.height(self.device, columns)) if columns else 0
+        piece = rows * columns * (WIDE + (2 * self.casts or WIDE))
+        weight = columns * width * (WIDE + self.casts + WIDE * (rows < self.labels))
+        per = next(matrix.per for _, matrix in self.spec.heads[0].matrices())
+        read = {"token": self.positions, "label": self.labels, "sequence": self.layout.micro_batch}[per]
+        head = 2 * WIDE * read * self.spec.hidden + WIDE * self.mine
         return Memory(
             weights + self.gathered(),
             self.gradients(0),
@@ -162,21 +181,22 @@ class _Rank(Portion):
     def backward(self) -> Memory:
         """The last block of the fullest stage is in backward."""
         weights, moments = self.states()
-        waits = self.last and (self.first or self.micro_batches == 1)  # the head's gradient, for the embedding's
-        held = self.words * WIDE * waits
+        waits = self.last and (self.micro_batches == 1 or (self.first and self.spec.tied))
+        held = WIDE * prod(self.decoder) * waits  # the head's gradient, for the embedding's
         return Memory(
             weights + self.gathered(),
-            self.gradients(1) + held,
+            self.gradients(self.largest) + held,
             moments,
             self.activations,
-            self.inside() + self.received(),
+            max(map(self.inside, self.computed)) + self.received(),
         )
 
     def end(self) -> Memory:
         """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the
         first block, and when a pipeline's two copies are added."""
         weights, moments = self.states()
-        words, left = self.words * WIDE, max(0.0, self.activations - self.stage)
-        moving = max(words * (self.first + self.last) + left, 2 * words * (self.first != self.last))
+        words, left = WIDE * self.words, max(0.0, self.activations - self.stage)
+        moving = max(words * (self.first + (self.last and self.spec.tied)) + left, 2 * words * self.twins)
         moving += WIDE * self.mine + self.received()
-        return Memory(weights + self.gathered(), self.gradients(self.blocks), moments, left, moving - left)
+        made = sum(count * self.block(block) for block, count in self.kinds.items())
+        return Memory(weights + self.gathered(), self.gradients(made), moments, left, moving - left)

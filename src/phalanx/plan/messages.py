@@ -6,6 +6,8 @@ A message's bytes are those of the whole: what an all-gather makes, what a reduc
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple
 
 from phalanx.config import Config
@@ -13,6 +15,8 @@ from phalanx.nn import pieces
 from phalanx.parallel.data import BUCKET
 from phalanx.parallel.mesh import Mesh
 from phalanx.plan.portion import Portion
+from phalanx.spec.costs import WIDE, collectives, decoders
+from phalanx.spec.partition import partial, shape
 
 
 class Message(NamedTuple):
@@ -25,12 +29,18 @@ class Message(NamedTuple):
 
 Messages = Counter[Message]
 
-WIDE = 4  # bytes of a number of the residual stream, of weights, gradients, losses
+FORWARD, BACKWARD = 0, 1
+CONJUGATES = {  # what the collectives of a layer say forward and backward
+    "gather": ("all-gather", "reduce-scatter"), "scatter": ("reduce-scatter", "all-gather"),
+    "copy": ("", "all-reduce"), "reduce": ("all-reduce", ""),
+}  # fmt: skip
 
 
 def say(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Messages:
-    """So many messages of each of these numbers of elements; none along an axis of one rank."""
-    return Counter({Message(kind, axes, size * width): times for size in sizes} if axes and times else {})
+    """So many messages of each of these numbers of elements; none of no kind, or along an axis of one rank."""
+    return sum(
+        (Counter({Message(kind, axes, size * width): times}) for size in sizes if kind and axes and times), Messages()
+    )
 
 
 class Expected(Portion):
@@ -40,7 +50,7 @@ class Expected(Portion):
     def __init__(self, config: Config, mesh: Mesh, labelled: list[int], device: str = "cuda") -> None:
         super().__init__(config, mesh.pp.rank, mesh.tp.rank)
         self.mesh, self.labelled, self.device = mesh, labelled, device
-        self.losses = 2 if self.bert else 1
+        self.stream = self.positions * self.spec.hidden  # elements of a micro-batch's residual stream
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
 
     def axes(self, *names: str) -> str:
@@ -55,125 +65,141 @@ class Expected(Portion):
         return said
 
     def forward(self, labelled: int) -> Messages:
-        """Messages of a forward pass: two conjugate pairs a block, embedding, loss; over cp see `keys`."""
-        stream, pairs = self.positions * self.hidden, 2 * self.blocks
-        out = "reduce-scatter" if self.sequence else "all-reduce"
-        said = say(pairs, out, self.tp, stream, width=self.narrow) + say(self.first, out, self.tp, stream)
-        if self.sequence:
-            said += say(pairs + self.last, "all-gather", self.tp, stream)
+        """Messages of a forward pass: of embedding, blocks, loss; over cp see `keys`."""
+        said = say(self.first, "reduce-scatter" if self.sequence else "all-reduce", self.tp, self.stream)
+        said += self.layers(FORWARD) + say(self.last and self.sequence, "all-gather", self.tp, self.stream)
         for rows in self.pieces(labelled):
             said += say(self.last, "all-reduce", self.tp, rows, 2 * rows)
-        return said + self.keys(1) + self.order()
+        return said + self.keys(FORWARD) + self.order() + self.spans(FORWARD)
+
+    def layers(self, direction: int, first: int | None = None) -> Messages:
+        """The collectives of all blocks over tp, or the `first` of each block."""
+        said: Messages = Counter()
+        for block, count in self.computed.items():
+            for kind, elements in [*collectives(block, self.ranks)][:first]:
+                width = WIDE if kind in ("gather", "copy") else self.narrow  # the stream, or what a product gave
+                said += say(count, CONJUGATES[kind][direction], self.tp, self.positions * elements, width=width)
+        return said
 
     def order(self) -> Messages:
-        """Once in a stage, of the positions of all ranks of cp: who is before whom in GPT, BERT's padding."""
-        if self.layout.context == "ring" and not self.bert:
+        """Once in a stage, of the positions of all ranks of cp: who is before whom in a causal model, else padding."""
+        if self.layout.context == "ring" and self.spec.causal:
             return Counter()
-        positions = self.positions * self.mesh.cp.size
-        return say(len(self.stages), "all-gather", self.axes("cp"), positions, width=4 if self.bert else 8)
+        width = 8 if self.spec.causal else 4
+        return say(len(self.stages), "all-gather", self.axes("cp"), self.positions * self.mesh.cp.size, width=width)
+
+    def spans(self, direction: int) -> Messages:
+        """Over cp, of a head that looks for the answer in the whole sequence: logits, labels and who is padding."""
+        axes, positions = self.axes("cp"), self.positions * self.mesh.cp.size
+        if not self.last or "span" not in self.spec.losses:
+            return Counter()
+        if direction == BACKWARD:
+            return say(1, "reduce-scatter", axes, 2 * positions)
+        return say(1, "all-gather", axes, 2 * positions, positions) + say(1, "all-gather", axes, positions, width=8)
 
     def pieces(self, labelled: int) -> list[int]:
         """Rows of the logits that are there at once: see `vocabulary_loss`."""
-        height = pieces.height(self.device, self.words // self.hidden)
+        rows, _ = self.decoder
+        if not rows:
+            return []
+        height = pieces.height(self.device, rows)
         return [min(height, labelled - start) for start in range(0, labelled, height)]
 
     def backward(self, labelled: int) -> Messages:
-        """The pairs the other way. Into the head: GPT's follows the stream at once, BERT's takes the masked positions
-        after layers that every rank computes alike."""
-        stream = self.positions * self.hidden
-        said = self.keys(-1)
-        if self.sequence and not self.bert:
-            said += say(self.last, "reduce-scatter", self.tp, stream)
-        else:
-            said += say(self.last, "all-reduce", self.tp, labelled * self.hidden)
-        said += self.recomputed(stream)
-        if not self.sequence:
-            return said + say(2 * self.blocks, "all-reduce", self.tp, stream)
-        said += say(2 * self.blocks, "reduce-scatter", self.tp, stream) + say(self.first, "all-gather", self.tp, stream)
-        return said + say(2 * self.blocks, "all-gather", self.tp, stream, width=self.narrow)
+        """The conjugates. Into the head: where the vocabulary follows the stream at once, as in GPT, of all of it; of
+        the labelled positions where layers that every rank computes alike are between, as in BERT."""
+        said = self.keys(BACKWARD) + self.layers(BACKWARD) + self.recomputed() + self.spans(BACKWARD)
+        if self.sequence:
+            said += say(self.first, "all-gather", self.tp, self.stream)
+        if not any(decoders(self.spec)):
+            return said
+        matrices = [matrix for head in self.spec.heads for _, matrix in head.matrices()]
+        if self.sequence and len(matrices) == 1:
+            return said + say(self.last, "reduce-scatter", self.tp, self.stream)
+        return said + say(self.last, "all-reduce", self.tp, labelled * self.spec.hidden)
 
-    def recomputed(self, stream: int) -> Messages:
+    def recomputed(self) -> Messages:
         """What is said again for backward: a block's forward pass, or attention's without what it gives back."""
         if self.layout.recompute == "none":
             return Counter()
-        pairs = 2 * self.blocks * (self.layout.recompute == "block")
-        said = say(pairs, "reduce-scatter" if self.sequence else "all-reduce", self.tp, stream, width=self.narrow)
-        return said + say((pairs or self.blocks) * self.sequence, "all-gather", self.tp, stream) + self.keys(1)
+        return self.layers(FORWARD, first=1 if self.layout.recompute == "attention" else None) + self.keys(FORWARD)
 
     def keys(self, direction: int) -> Messages:
         """Keys and values of a block are gathered, and their gradients scattered; or both go around a ring, and around
         again with their gradients, which take one hop more to come home."""
-        axes, ranks, mine = self.axes("cp"), self.mesh.cp.size, self.positions * self.hidden // self.mesh.tp.size
-        if self.layout.context == "gather":
-            kind = "all-gather" if direction > 0 else "reduce-scatter"
-            return say(2 * self.blocks, kind, axes, mine * ranks, width=self.narrow)
-        said: Messages = Counter()
-        for kind in ("send", "receive"):
-            said += say((ranks - 1) * self.blocks, kind, axes, 2 * mine, width=self.narrow)
-            said += say(ranks * self.blocks * (direction < 0), kind, axes, 2 * mine)
+        axes, ranks, said = self.axes("cp"), self.mesh.cp.size, Messages()
+        for block, count in self.computed.items():
+            both = self.positions * block.attention.costs().cached // self.mesh.tp.size
+            if self.layout.context == "gather":
+                kind = "all-gather" if direction == FORWARD else "reduce-scatter"
+                said += say(2 * count, kind, axes, both // 2 * ranks, width=self.narrow)
+                continue
+            for kind in ("send", "receive"):
+                said += say((ranks - 1) * count, kind, axes, both, width=self.narrow)
+                said += say(ranks * count * (direction == BACKWARD), kind, axes, both)
         return said
 
     def gradients(self) -> Messages:
         """Once a step, however many micro-batches: the sum over replicas, in ZeRO by blocks, in hybrid sharding of a
-        shard over its copies; then what sequence parallelism has of norms and biases."""
+        shard over its copies; then what each rank of tp has of the gradients of what it applies to its own positions.
+        """
         shards = self.shards
-        said = say(self.sequence, "all-reduce", self.tp, self.positionwise // shards)
+        lacking = sum(parameter.elements for parameter in self.held if partial(parameter, self.ranks))
+        said = say(lacking > 0, "all-reduce", self.tp, lacking // shards)
         if shards == 1:
             return sum((say(1, "all-reduce", self.data, size) for size in self.buckets()), start=said)
-        for times, size in (self.blocks, self.block), (1, self.rest):
+        for size, times in self.groups():
             said += say(times, "reduce-scatter", self.data, size)
             said += say(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
         return said
 
+    def groups(self) -> Iterator[tuple[int, int]]:
+        """Elements of what is sharded together, and how often: each block, and the rest."""
+        yield from ((self.block(block), count) for block, count in self.kinds.items())
+        yield self.rest, 1
+
     def buckets(self) -> list[int]:
         """Elements of the pieces in which replicated gradients are summed, the last parameters' first."""
         sizes = [0]
-        for rows, width in reversed(self.shapes):
+        for parameter in reversed(self.held):
             if sizes[-1] >= BUCKET:
                 sizes.append(0)
-            sizes[-1] += rows * width
+            sizes[-1] += prod(shape(parameter, self.ranks))
         return sizes
 
     def weights(self) -> Messages:
         """ZeRO-2 gathers them once a step, ZeRO-3 in each micro-batch, those of a block for each direction."""
-        if self.layout.shard == "none":
+        if not self.sharded:
             return Counter()
         passes, blocks = (len(self.labelled), 2) if self.layout.shard == "zero3" else (1, 1)
-        said = say(passes * blocks * self.blocks, "all-gather", self.data, self.block)
-        return said + say(passes, "all-gather", self.data, self.rest)
+        *of_blocks, (rest, _) = self.groups()
+        said = say(passes, "all-gather", self.data, rest)
+        return sum(
+            (say(passes * blocks * times, "all-gather", self.data, size) for size, times in of_blocks), start=said
+        )
 
     def neighbours(self) -> Messages:
         """Over each boundary between stages of two ranks the stream one way, its gradient the other, in each
         micro-batch; once a step the gradients of the two copies of the word embedding."""
-        stream = self.positions * self.hidden // (self.mesh.tp.size if self.sequence else 1)
-        twins = self.first != self.last
+        stream = self.stream // (self.mesh.tp.size if self.sequence else 1)
         said: Messages = Counter()
         for kind in ("send", "receive"):
             said += say(self.boundaries * len(self.labelled), kind, self.axes("pp"), stream)
-            said += say(twins, kind, self.axes("pp"), self.words // self.shards)
+            said += say(self.twins, kind, self.axes("pp"), prod(self.decoder) // self.shards)
         return said
 
     def overhead(self) -> Messages:
         """The labels counted; then, together, losses, the gradients' norm, and whether someone was told to stop."""
-        everyone = self.axes("pp", "dp", "cp", "tp")
-        return say(1, "all-reduce", self.data, self.losses, width=8) + say(1, "all-reduce", everyone, self.losses + 2)
+        everyone, losses = self.axes("pp", "dp", "cp", "tp"), len(self.spec.losses)
+        return say(1, "all-reduce", self.data, losses, width=8) + say(1, "all-reduce", everyone, losses + 2)
 
     def optimizer(self) -> Messages:
-        """LAMB: norms of all matrices, and of their updates. Muon: each whole matrix of a block."""
-        axes = self.tp if self.layout.shard == "none" else self.axes("dp", "cp", "tp")
-        square = self.hidden**2
+        """LAMB: norms of all that decays, and of its updates. Muon: each whole matrix of a block."""
+        axes = self.axes("dp", "cp", "tp") if self.sharded else self.tp
+        wholes = [parameter for parameter in self.held if parameter.role in ("matrix", "table")]
         if self.config.optim.name == "lamb":
-            return say(2, "all-reduce", axes, 4 * self.blocks + (6 if self.bert else 2))
+            return say(2 * (self.config.optim.weight_decay > 0), "all-reduce", axes, len(wholes))
         if self.config.optim.name == "muon":
-            said = say(self.blocks, "all-reduce", axes, 3 * square, square)
-            return said + say(2 * self.blocks, "all-reduce", axes, 4 * square)
+            matrices = [prod(whole.shape) for whole in wholes if "blocks" in whole.name.split(".")]
+            return say(1, "all-reduce", axes, *matrices)
         return Counter()
-
-    @property
-    def positionwise(self) -> int:
-        """Elements of the parameters that are applied at each position of the residual stream: norms, two biases of a
-        block, tables of positions and segments.
-        """
-        norm = 2 * self.hidden * self.model.norm_first
-        tables = sum(rows * width for rows, width in self.tables)
-        return 6 * self.hidden * self.blocks + self.first * tables + self.last * norm

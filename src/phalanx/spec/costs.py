@@ -6,7 +6,7 @@ that are equal are summed once: a model of a hundred blocks has one kind of them
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -41,7 +41,15 @@ class Collective(NamedTuple):
 @cache
 def kinds(spec: Spec) -> Mapping[Block, int]:
     """Return the blocks that differ, in order, and how many there are of each."""
-    return Counter(spec.blocks)
+    return counted(spec.blocks)
+
+
+def counted(blocks: Sequence[Block]) -> dict[Block, int]:
+    """Return the blocks that differ, in order, and how many there are of each."""
+    same, found = Counter(map(id, blocks)), Counter[Block]()
+    for block in {id(block): block for block in blocks}.values():
+        found[block] += same[id(block)]  # most are one object, which is sooner told than that they are equal
+    return found
 
 
 def decoders(spec: Spec) -> Iterator[Matrix]:
@@ -86,6 +94,7 @@ def flops_per_token(spec: Spec, sequence: int, masked: bool = False) -> float:
     return 3 * (blocks + words + scores(spec, sequence, masked))
 
 
+@cache
 def saved(part: Block | Layer, ranks: Ranks = ONE, narrow: int = 2) -> tuple[float, float]:
     """Return the bytes that a layer or a block keeps for backward: those of each token of a micro-batch, and those of
     the weights as products take them, cast to `narrow` bytes an element (none where that is fp32).

@@ -7,6 +7,7 @@ it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from phalanx.spec.leaves import Dim, Fused, Leaf, Matrix, Norm, Parameter, Table
@@ -158,6 +159,10 @@ class Block(Part):
     norm_first: bool = True
     drop: float = 0.0  # dropout of what a layer adds
 
+    def __hash__(self) -> int:
+        """Return a hash of a few of its values: planning asks for it often, and blocks that differ are few."""
+        return hash((self.attention.heads, self.attention.width, self.norm_first))
+
 
 @dataclass(frozen=True)
 class Embeddings(Part):
@@ -210,7 +215,7 @@ class Spec(Part):
     first: int = 0
 
     def __hash__(self) -> int:
-        """Return a hash of a few of its values, since one of all blocks takes as long as planning a layout."""
+        """Return a hash of a few of its values: one of all blocks takes as long as planning a layout."""
         return hash((self.hidden, self.first, len(self.blocks), len(self.heads), self.embeddings is None))
 
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
@@ -238,7 +243,7 @@ class Spec(Part):
         """The names of the losses that its heads give."""
         return tuple(head.loss for head in self.heads)
 
-    @property
+    @cached_property
     def tied(self) -> bool:
         """Whether a head multiplies by the embedding's own weight."""
         return any(matrix.tied for head in self.heads for _, matrix in head.matrices())
