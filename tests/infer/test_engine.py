@@ -38,7 +38,7 @@ def decoder(loaded: Loaded, memory: int = 1 << 24, kind: str = "torch", precisio
             pytest.skip(reason)
         past: Any = kernels.fill(model, loaded.config.model, precision, memory)
     else:
-        packed.fill(model, precision, torch.device("cpu"), model.transformer.words)
+        packed.fill(model, precision, torch.device("cpu"), model.words)
         past = Past(model, memory)
     for kept in (*past.cache.keys, *past.cache.values):
         kept.fill_(torch.nan)  # what is not written is not read

@@ -35,7 +35,7 @@ def test_leaves_are_those_of_the_modules(model: ModelConfig) -> None:
         module: Any = built.get_submodule(path)
         if isinstance(leaf, Matrix):
             assert module.axes == (leaf.inputs.axis, leaf.outputs.axis)
-            assert leaf.tied == (WORDS if not hasattr(module, "weight") else "")
+            assert leaf.tied == (WORDS if module.weight is None else "")
             assert leaf.tied or module.std == leaf.std
         elif isinstance(leaf, Table):
             assert module.axes == (leaf.rows.axis, leaf.hidden.axis) and module.std == leaf.std

@@ -60,7 +60,7 @@ class Decoder:
         rows = [at for end, new in zip(ends, news, strict=True) for at in range(end - new.wanted, end)]
         if len(rows) < len(hidden):
             hidden = hidden[rows]
-        logits = self.model.head(self.model.head.enter(hidden), self.model.transformer.words)
+        logits = self.model.head(self.model.head.enter(hidden), self.model.words)
         if self.gathered is not None:
             logits = self.gathered(logits)
         scores = torch.split(logits[:, : self.vocab].float().cpu(), [new.wanted for new in news])
@@ -71,7 +71,7 @@ class Together(Protocol):
     """Several sequences at once: their keys and values are kept, and each attends to its own."""
 
     def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keys and values [heads, slots, width]; the rest [1, heads, new tokens, width]."""
+        """Keys and values [kv_heads, slots, width]; q [1, heads, new tokens, width], k and v [1, kv_heads, …]."""
 
 
 class Step(NamedTuple):
@@ -84,13 +84,14 @@ class Step(NamedTuple):
     mask: Tensor  # bool [sequences, new, longest]
 
     def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keys and values [heads, slots, width]; the rest [1, heads, sequences × new, width]."""
+        """Keys and values [kv_heads, slots, width]; q [1, heads, sequences × new, width], k and v [1, kv_heads, …]."""
         keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
         apart = q.view(q.shape[1], *self.mask.shape[:2], 1, q.shape[3]).float() / math.sqrt(q.shape[3])
-        scores = (apart * keys[:, self.slots][:, :, None]).sum(-1)
-        shares = scores.masked_fill(~self.mask, -math.inf).softmax(-1)  # [heads, rows, new, longest]
-        said = values[:, self.slots][:, :, None].masked_fill(~self.mask[..., None], 0)  # what fills up may be anything
-        y = (shares[..., None] * said).sum(-2)
+        seen, said = keys[:, self.slots][:, :, None], values[:, self.slots][:, :, None]
+        if (group := q.shape[1] // len(keys)) > 1:
+            seen, said = seen.repeat_interleave(group, 0), said.repeat_interleave(group, 0)
+        shares = (apart * seen).sum(-1).masked_fill(~self.mask, -math.inf).softmax(-1)  # [heads, rows, new, longest]
+        y = (shares[..., None] * said.masked_fill(~self.mask[..., None], 0)).sum(-2)  # what fills up may be anything
         return y.to(q.dtype).view_as(q)
 
 
@@ -100,7 +101,7 @@ class Past:
     def __init__(self, model: Any, memory: int = GIB, number: torch.dtype = torch.float32) -> None:
         attentions = [block.attention for block in model.transformer.blocks.values()]
         weight, width = attentions[0].qkv.weight, attentions[0].width
-        heads, longest = weight.shape[0] // (3 * width), len(model.transformer.embeddings.position.weight)
+        heads, longest = weight.shape[0] // ((attentions[0].group + 2) * width), model.transformer.positions
         like = weight.new_empty(0, dtype=number)
         self.cache = Cache.within(memory, longest, len(attentions), heads, width, like)
         self.news: Sequence[New] = ()
@@ -109,7 +110,7 @@ class Past:
             attend_by(attention, partial(self._attend, self.cache.keys[layer], self.cache.values[layer]))
 
     def _attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Keys and values [heads, slots, width]; the rest [1, heads, new tokens, width]."""
+        """Keys and values [kv_heads, slots, width]; q [1, heads, new tokens, width], k and v [1, kv_heads, …]."""
         if self.step is not None:
             return self.step.attend(keys, values, q, k, v)
         parts, first = [], 0
@@ -124,9 +125,10 @@ class Past:
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, new: New) -> Tensor:
+    grouped = q.shape[1] != k.shape[1]
     if len(new.tokens) == 1:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
     if new.start == 0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     mask = torch.ones(len(new.tokens), new.stop, dtype=torch.bool, device=q.device).tril(new.start)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)

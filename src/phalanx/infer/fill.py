@@ -74,5 +74,5 @@ def _blanks(loaded: Loaded, scores: Tensor, positions: Sequence[int], top: int) 
 def _scores(loaded: Loaded, hidden: Tensor) -> Tensor:
     """The scores of the tokenizer's words at the masks alone: float32 [masks, vocab]."""
     model: Any = loaded.model
-    logits: Tensor = model.masked(hidden.to(next(model.parameters()).device), model.transformer.words)
+    logits: Tensor = model.masked(hidden.to(next(model.parameters()).device), model.words)
     return loaded.finite(logits[:, : loaded.tokenizer.vocab].float().cpu())

@@ -127,7 +127,7 @@ def _decoder(loaded: Loaded, backend: str, precision: str) -> Decoder:
     device, config = next(model.parameters()).device, loaded.config.model
     if backend != "torch" and not reason:
         return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, config, precision, GIB))
-    packed.fill(model, precision, device, model.transformer.words)
+    packed.fill(model, precision, device, model.words)
     if device.type == "cpu":
         return Decoder(model, loaded.tokenizer.vocab, Past(model, GIB, packed.NUMBERS[precision]))
     past = Past(model, torch.cuda.mem_get_info(device)[0] // 2, packed.NUMBERS[precision])

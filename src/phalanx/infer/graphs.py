@@ -69,7 +69,7 @@ class BertGraph(Graph):
         if self.hidden:
             return (hidden,)
         if model.answer is None:
-            return model.masked(hidden, model.transformer.words), model.pair(hidden)
+            return model.masked(hidden, model.words), model.pair(hidden)
         logits = model.answer(hidden, batch)
         return logits.unbind(-1) if self.config.head == "span" else (logits,)
 
@@ -107,7 +107,7 @@ class GPTGraph(Graph):
             past = pasts[0].shape[2]
             batch = Batch(input_ids, index[:, past:], key, document=document[:, past:])
             hidden = model.transformer(batch)
-        return model.head(hidden, model.transformer.words), *presents
+        return model.head(hidden, model.words), *presents
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class Steps(Decoder):
             hidden = self.model.transformer(Batch(tokens.view(1, -1), index.view(1, -1), key))[0]
         finally:
             self.past.step = None
-        scores = self.model.head(hidden, self.model.transformer.words)[:, : self.vocab].float()
+        scores = self.model.head(hidden, self.model.words)[:, : self.vocab].float()
         return scores, likeliest(scores)
 
 

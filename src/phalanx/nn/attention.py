@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from phalanx.nn import random, slots
 from phalanx.nn.linear import Linear, Slot
+from phalanx.nn.rotary import Turn, rotated
 from phalanx.spec import model
 
 
@@ -28,15 +29,16 @@ class Context:
     documents: Tensor | None = None  # int32 [batch, keys], where attention stays within equal numbers
     ends: Tensor | None = None  # int32 [sequences + 1], from 0 on, where a row is a line of them
     longest: int = 0  # of these at most
+    turn: Turn | None = None  # by which queries and keys are rotated, where their positions are told so
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-    """softmax(q kᵀ / sqrt(d)) v in one kernel; all [batch, heads, seq, d]."""
-    causal = context.causal and context.mask is None
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal)
+    """softmax(q kᵀ / sqrt(d)) v in one kernel; q [batch, heads, seq, d], k and v [batch, kv_heads, keys, d]."""
+    causal, grouped = context.causal and context.mask is None, q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal, enable_gqa=grouped)
 
 
 class Dropping(nn.Module):
@@ -58,6 +60,8 @@ class Dropping(nn.Module):
         """As `fused`, with dropout while training."""
         if not self.training:
             return fused(q, k, v, context)
+        group = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [batch, heads, seq, seq]
         mask = context.mask
         if mask is None and context.causal:
@@ -71,16 +75,14 @@ class Dropping(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention. One head's query, key and value lie together, so that a slice of the weight is whole heads.
-
-    `keys` collects the keys and values of a sequence that is split over devices.
+    """Self-attention. The queries of a group, their key and their value lie together: a slice of the weight is whole
+    groups. `keys` collects the keys and values of a sequence that is split over devices.
     """
 
     def __init__(self, part: model.Attention, site: int) -> None:
         super().__init__()
-        self.width = part.width
-        leaves = dict(part.matrices())
-        self.qkv, self.out = Linear(leaves["qkv"]), Linear(leaves["out"])
+        self.width, self.group = part.width, part.heads // part.kv_heads
+        self.qkv, self.out = (Linear(matrix) for _, matrix in part.matrices())
         self.keys: Slot = slots.same
         self.attend: Attend = Dropping(part.drop, site) if part.drop else fused
 
@@ -88,7 +90,10 @@ class Attention(nn.Module):
         """x [batch, seq, hidden] -> [batch, seq, hidden]"""
         joined = self.qkv(x)
         batch, seq, _ = joined.shape
-        q, k, v = joined.view(batch, seq, -1, 3, self.width).permute(3, 0, 2, 1, 4)  # [batch, heads, seq, width]
+        groups = joined.view(batch, seq, -1, self.group + 2, self.width).transpose(1, 2)  # [batch, kv_heads, seq, …]
+        q, k, v = groups[..., : self.group, :].transpose(2, 3).flatten(1, 2), groups[..., -2, :], groups[..., -1, :]
+        if context.turn is not None:  # v is copied, or it would keep all of `joined` for backward
+            q, k, v = rotated(q, context.turn), rotated(k, context.turn), v.contiguous()
         y = self.attend(q, self.keys(k), self.keys(v), context)
         mixed: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq, -1))
         return mixed

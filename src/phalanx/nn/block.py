@@ -12,17 +12,18 @@ from phalanx.spec import model
 
 
 class FeedForward(nn.Module):
-    """down(act(up(x)))"""
+    """down(act(up(x))), or gated: down(act(gate(x)) * up(x)), where gate and up are one matrix, [gate; up]."""
 
     def __init__(self, part: model.MLP) -> None:
         super().__init__()
-        self.activation = activations.of(part.activation)
-        leaves = dict(part.matrices())
-        self.up, self.down = Linear(leaves["up"]), Linear(leaves["down"])
+        self.activation, self.gated = activations.of(part.activation), part.gated
+        self.up, self.down = (Linear(matrix) for _, matrix in part.matrices())
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden] -> [..., hidden]"""
-        y: Tensor = self.down(self.activation(self.up(x)))
+        gate, up = self.up(x).chunk(2, -1) if self.gated else (self.up(x), None)
+        inner = self.activation(gate)
+        y: Tensor = self.down(inner if up is None else inner * up)
         return y
 
 

@@ -11,22 +11,23 @@ from phalanx.spec.leaves import Matrix
 
 
 class VocabularyHead(nn.Module):
-    """Logits over the vocabulary by the embedding's own weight; its padding rows never compete.
+    """Logits over the vocabulary by the embedding's weight, or by its own; padding rows never compete.
 
     Of the rows that are here the first `held` are words. A layout that splits them fills `enter` and `columns`.
     """
 
     def __init__(self, part: Matrix) -> None:
         super().__init__()
-        self.axes = (part.inputs.axis, part.outputs.axis)
+        self.axes, self.std = (part.inputs.axis, part.outputs.axis), part.std
         self.held = part.outputs.size
+        self.weight = None if part.tied else nn.Parameter(torch.empty(part.outputs.stored, part.inputs.size))
         self.bias = nn.Parameter(torch.zeros(self.held)) if part.bias else None
         self.enter: Slot = slots.same
         self.columns = loss.WHOLE
         self.gemm = slots.gemm
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """hidden [..., hidden], the embedding's weight [rows, hidden] -> logits [..., vocab]"""
+        """hidden [..., hidden], weight [rows, hidden] -> logits [..., vocab]"""
         return self.gemm(hidden, weight[: self.held], self.bias)
 
     def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:

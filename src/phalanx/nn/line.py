@@ -64,7 +64,10 @@ def within(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: 
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
-    y: Any = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0 if causal else -1))
+    grouped = q.shape[1] != k.shape[1]
+    y: Any = varlen_attn(
+        q, k, v, ends, ends, longest, longest, window_size=(-1, 0 if causal else -1), enable_gqa=grouped
+    )
     return y.transpose(0, 1)[None]  # type: ignore[no-any-return]
 
 

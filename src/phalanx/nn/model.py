@@ -35,11 +35,16 @@ class Model(nn.Module):
             return self.answer(hidden, batch) if batch.labels is None else self.answer.sums(hidden, batch)  # type: ignore[no-any-return]
         vocabulary: MaskedHead | VocabularyHead = self.masked or self.head
         if batch.labels is None:
-            return vocabulary(hidden, self.transformer.words)  # type: ignore[no-any-return]
-        sums = vocabulary.sums(self.spec.losses[0], hidden, self.transformer.words, batch.labels)
+            return vocabulary(hidden, self.words)  # type: ignore[no-any-return]
+        sums = vocabulary.sums(self.spec.losses[0], hidden, self.words, batch.labels)
         if self.pair is not None and batch.related is not None:
             sums |= self.pair.sums("nsp", hidden, batch.related)
         return sums
+
+    @property
+    def words(self) -> Tensor:
+        """The weight [rows, hidden] that the vocabulary's head multiplies by: the embedding's, or its own."""
+        return self.transformer.get_parameter("embeddings.token.weight") if self.spec.tied else self.head.weight
 
 
 def _made(part: Head, spec: Spec) -> nn.Module:

@@ -14,11 +14,10 @@ class Norm(nn.Module):
         super().__init__()
         self.eps, self.centred = part.eps, part.kind == "layer"
         self.weight = nn.Parameter(torch.empty(part.dim.size))
-        self.bias = nn.Parameter(torch.empty(part.dim.size)) if part.bias else None
+        self.bias = nn.Parameter(torch.empty(part.dim.size)) if part.biased else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden] -> float32 [..., hidden]"""
         if self.centred:
             return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps)
-        y = F.rms_norm(x.float(), x.shape[-1:], self.weight, self.eps)
-        return y if self.bias is None else y + self.bias
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight, self.eps)

@@ -1,8 +1,11 @@
 """The stack that GPT and BERT share: embeddings, blocks, final norm."""
 
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor, nn
 
-from phalanx.nn import slots
+from phalanx.nn import rotary, slots
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
@@ -14,9 +17,8 @@ from phalanx.spec import model
 
 
 class Embeddings(nn.Module):
-    """Token, position and, for BERT, segment embeddings; a norm after them in post-LN models; dropout.
-
-    `rows` lets a layout that splits the residual stream take its positions."""
+    """Token, position and, for BERT, segment embeddings; a norm after them in post-LN models; dropout. `rows` lets a
+    layout that splits the residual stream take its positions."""
 
     def __init__(self, part: model.Embeddings, positions: int) -> None:
         super().__init__()
@@ -25,20 +27,21 @@ class Embeddings(nn.Module):
         self.position = Embedding(part.position) if part.position else None
         self.segment = Embedding(part.segment) if part.segment else None
         self.norm = Norm(part.norm) if part.norm else None
-        self.dropout = Dropout(part.drop, 0)
+        self.dropout = None if part.drop is None else Dropout(part.drop, 0)
         self.rows: Slot = slots.same
 
     def forward(self, batch: Batch) -> Tensor:
         """-> float32 [batch, seq, hidden]"""
-        assert self.position is not None, "only the whole table looks tokens up"
-        place = self.position(self.rows(batch.index) % self.positions)
-        if self.segment is not None and batch.segment is not None:
-            place = place + self.segment(self.rows(batch.segment))
-        x = self.token(batch.tokens) + place
+        x = self.token(batch.tokens)
+        if self.position is not None:
+            place = self.position(self.rows(batch.index) % self.positions)
+            if self.segment is not None and batch.segment is not None:
+                place = place + self.segment(self.rows(batch.segment))
+            x = x + place
         if self.norm is not None:
             x = self.norm(x)
-        dropped: Tensor = self.dropout(x, batch.index, batch.key)
-        return dropped
+        y: Tensor = x if self.dropout is None else self.dropout(x, batch.index, batch.key)
+        return y
 
 
 class Transformer(nn.Module):
@@ -51,33 +54,27 @@ class Transformer(nn.Module):
 
     def __init__(self, spec: model.Spec) -> None:
         super().__init__()
-        self.causal = spec.causal
-        self.embeddings = Embeddings(spec.embeddings, spec.positions) if spec.embeddings else None
+        self.causal, self.positions = spec.causal, spec.positions
+        (self.rope,) = {block.attention.rope for block in spec.blocks}
+        self.embeddings: Any = Embeddings(spec.embeddings, spec.positions) if spec.embeddings else None
         self.blocks = nn.ModuleDict({str(number): Block(part, number) for number, part in spec.numbered()})
         self.norm = Norm(spec.norm) if spec.norm else None
         self.leave: Slot = slots.same
         self.everywhere: Slot = slots.same
-        self.masked = True
-        self.lined = False
+        self.masked, self.lined = True, False
 
     def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor:
         """-> float32 [batch, seq, hidden]; `x` is the stream as the stage before left it"""
         line = Line(batch, self.causal) if self.lined else None
         batch, context = (batch, self.context(batch)) if line is None else (line.batch, line.context)
-        if x is None:
-            assert self.embeddings is not None
-            x = self.embeddings(batch)
+        if self.rope:
+            context = replace(context, turn=rotary.turn(self.rope, batch.index % self.positions))
+        x = self.embeddings(batch) if x is None else x
         for block in self.blocks.values():
             x = block(x, context)
         if self.norm is not None:
             x = self.norm(x)
         return self.leave(x) if line is None else line.back(x)
-
-    @property
-    def words(self) -> Tensor:
-        """The weight of the word embedding, which a head multiplies by: [rows, hidden]"""
-        assert self.embeddings is not None
-        return self.embeddings.token.weight
 
     def context(self, batch: Batch) -> Context:
         """Who may attend to whom: within a document, and for a causal model to the past only."""

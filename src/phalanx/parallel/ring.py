@@ -26,7 +26,7 @@ class Meeting(NamedTuple):
 
     rows: slice  # of the queries
     keys: slice  # of the other rank's
-    k: Tensor  # [batch, heads, those keys, d]
+    k: Tensor  # [batch, heads, those keys, d]: of a group of queries that share a key head a copy each
     v: Tensor
     mask: Tensor | None  # bool [batch, 1, rows, keys], where documents end inside a sequence
     causal: bool  # whether only the past is seen
@@ -48,18 +48,23 @@ class Ring:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """softmax(q kᵀ / sqrt(d)) v over the keys of all ranks; all [batch, heads, part of seq, d]"""
+        """softmax(q kᵀ / sqrt(d)) v over the keys of all ranks; q [batch, heads, part of seq, d], k and v [batch,
+        kv_heads, part of seq, d]
+        """
         y: Tensor = _Ring.apply(q, torch.stack([k, v]), context, self)  # type: ignore[no-untyped-call]
         return y
 
-    def turns(self, kv: Tensor, context: Context) -> Iterator[Meeting]:
-        """All meetings, this rank's own first, while its keys and values [2, batch, heads, seq, d] go around."""
+    def turns(self, kv: Tensor, group: int, context: Context) -> Iterator[Meeting]:
+        """All meetings, this rank's own first, while its keys and values [2, batch, kv_heads, seq, d], each of which a
+        `group` of queries shares, go around.
+        """
         for turn in range(self.axis.size):
             source = (self.axis.rank - turn) % self.axis.size
             hop = _Hop(kv, self.axis) if turn < self.axis.size - 1 else None
             rows, keys, causal = self.seen(source, kv.shape[3], context.causal)
             mask = None if context.documents is None else self._mask(source, context)[:, :, rows, keys]
-            yield Meeting(rows, keys, kv[0][:, :, keys], kv[1][:, :, keys], mask, causal)
+            k, v = (x[:, :, keys].repeat_interleave(group, 1) if group > 1 else x[:, :, keys] for x in kv)
+            yield Meeting(rows, keys, k, v, mask, causal)
             if hop:
                 kv = hop.wait()
 
@@ -100,7 +105,7 @@ class _Ring(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, kv: Tensor, context: Context, ring: Ring) -> Tensor:
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)  # log of the softmax's sum
-        for meeting in ring.turns(kv, context):
+        for meeting in ring.turns(kv, q.shape[1] // kv.shape[2], context):
             rows = meeting.rows
             part, norm = _attend(q[:, :, rows], meeting)
             total = torch.logaddexp(lse[:, :, rows], norm)
@@ -119,14 +124,15 @@ class _Ring(torch.autograd.Function):
         dq = torch.zeros_like(q, dtype=torch.float32)
         dkv = torch.zeros_like(kv, dtype=torch.float32)  # what the keys and values now here have gathered so far
         hop: _Hop | None = None
-        for meeting in ring.turns(kv, context):
+        group = q.shape[1] // kv.shape[2]
+        for meeting in ring.turns(kv, group, context):
             rows, keys = meeting.rows, meeting.keys
             grad, q_here, out_here, lse_here = (x[:, :, rows] for x in (grads[0], q, out, lse))
             parts = _attend_backward(grad, q_here, out_here, lse_here, meeting)
             dkv = hop.wait() if hop else dkv
             dq[:, :, rows] += parts[0]
-            dkv[0][:, :, keys] += parts[1]
-            dkv[1][:, :, keys] += parts[2]
+            for gathered, part in zip(dkv, parts[1:], strict=True):  # all queries of a group have a term
+                gathered[:, :, keys] += part if group == 1 else torch.unflatten(part, 1, (-1, group)).sum(2)
             hop = _Hop(dkv, ring.axis)
         assert hop
         return dq.to(q.dtype), hop.wait().to(kv.dtype), None, None

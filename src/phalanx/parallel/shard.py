@@ -7,11 +7,12 @@ embeddings) are sums that still lack the other ranks' terms: they are `partial` 
 """
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 from phalanx.nn import slots
-from phalanx.nn.attention import Attention, Dropping
+from phalanx.nn.attention import Dropping
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Embedding, Linear
@@ -36,8 +37,9 @@ def shard(model: Model, tp: Axis, ranks: Ranks) -> None:
             setattr(module, parameter.name, nn.Parameter(held))
 
     for number, block in model.spec.numbered():
-        attention = model.get_submodule(f"transformer.blocks.{number}.attention")
-        if isinstance(attention, Attention) and isinstance(attention.attend, Dropping):
+        attention: Any = model.get_submodule(f"transformer.blocks.{number}.attention")
+        attention.group = block.attention.heads // max(block.attention.kv_heads, tp.size)  # who has a copy has one key
+        if isinstance(attention.attend, Dropping):
             attention.attend.first_head = tp.rank * block.attention.heads // tp.size
     if ranks.sequence:
         _split_stream(model, tp)

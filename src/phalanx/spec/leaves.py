@@ -103,17 +103,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm or a root-mean-square norm (arXiv 1910.07467), computed in fp32, over one dimension."""
+    """A layer norm, or a root-mean-square norm (arXiv 1910.07467), which has no bias; in fp32, over one dimension."""
 
     dim: Dim
     eps: float
     kind: Literal["layer", "rms"] = "layer"
     bias: bool = True
 
+    @property
+    def biased(self) -> bool:
+        """Whether it has a bias."""
+        return self.bias and self.kind == "layer"
+
     def parameters(self) -> Iterator[Parameter]:
         """Yield its weight and its bias, both [dim]."""
         yield Parameter("weight", "norm", (self.dim,))
-        if self.bias:
+        if self.biased:
             yield Parameter("bias", "norm", (self.dim,))
 
 

@@ -166,13 +166,16 @@ class Block(Part):
 
 @dataclass(frozen=True)
 class Embeddings(Part):
-    """The sum of the rows of a token, its position and its segment; in some models a norm after it; dropout."""
+    """The sum of the rows of a token, its position and its segment; in some models a norm after it; dropout.
+
+    A stage of a pipeline that only has a copy of the words, to multiply by, has no dropout (None).
+    """
 
     token: Table
     position: Table | None = None
     segment: Table | None = None
     norm: Norm | None = None
-    drop: float = 0.0
+    drop: float | None = None
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ def fill(model: Any, config: ModelConfig, precision: str, memory: int | None = N
     blocks = Blocks(transformer, config, precision == "int8")
     if memory is not None:
         width = config.hidden // config.heads
-        blocks.remember(Cache.within(memory, config.positions, config.layers, config.heads, width, transformer.words))
+        blocks.remember(Cache.within(memory, config.positions, config.layers, config.heads, width, model.words))
     transformer.blocks = nn.ModuleDict({"all": blocks})
     if transformer.causal:
-        model.head.gemm = PackedLinear(transformer.words[: model.head.held], precision == "int8")
+        model.head.gemm = PackedLinear(model.words[: model.head.held], precision == "int8")
     elif model.answer is not None:
         for linear in (module for module in model.answer.modules() if isinstance(module, Linear)):
             linear.gemm = PackedLinear(linear.weight, False)

@@ -1,0 +1,29 @@
+"""Rotary position embeddings (arXiv 2104.09864): queries and keys turn by angles that grow with their positions, so
+that a score depends on how far apart they are.
+"""
+
+import torch
+from torch import Tensor
+
+from phalanx.spec.rope import Rope
+
+Turn = tuple[Tensor, Tensor]  # cosines and sines, fp32 [batch, 1, seq, width / 2]
+
+
+def turn(rope: Rope, positions: Tensor) -> Turn:
+    """Return the cosines and sines of the angles at `positions` int64 [batch, seq].
+
+    They are made of whole positions in fp32: half precision does not tell apart the positions of a long text.
+    """
+    frequencies = torch.tensor(rope.frequencies(), dtype=torch.float32, device=positions.device)
+    angles = positions[:, None, :, None].float() * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotated(x: Tensor, by: Turn) -> Tensor:
+    """Return x [batch, heads, seq, d] with its first `width` numbers turned, number i with number i + width / 2."""
+    cos, sin = by
+    width = 2 * cos.shape[-1]
+    first, second = x[..., :width].float().chunk(2, -1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], -1)
