@@ -20,7 +20,7 @@ from phalanx.parallel import mesh
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import Axis, make_mesh
 from phalanx.parallel.parameters import Parameters
-from phalanx.run import storage
+from phalanx.run import shards, storage
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.spec import partition
@@ -81,8 +81,8 @@ def rows(tensor: Tensor, layout: Layout) -> Tensor:
     """Those that `fully_shard` leaves a rank."""
     if not layout.sharded:
         return tensor
-    shards, size = layout.mesh.shards, -(-len(tensor) // layout.mesh.shards.size)
-    return tensor[size * shards.rank : size * (shards.rank + 1)]
+    axis, size = layout.mesh.shards, -(-len(tensor) // layout.mesh.shards.size)
+    return tensor[size * axis.rank : size * (axis.rank + 1)]
 
 
 def values(parameter: Parameter) -> Tensor:
@@ -176,6 +176,14 @@ def boxes_turned(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(partition, "place", lambda parameter, ranks: turned([*place(parameter, ranks)]))
 
 
+def boxes_of_one_rank(patch: pytest.MonkeyPatch) -> None:
+    """Nobody knows that others hold the same."""
+    place = partition.place
+    patch.setattr(
+        partition, "place", lambda parameter, ranks: (box._replace(alike=1) for box in place(parameter, ranks))
+    )
+
+
 def turned(boxes: Sequence[Box]) -> tuple[Box, ...]:
     """Boxes of one size, each in the place of another."""
     return tuple(box._replace(there=other.there) for box, other in zip(boxes, boxes[::-1], strict=True))
@@ -196,6 +204,7 @@ MISTAKES: list[tuple[Control, str, set[str]]] = [
     (no_sums, "tp4, a key head for two, whole stream", {"gradients"}),
     (no_sums, "zero3 tp2, a key head for all", {"gradients"}),
     (boxes_turned, "dp2 tp2", {"first weights"}),
+    (boxes_of_one_rank, "tp4, a key head for two", {"whole", "gradients", "norms", "square"}),
 ]
 
 
@@ -232,13 +241,18 @@ def test_a_mistake_is_seen(found: Found, control: Control, case: str, expected: 
     assert found[control.__name__, case] == expected
 
 
-def written(folder: Path, run: Path, words: list[str]) -> None:
-    """Save values that no first weights have."""
+def written(folder: Path, run: Path, words: list[str], mistaken: Path | None = None) -> None:
+    """Save values that no first weights have; then, in `mistaken`, with the first rows of a tensor for each box."""
     layout = made(folder, 1, words)
     for parameter in layout.spec.parameters():
         layout.locals[parameter.name].tensor.data.copy_(held(parameter, layout))
     weights = _weights(layout)
-    _checkpointer(run).save(1, weights, places=state.places(weights, layout.parameters))
+    places = state.places(weights, layout.parameters)
+    _checkpointer(run).save(1, weights, places=places)
+    if mistaken:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shards, "content", lambda shard, tensors, _: tensors[shard.path].detach()[: shard.sizes[0]])
+            _checkpointer(mistaken).save(1, weights, places=places)
 
 
 def read(folder: Path, runs: Sequence[Path], words: list[str]) -> list[bool]:
@@ -272,11 +286,11 @@ def _checkpointer(run: Path) -> Checkpointer:
 
 
 def test_boxes_saved_by_one_layout_are_read_by_others(pool: Pool, corpus: Corpus, tmp_path: Path) -> None:
-    one, two, four = (tmp_path / name for name in ("one", "two", "four"))
+    one, two, four, wrong = (tmp_path / name for name in ("one", "two", "four", "wrong"))
     written(corpus.folder, one, [])
-    pool.run(2, written, corpus.folder, two, ["layout.tp=2"])
+    pool.run(2, written, corpus.folder, two, ["layout.tp=2"], wrong)
     pool.run(4, written, corpus.folder, four, ["layout.tp=2", "layout.shard=zero3"])
-    assert all(read(corpus.folder, [one, two, four], []))
+    assert read(corpus.folder, [one, two, four, wrong], [])[:4] == [True, True, True, False]
     assert pool.run(4, read, corpus.folder, [one, two, four], ["layout.tp=4"]) == [[True, True, True, False]] * 4
 
     index = storage.read_index(two / "checkpoints" / "step-0000001")["tensors"]

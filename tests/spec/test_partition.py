@@ -17,7 +17,7 @@ from phalanx.parallel.mesh import Axis
 from phalanx.parallel.shard import shard
 from phalanx.spec.leaves import Dim, Norm, Parameter
 from phalanx.spec.model import MLP, WORDS, Attention, Block, Spec
-from phalanx.spec.partition import Box, Ranks, place, rows, shape, stage, why_not, widened
+from phalanx.spec.partition import Box, Ranks, place, rows, shape, shared, stage, why_not, widened
 from tests.spec.models import name, odd, presets
 
 SLICED = {  # ends of names, and the dim that is split
@@ -122,6 +122,15 @@ def test_a_key_head_is_copied_where_there_are_more_ranks_than_key_heads() -> Non
         Box((5, 24), (10, 0), (30 + 20, 0), alike=2, partial=True),
         Box((5, 24), (15, 0), (30 + 25, 0), alike=2, partial=True),
     ]
+
+
+@pytest.mark.parametrize(("tp", "sizes"), [(1, []), (2, []), (4, [2]), (8, [4])])
+def test_fewer_than_all_ranks_share_a_key_head(tp: int, sizes: list[int]) -> None:
+    """Where all share the only one, they are tp itself."""
+    assert shared(MODEL, tp) == sizes
+    (block,) = MODEL.blocks
+    single = replace(MODEL, blocks=(replace(block, attention=replace(GROUPED, kv_heads=1)),))
+    assert shared(single, tp) == []
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])
