@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phalanx.config import ModelConfig
 from phalanx.models.build import build
+from phalanx.models.gpt2 import GPT2Config
 from phalanx.nn.attention import Context
 from phalanx.nn.block import Block
 from phalanx.precision import gemm
@@ -39,7 +39,7 @@ class Generated(nn.Module):
 
 def block(arguments: argparse.Namespace, drop: float, generated: bool, device: torch.device) -> Block:
     """One compiled block."""
-    config = ModelConfig(layers=1, hidden=arguments.hidden, heads=arguments.hidden // 64, vocab=256, dropout=drop)
+    config = GPT2Config(layers=1, hidden=arguments.hidden, heads=arguments.hidden // 64, vocab=256, dropout=drop)
     model = build(config, 0, device)
     made = next(module for module in model.modules() if isinstance(module, Block))
     if generated:

@@ -27,10 +27,11 @@ def plain(shape: Shape) -> Callable[[int], float]:
     from benchmarks.trained import Tokens
     from phalanx.config import ModelConfig
     from phalanx.models.build import build
+    from phalanx.models.family import configured
     from phalanx.train.task import make_batch
 
     sizes = {key: value for key, value in shape._asdict().items() if key in ModelConfig.model_fields}
-    model = build(ModelConfig(**sizes, positions=shape.sequence, dropout=0.1), 1, torch.device("cpu"))
+    model = build(configured(**sizes, positions=shape.sequence, dropout=0.1), 1, torch.device("cpu"))
     split = [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": split[0], "weight_decay": 0.01}, {"params": split[1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, 1e-4, fused=True)

@@ -15,6 +15,8 @@ from phalanx.data.examples import Columns, squad, table
 from phalanx.errors import InputError
 from phalanx.infer import backends, load_bert
 from phalanx.infer.bert import Bert
+from phalanx.models.family import spec_of
+from phalanx.run.folder import RunFolder
 from phalanx.score.squad import Reference, score
 
 BATCH = 64
@@ -57,7 +59,7 @@ def main() -> None:
         print(f"\n{task}\n| backend | precision | scores | seconds |\n|---|---|---|---|")
         for precision in ("fp32", "int8"):
             for name in backends.NAMES:
-                if backends.lacking(name, precision):
+                if backends.lacking(name, precision, spec_of(RunFolder.open(run).config().model)):
                     continue
                 try:
                     model = load_bert(run, name, precision)

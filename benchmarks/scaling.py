@@ -52,12 +52,12 @@ def row(kind: str, processes: int, rounds: int) -> list[Result]:
 
 def _result(kind: str, processes: int, name: str, shape: Shape, seconds: float, peak: float) -> Result:
     from phalanx.config import ModelConfig
-    from phalanx.models.family import spec_of
+    from phalanx.models.family import configured, spec_of
     from phalanx.spec.costs import flops_per_token
 
     sizes = {key: value for key, value in shape._asdict().items() if key in ModelConfig.model_fields}
     tokens = shape.batch * shape.sequence / seconds
-    flops = flops_per_token(spec_of(ModelConfig(**sizes)), shape.sequence) * tokens / processes
+    flops = flops_per_token(spec_of(configured(**sizes)), shape.sequence) * tokens / processes
     return Result(kind, processes, name, seconds, tokens, flops, peak)
 
 

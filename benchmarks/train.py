@@ -152,12 +152,12 @@ def on_gpu() -> bool:
 def summary(shape: Shape, turns: dict[str, list[float]], last: dict[str, Any], peak: float) -> dict[str, Any]:
     """Medians and what follows from them."""
     from phalanx.config import ModelConfig
-    from phalanx.models.family import spec_of
+    from phalanx.models.family import configured, spec_of
     from phalanx.spec.costs import flops_per_token
 
     sizes = {name: value for name, value in shape._asdict().items() if name in ModelConfig.model_fields}
     tokens = sum(shape.lengths)
-    flops = flops_per_token(spec_of(ModelConfig(**sizes)), tokens // shape.batch)
+    flops = flops_per_token(spec_of(configured(**sizes)), tokens // shape.batch)
     results = {}
     for name, seconds in turns.items():
         speed = tokens / statistics.median(seconds)

@@ -51,7 +51,7 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
 
     from phalanx.config import ModelConfig
     from phalanx.models.build import build
-    from phalanx.models.family import family
+    from phalanx.models.family import configured, family
     from phalanx.nn.batch import Batch
     from phalanx.nn.line import line_up
     from phalanx.precision import gemm
@@ -60,7 +60,9 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     form = {"gpt2": "124m", "bert": "base"}[shape.family]
     sizes = shape._asdict() | {"positions": shape.sequence, "dropout": 0.0}
     preset = family(shape.family).PRESETS[form]
-    config = ModelConfig(**{**preset, **{k: v for k, v in sizes.items() if k in ModelConfig.model_fields}})
+    config = configured(
+        **{"family": shape.family, **preset, **{k: v for k, v in sizes.items() if k in ModelConfig.model_fields}}
+    )
     device = data["tokens"].device
     model = build(config, 1, device)
     gemm.fill(model, dtype, device)

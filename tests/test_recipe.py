@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from phalanx import recipe
-from phalanx.config import Config, ModelConfig, help_texts
+from phalanx.config import Config, ModelConfig
 from phalanx.errors import InputError
 from phalanx.models import family as sizes
-from phalanx.models.family import spec_of
+from phalanx.models.family import configured, spec_of
+from phalanx.section import help_of
 
 NAMES = sorted(recipe.names())
 
@@ -31,7 +32,7 @@ def test_recipe_loads_and_comes_back_from_its_dump(name: str, tmp_path: Path) ->
 
 
 def _model(mapping: dict[str, Any], vocab: int) -> ModelConfig:
-    return ModelConfig(**sizes.with_preset(mapping["model"]) | {"vocab": vocab})
+    return configured(**sizes.with_preset(mapping["model"]) | {"vocab": vocab})
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"finetune"}))  # whose model is another run's
@@ -40,7 +41,7 @@ def test_recipe_is_a_model_that_its_sequences_fit(name: str) -> None:
     model = _model(mapping, 30522)
     sizes.check(model)
     assert mapping["data"]["sequence"] <= model.positions
-    assert (mapping["task"], model.segments) == (("mlm", 2) if model.family == "bert" else ("clm", 0))
+    assert (mapping["task"], spec_of(model).segments) == (("mlm", 2) if model.family == "bert" else ("clm", 0))
     assert mapping["train"]["batch"] % mapping.get("layout", {}).get("micro_batch", 1) == 0
 
 
@@ -56,9 +57,9 @@ def test_dump_keeps_awkward_values_and_explains_every_key(tmp_path: Path) -> Non
     (path := tmp_path / "c.toml").write_text(text := recipe.dump(config))
     assert recipe.load(str(path)) == config
     assert config.optim.lr == 1.2345678901234567e-7 and config.train.init == 'a "b"\\c\x7fé\n😀'
-    for section in (field.annotation for field in Config.model_fields.values()):
-        for key in getattr(section, "model_fields", {}):
-            assert f"# {help_texts()[f'{section.__name__}.{key}']}\n{key} = " in text
+    for section in (getattr(config, name) for name in Config.model_fields):
+        for key in getattr(type(section), "model_fields", {}):
+            assert (said := help_of(type(section), key)) and f"# {said}\n{key} = " in text
 
 
 def test_nvidia_two_phases_are_exact() -> None:

@@ -1,66 +1,43 @@
 """The whole configuration of a run: frozen, strict, explained.
 
 A recipe (TOML) is read, `key=value` words override it, `resolve` fills what depends on other keys, once, into a new
-value; that value is written into the run folder and never changes. Every key's docstring is its help text.
+value; that value is written into the run folder and never changes. Every key's docstring is its help text. [model]
+belongs to the family that it names: `ModelConfig` has what all families share, the family's class adds its own.
 """
 
-import ast
-import inspect
-import sys
-from functools import cache
-from itertools import pairwise
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationInfo,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Size = Annotated[int, Field(gt=0, le=1 << 24)]
-Share = Annotated[float, Field(ge=0, le=1e9)]
+from phalanx import registry
+from phalanx.errors import InputError
+from phalanx.section import Fraction, Section, Share, Size
 
+if TYPE_CHECKING:
+    from phalanx.spec.model import Spec
+
+FAMILY = "gpt2"  # the model family where none is named
 MOST_CLASSES = 1 << 20  # of a head
 LARGEST_SCALE = 2.0**32  # of fp16's loss: beyond it the loss itself would overflow before long
-
-
-class Section(BaseModel):
-    """Common rules of every section: frozen, unknown keys forbidden, no number infinite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes true for the number 1."""
-        assert info.field_name
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("neither true nor false")
-        return value
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _a_number_has_64_bits(cls, value: Any) -> Any:
-        """TOML's have no more, and Python's own would not print."""
-        if any(
-            isinstance(one, int) and one.bit_length() > 64 for one in (value if isinstance(value, list) else [value])
-        ):
-            raise ValueError("a number of more than 64 bits")
-        return value
 
 
 class ModelConfig(Section):
     """What the network is."""
 
-    family: str = "gpt2"
-    """Model family: gpt2, bert, or module:Name."""
+    # The keys that all families have. A family's own section is a subclass with its own keys, defaults and `spec`.
+    family: str
+    """Model family: gpt2, bert, or module:Name; `phalanx train --help model.family=NAME` lists its keys."""
     preset: str = ""
     """A named size of the family (124m, 355m, …; tiny, base, large, …); explicit keys override its values."""
     layers: Size = 12
@@ -77,29 +54,53 @@ class ModelConfig(Section):
     """Tokens of the vocabulary; 0 takes it from the data's tokenizer."""
     pad_vocab_to: Size = 128
     """The embedding's rows are padded to a multiple of this, whatever the layout."""
-    segments: Annotated[int, Field(ge=0, le=1 << 24)] = 0
-    """Kinds of segment embedding (BERT: 2); 0 means none."""
-    norm_first: bool = True
-    """Layer norm before each sub-layer (pre-LN) or after the residual sum (post-LN, as Google's BERT)."""
     norm_eps: PositiveFloat = 1e-5
-    """Epsilon of the layer norms."""
-    gelu: Literal["tanh", "erf"] = "tanh"
-    """Form of the GELU: GPT-2's tanh or BERT's exact erf."""
+    """Epsilon of the norms."""
     dropout: Fraction = 0.1
     """Dropout after the embeddings and after each sub-layer."""
     attention_dropout: Fraction = 0.0
     """Dropout of the attention probabilities; above 0 it takes the slower math path, exact on every layout."""
-    head: Literal["", "classes", "value", "span", "choice", "tokens"] = ""
-    """BERT, fine-tuned: what it answers in place of masks and pairs. The task sets it."""
-    classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)] = 0
-    """Classes of head=classes or tokens, candidates of head=choice."""
     init_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights; residual outputs are divided by sqrt(2 × layers)."""
+
+    @model_validator(mode="after")
+    def _definite(self) -> Self:
+        """Give `ffn` its value, so that nobody after this asks what 0 means."""
+        if not self.ffn:
+            object.__setattr__(self, "ffn", self.default_ffn)  # frozen for all others; nobody has seen it yet
+        return self
+
+    @property
+    def default_ffn(self) -> int:
+        """Width of the feed-forward layer where no key says it."""
+        return 4 * self.hidden
 
     @property
     def padded_vocab(self) -> int:
         """Rows of the token embedding: the vocabulary rounded up, the same for every layout."""
         return -(-self.vocab // self.pad_vocab_to) * self.pad_vocab_to
+
+    def spec(self) -> "Spec":
+        """Return the description of the model that this section configures. Ask `spec_of`, which keeps it."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise InputError for sizes that no model of the family can have."""
+        if self.hidden % self.heads:
+            fits = [n for n in range(1, self.hidden // 16 + 1) if self.hidden % n == 0]
+            near = sorted(fits, key=lambda n: abs(n - self.heads))[:4]
+            choice = ", ".join(map(str, sorted(near))) or "1"
+            raise InputError(f"model.heads={self.heads} does not divide model.hidden={self.hidden}; use {choice}")
+
+    def tuned(self, head: str, classes: int | None = None) -> Self:
+        """Return the section with the head that task `head` of fine-tuning trains, or with those of pretraining ("").
+
+        `classes` is the number of its classes or candidates, by default what the section says. InputError for a family
+        that has no such heads.
+        """
+        if head:
+            raise InputError(f"task={head} needs a head that model.family={self.family} has not; use model.family=bert")
+        return self
 
 
 class DataConfig(Section):
@@ -277,7 +278,7 @@ class Config(Section):
 
     task: str = "clm"
     """What is learned: clm, mlm; of labelled files classes, value, span, choice, tokens, completion; or module:Name."""
-    model: ModelConfig = ModelConfig()
+    model: SerializeAsAny[ModelConfig] = Field(default_factory=lambda: section_of(FAMILY).model_validate({}))
     data: DataConfig = DataConfig()
     examples: ExamplesConfig = ExamplesConfig()
     optim: OptimConfig = OptimConfig()
@@ -287,19 +288,19 @@ class Config(Section):
     save: SaveConfig = SaveConfig()
     log: LogConfig = LogConfig()
 
+    @field_validator("model", mode="wrap")
+    @classmethod
+    def _by_family(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Have [model] validated by the class of the family that it names."""
+        if not isinstance(value, Mapping):
+            return handler(value)
+        name = value.get("family", FAMILY)
+        return section_of(name if isinstance(name, str) else FAMILY).model_validate(value)
 
-@cache
-def help_texts() -> dict[str, str]:
-    """The help text of every key by its class and name, as `OptimConfig.lr`: the docstring below it in this file.
 
-    It is read when somebody asks; pydantic's own reading (`use_attribute_docstrings`) would slow every start.
-    """
-    texts = {}
-    for section in ast.parse(inspect.getsource(sys.modules[__name__])).body:
-        if not isinstance(section, ast.ClassDef):
-            continue
-        for key, below in pairwise(section.body):
-            match key, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    texts[f"{section.name}.{name}"] = inspect.cleandoc(text)
-    return texts
+def section_of(family: str) -> type[ModelConfig]:
+    """Return the class of a family's [model] section. InputError where there is no such family."""
+    section = registry.MODELS.find(family).Config
+    if not (isinstance(section, type) and issubclass(section, ModelConfig)):
+        raise InputError(f"model.family={family}: its Config is no subclass of phalanx.config.ModelConfig")
+    return section

@@ -3,25 +3,30 @@
 `load` composes three steps that are of use alone: `load_mapping` reads a recipe and lays overrides over it, as plain
 nested dicts (so a model's preset can be laid under them), and `validate` makes the frozen `Config`. `dump` writes a
 configuration as TOML that explains itself and loads back to the same value. Types come from `Config`, so `train.init=7`
-is the text "7" and `data.train=a,b` two texts, without quotes.
+is the text "7" and `data.train=a,b` two texts, without quotes. Which keys [model] has is said by the family that the
+words, the recipe or its base name, in this order.
 """
 
 import difflib
-import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from phalanx.config import Config, Section, help_texts
+from phalanx import registry
+from phalanx.config import FAMILY, Config, section_of
 from phalanx.errors import InputError
-from phalanx.foreign import LONGEST, brief, short
+from phalanx.foreign import brief
+from phalanx.section import Section, help_of
+from phalanx.values import kind_of, parse, scalar, shown, toml
 
+# What run folders that were begun when all families had the same keys say of keys that their family has not.
+FORMER = {"segments": 0, "norm_first": True, "gelu": "tanh", "head": "", "classes": 0}
 BUNDLED = Path(__file__).parent / "recipes"
 Mapped = dict[str, Any]
 MOST = 4  # further wrong keys that are named
@@ -58,36 +63,61 @@ def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
         if "extends" in below:
             raise InputError(f"{path}: extends={base}, which extends another in turn; one step is allowed")
         mapping = _lay(mapping, below)
-    mapping = overridden(mapping, overrides)
+    mapping = overridden(_without_former(mapping, _family(mapping, overrides)), overrides)
     validate(mapping)  # before a preset is looked up by what it says
     return mapping
 
 
 def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
     """A mapping with `section.key=value` words laid over it."""
+    family = _family(mapping, words)
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise InputError(f"{word} is not an override; write section.key=value{_such_as(word)}")
         *section, leaf = key.split(".")
-        value = _parse(text, _field(key))
+        value = parse(text, _field(key, family))
         mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
     return mapping
 
 
 def validate(mapping: Mapping[str, Any]) -> Config:
     """The frozen configuration; InputError in one line for all that is wrong, each with its value and what would do."""
+    family = _family(mapping)
     for name, value in mapping.items():
         for key in [f"{name}.{leaf}" for leaf in value] if isinstance(value, Mapping) else [name]:
-            _field(key)
+            _field(key, family)
     try:
         return Config.model_validate(mapping)
     except ValidationError as error:
         wrong = dict.fromkeys(".".join(map(str, complaint["loc"][:2])) for complaint in error.errors())
-        first, *others = ((f"{key}={_shown(_value(mapping, key))}", _kind(_field(key))) for key in wrong)
+        first, *others = ((f"{key}={shown(_value(mapping, key))}", kind_of(_field(key, family))) for key in wrong)
         more = "".join(f"; {said} neither, it takes {kind}" for said, kind in others[:MOST])
         more += f" (and {len(others) - MOST} more like it)" * (len(others) > MOST)
         raise InputError(f"{first[0]} will not do; it takes {first[1]}{more}") from error
+
+
+def _family(mapping: Mapping[str, Any], words: Sequence[str] = ()) -> str:
+    """The model family that words name, the last of them, or else a mapping."""
+    for word in reversed(words):
+        key, _, text = word.partition("=")
+        if key == "model.family":
+            return str(scalar(text, str))
+    model = mapping.get("model")
+    name = model.get("family", FAMILY) if isinstance(model, Mapping) else FAMILY
+    return name if isinstance(name, str) else FAMILY
+
+
+def _without_former(mapping: Mapped, family: str) -> Mapped:
+    """A mapping without the keys of other families that every [model] had once, where they hold what they then held by
+    default.
+    """
+    model = mapping.get("model")
+    if not isinstance(model, dict):
+        return mapping
+    known = _known(family)
+    unmeant = [key for key, value in FORMER.items() if f"model.{key}" not in known and model.get(key) == value]
+    return {**mapping, "model": {key: value for key, value in model.items() if key not in unmeant}}
 
 
 def _value(mapping: Mapping[str, Any], key: str) -> Any:
@@ -104,7 +134,7 @@ def dump(config: Config) -> str:
         header = f"[{section}]"
         if section and header not in lines:
             lines += [f"# {_doc(type(getattr(config, section)))}", header, ""]
-        lines += [f"# {_help(config, key)}", f"{leaf} = {_toml(value)}", ""]
+        lines += [f"# {_help(config, key)}".rstrip(), f"{leaf} = {toml(value)}", ""]
     return "\n".join([*lines, END, ""])
 
 
@@ -116,20 +146,27 @@ def is_whole(text: str) -> bool:
 
 
 def all_keys() -> list[str]:
-    """The dotted names of all keys, in order."""
-    return [*_known()]
+    """The dotted names of all keys, those of every bundled family among them."""
+    return [*dict.fromkeys(key for family in registry.MODELS.places for key in _known(family))]
 
 
-def meant_by(name: str) -> list[str]:
-    """The keys that `name` is, is the last part of, or is in other programs; none where it is nothing known."""
-    leaf = name.rpartition(".")[2]
-    same = [name] if name in _known() else [key for key in _known() if key.rpartition(".")[2] == leaf]
+def keys_of(family: str) -> list[str]:
+    """The dotted names of a family's keys. InputError where there is no such family."""
+    return [key for key in _known(family) if key.startswith("model.")]
+
+
+def meant_by(name: str, keys: Collection[str] = ()) -> list[str]:
+    """Those of `keys`, by default of all, that `name` is, is the last part of, or is in other programs; none where it
+    is nothing known.
+    """
+    keys, leaf = keys or all_keys(), name.rpartition(".")[2]
+    same = [name] if name in keys else [key for key in keys if key.rpartition(".")[2] == leaf]
     return same or ([ELSEWHERE[leaf]] if leaf in ELSEWHERE else [])
 
 
-def help_text(only: Sequence[str] = ()) -> str:
+def help_text(only: Sequence[str] = (), family: str = FAMILY) -> str:
     """Every key, or those of `only` without their sections, with its default, what it may be, and what it does."""
-    config, lines, last = Config(), [], ""
+    config, lines, last = _default(family), [], ""
     for key, value, field in _keys(config):
         if only and key not in only:
             continue
@@ -137,7 +174,8 @@ def help_text(only: Sequence[str] = ()) -> str:
         if section != last and not only:
             lines += [f"\n{section}: {_doc(type(getattr(config, section)))}"]
             last = section
-        lines += [f"  {key}={_toml(value)}  ({_kind(field)})", f"      {_help(config, key)}"]
+        value = value if field.is_required() else field.get_default(call_default_factory=True)
+        lines += [f"  {key}={toml(value)}  ({kind_of(field)})", f"      {_help(config, key)}".rstrip()]
     return "\n".join(lines)
 
 
@@ -184,19 +222,32 @@ def _keys(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldIn
             yield prefix + name, value, field
 
 
+def _default(family: str) -> Config:
+    """The configuration of a family in which no key is given."""
+    section_of(family)  # where there is none, said in its own words
+    try:
+        return Config.model_validate({"model": {"family": family}})
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(f"model.family={family}: {key} has no default that will do; every key needs one") from error
+
+
 @cache
-def _known() -> dict[str, FieldInfo]:
-    return {name: field for name, _, field in _keys(Config())}
+def _known(family: str) -> dict[str, FieldInfo]:
+    return {name: field for name, _, field in _keys(_default(family))}
 
 
-def _field(key: str) -> FieldInfo:
-    """What is known of a key; InputError with the nearest known key when there is none."""
-    known = _known()
+def _field(key: str, family: str) -> FieldInfo:
+    """What is known of a key of a family's configuration; InputError with the nearest known key when there is none."""
+    known = _known(family)
     if key in known:
         return known[key]
     if key in Config.model_fields:
         raise InputError(f"{key} is a section, not a key; write {key}.KEY=value, or [{key}] and its keys in TOML")
-    near = meant_by(key) or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
+    for other in registry.MODELS.places:
+        if key in _known(other):
+            raise InputError(f"{key} is a key of model.family={other}, and {family} has none of that name")
+    near = meant_by(key, known) or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "`phalanx train --help --all` lists all"
     raise InputError(f"{key} is not a key of the configuration; {hint}")
 
@@ -206,71 +257,11 @@ def _such_as(word: str) -> str:
     return f"; did you mean data.train={word}?" if Path(f"{word}.bin").is_file() else ", as train.steps=100"
 
 
-def _parse(text: str, field: FieldInfo) -> Any:
-    """The value that an override's text means for its key."""
-    if get_origin(field.annotation) is not tuple:
-        return _scalar(text, field.annotation)
-    whole = _scalar(text, list)
-    if isinstance(whole, list) and all(isinstance(item, str) for item in whole):
-        return whole  # quoted texts, which may hold commas
-    items = text.strip().removeprefix("[").removesuffix("]").split(",")
-    return [_scalar(item.strip(), get_args(field.annotation)[0]) for item in items if item.strip()]
-
-
-def _scalar(text: str, kind: Any) -> Any:
-    """`text` read as TOML, or as it stands where it is none or where text is wanted."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # of its syntax, its longest number, its depth
-        return text
-    wants_text = kind is str or get_origin(kind) is Literal
-    return text if wants_text and not isinstance(value, str) else value
-
-
-def _kind(field: FieldInfo) -> str:
-    """What a key may be, in words."""
-    return _describe(field.annotation, field.metadata)
-
-
-def _describe(kind: Any, bounds: Sequence[Any] = ()) -> str:
-    """A type and its pydantic bounds in words."""
-    arguments = get_args(kind)
-    if get_origin(kind) is Annotated:
-        return _describe(arguments[0], arguments[1:])
-    if get_origin(kind) is Literal:
-        return " | ".join(arguments)
-    if get_origin(kind) is tuple:
-        count = "" if Ellipsis in arguments else f"{len(arguments)}, each "
-        return f"a list of {count}{_describe(arguments[0])}"
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    stack = [part for bound in bounds for part in getattr(bound, "metadata", [bound])]
-    limits = [f"{sign} {getattr(part, name)}" for part in stack for name, sign in signs.items() if hasattr(part, name)]
-    word = {int: "integer", float: "number", bool: "true | false", str: "text"}.get(kind, str(kind))
-    return " ".join([word, " and ".join(limits)]).strip()
-
-
 def _help(config: Config, key: str) -> str:
     """The help text of a dotted key."""
     section, _, leaf = key.rpartition(".")
-    owner = getattr(config, section) if section else config
-    return help_texts()[f"{type(owner).__name__}.{leaf}"]
+    return help_of(type(getattr(config, section) if section else config), leaf)
 
 
 def _doc(section: type[Section]) -> str:
     return (section.__doc__ or "").strip()
-
-
-def _shown(value: Any) -> str:
-    """A value as TOML writes it, or the beginning of one that is long or deep."""
-    text = _toml(value) if isinstance(value, (str, bool)) else short(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)

@@ -79,7 +79,7 @@ def _lacks(error: Exception, module: str) -> bool:
 MODELS: "Table[Family]" = Table(
     "model.family",
     {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert"},
-    ("TASK", "DEFAULTS", "PRESETS", "spec"),
+    ("TASK", "PRESETS", "Config"),
 )
 TASKS: "Table[Kind]" = Table(
     "task",

@@ -84,7 +84,18 @@ def test_help_imports_little() -> None:
     result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     imported = result.stdout.splitlines()[-1].split()
     ours = {name for name in imported if name.startswith("phalanx.") and not name.startswith("phalanx.cli")}
-    assert ours == {f"phalanx.{name}" for name in ("config", "errors", "foreign", "parent", "recipe", "strict_json")}
+    settings = {"config", "errors", "foreign", "parent", "recipe", "registry", "section", "strict_json", "values"}
+    family = {
+        "models",
+        "models.family",
+        "models.gpt2",
+        "spec",
+        "spec.compare",
+        "spec.leaves",
+        "spec.model",
+        "spec.rope",
+    }
+    assert ours == {f"phalanx.{name}" for name in settings | family}
     assert not {"torch", "numpy", "rich", "logging", "ctypes"} & {*imported}
     assert len(imported) < 300
 

@@ -15,17 +15,17 @@ from phalanx.convert.linked import Linked, exported, imported
 from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, word_piece
 from phalanx.data.tokenize import Tokenizer
 from phalanx.models.build import build
-from phalanx.models.family import spec_of
+from phalanx.models.family import configured, spec_of
 from phalanx.spec.links import bare, links
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIECES = [*BERT_SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *".,?!'-0123456789"]
-SMALL = {"layers": 2, "hidden": 8, "heads": 2, "positions": 32, "pad_vocab_to": 1}
+SMALL = {"layers": 2, "hidden": 8, "heads": 2, "positions": 32, "pad_vocab_to": 1, "norm_eps": 1e-5}
 MODELS = {
-    "gpt2": ModelConfig(family="gpt2", vocab=27, **SMALL),
-    "bert": ModelConfig(family="bert", vocab=len(PIECES), segments=2, norm_first=False, gelu="erf", head="classes",
-                        classes=3, **SMALL),
-    "megatron-bert": ModelConfig(family="bert", vocab=len(PIECES), segments=2, norm_first=True, gelu="erf", **SMALL),
+    "gpt2": configured(family="gpt2", vocab=27, **SMALL),
+    "bert": configured(family="bert", vocab=len(PIECES), segments=2, norm_first=False, gelu="erf", head="classes",
+                       classes=3, **SMALL),
+    "megatron-bert": configured(family="bert", vocab=len(PIECES), segments=2, norm_first=True, gelu="erf", **SMALL),
 }  # fmt: skip
 
 
@@ -41,8 +41,9 @@ def tokenizer_of(kind: str) -> Tokenizer:
 def config_of(kind: str) -> Config:
     """The run that such a folder becomes."""
     model = MODELS[kind]
-    examples = ExamplesConfig(labels=("bad", "so so", "good")) if model.head else ExamplesConfig()
-    task = model.head or ("clm" if kind == "gpt2" else "mlm")
+    head = spec_of(model).tuned
+    examples = ExamplesConfig(labels=("bad", "so so", "good")) if head else ExamplesConfig()
+    task = head or ("clm" if kind == "gpt2" else "mlm")
     return Config(task=task, model=model, data=DataConfig(sequence=model.positions), examples=examples)
 
 

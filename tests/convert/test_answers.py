@@ -28,11 +28,12 @@ from transformers import (
     GPT2Tokenizer,
 )
 
-from phalanx.config import Config, DataConfig, ExamplesConfig, ModelConfig
+from phalanx.config import Config, DataConfig, ExamplesConfig
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.infer import load_bert
 from phalanx.infer.bert import Bert
+from phalanx.models.family import configured
 from tests.infer.runs import GPT, make_run
 
 CONTEXT, STRIDE, LONGEST = 161, 48, 30
@@ -50,7 +51,7 @@ class Both(NamedTuple):
 
 def both(folder: Path, head: str, norm_first: bool, tokenizer: str = "bert-uncased") -> Both:
     vocab = 28996 if tokenizer == "bert-cased" else 30522
-    model = ModelConfig(
+    model = configured(
         family="bert", layers=2, hidden=32, heads=4, positions=CONTEXT, vocab=vocab, segments=2, gelu="erf",
         norm_first=norm_first, init_std=0.5, head=head, classes=len(LABELS) if head == "classes" else 0,
     )  # fmt: skip

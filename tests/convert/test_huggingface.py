@@ -221,7 +221,6 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, how: str, sa
     ("kind", "other", "said"),
     [
         ("gpt2", {"norm_first": False}, "is post-LN"),
-        ("gpt2", {"segments": 2}, "has segments"),
         ("bert", {"segments": 0}, "without segments"),
     ],
 )

@@ -9,25 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from phalanx.config import Config, DataConfig, ModelConfig
+from phalanx.config import Config, DataConfig
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.infer.cache import New, Place
 from phalanx.infer.gpt import GPT as Model
 from phalanx.infer.loaded import Loaded
 from phalanx.infer.sample import likeliest
 from phalanx.models.build import build
+from phalanx.models.family import configured
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
 
 GPT = Config(
     task="clm",
     data=DataConfig(sequence=12),
-    model=ModelConfig(layers=1, hidden=16, heads=2, positions=12, vocab=50257, init_std=0.5, attention_dropout=0.1),
+    model=configured(layers=1, hidden=16, heads=2, positions=12, vocab=50257, init_std=0.5, attention_dropout=0.1),
 )
 BERT = Config(
     task="mlm",
     data=DataConfig(sequence=16),
-    model=ModelConfig(family="bert", layers=1, hidden=16, heads=2, positions=16, vocab=30522, segments=2,
+    model=configured(family="bert", layers=1, hidden=16, heads=2, positions=16, vocab=30522, segments=2,
                       norm_first=False, gelu="erf", init_std=0.5, attention_dropout=0.1),
 )  # fmt: skip
 

@@ -101,7 +101,7 @@ def alone(loaded: Loaded, row: Encoded, hidden: bool) -> np.ndarray:
 )
 def test_every_backend_says_what_the_model_says(runs: dict[str, Path], head: str, name: str, precision: str) -> None:
     """On rows of several lengths at once; the model itself is left as it was."""
-    if reason := backends.lacking(name, precision):
+    if reason := backends.lacking(name, precision, load(runs[head]).spec):
         pytest.skip(f"{name}: {reason}")
     if name == "onnxruntime" and head in ("value", "tokens"):
         pytest.skip("exported in the tests of conversion")
@@ -182,7 +182,7 @@ def test_masks_by_a_backend(runs: dict[str, Path]) -> None:
 @pytest.mark.slow
 def test_the_fastest_is_chosen_and_remembered(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Among those whose answers are close to fp32's."""
-    if backends.lacking("openvino", "fp32"):
+    if backends.lacking("openvino", "fp32", load(runs["classes"]).spec):
         monkeypatch.setattr(backends, "NAMES", {"torch": "pytorch", "onnxruntime": "onnx"})
     told: list[str] = []
     model = ready(runs["classes"], say=told.append)

@@ -36,7 +36,7 @@ def decoder(loaded: Loaded, memory: int = 1 << 24, kind: str = "torch", precisio
     if kind == "native":
         if reason := kernels.lacking():
             pytest.skip(reason)
-        past: Any = kernels.fill(model, loaded.config.model, precision, memory)
+        past: Any = kernels.fill(model, precision, memory)
     else:
         packed.fill(model, precision, torch.device("cpu"), model.words)
         past = Past(model, memory)

@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 from phalanx.infer import kernels
 from phalanx.infer.backends import Wanted, build, lacking
 from phalanx.infer.kernels import compiled
 from phalanx.models import build as models
+from phalanx.models.family import configured, spec_of
 from phalanx.nn.attention import Context
 from tests.infer.runs import GPT as CONFIG
 
@@ -41,8 +42,8 @@ def test_blocks_of_any_size(
     family: str, hidden: int, heads: int, ffn: int, norm_first: bool, gelu: str, precision: str
 ) -> None:
     """Several sequences of other lengths in one row."""
-    config = ModelConfig(family=family, layers=2, hidden=hidden, heads=heads, ffn=ffn, positions=128, vocab=32,
-                         norm_first=norm_first, gelu=gelu, segments=2 if family == "bert" else 0)  # fmt: skip
+    config = configured(family=family, layers=2, hidden=hidden, heads=heads, ffn=ffn, positions=128, vocab=32,
+                        norm_first=norm_first, gelu=gelu)  # fmt: skip
     model: Any = models.build(config, 1, torch.device("cpu")).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 1 if parameter.ndim == 1 else 0, 0.2)
@@ -56,7 +57,7 @@ def test_blocks_of_any_size(
             for block in model.transformer.blocks.values():
                 part = block(part, context)
         right.append(part)
-    blocks = kernels.fill(model, config, precision)
+    blocks = kernels.fill(model, precision)
     blocks.lengths = LENGTHS
     found = blocks(x.clone(), context)
     if precision == "fp32":
@@ -91,7 +92,7 @@ def test_what_is_not_finite_shows(where: str, precision: str) -> None:
     model: Any = models.build(config, 0, torch.device("cpu")).eval()
     with torch.no_grad():
         next(iter(model.transformer.blocks.values())).get_submodule(where).weight[3, 3] = np.nan
-    blocks = kernels.fill(model, config, precision)
+    blocks = kernels.fill(model, precision)
     blocks.lengths = (4,)
     context = Context(torch.arange(4)[None], torch.zeros(1, dtype=torch.int32), None, True)
     assert not blocks(torch.randn(1, 4, config.hidden), context).isfinite().all()
@@ -122,6 +123,6 @@ def test_torch_s_switch_caps_the_instructions(monkeypatch: pytest.MonkeyPatch) -
 def test_without_a_compiler(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(compiled, "_compiler", lambda: compiler)
     monkeypatch.setenv("PHALANX_CACHE", str(tmp_path))
-    assert said in lacking("native", "fp32")
+    assert said in lacking("native", "fp32", spec_of(CONFIG.model))
     with pytest.raises(InputError, match=re.escape(said)):
-        build("native", Wanted(cast(Any, None), "fp32", False))
+        build("native", Wanted(cast(Any, SimpleNamespace(spec=spec_of(CONFIG.model))), "fp32", False))

@@ -8,19 +8,18 @@ import torch
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 from phalanx.models.build import build
-from phalanx.models.family import with_preset
+from phalanx.models.family import configured, with_preset
 from phalanx.nn.model import Model
 
 CPU = torch.device("cpu")
-SMALL = ModelConfig(layers=2, hidden=64, heads=4, positions=32, vocab=300)
+SMALL = configured(layers=2, hidden=64, heads=4, positions=32, vocab=300)
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (ModelConfig(hidden=64, heads=3, vocab=10), ["model.heads=3", "model.hidden=64", "1, 2, 4"]),
-        (ModelConfig(hidden=64, heads=4), ["model.vocab=0"]),
-        (ModelConfig(family="gpt3", hidden=64, heads=4, vocab=10), ["model.family", "gpt3", "gpt2"]),
+        (configured(hidden=64, heads=3, vocab=10), ["model.heads=3", "model.hidden=64", "1, 2, 4"]),
+        (configured(hidden=64, heads=4), ["model.vocab=0"]),
     ],
 )
 def test_impossible_models_are_one_line(config: ModelConfig, words: list[str]) -> None:
@@ -33,6 +32,8 @@ def test_impossible_models_are_one_line(config: ModelConfig, words: list[str]) -
 def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"model\.preset=huge .*base"):
         with_preset({"family": "bert", "preset": "huge"})
+    with pytest.raises(InputError, match=r"unknown model\.family 'gpt3'.* gpt2, bert"):
+        configured(family="gpt3", hidden=64, heads=4, vocab=10)
 
 
 def test_weights_follow_the_seed() -> None:

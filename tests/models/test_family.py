@@ -7,7 +7,7 @@ from torch import nn
 from phalanx.config import ModelConfig
 from phalanx.models import build
 from phalanx.models import family as families
-from phalanx.models.family import spec_of
+from phalanx.models.family import configured, spec_of
 
 PUBLISHED = [
     ("gpt2", "124m", 50257, 124_439_808),
@@ -34,7 +34,7 @@ PRESETS = [(name, preset) for name in ("gpt2", "bert") for preset in families.fa
 
 
 def config_of(family: str, preset: str, vocab: int) -> ModelConfig:
-    return ModelConfig(**families.with_preset({"family": family, "preset": preset, "vocab": vocab}))
+    return configured(**families.with_preset({"family": family, "preset": preset, "vocab": vocab}))
 
 
 def on_meta(config: ModelConfig) -> nn.Module:
@@ -63,9 +63,7 @@ def test_a_built_model_has_that_count_and_padding(family: str, preset: str) -> N
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_the_count_of_an_odd_shape(family: str) -> None:
-    config = ModelConfig(
-        family=family, layers=3, hidden=40, heads=5, ffn=56, positions=12, vocab=77, segments=2 * (family == "bert")
-    )
+    config = configured(family=family, layers=3, hidden=40, heads=5, ffn=56, positions=12, vocab=77)
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())
     assert built - (128 - 77) * 40 == spec_of(config).elements
 
@@ -76,5 +74,5 @@ def test_own_keys_override_the_preset() -> None:
 
 
 def test_padding_does_not_depend_on_anything_but_the_vocabulary() -> None:
-    sizes = [ModelConfig(vocab=vocab) for vocab in (1, 128, 129, 50257, 50304)]
+    sizes = [configured(vocab=vocab) for vocab in (1, 128, 129, 50257, 50304)]
     assert [size.padded_vocab for size in sizes] == [128, 128, 256, 50304, 50304]

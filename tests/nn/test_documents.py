@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phalanx.config import ModelConfig
 from phalanx.models.build import build
+from phalanx.models.family import configured
 from phalanx.nn.batch import Batch
 from tests.batches import batch_of
 
@@ -25,7 +25,7 @@ def attention_dropout(request: pytest.FixtureRequest) -> float:
 
 
 def model_of(family: str, attention_dropout: float = 0) -> nn.Module:
-    config = ModelConfig(layers=2, hidden=32, heads=4, positions=POSITIONS, vocab=VOCAB, init_std=0.5,
+    config = configured(layers=2, hidden=32, heads=4, positions=POSITIONS, vocab=VOCAB, init_std=0.5,
                          attention_dropout=attention_dropout, **FAMILIES[family])  # fmt: skip
     return build(config, 0, CPU)
 

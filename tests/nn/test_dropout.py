@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from phalanx.config import ModelConfig
 from phalanx.models.build import build
+from phalanx.models.family import configured
 from phalanx.nn.attention import Context, Dropping, fused
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
@@ -84,7 +84,7 @@ def test_reset_restores_the_site_of_a_materialised_model() -> None:
 
 def model_of(recompute: str = "none", **keys: object) -> torch.nn.Module:
     defaults = {"layers": 2, "hidden": 32, "heads": 4, "positions": POSITIONS, "vocab": 60, "dropout": 0.2}
-    config = ModelConfig.model_validate(defaults | keys)
+    config = configured(**defaults | keys)
     model = build(config, 3, CPU)
     for block in model.modules():
         if isinstance(block, Block):

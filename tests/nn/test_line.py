@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phalanx.config import ModelConfig
 from phalanx.models.build import build
+from phalanx.models.family import configured
 from phalanx.nn.batch import Batch
 from phalanx.nn.line import STEP, line_up
 from tests.batches import batch_of
@@ -47,7 +47,7 @@ def sums(model: nn.Module, batch: Batch) -> tuple[Mapping[str, Tensor], list[Ten
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_the_same_sums_and_gradients(family: str) -> None:
     form = {"segments": 2, "norm_first": False} if family == "bert" else {}
-    config = ModelConfig(family=family, **SIZES, **form)
+    config = configured(family=family, **SIZES, **form)
     batch = padded() if family == "bert" else several()
     rows, line = (build(config, 1, torch.device("cpu")).train() for _ in range(2))
     line_up(line)
@@ -61,7 +61,7 @@ def test_the_same_sums_and_gradients(family: str) -> None:
 
 
 def test_padding_is_not_computed() -> None:
-    model, seen = build(ModelConfig(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), []
+    model, seen = build(configured(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), []
     line_up(model)
     model.transformer.blocks["0"].register_forward_pre_hook(lambda _, words: seen.append(words[0].shape))
     model(padded())
@@ -70,7 +70,7 @@ def test_padding_is_not_computed() -> None:
 
 
 def test_a_batch_of_padding_alone() -> None:
-    model, batch = build(ModelConfig(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), padded()
+    model, batch = build(configured(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), padded()
     line_up(model)
     assert batch.document is not None and batch.labels is not None
     empty = replace(batch, document=batch.document.fill_(-1), labels=batch.labels.fill_(-1))

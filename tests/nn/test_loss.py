@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from phalanx.config import ModelConfig
 from phalanx.models.build import build
+from phalanx.models.family import configured
 from phalanx.nn import loss, pieces, slots
 from tests.batches import batch_of
 
@@ -114,7 +114,7 @@ def test_no_tensor_of_the_size_of_the_logits(training: bool, monkeypatch: pytest
 def test_no_model_makes_one(kind: dict[str, Any], training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 128 tokens, all labelled, where the loss may hold 16."""
     monkeypatch.setitem(pieces.LIMITS, "cpu", (16 * 1024, 1 << 20))
-    model = build(ModelConfig(layers=1, hidden=8, heads=1, positions=32, vocab=1024, **kind), 0, torch.device("cpu"))
+    model = build(configured(layers=1, hidden=8, heads=1, positions=32, vocab=1024, **kind), 0, torch.device("cpu"))
     labels = torch.randint(1024, (4, 32))
     with torch.set_grad_enabled(training), Largest() as seen:
         total = model(batch_of(torch.randint(1024, (4, 32)), 32, labels=labels))
@@ -142,7 +142,7 @@ def test_the_count_of_nothing_is_on_the_labels_device() -> None:
 @pytest.mark.parametrize("family", [{}, BERT], ids=["gpt2", "bert"])
 def test_a_batch_without_labels_leaves_the_model_finite(family: dict[str, object]) -> None:
     """A micro-batch of padding, or one where chance masked nothing."""
-    model = build(ModelConfig(layers=1, hidden=16, heads=1, positions=8, vocab=40, **family), 0, torch.device("cpu"))
+    model = build(configured(layers=1, hidden=16, heads=1, positions=8, vocab=40, **family), 0, torch.device("cpu"))
     tokens = torch.randint(40, (2, 8))
     related = torch.tensor([-1, -1])
     sums = model(batch_of(tokens, 8, labels=torch.full_like(tokens, -1), related=related))
@@ -153,7 +153,7 @@ def test_a_batch_without_labels_leaves_the_model_finite(family: dict[str, object
 
 
 def test_only_masked_positions_meet_the_vocabulary() -> None:
-    model = build(ModelConfig(layers=1, hidden=16, heads=1, positions=64, vocab=5000, **BERT), 0, torch.device("cpu"))
+    model = build(configured(layers=1, hidden=16, heads=1, positions=64, vocab=5000, **BERT), 0, torch.device("cpu"))
     tokens = torch.randint(5000, (4, 64))
     labels = torch.where(torch.arange(64) < 3, tokens, -1)
     with torch.no_grad(), Largest() as seen:

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from phalanx.config import ModelConfig
-from phalanx.models.family import spec_of
+from phalanx.models.family import configured, spec_of
 from phalanx.parallel.division import spread
 
 
@@ -17,7 +17,7 @@ def slowest(config: ModelConfig, blocks: Sequence[int]) -> float:
 
 @pytest.mark.parametrize(("layers", "stages", "vocab"), [(12, 4, 50257), (24, 4, 30522), (8, 3, 1000), (6, 6, 50257)])
 def test_the_slowest_stage_is_as_fast_as_can_be(layers: int, stages: int, vocab: int) -> None:
-    config = ModelConfig(layers=layers, hidden=768, heads=12, vocab=vocab)
+    config = configured(layers=layers, hidden=768, heads=12, vocab=vocab)
     blocks = spread(spec_of(config), stages)
     assert sum(blocks) == layers
     assert min(blocks) >= 1
@@ -28,17 +28,17 @@ def test_the_slowest_stage_is_as_fast_as_can_be(layers: int, stages: int, vocab:
 
 
 def test_embedding_and_head_are_weighed() -> None:
-    small = spread(spec_of(ModelConfig(layers=8, hidden=768, heads=12, vocab=50257)), 2)
+    small = spread(spec_of(configured(layers=8, hidden=768, heads=12, vocab=50257)), 2)
     assert small[0] > small[1], "the head of a small model costs five blocks"
-    large = spread(spec_of(ModelConfig(layers=9, hidden=4096, heads=32, vocab=128)), 2)
+    large = spread(spec_of(configured(layers=9, hidden=4096, heads=32, vocab=128)), 2)
     assert large == (4, 5), "the embedding breaks a tie"
 
 
 def test_a_narrower_block_makes_the_head_heavier() -> None:
-    wide, narrow = (ModelConfig(layers=12, hidden=768, heads=12, vocab=50257, ffn=ffn) for ffn in (3072, 768))
+    wide, narrow = (configured(layers=12, hidden=768, heads=12, vocab=50257, ffn=ffn) for ffn in (3072, 768))
     assert spread(spec_of(narrow), 2)[1] < spread(spec_of(wide), 2)[1]
 
 
 def test_a_head_of_fine_tuning_weighs_nothing() -> None:
     model = {"family": "bert", "layers": 8, "hidden": 768, "heads": 12, "vocab": 50257, "head": "classes", "classes": 3}
-    assert spread(spec_of(ModelConfig.model_validate(model)), 2) == (4, 4)
+    assert spread(spec_of(configured(**model)), 2) == (4, 4)

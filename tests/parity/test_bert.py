@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from phalanx.config import ModelConfig
 from phalanx.models.build import make
+from phalanx.models.family import configured
 from phalanx.nn.model import Model
 from tests.batches import batch_of
 from tests.convert.folders import from_hugging_face, to_hugging_face
@@ -21,10 +22,10 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 POST = {"family": "bert", "segments": 2, "norm_first": False, "gelu": "erf", "dropout": 0}
 
 CONFIGS = {
-    "padded vocabulary": ModelConfig(layers=2, hidden=48, heads=3, positions=24, vocab=131, norm_eps=1e-12, **POST),
-    "whole vocabulary": ModelConfig(layers=3, hidden=32, heads=4, positions=16, vocab=256, norm_eps=1e-12, **POST),
-    "narrow feed-forward": ModelConfig(layers=1, hidden=40, heads=1, ffn=56, positions=16, vocab=50, **POST),
-    "three segments, tanh": ModelConfig(
+    "padded vocabulary": configured(layers=2, hidden=48, heads=3, positions=24, vocab=131, norm_eps=1e-12, **POST),
+    "whole vocabulary": configured(layers=3, hidden=32, heads=4, positions=16, vocab=256, norm_eps=1e-12, **POST),
+    "narrow feed-forward": configured(layers=1, hidden=40, heads=1, ffn=56, positions=16, vocab=50, **POST),
+    "three segments, tanh": configured(
         layers=2, hidden=64, heads=2, positions=16, vocab=129, **{**POST, "segments": 3, "gelu": "tanh"}
     ),
 }
@@ -159,7 +160,7 @@ def test_published_model(data_dir: Path) -> None:
     """A bare BertModel, one layer and one head: hidden states and pooled output with padding and two segments."""
     folder = data_dir / "fixtures" / "tiny_models" / "bert_xsmall_dummy"
     facts = json.loads((folder / "config.json").read_text())
-    config = ModelConfig(
+    config = configured(
         family="bert",
         vocab=facts["vocab_size"],
         positions=facts["max_position_embeddings"],

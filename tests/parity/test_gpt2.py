@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from phalanx.config import ModelConfig
 from phalanx.models.build import make
+from phalanx.models.family import configured
 from phalanx.nn.model import Model
 from tests.batches import batch_of
 from tests.convert.folders import from_hugging_face, to_hugging_face
@@ -19,10 +20,10 @@ from tests.convert.folders import from_hugging_face, to_hugging_face
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 CONFIGS = {
-    "padded vocabulary": ModelConfig(layers=2, hidden=48, heads=3, positions=24, vocab=131, dropout=0),
-    "whole vocabulary": ModelConfig(layers=3, hidden=32, heads=4, positions=16, vocab=256, dropout=0),
-    "narrow feed-forward": ModelConfig(layers=1, hidden=40, heads=1, ffn=56, positions=16, vocab=50, norm_eps=1e-3),
-    "wide heads, erf": ModelConfig(layers=2, hidden=64, heads=2, positions=16, vocab=129, gelu="erf", pad_vocab_to=8),
+    "padded vocabulary": configured(layers=2, hidden=48, heads=3, positions=24, vocab=131, dropout=0),
+    "whole vocabulary": configured(layers=3, hidden=32, heads=4, positions=16, vocab=256, dropout=0),
+    "narrow feed-forward": configured(layers=1, hidden=40, heads=1, ffn=56, positions=16, vocab=50, norm_eps=1e-3),
+    "wide heads, erf": configured(layers=2, hidden=64, heads=2, positions=16, vocab=129, gelu="erf", pad_vocab_to=8),
 }
 
 
@@ -139,7 +140,7 @@ def tiny(data_dir: Path) -> tuple[Model, dict[str, Tensor], ModelConfig]:
     """The published tiny-random-gpt2 in our model, and what it answers."""
     folder = data_dir / "fixtures" / "tiny_models" / "tiny_random_gpt2"
     facts = json.loads((folder / "config.json").read_text())
-    config = ModelConfig(
+    config = configured(
         vocab=facts["vocab_size"],
         positions=facts["n_positions"],
         hidden=facts["n_embd"],

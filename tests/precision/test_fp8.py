@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from phalanx.config import ModelConfig
 from phalanx.models.build import build
+from phalanx.models.family import configured
 from phalanx.nn import slots
 from phalanx.nn.block import Block
 from phalanx.nn.linear import Linear
@@ -63,7 +63,7 @@ def test_sizes_that_kernels_do_not_take_are_multiplied_wider() -> None:
 
 
 def test_it_is_for_the_blocks() -> None:
-    model = build(ModelConfig(layers=1, hidden=32, heads=2, positions=16, vocab=64), 0, CPU)
+    model = build(configured(layers=1, hidden=32, heads=2, positions=16, vocab=64), 0, CPU)
     gemm.fill(model, "fp8", CPU)
     blocks = [m for block in model.modules() if isinstance(block, Block) for m in block.modules()]
     inside = [m for m in blocks if isinstance(m, Linear)]

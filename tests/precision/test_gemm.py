@@ -7,8 +7,8 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from phalanx import processor
-from phalanx.config import ModelConfig
 from phalanx.models.build import build
+from phalanx.models.family import configured
 from phalanx.nn.attention import fused
 from phalanx.nn.linear import Linear
 from phalanx.plan.ledger import Ledger
@@ -66,7 +66,7 @@ def test_fp16_overflows_where_fp16_does() -> None:
 
 
 def _model(attention_dropout: float = 0.0) -> nn.Module:
-    config = ModelConfig(layers=1, hidden=32, heads=2, positions=16, vocab=64, attention_dropout=attention_dropout)
+    config = configured(layers=1, hidden=32, heads=2, positions=16, vocab=64, attention_dropout=attention_dropout)
     return build(config, 0, CPU)
 
 

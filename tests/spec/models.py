@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from phalanx import registry
 from phalanx.config import ModelConfig
-from phalanx.models.family import with_preset
+from phalanx.models.family import configured, with_preset
 
 ODD = {"layers": 3, "hidden": 40, "heads": 5, "ffn": 56, "positions": 12, "vocab": 77, "pad_vocab_to": 8}
 HEADS = ("", "classes", "value", "span", "choice", "tokens")
@@ -12,21 +12,21 @@ HEADS = ("", "classes", "value", "span", "choice", "tokens")
 
 def odd() -> Iterator[ModelConfig]:
     """Small ones that no power of two divides."""
-    yield ModelConfig(**with_preset({"family": "gpt2", **ODD}))
+    yield configured(**with_preset({"family": "gpt2", **ODD}))
     for head in HEADS:
         for first in (False, True):
             section = {"family": "bert", **ODD, "head": head, "classes": 3, "norm_first": first}
-            yield ModelConfig(**with_preset(section))
+            yield configured(**with_preset(section))
 
 
 def presets() -> Iterator[ModelConfig]:
     """Every named size of every family."""
     for family in ("gpt2", "bert"):
         for preset in registry.MODELS.find(family).PRESETS:
-            yield ModelConfig(**with_preset({"family": family, "preset": preset, "vocab": 30522}))
+            yield configured(**with_preset({"family": family, "preset": preset, "vocab": 30522}))
 
 
 def name(model: ModelConfig) -> str:
     """What a test's name says of a model."""
     first = "pre" if model.norm_first else "post"
-    return "-".join(word for word in (model.family, model.preset or "odd", model.head, first) if word)
+    return "-".join(word for word in (model.family, model.preset or "odd", getattr(model, "head", ""), first) if word)

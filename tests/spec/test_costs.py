@@ -3,12 +3,12 @@
 import pytest
 
 from phalanx.config import ModelConfig
-from phalanx.models.family import spec_of
+from phalanx.models.family import configured, spec_of
 from phalanx.spec.costs import cached, collectives, decoders, flops_per_token, kinds, products, saved, scores
 from phalanx.spec.partition import Ranks, partial
 from tests.spec.models import name, odd, presets
 
-MODEL = ModelConfig(layers=3, hidden=40, heads=4, ffn=56, vocab=77, positions=12)
+MODEL = configured(layers=3, hidden=40, heads=4, ffn=56, vocab=77, positions=12)
 BLOCK = spec_of(MODEL).blocks[0]
 TENSOR = [(1, False), (2, True), (2, False), (4, True), (4, False)]
 
@@ -17,9 +17,9 @@ TENSOR = [(1, False), (2, True), (2, False), (4, True), (4, False)]
 def test_flops_as_they_are_published(model: ModelConfig) -> None:
     """6 a weight that multiplies, 12 × layers × hidden × sequence for attention (arXiv 2104.04473, appendix)."""
     block = 4 * model.hidden**2 + 2 * model.hidden * (model.ffn or 4 * model.hidden)
-    weights = model.layers * block + (0 if model.head else model.vocab * model.hidden)
+    weights = model.layers * block + (0 if spec_of(model).tuned else model.vocab * model.hidden)
     assert flops_per_token(spec_of(model), 512) == 6 * weights + 12 * model.layers * model.hidden * 512
-    assert len([*decoders(spec_of(model))]) == (not model.head)
+    assert len([*decoders(spec_of(model))]) == (not spec_of(model).tuned)
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4])
@@ -34,10 +34,10 @@ def test_products_of_heads() -> None:
     for model in odd():
         heads = spec_of(model).heads
         made = [(each.rows, each.k, each.n) for head in heads for each in products(head, 12, 5, 2)]
-        pooled = [(2, 40, 40), (2, 40, {"": 2, "classes": 3}.get(model.head, 1))]
-        answers = {"tokens": [(12, 40, 3)], "span": [(12, 40, 2)]}.get(model.head, pooled)
+        pooled = [(2, 40, 40), (2, 40, {"": 2, "classes": 3}.get(spec_of(model).tuned, 1))]
+        answers = {"tokens": [(12, 40, 3)], "span": [(12, 40, 2)]}.get(spec_of(model).tuned, pooled)
         words = [(5, 40, 77)] if model.family == "gpt2" else [(5, 40, 40), (5, 40, 77), *pooled]
-        assert made == (answers if model.head else words)
+        assert made == (answers if spec_of(model).tuned else words)
 
 
 @pytest.mark.parametrize(("tp", "sequence"), TENSOR)

@@ -10,7 +10,7 @@ import torch
 
 from phalanx.config import ModelConfig
 from phalanx.models import build
-from phalanx.models.family import spec_of
+from phalanx.models.family import configured, spec_of
 from phalanx.nn.model import Model
 from phalanx.parallel import division
 from phalanx.parallel.mesh import Axis
@@ -65,10 +65,10 @@ def test_how_many_ranks_can_share_a_model(model: ModelConfig) -> None:
 
 
 def test_why_not_names_the_parameter() -> None:
-    spec = spec_of(ModelConfig(family="gpt2", hidden=48, heads=6, vocab=100, pad_vocab_to=4))
+    spec = spec_of(configured(family="gpt2", hidden=48, heads=6, vocab=100, pad_vocab_to=4))
     assert why_not(spec, 3) == "3 ranks do not divide the 100 vocab of transformer.embeddings.token.weight"
     assert why_not(spec, 4) == "4 ranks do not divide the 6 heads of transformer.blocks.0.attention.qkv.weight"
-    spec = spec_of(ModelConfig(family="gpt2", hidden=48, heads=6, vocab=100, pad_vocab_to=256))
+    spec = spec_of(configured(family="gpt2", hidden=48, heads=6, vocab=100, pad_vocab_to=256))
     assert why_not(spec, 2) == "2 ranks leave one without words: 100 are padded to 256"
 
 

@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from phalanx import durable
+from phalanx import durable, recipe
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
-from phalanx.models.family import with_preset
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import _same_data, train, wanted
 from phalanx.tasks.score import score
@@ -193,8 +192,8 @@ def test_records_and_checkpoints_that_do_not_belong_together_are_noted(
 
 def test_a_bert_without_a_preset_is_a_bert() -> None:
     """The family's own form lies under the explicit keys."""
-    section = with_preset({"family": "bert", "layers": 2})
-    assert (section["gelu"], section["segments"], section["norm_first"], section["layers"]) == ("erf", 2, False, 2)
+    model = recipe.load("gpt-tiny", ["model.family=bert", "model.layers=2"]).model.model_dump()
+    assert (model["gelu"], model["segments"], model["norm_first"], model["layers"]) == ("erf", 2, False, 2)
 
 
 @pytest.mark.slow

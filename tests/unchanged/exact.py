@@ -20,6 +20,7 @@ from phalanx import registry
 from phalanx.cli.app import app
 from phalanx.config import ModelConfig
 from phalanx.models.build import build, make
+from phalanx.models.family import configured, spec_of
 from phalanx.plan.account import said
 from phalanx.plan.dry import rehearse
 from tests.convert.folders import MODELS, config_of, tokenizer_of
@@ -68,7 +69,7 @@ def parameters() -> Iterator[str]:
         yield from (f"  {line}" for line in _shapes(config))
     for family in ("gpt2", "bert"):
         for preset, section in registry.MODELS.find(family).PRESETS.items():
-            lines = list(_shapes(ModelConfig(family=family, vocab=50257, **section)))
+            lines = list(_shapes(configured(family=family, vocab=50257, **section)))
             yield f"{family} {preset}: {len(lines)} parameters, {_digest(chr(10).join(lines).encode())}"
 
 
@@ -79,7 +80,7 @@ def weights() -> Iterator[str]:
         yield from _told(_state(config))
     for family, preset, layers in ("gpt2", "124m", 1), ("bert", "tiny", 2):
         section = {**registry.MODELS.find(family).PRESETS[preset], "layers": layers}
-        state = _state(ModelConfig(family=family, vocab=4096, **section))
+        state = _state(configured(family=family, vocab=4096, **section))
         yield f"{family} {preset}, {layers} layers: {_digest(''.join(_told(state)).encode())}"
 
 
@@ -97,7 +98,7 @@ def converted() -> Iterator[str]:
             make_run(folder / "run", config_of(kind), str(folder / "letters.json"))
             yield f"{kind}, a run: {_checkpoint(folder / 'run')}"
             yield from _hugging_face(folder)
-            if not model.head:
+            if not spec_of(model).tuned:
                 yield from _megatron(folder)
 
 

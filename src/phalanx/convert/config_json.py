@@ -15,7 +15,7 @@ from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint, short
-from phalanx.models.family import check, family, hugging_face, spec_of
+from phalanx.models.family import check, configured, hugging_face, spec_of
 from phalanx.models.hugging_face import HuggingFace
 
 FORMS: dict[str, Any] = {"span": "squad", "choice": "race", "tokens": "tags"}  # of the files that such a run reads
@@ -65,23 +65,23 @@ def model_of(facts: Mapping[str, Any], path: Path) -> tuple[ModelConfig, Hugging
         raise InputError(f"{path} has no {lacking[0]}")
 
     try:
-        section = {**family(name).DEFAULTS, **given, **form.read(facts), **head}
-        model = ModelConfig(family=name, **section)
+        model = configured(**{"family": name, **given, **form.read(facts), **head})
         check(model)
     except ValidationError as error:
         raise complaint(path, error, form.keys) from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return model.model_copy(update={"ffn": model.ffn or 4 * model.hidden}), form
+    return model, form
 
 
 def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:
     """Return what a fine-tuned model's run reads, and the names of its classes."""
-    form = FORMS.get(model.head, "table")
-    if model.head not in ("classes", "tokens"):
+    answer = spec_of(model).answer
+    form: Any = FORMS.get(answer.loss, "table") if answer else "table"
+    if answer is None or answer.loss not in ("classes", "tokens"):
         return ExamplesConfig(form=form)
     names = facts.get("id2label") or {}
-    labels = tuple(str(names.get(str(n), f"LABEL_{n}")) for n in range(model.classes))
+    labels = tuple(str(names.get(str(n), f"LABEL_{n}")) for n in range(answer.width))
     return ExamplesConfig(form=form, labels=labels)
 
 
@@ -90,7 +90,7 @@ def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     model = config.model
     kind, form = form_of(model, "the model")
     facts: dict[str, Any] = {theirs: getattr(model, ours) for ours, theirs in form.keys.items()}
-    facts |= {"architectures": [form.classes[model.head]], "torch_dtype": "float32"}
+    facts |= {"architectures": [form.classes[spec_of(model).tuned]], "torch_dtype": "float32"}
     if spec_of(model).causal:
         facts |= {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
     facts |= {"model_type": kind, **form.write(model)}
@@ -136,12 +136,13 @@ def _head(told: _Facts, form: HuggingFace) -> dict[str, Any]:
 
 def _told(config: Config) -> dict[str, Any]:
     """Return what config.json says of a fine-tuned head."""
-    head = config.model.head
-    if head in ("", "span"):
+    answer = spec_of(config.model).answer
+    if answer is None or answer.loss == "span":
         return {}
+    head = answer.loss
     if head == "choice":
-        return {"num_choices": config.model.classes}
+        return {"num_choices": answer.candidates}
     if head == "value":
         return {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
-    labels = config.examples.labels or [f"LABEL_{n}" for n in range(config.model.classes)]
+    labels = config.examples.labels or [f"LABEL_{n}" for n in range(answer.width)]
     return {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}

@@ -52,7 +52,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
     model, form = model_of(facts, file)
 
     weights = Weights(folder)
-    spec = family(model.family).spec(model)  # not kept: it may promise millions of layers
+    spec = model.spec()  # not kept: it may promise millions of layers
     contents = compared(folder, weights, spec, form.names)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.vocab > model.vocab:
@@ -60,13 +60,13 @@ def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
 
     said = sentence_transformers.read(folder, tokenizer)
     config = Config(
-        task=model.head or family(model.family).TASK, model=model,
+        task=spec_of(model).tuned or family(model.family).TASK, model=model,
         data=DataConfig(sequence=min(model.positions, said.longest or model.positions)),
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
         source=f"hf:{folder.resolve()}", missing=contents.missing,
-        multilabel=model.head == "classes" and facts.get("problem_type") == MULTILABEL,
+        multilabel=spec_of(model).tuned == "classes" and facts.get("problem_type") == MULTILABEL,
         normalize=said.normalize, no_vectors=said.refused,
     )  # fmt: skip
 

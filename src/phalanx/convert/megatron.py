@@ -15,15 +15,17 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from phalanx import durable
-from phalanx.config import Config, DataConfig, ModelConfig
+from phalanx.config import Config, DataConfig
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.linked import exported, imported
 from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint
+from phalanx.models.bert import BertConfig
 from phalanx.models.build import build
 from phalanx.models.family import check, family, spec_of
+from phalanx.models.gpt2 import GPT2Config, StackConfig
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
@@ -180,14 +182,14 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
     that do not divide and for models that it has not."""
     folder = RunFolder.open(run)
     model = folder.config().model
-    if model.family not in ("gpt2", "bert") or not model.norm_first:
+    if not isinstance(model, StackConfig) or not model.norm_first:
         raise InputError(f"{run}: Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others")
-    if model.head or model.segments != 2 * (model.family == "bert"):
-        what = f"a head (model.head={model.head})" if model.head else f"model.segments={model.segments}"
+    spec = spec_of(model)
+    if spec.tuned or spec.segments != 2 * (model.family == "bert"):
+        what = f"a head (model.head={spec.tuned})" if spec.tuned else f"model.segments={spec.segments}"
         raise InputError(
             f"{run} has {what}: Megatron-LM's own checkpoints are of pretraining, a BERT's with 2 segments"
         )
-    spec = spec_of(model)
     if _indivisible(spec, tp):
         raise InputError(f"--tp {tp} does not divide model.heads={model.heads} and the feed-forward; use another")
 
@@ -226,7 +228,7 @@ class _Told(BaseModel):
     checkpoint_version: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, vocab: int) -> tuple[ModelConfig, float]:
+def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, vocab: int) -> tuple[StackConfig, float]:
     """The model by its arguments, and where they are not told by its tensors; the version of the order of rows."""
     found = part.get("args")
     position = flat.get(f"{_POSITIONS}.weight")
@@ -240,10 +242,10 @@ def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, v
         args, told = _Args.model_validate(vars(found)), _Told.model_validate(part)
         fused = bool(not bert if args.bias_gelu_fusion is None else args.bias_gelu_fusion) or args.openai_gelu
         dropouts = [0.1 if said is None else said for said in (args.hidden_dropout, args.attention_dropout)]
-        model = ModelConfig(
-            family="bert" if bert else "gpt2", layers=sum(name.endswith("input_layernorm.weight") for name in flat),
+        model = (BertConfig if bert else GPT2Config)(
+            layers=sum(name.endswith("input_layernorm.weight") for name in flat),
             hidden=hidden, heads=args.num_attention_heads, positions=position.shape[0], vocab=vocab,
-            ffn=args.ffn_hidden_size or 4 * hidden, segments=2 if bert else 0, norm_first=True,
+            ffn=args.ffn_hidden_size or 0, norm_first=True,
             norm_eps=args.layernorm_epsilon or 1e-5, gelu="tanh" if fused else "erf", dropout=dropouts[0],
             attention_dropout=dropouts[1],
         )  # fmt: skip
@@ -256,11 +258,11 @@ def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, v
     return model, told.checkpoint_version
 
 
-def _args_of(model: ModelConfig, rows: int, tp: int) -> dict[str, Any]:
+def _args_of(model: StackConfig, rows: int, tp: int) -> dict[str, Any]:
     tanh = model.gelu == "tanh"
     return {
         "num_layers": model.layers, "hidden_size": model.hidden, "num_attention_heads": model.heads,
-        "ffn_hidden_size": model.ffn or 4 * model.hidden, "max_position_embeddings": model.positions,
+        "ffn_hidden_size": model.ffn, "max_position_embeddings": model.positions,
         "padded_vocab_size": rows, "layernorm_epsilon": model.norm_eps, "hidden_dropout": model.dropout,
         "attention_dropout": model.attention_dropout, "bias_gelu_fusion": tanh, "openai_gelu": tanh,
         "tensor_model_parallel_size": tp, "pipeline_model_parallel_size": 1, "tokenizer_type": None,

@@ -28,10 +28,8 @@ def write_tokenizer(tokenizer: Tokenizer, spec: Spec, folder: Path) -> None:
     The class is BERT's or GPT-2's own where that makes the same tokens, else the one that reads tokenizer.json as it
     is. `model_input_names` says whether the model tells a pair's texts apart: without it both are segment 0.
     """
-    segment = spec.embeddings.segment if spec.embeddings else None
-    apart = segment is not None and segment.rows.size > 1
     backend = Backend.from_str(tokenizer.json())
-    inputs = ["input_ids", *(["token_type_ids"] if apart else []), "attention_mask"]
+    inputs = ["input_ids", *(["token_type_ids"] if spec.segments > 1 else []), "attention_mask"]
     facts: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.positions,
         "model_input_names": inputs,

@@ -46,9 +46,7 @@ def load(
         found = replace(loaded(run, best), run=Path(model))
     for note in found.restored.notes:
         say(f"phalanx: {note}")
-    return (
-        Bert(found, backend, precision, say) if found.config.model.family == "bert" else GPT(found, backend, precision)
-    )
+    return GPT(found, backend, precision) if found.spec.causal else Bert(found, backend, precision, say)
 
 
 def load_bert(model: str | Path, backend: str = "auto", precision: str = "fp32") -> Bert:

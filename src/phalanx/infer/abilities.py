@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from phalanx.config import Config
+from phalanx.models.family import spec_of
 from phalanx.run.import_record import ImportRecord
 
 VERBS = {"": ("fill", "embed"), "span": ("answer",), "classes": ("classify",), "value": ("value",)}  # by head
@@ -28,9 +29,10 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
     if verb != "fill":
         return ""
 
-    if config.task == "clm":
+    spec = spec_of(config.model)
+    if spec.causal:
         return f"{run} learned to continue a text, not to fill masks; use: phalanx generate {run}"
-    if config.model.head:
+    if spec.tuned:
         return f"{run} was fine-tuned for task={config.task}; fill with the run it was made of"
     if reason := record.lacking("masked"):
         return f"{run} cannot fill masks: {reason}; take a folder with its masked-language-model head"
@@ -39,9 +41,9 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
 
 def _of_a_head(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
     """Why a verb that needs a fine-tuned head cannot be asked for; empty where it can."""
-    head, does, task = TUNED[verb]
-    if config.model.head != head:
-        was = f"was tuned for task={config.task}" if config.model.head else "was not tuned for it"
+    (head, does, task), tuned = TUNED[verb], spec_of(config.model).tuned
+    if tuned != head:
+        was = f"was tuned for task={config.task}" if tuned else "was not tuned for it"
         return f"{run} cannot {does}: it {was}; make one that can: phalanx tune {run} --task {task}"
     if reason := record.lacking("answer"):
         return f"{run} cannot {does}: {reason}; take a folder that was fine-tuned"

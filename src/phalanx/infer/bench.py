@@ -22,7 +22,7 @@ from phalanx.infer.backends import Program, Wanted
 from phalanx.infer.loaded import Loaded, load
 from phalanx.infer.rows import rectangle
 from phalanx.models.build import build
-from phalanx.models.family import family, spec_of
+from phalanx.models.family import spec_of, with_preset
 from phalanx.run.checkpoint import Restored
 from phalanx.spec.links import links
 from phalanx.units import aligned
@@ -46,15 +46,14 @@ def subject(model: str) -> Loaded:
     if model not in recipe.names():
         with brought(model) as run:
             found = load(run)
-        if found.config.model.family != "bert":
+        if found.spec.causal:
             raise InputError(f"{model} is no BERT; bench infer is about those")
         return found
-    config = recipe.load(model)
-    if config.model.family != "bert":
+    mapping, tokenizer = recipe.load_mapping(model), load_tokenizer("bert-uncased")
+    config = recipe.validate({**mapping, "model": {**with_preset(mapping.get("model", {})), "vocab": tokenizer.vocab}})
+    if spec_of(config.model).causal:
         raise InputError(f"{model} is no BERT; bench infer is about those")
-    tokenizer = load_tokenizer("bert-uncased")
-    facts = {**family("bert").DEFAULTS, **family("bert").PRESETS.get(config.model.preset, {})}
-    sizes = config.model.model_copy(update={**facts, "vocab": tokenizer.vocab, "head": "span", "classes": 0})
+    sizes = config.model.tuned("span", 0)
     whole = config.model_copy(update={"model": sizes, "task": "span"})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Loaded(Path(model), build(sizes, 0, device).eval(), tokenizer, whole, Restored(0, None, ()))
@@ -65,12 +64,10 @@ def programs(loaded: Loaded, names: Sequence[str], precisions: Sequence[str]) ->
     found, lacking = {}, []
     for name in names:
         for precision in precisions:
-            if reason := backends.lacking(name, precision):
+            if reason := backends.lacking(name, precision, loaded.spec):
                 lacking.append(f"{name} {precision}: {reason}")
             else:
-                found[f"{name} {precision}"] = backends.build(
-                    name, Wanted(loaded, precision, not loaded.config.model.head)
-                )
+                found[f"{name} {precision}"] = backends.build(name, Wanted(loaded, precision, not loaded.spec.tuned))
     if find_spec("transformers") is None:
         lacking.append("hugging face: the package transformers is not installed")
     else:

@@ -48,7 +48,7 @@ class Bert:
     def __init__(self, loaded: Loaded, backend: str, precision: str, say: Callable[[str], None]) -> None:
         self.loaded, self.backend, self.precision, self.say = loaded, backend, precision, say
         self.lock = Lock()
-        self.head = loaded.config.model.head
+        self.head = loaded.spec.tuned
 
     @cached_property
     def assemble(self) -> Assembler:
@@ -117,7 +117,7 @@ class Bert:
     def classified(self, texts: Sequence[Text]) -> list[Class]:
         """The class of each text or pair. Probabilities of classes that do not exclude one another do not sum to 1."""
         self._must("classify")
-        names = self.loaded.config.examples.labels or tuple(map(str, range(self.loaded.config.model.classes)))
+        names = self.loaded.config.examples.labels or tuple(map(str, range(self.loaded.spec.heads[0].width)))
         found = []
         for logits in self._run(self.said, self._rows(texts)):
             chances = (_sigmoid(logits) if self.loaded.record.multilabel else _softmax(logits)).tolist()

@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
 
 def choose(loaded: Loaded, precision: str, hidden: bool, say: Callable[[str], None]) -> Program:
     """The program to use; `say` is told what was found."""
-    names = [name for name in backends.NAMES if not backends.lacking(name, precision)]
+    names = [name for name in backends.NAMES if not backends.lacking(name, precision, loaded.spec)]
     wanted = Wanted(loaded, precision, hidden)
     if not names:
         raise InputError(f"precision={precision}: no backend has it here; use fp32")

@@ -30,7 +30,7 @@ class GPT:
         self, loaded: Loaded, backend: str = "auto", precision: str = "fp32", decoder: Decodes | None = None,
         lookup: bool = True,
     ) -> None:  # fmt: skip
-        if loaded.config.model.family == "bert":
+        if not loaded.spec.causal:
             run = loaded.run
             raise InputError(f"{run} learned to fill masks, not to continue a text; use: phalanx fill {run}")
         self.loaded, self.tokenizer, self.context = loaded, loaded.tokenizer, loaded.context
@@ -120,13 +120,13 @@ def _decoder(loaded: Loaded, backend: str, precision: str) -> Decoder:
     """By kernels of our own where they can be had, else by torch; backends that are for BERTs alone count as auto."""
     if backend != "auto":
         backends.of(backend)
-    reason = "" if backend == "torch" else backends.lacking("native", precision)
+    reason = "" if backend == "torch" else backends.lacking("native", precision, loaded.spec)
     if backend == "native" and reason:
         raise InputError(f"backend=native: {reason}")
     model: Any = loaded.shared()
-    device, config = next(model.parameters()).device, loaded.config.model
+    device = next(model.parameters()).device
     if backend != "torch" and not reason:
-        return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, config, precision, GIB))
+        return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, precision, GIB))
     packed.fill(model, precision, device, model.words)
     if device.type == "cpu":
         return Decoder(model, loaded.tokenizer.vocab, Past(model, GIB, packed.NUMBERS[precision]))

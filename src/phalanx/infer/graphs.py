@@ -36,6 +36,7 @@ class Graph(nn.Module):
         here = next(loaded.model.parameters()).device.type == "cpu"
         self.model = (loaded.model if here else copy.deepcopy(loaded.model).cpu()).eval()
         self.config: ModelConfig = loaded.config.model
+        self.spec = loaded.spec
 
     def size(self) -> int:
         """Bytes of the weights."""
@@ -48,7 +49,7 @@ class BertGraph(Graph):
     def __init__(self, loaded: Loaded, hidden: bool = False) -> None:
         super().__init__(loaded)
         self.hidden = hidden
-        self.outputs = ("hidden",) if hidden else _OUTPUTS.get(self.config.head, ("logits",))
+        self.outputs = ("hidden",) if hidden else _OUTPUTS.get(self.spec.tuned, ("logits",))
         ids = torch.randint(self.config.vocab, (3, min(7, self.config.positions)))
         free = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", max=self.config.positions)}
         like = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
@@ -71,7 +72,7 @@ class BertGraph(Graph):
         if model.answer is None:
             return model.masked(hidden, model.words), model.pair(hidden)
         logits = model.answer(hidden, batch)
-        return logits.unbind(-1) if self.config.head == "span" else (logits,)
+        return logits.unbind(-1) if self.spec.tuned == "span" else (logits,)
 
 
 class GPTGraph(Graph):

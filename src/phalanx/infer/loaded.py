@@ -12,10 +12,12 @@ from phalanx.config import Config
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError, ModelError
 from phalanx.models.build import make
+from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
+from phalanx.spec.model import Spec
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Loaded:
     config: Config
     restored: Restored
     record: ImportRecord = field(default_factory=ImportRecord)
+
+    @property
+    def spec(self) -> Spec:
+        """What the model is."""
+        return spec_of(self.config.model)
 
     @property
     def context(self) -> int:
@@ -49,7 +56,7 @@ class Loaded:
         sequence = torch.tensor([tokens], device=device)
         index = torch.arange(len(tokens), device=device)[None]
         key = torch.zeros(1, dtype=torch.int32, device=device)
-        segment = torch.zeros_like(sequence) if self.config.model.segments else None
+        segment = torch.zeros_like(sequence) if self.spec.segments else None
         with torch.no_grad():
             logits: Tensor = self.model(Batch(sequence, index, key, segment=segment))
         return self.finite(logits[0, :, : self.tokenizer.vocab].float().cpu())

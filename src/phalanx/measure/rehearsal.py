@@ -73,7 +73,7 @@ def definite(config: Config, processes: int) -> Config:
     if config.task not in ("clm", "mlm"):
         raise InputError(f"task={config.task} has no random tokens here; use clm or mlm")
     vocab = model.vocab or load_tokenizer(config.data.tokenizer or WORDS.get(config.task, "gpt2")).vocab
-    model = model.model_copy(update={"vocab": vocab, "ffn": model.ffn or 4 * model.hidden})
+    model = model.model_copy(update={"vocab": vocab})
     check(model)
     if config.data.sequence > model.positions:
         raise InputError(f"data.sequence={config.data.sequence} is longer than model.positions={model.positions}")

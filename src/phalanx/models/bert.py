@@ -1,22 +1,50 @@
 """BERT: both ways, with its two heads of pretraining or the one of a task to be fine-tuned."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from phalanx.config import ModelConfig
+from pydantic import Field, PositiveFloat
+
+from phalanx.config import MOST_CLASSES
 from phalanx.models.family import Section
-from phalanx.models.gpt2 import activation_of, decoder_of, norm_of, stack
+from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of, stack
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
+from phalanx.section import Size
 from phalanx.spec.leaves import Dim, Matrix
 from phalanx.spec.links import Names
 from phalanx.spec.model import Head, Spec
 
-_GOOGLE = {"positions": 512, "segments": 2, "gelu": "erf", "norm_first": False, "norm_eps": 1e-12}
-_MEGATRON = {**_GOOGLE, "norm_first": True, "norm_eps": 1e-5}
+
+class BertConfig(StackConfig):
+    """What the network is: a BERT, by default with the norms and the GELU of Google's."""
+
+    family: str = "bert"
+    positions: Size = 512
+    norm_first: bool = False
+    norm_eps: PositiveFloat = 1e-12
+    gelu: Literal["tanh", "erf"] = "erf"
+    segments: Annotated[int, Field(ge=0, le=1 << 24)] = 2
+    """Kinds of segment embedding; 0 means none."""
+    head: Literal["", "classes", "value", "span", "choice", "tokens"] = ""
+    """Fine-tuned: what it answers in place of masks and pairs. The task sets it."""
+    classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)] = 0
+    """Classes of head=classes or tokens, candidates of head=choice."""
+
+    def spec(self) -> Spec:
+        """Return an encoder with its two heads of pretraining, or with the one of fine-tuning (`head`)."""
+        heads = (_answer(self),) if self.head else (_masked(self), _pair(self))
+        return stack(self, causal=False, heads=heads, segments=self.segments)
+
+    def tuned(self, head: str, classes: int | None = None) -> Self:
+        """Return the section with another head, and so many classes or candidates; by default those it has."""
+        return self.model_copy(update={"head": head, "classes": self.classes if classes is None else classes})
 
 
-def _size(common: Section, layers: int, hidden: int, heads: int) -> Section:
-    return {**common, "layers": layers, "hidden": hidden, "heads": heads}
+_MEGATRON: Section = {"norm_first": True, "norm_eps": 1e-5}
+
+
+def _size(layers: int, hidden: int, heads: int) -> Section:
+    return {"layers": layers, "hidden": hidden, "heads": heads}
 
 
 _POOLED = {"answer.pooler": "bert.pooler.dense", "answer.classifier": "classifier"}
@@ -76,7 +104,7 @@ def _hugging_face(norm_first: bool) -> HuggingFace:
     def read(facts: Facts) -> dict[str, Any]:
         return {"gelu": gelu_of(facts, "hidden_act", "gelu"), "norm_first": norm_first}
 
-    def why_not(model: ModelConfig) -> str:
+    def why_not(model: BertConfig) -> str:
         if not model.segments:
             return "is a BERT without segments (model.segments=0), which Hugging Face does not have"
         return "" if model.norm_first == norm_first else f"has model.norm_first={str(model.norm_first).lower()}"
@@ -86,35 +114,29 @@ def _hugging_face(norm_first: bool) -> HuggingFace:
     return HuggingFace(names, classes, _KEYS, read, _write, ABSOLUTE, why_not)
 
 
-def _write(model: ModelConfig) -> dict[str, Any]:
-    return {"intermediate_size": model.ffn or 4 * model.hidden, "hidden_act": name_of(model.gelu)}
+def _write(model: BertConfig) -> dict[str, Any]:
+    return {"intermediate_size": model.ffn, "hidden_act": name_of(model.gelu)}
 
 
 class Bert:
     """Google's post-LN sizes (arXiv 1810.04805, 1908.08962) and Megatron's pre-LN sizes (arXiv 1909.08053)."""
 
     TASK = "mlm"
-    DEFAULTS: Section = _GOOGLE
+    Config = BertConfig
     PRESETS: Mapping[str, Section] = {
-        "tiny": _size(_GOOGLE, 2, 128, 2),
-        "mini": _size(_GOOGLE, 4, 256, 4),
-        "small": _size(_GOOGLE, 4, 512, 8),
-        "base": _size(_GOOGLE, 12, 768, 12),
-        "large": _size(_GOOGLE, 24, 1024, 16),
-        "megatron-345m": _size(_MEGATRON, 24, 1024, 16),
-        "megatron-1.3b": _size(_MEGATRON, 24, 2048, 32),
-        "megatron-3.9b": _size(_MEGATRON, 48, 2560, 40),
+        "tiny": _size(2, 128, 2),
+        "mini": _size(4, 256, 4),
+        "small": _size(4, 512, 8),
+        "base": _size(12, 768, 12),
+        "large": _size(24, 1024, 16),
+        "megatron-345m": {**_MEGATRON, **_size(24, 1024, 16)},
+        "megatron-1.3b": {**_MEGATRON, **_size(24, 2048, 32)},
+        "megatron-3.9b": {**_MEGATRON, **_size(48, 2560, 40)},
     }
     HUGGING_FACE: Mapping[str, HuggingFace] = {"bert": _hugging_face(False), "megatron-bert": _hugging_face(True)}
 
-    @staticmethod
-    def spec(model: ModelConfig) -> Spec:
-        """Return an encoder with its two heads of pretraining, or with the one of fine-tuning (`model.head`)."""
-        heads = (_answer(model),) if model.head else (_masked(model), _pair(model))
-        return stack(model, causal=False, heads=heads)
 
-
-def _masked(model: ModelConfig) -> Head:
+def _masked(model: BertConfig) -> Head:
     """BERT's masked-language-model head: a transform, a norm, and the vocabulary, at the masked positions only."""
     transform = Dim("embed", model.hidden), Dim("transform", model.hidden)
     chain = (
@@ -125,12 +147,12 @@ def _masked(model: ModelConfig) -> Head:
     return Head("mlm", chain, activation_of(model))
 
 
-def _pair(model: ModelConfig) -> Head:
+def _pair(model: BertConfig) -> Head:
     """BERT's next-sentence head: a pooler of the first token, then two classes."""
     return Head("nsp", (_pooler(model, "pair"), _classifier(model, "pair", 2, pooled=True)), "tanh")
 
 
-def _answer(model: ModelConfig) -> Head:
+def _answer(model: BertConfig) -> Head:
     """A head of fine-tuning (arXiv 1810.04805, section 4): of the pooled first token, or of every token."""
     pooled = model.head in ("classes", "value", "choice")
     width = {"span": 2, "value": 1, "choice": 1}.get(model.head, model.classes)
@@ -140,12 +162,12 @@ def _answer(model: ModelConfig) -> Head:
     return Head(model.head, chain, "tanh", 0.0 if model.head == "span" else model.dropout, candidates)
 
 
-def _pooler(model: ModelConfig, head: str) -> tuple[str, Matrix]:
+def _pooler(model: BertConfig, head: str) -> tuple[str, Matrix]:
     inputs, outputs = Dim("embed", model.hidden), Dim("pooled", model.hidden)
     return f"{head}.pooler", Matrix(inputs, outputs, std=model.init_std, per="sequence")
 
 
-def _classifier(model: ModelConfig, head: str, width: int, pooled: bool) -> tuple[str, Matrix]:
+def _classifier(model: BertConfig, head: str, width: int, pooled: bool) -> tuple[str, Matrix]:
     inputs, outputs = Dim("pooled" if pooled else "embed", model.hidden), Dim("classes", width)
     matrix = Matrix(inputs, outputs, std=model.init_std, per="sequence" if pooled else "token")
     return f"{head}.classifier", matrix

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from phalanx import registry
-from phalanx.config import ModelConfig
+from phalanx.config import FAMILY, ModelConfig, section_of
 from phalanx.errors import InputError
 from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.model import Spec
@@ -25,17 +25,13 @@ class Family(Protocol):
         ...
 
     @property
-    def DEFAULTS(self) -> Section:
-        """What its presets have in common."""
+    def Config(self) -> type[ModelConfig]:
+        """Its [model] section: keys, each with a default and a help text, and `spec`, what they describe."""
         ...
 
     @property
     def PRESETS(self) -> Mapping[str, Section]:
         """Named [model] sections."""
-        ...
-
-    def spec(self, model: ModelConfig) -> Spec:
-        """Return the description of the model that a [model] section configures."""
         ...
 
 
@@ -50,30 +46,37 @@ def hugging_face(name: str) -> Mapping[str, HuggingFace]:
     return found
 
 
+def configured(**keys: Any) -> ModelConfig:
+    """Return a [model] section with these keys, validated by the class of its family."""
+    return section_of(keys.get("family", FAMILY))(**keys)
+
+
 @cache
 def spec_of(model: ModelConfig) -> Spec:
     """Return the description of the model that a [model] section configures. InputError for sizes that no model can
     have.
     """
     check(model)
-    return family(model.family).spec(model)
+    return model.spec()
+
+
+def sketch_of(model: ModelConfig) -> Spec:
+    """Return the description as far as it is known before there is a tokenizer: of one word where `vocab` is open."""
+    return spec_of(model.model_copy(update={"vocab": model.vocab or 1}))
 
 
 def with_preset(section: Section) -> dict[str, Any]:
-    """A [model] section over its preset, and that over what its family has in common."""
-    kind = family(section.get("family", "gpt2"))
-    preset = section.get("preset", "")
-    if preset and preset not in kind.PRESETS:
-        raise InputError(f"model.preset={preset} is unknown; use one of {', '.join(kind.PRESETS)}")
-    return {**kind.DEFAULTS, **kind.PRESETS.get(preset, {}), **section}
+    """Return a [model] section laid over its preset. InputError for a preset that its family has not."""
+    name, preset = section.get("family", FAMILY), section.get("preset", "")
+    presets = family(name).PRESETS
+    if preset and preset not in presets:
+        known = f"use one of {', '.join(presets)}" if presets else f"{name} has none"
+        raise InputError(f"model.preset={preset} is unknown; {known}")
+    return {**presets.get(preset, {}), **section}
 
 
-def check(config: ModelConfig) -> None:
+def check(model: ModelConfig) -> None:
     """Raise InputError for sizes that no model can have."""
-    if config.hidden % config.heads:
-        fits = [n for n in range(1, config.hidden // 16 + 1) if config.hidden % n == 0]
-        near = sorted(fits, key=lambda n: abs(n - config.heads))[:4]
-        choice = ", ".join(map(str, sorted(near))) or "1"
-        raise InputError(f"model.heads={config.heads} does not divide model.hidden={config.hidden}; use {choice}")
-    if config.vocab == 0:
+    model.check()
+    if model.vocab == 0:
         raise InputError("model.vocab=0 and no tokenizer to take it from; set model.vocab")

@@ -2,20 +2,38 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from phalanx.config import ModelConfig
 from phalanx.models.family import Section
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
+from phalanx.spec.compare import differences
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.links import Foreign, Names
 from phalanx.spec.model import MLP, WORDS, Activation, Attention, Block, Embeddings, Head, Spec
 
-_COMMON = {"positions": 1024, "segments": 0, "norm_first": True, "norm_eps": 1e-5, "gelu": "tanh"}
+
+class StackConfig(ModelConfig):
+    """What the network is: the keys that GPT-2 and BERT share."""
+
+    norm_first: bool = True
+    """Layer norm before each sub-layer (pre-LN) or after the residual sum (post-LN, as Google's BERT)."""
+    gelu: Literal["tanh", "erf"] = "tanh"
+    """Form of the GELU: GPT-2's tanh or BERT's exact erf."""
+
+
+class GPT2Config(StackConfig):
+    """What the network is: a GPT-2."""
+
+    family: str = "gpt2"
+
+    def spec(self) -> Spec:
+        """Return a decoder with learned positions and a head tied to the embedding."""
+        return stack(self, causal=True, heads=(Head("lm", (("head", decoder_of(self, bias=False)),)),))
 
 
 def _size(layers: int, hidden: int, heads: int) -> Section:
-    return {**_COMMON, "layers": layers, "hidden": hidden, "heads": heads}
+    return {"layers": layers, "hidden": hidden, "heads": heads}
 
 
 _NAMES = Names(
@@ -48,14 +66,11 @@ def _read(facts: Facts) -> dict[str, Any]:
     return {"gelu": gelu_of(facts, "activation_function", "gelu_new")}
 
 
-def _write(model: ModelConfig) -> dict[str, Any]:
-    inner = model.ffn or 4 * model.hidden
-    return {"n_inner": inner, "activation_function": name_of(model.gelu), "embd_pdrop": model.dropout}
+def _write(model: GPT2Config) -> dict[str, Any]:
+    return {"n_inner": model.ffn, "activation_function": name_of(model.gelu), "embd_pdrop": model.dropout}
 
 
-def _why_not(model: ModelConfig) -> str:
-    if model.segments:
-        return "has segments (model.segments), which Hugging Face's GPT-2 is without"
+def _why_not(model: GPT2Config) -> str:
     return "" if model.norm_first else "is post-LN (model.norm_first=false), which Hugging Face's GPT-2 is without"
 
 
@@ -63,7 +78,7 @@ class GPT2:
     """OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
 
     TASK = "clm"
-    DEFAULTS: Section = _COMMON
+    Config = GPT2Config
     PRESETS: Mapping[str, Section] = {
         "124m": _size(12, 768, 12),
         "355m": _size(24, 1024, 16),
@@ -78,24 +93,19 @@ class GPT2:
         "gpt2": HuggingFace(_NAMES, {"": "GPT2LMHeadModel"}, _KEYS, _read, _write, ABSOLUTE, _why_not)
     }
 
-    @staticmethod
-    def spec(model: ModelConfig) -> Spec:
-        """Return a decoder with learned positions and a head tied to the embedding."""
-        return stack(model, causal=True, heads=(Head("lm", (("head", decoder_of(model, bias=False)),)),))
 
-
-def stack(model: ModelConfig, causal: bool, heads: tuple[Head, ...]) -> Spec:
+def stack(model: StackConfig, causal: bool, heads: tuple[Head, ...], segments: int = 0) -> Spec:
     """The transformer that GPT-2 and BERT share, before or behind its norms, with biases everywhere."""
     hidden, norm, std = Dim("embed", model.hidden), norm_of(model), model.init_std
     stds = std, std / math.sqrt(2 * model.layers)  # what adds to the residual stream begins smaller, as GPT-2's
     position = Table(Dim("position", model.positions), hidden, std)
-    segment = Table(Dim("segment", model.segments), hidden, std) if model.segments else None
+    segment = Table(Dim("segment", segments), hidden, std) if segments else None
     first, last = (None, norm) if model.norm_first else (norm, None)
     embeddings = Embeddings(Table(words_of(model), hidden, std), position, segment, first, model.dropout)
 
     width, drop = model.hidden // model.heads, model.attention_dropout
     attention = Attention(model.hidden, model.heads, model.heads, width, causal, drop=drop, stds=stds)
-    mlp = MLP(model.hidden, model.ffn or 4 * model.hidden, activation_of(model), stds=stds)
+    mlp = MLP(model.hidden, model.ffn, activation_of(model), stds=stds)
     block = Block(norm, attention, norm, mlp, model.norm_first, model.dropout)
     return Spec(model.hidden, model.positions, embeddings, (block,) * model.layers, last, heads)
 
@@ -105,7 +115,7 @@ def norm_of(model: ModelConfig) -> Norm:
     return Norm(Dim("embed", model.hidden), model.norm_eps)
 
 
-def activation_of(model: ModelConfig) -> Activation:
+def activation_of(model: StackConfig) -> Activation:
     """Return the form of its GELU."""
     return "gelu_tanh" if model.gelu == "tanh" else "gelu"
 
@@ -118,3 +128,35 @@ def words_of(model: ModelConfig) -> Dim:
 def decoder_of(model: ModelConfig, bias: bool) -> Matrix:
     """Return the product with the embedding's own weight."""
     return Matrix(Dim("embed", model.hidden), words_of(model), bias, model.init_std, per="label", tied=WORDS)
+
+
+def unlike(spec: Spec) -> str:
+    """Return the first difference of a model from a GPT-2 or a BERT of the same sizes; "" if there is none.
+
+    Kernels and closed forms that know these alone ask it.
+    """
+    if spec.embeddings and spec.embeddings.position is None:
+        return "embeddings.position is None, not Table"
+    for head in spec.heads:
+        for path, matrix in head.matrices():
+            if matrix.outputs.axis == "vocab" and not matrix.tied:
+                return f"{path} is not tied to the embedding"
+    if len(kinds := set(spec.blocks)) > 1:
+        return f"blocks are of {len(kinds)} kinds, not of one"
+
+    return next((difference for block in kinds for difference in differences(block, _usual(block, spec))), "")
+
+
+def _usual(block: Block, spec: Spec) -> Block:
+    """A block of GPT-2 or BERT with the sizes, rates and deviations of another."""
+    norm, attention, mlp = Norm(Dim("embed", spec.hidden), block.norm1.eps), block.attention, block.feed_forward
+    heads = attention.heads
+    width, exact = spec.hidden // heads, mlp.activation == "gelu"
+    return Block(
+        norm,
+        Attention(spec.hidden, heads, heads, width, spec.causal, drop=attention.drop, stds=attention.stds),
+        norm,
+        MLP(spec.hidden, mlp.width, "gelu" if exact else "gelu_tanh", stds=mlp.stds),
+        block.norm_first,
+        block.drop,
+    )

@@ -7,6 +7,8 @@ from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.models.family import family as family_of
+from phalanx.models.family import sketch_of
+from phalanx.models.gpt2 import unlike
 from phalanx.plan.cluster import Cluster
 from phalanx.run.folder import RunFolder
 from phalanx.train.lay_out import lay_out, processes_of
@@ -40,9 +42,12 @@ def rehearse(name: str, overrides: Sequence[str], processes: int = 0, cluster: C
 def _described(config: Config) -> None:
     """InputError for what the planner would take for something else."""
     family, task = config.model.family, config.task
-    if task == family_of(family).TASK and not config.model.head:
+    spec = sketch_of(config.model)
+    if why := unlike(spec):
+        raise InputError(f"model.family={family} is not planned: only models of GPT-2's kind and BERT's are; its {why}")
+    if task == family_of(family).TASK and not spec.tuned:
         return
-    named = f"model.head={config.model.head}" if config.model.head else f"task={task} with model.family={family}"
+    named = f"model.head={spec.tuned}" if spec.tuned else f"task={task} with model.family={family}"
     raise InputError(
         f"{named}: only pretraining is planned (task=clm with gpt2, task=mlm with bert), whose steps have a vocabulary "
         "at their end; name the recipe or the run that this model was pretrained by"

@@ -197,6 +197,11 @@ class Head(Part):
         """The attribute of the model that holds its module."""
         return self.chain[0][0].partition(".")[0]
 
+    @property
+    def width(self) -> int:
+        """The numbers that it gives for each row: words, or classes."""
+        return next(matrix.outputs.size for _, matrix in reversed([*self.matrices()]))
+
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
         """Yield its leaves by their paths in the model."""
         yield from self.chain
@@ -245,6 +250,21 @@ class Spec(Part):
     def losses(self) -> tuple[str, ...]:
         """The names of the losses that its heads give."""
         return tuple(head.loss for head in self.heads)
+
+    @property
+    def answer(self) -> Head | None:
+        """The head that a task of fine-tuning put in the place of those of pretraining, if one did."""
+        return next((head for head in self.heads if head.name == "answer"), None)
+
+    @property
+    def tuned(self) -> str:
+        """The loss of that head, such as "classes"; "" for a model with the heads of its pretraining."""
+        return self.answer.loss if self.answer else ""
+
+    @property
+    def segments(self) -> int:
+        """The kinds of segments that it tells apart; 0 if it has no embedding of them."""
+        return self.embeddings.segment.rows.size if self.embeddings and self.embeddings.segment else 0
 
     @cached_property
     def tied(self) -> bool:

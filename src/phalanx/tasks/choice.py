@@ -12,6 +12,7 @@ from phalanx.data import examples as files
 from phalanx.data.labelled import Assembler
 from phalanx.data.source import Array
 from phalanx.errors import InputError
+from phalanx.models.family import sketch_of
 from phalanx.nn.batch import Batch
 from phalanx.tasks.labelled import Held, Labelled
 
@@ -28,13 +29,13 @@ class Choice(Labelled):
     @property
     def group(self) -> int:
         """Candidates of a question."""
-        return self.config.model.classes
+        return _candidates(self.config)
 
     @classmethod
     def fitted(cls, config: Config) -> Config:
         """With the candidates of the training files' first question."""
         config = super().fitted(config)
-        count = config.model.classes
+        count = _candidates(config)
         if not count and config.data.train and config.examples.form in READ:
             count = len(READ[config.examples.form](Path(config.data.train[0]))[0].candidates)
         if count and config.train.batch % count:
@@ -42,7 +43,7 @@ class Choice(Labelled):
                 f"train.batch={config.train.batch}: each question has {count} candidates, so it must be a multiple of "
                 f"{count}, as {-(-config.train.batch // count) * count}"
             )
-        return config.model_copy(update={"model": config.model.model_copy(update={"classes": count})})
+        return config.model_copy(update={"model": config.model.tuned(config.task, count)})
 
     def read(self, file: Path) -> list[files.Choice]:
         """The questions of a file."""
@@ -88,3 +89,9 @@ class Choice(Labelled):
 
     def _scores(self, answers: Sequence[Array]) -> Array:
         return np.stack(answers)[:, 0].reshape(-1, self.group)
+
+
+def _candidates(config: Config) -> int:
+    """Candidates of a question, as the model's head has them; 0 where nothing says it yet."""
+    answer = sketch_of(config.model).answer
+    return answer.candidates if answer else 0

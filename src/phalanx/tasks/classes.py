@@ -49,7 +49,7 @@ class Classes(_Texts):
         if not labels:
             columns = Columns(examples.text, examples.label, examples.pair)
             labels = in_order(row.label.strip() for file in config.data.train for row in table(Path(file), columns))
-        model = config.model.model_copy(update={"classes": len(labels)})
+        model = config.model.tuned(config.task, len(labels))
         return config.model_copy(update={"model": model, "examples": examples.model_copy(update={"labels": labels})})
 
     def read(self, file: Path) -> list[Row]:

@@ -12,6 +12,7 @@ from phalanx.data.examples import Row, table
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.errors import InputError
+from phalanx.models.family import sketch_of
 from phalanx.nn.batch import Batch
 from phalanx.tasks.labelled import Held, Labelled
 
@@ -30,8 +31,8 @@ class Completion(Labelled):
     @classmethod
     def fitted(cls, config: Config) -> Config:
         """As it is: a GPT has one head."""
-        if config.model.family != "gpt2":
-            raise InputError(f"task=completion is for model.family=gpt2, not {config.model.family}")
+        if "lm" not in sketch_of(config.model).losses:
+            raise InputError(f"task=completion is for models that write (model.family=gpt2), not {config.model.family}")
         return config
 
     def read(self, file: Path) -> list[Row]:

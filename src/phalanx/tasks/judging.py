@@ -66,7 +66,8 @@ def layout_of(run: Path, overrides: Sequence[str]) -> Config:
                 f"{word}: an evaluation takes layout.*, precision.*, train.device, examples.threshold and "
                 "examples.longest; the rest is given"
             )
-    group = config.model.classes if config.model.head == "choice" else 1
+    answer = spec_of(config.model).answer
+    group = max(1, answer.candidates if answer else 0)
     layout = LayoutConfig(micro_batch=-(-ROWS // group) * group)
     fresh = config.model_copy(update={"layout": layout, "precision": PrecisionConfig(dtype="fp32")})
     mapping: dict[str, Any] = fresh.model_dump()

@@ -50,10 +50,8 @@ class Labelled(Task, ABC):
 
     @classmethod
     def fitted(cls, config: Config) -> Config:
-        """The configuration with what the training files say: for BERT's tasks, its head."""
-        if config.model.family != "bert":
-            raise InputError(f"task={config.task} is for model.family=bert, not {config.model.family}")
-        return config.model_copy(update={"model": config.model.model_copy(update={"head": config.task})})
+        """The configuration with what the training files say, and with the task's head."""
+        return config.model_copy(update={"model": config.model.tuned(config.task)})
 
     @abstractmethod
     def read(self, file: Path) -> Sequence[Any]:

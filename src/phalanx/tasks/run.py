@@ -31,6 +31,7 @@ from phalanx.train.resolve import device_of, resolve
 from phalanx.train.settle import expand
 from phalanx.train.task import Task
 from phalanx.train.trainer import Trainer
+from phalanx.values import toml
 
 FREE = ("phalanx", "layout.", "save.", "log.", "train.device", "train.compile")  # what a run may change on its way
 
@@ -71,11 +72,13 @@ def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFold
     return folder, config, tokenizer
 
 
-def words_from(run: str) -> list[str]:
-    """Overrides that make a recipe's run one of another run's model, beginning with its weights."""
+def words_from(run: str, heads: bool = True) -> list[str]:
+    """Overrides that make a recipe's run one of another run's model, beginning with its weights; without `heads`, of
+    that model as it was before fine-tuning.
+    """
     config = RunFolder.open(run).config()
-    model = {key: value for key, value in config.model.model_dump().items() if key != "preset"}
-    words = [f"model.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in model.items()]
+    model = config.model if heads else config.model.tuned("", 0)
+    words = [f"model.{key}={toml(value)}" for key, value in model.model_dump(exclude={"preset"}).items()]
     return ["model.preset=", f"task={config.task}", *words, f"train.init={run}"]
 
 

@@ -35,7 +35,7 @@ class Tokens(Labelled):
                 tag for file in config.data.train for sentence in tags(Path(file), columns) for tag in sentence.tags
             )
             labels = in_order(found)
-        model = config.model.model_copy(update={"classes": len(labels)})
+        model = config.model.tuned(config.task, len(labels))
         return config.model_copy(update={"model": model, "examples": examples.model_copy(update={"labels": labels})})
 
     def read(self, file: Path) -> list[Tagged]:

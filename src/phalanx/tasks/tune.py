@@ -107,10 +107,11 @@ def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
     context = min(of.config().model.positions, of.config().data.sequence)
     sequence = min(task.sequence, context)
     found = [
-        *words_from(wish.run), f"task={task.task}", f"data.train={','.join(train)}", f"data.valid={','.join(valid)}",
-        f"data.tokenizer={of.tokenizer}", f"data.sequence={sequence}", f"optim.lr={task.lr}",
-        f"examples.form={task.form}", f"examples.metric={task.metric}", f"examples.stride={max(1, sequence // 3)}",
-        "model.head=", "model.classes=0", f"model.dropout={recipe.load(RECIPE).model.dropout}",
+        *words_from(wish.run, heads=False), f"task={task.task}", f"data.train={','.join(train)}",
+        f"data.valid={','.join(valid)}", f"data.tokenizer={of.tokenizer}", f"data.sequence={sequence}",
+        f"optim.lr={task.lr}", f"examples.form={task.form}", f"examples.metric={task.metric}",
+        f"examples.stride={max(1, sequence // 3)}",
+        f"model.dropout={recipe.load(RECIPE).model.dropout}",
         f"data.split={'1,0,0' if valid else '9,1,0'}", *_columns(wish, task, train[0]),
     ]  # fmt: skip
     config = expand(recipe.load_mapping(RECIPE, [*found, *overrides]))

@@ -16,6 +16,7 @@ from torch import Tensor
 from phalanx.data.labelled import Encoded, Examples
 from phalanx.data.source import Array, Sample
 from phalanx.errors import InputError
+from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.score.detokenize import wikitext as detokenized
 from phalanx.tasks.judging import Judged
@@ -201,7 +202,7 @@ def _read(file: Path) -> str:
 
 
 def _causal(judged: Judged) -> None:
-    if judged.config.model.family != "gpt2":
+    if not spec_of(judged.config.model).causal:
         raise InputError(f"{judged.run} learned to fill masks; these tasks are for models that continue a text")
 
 

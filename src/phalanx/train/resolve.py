@@ -64,7 +64,7 @@ def _compile(config: Config) -> str:
         raise InputError("train.compile=on needs a C++ compiler (g++ or clang++) and none is installed; use off")
     if config.train.compile != "auto":
         return config.train.compile
-    if config.train.device == "cpu" and config.model.head:
+    if config.train.device == "cpu" and spec_of(config.model).tuned:
         return "off"  # most of such rows is padding, which only blocks that are not compiled leave out there
     sequences = config.train.steps * batch_size(config.train.steps, config.train)
     work = sequences * config.data.sequence * flops_per_token(spec_of(config.model), config.data.sequence)

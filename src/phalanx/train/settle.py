@@ -6,7 +6,7 @@ from typing import Any
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.family import check, with_preset
+from phalanx.models.family import spec_of, with_preset
 from phalanx.train.schedule import check_schedule
 
 
@@ -25,9 +25,8 @@ def settle(config: Config, vocab: int) -> Config:
         raise InputError(
             f"data.sequence={data.sequence} is longer than model.positions={model.positions}; lower it or raise those"
         )
-    if model.segments == 1 and config.task == "mlm" and data.pairs != "none":
+    model = model.model_copy(update={"vocab": model.vocab or vocab})
+    if spec_of(model).segments == 1 and config.task == "mlm" and data.pairs != "none":
         raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
-    model = model.model_copy(update={"vocab": model.vocab or vocab, "ffn": model.ffn or 4 * model.hidden})
-    check(model)
     check_schedule(config)
     return config.model_copy(update={"model": model})

@@ -1,7 +1,8 @@
 """Who computes a BERT: each backend makes a program of a model, and all give the same answers.
 
 A program takes rows of tokens of any length and gives for each float32 [length, …] (`per_token`) or […]. A backend is a
-module here with `lacking` (why it cannot be had here, or nothing), `precisions` and `build`.
+module here with `lacking` (why it cannot be had here, or nothing), `precisions` and `build`; one that does not compute
+every encoder says why not by `unsupported`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from phalanx.data.source import Array
 from phalanx.errors import InputError
 from phalanx.infer.loaded import Loaded
 from phalanx.nn.answer import POOLED
+from phalanx.spec.model import Spec
 
 NAMES = {"torch": "pytorch", "native": "native", "onnxruntime": "onnx", "openvino": "vino", "tensorrt": "tensorrt"}
 
@@ -30,7 +32,7 @@ class Wanted(NamedTuple):
     @property
     def per_token(self) -> bool:
         """Whether it answers at every token."""
-        return self.hidden or self.loaded.config.model.head not in POOLED
+        return self.hidden or self.loaded.spec.tuned not in POOLED
 
     @property
     def pad(self) -> int:
@@ -45,10 +47,10 @@ def of(name: str) -> Any:
     return import_module(f"phalanx.infer.backends.{NAMES[name]}")
 
 
-def lacking(name: str, precision: str) -> str:
-    """Why a backend cannot be had here in a precision; nothing if it can."""
+def lacking(name: str, precision: str, spec: Spec) -> str:
+    """Why a backend cannot be had here for a model in a precision; nothing if it can."""
     module = of(name)
-    if reason := module.lacking():
+    if reason := module.lacking() or (module.unsupported(spec) if hasattr(module, "unsupported") else ""):
         return str(reason)
     possible = module.precisions()
     return "" if precision in possible else f"it has {' and '.join(possible)} here, not {precision}"
@@ -61,7 +63,7 @@ def absent(package: str) -> str:
 
 def build(name: str, wanted: Wanted) -> Program:
     """A backend's program; InputError where it cannot be had."""
-    if reason := lacking(name, wanted.precision):
+    if reason := lacking(name, wanted.precision, wanted.loaded.spec):
         raise InputError(f"backend={name}: {reason}")
     program: Program = of(name).build(wanted)
     return program

@@ -8,24 +8,31 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from phalanx.config import ModelConfig
 from phalanx.infer.cache import Cache, New
 from phalanx.infer.kernels.compiled import functions
+from phalanx.models.gpt2 import unlike
 from phalanx.nn.attention import Context
 from phalanx.nn.linear import Linear
+from phalanx.spec.model import Spec
 
 PRECISIONS = ("fp32", "int8")
 
 
-def fill(model: Any, config: ModelConfig, precision: str, memory: int | None = None) -> "Blocks":
+def unsupported(spec: Spec) -> str:
+    """Return why the kernels do not compute a model; "" if they do."""
+    why = unlike(spec)
+    return f"it computes models of GPT-2's and BERT's kind alone, and of this one {why}" if why else ""
+
+
+def fill(model: Any, precision: str, memory: int | None = None) -> "Blocks":
     """Put `Blocks` in the place of a model's blocks, and `PackedLinear`s into the slots of what lies above. A head for
     answers stays in fp32: it is small. `memory` is in bytes, for the keys and values of a GPT.
     """
-    transformer = model.transformer
-    blocks = Blocks(transformer, config, precision == "int8")
+    transformer, spec = model.transformer, model.spec
+    blocks = Blocks(transformer, spec, precision == "int8")
     if memory is not None:
-        width = config.hidden // config.heads
-        blocks.remember(Cache.within(memory, config.positions, config.layers, config.heads, width, model.words))
+        heads, width = spec.blocks[0].attention.heads, spec.blocks[0].attention.width
+        blocks.remember(Cache.within(memory, spec.positions, len(spec.blocks), heads, width, model.words))
     transformer.blocks = nn.ModuleDict({"all": blocks})
     if transformer.causal:
         model.head.gemm = PackedLinear(model.words[: model.head.held], precision == "int8")
@@ -42,19 +49,20 @@ class Blocks(nn.Module):
 
     cache: Cache
 
-    def __init__(self, transformer: Any, config: ModelConfig, integers: bool) -> None:
+    def __init__(self, transformer: Any, spec: Spec, integers: bool) -> None:
         super().__init__()
         self.lengths: Sequence[int] = ()
         self.news: Sequence[New] = ()
         self.caches: tuple[Any, Any, int] = None, None, 0
         blocks = list(transformer.blocks.values())
-        ffn = blocks[0].feed_forward.up.weight.shape[0]
-        shape = config.hidden, ffn, config.heads, config.norm_first, transformer.causal, config.gelu == "tanh"
+        part = spec.blocks[0]
+        heads, mlp = part.attention.heads, part.feed_forward
+        shape = spec.hidden, mlp.width, heads, part.norm_first, spec.causal, mlp.activation == "gelu_tanh"
         self.handle = functions().blocks_new(*shape)
         finalize(self, functions().blocks_free, self.handle)
         for block in blocks:
             attention, feed = block.attention, block.feed_forward
-            qkv = (_stacked(x, config.heads) for x in (attention.qkv.weight, attention.qkv.bias))
+            qkv = (_stacked(x, heads) for x in (attention.qkv.weight, attention.qkv.bias))
             others = (attention.out, feed.up, feed.down, block.norm1, block.norm2)
             weights = [_plain(x) for x in (*qkv, *(x for one in others for x in (one.weight, one.bias)))]
             functions().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))

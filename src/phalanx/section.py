@@ -1,0 +1,71 @@
+"""A section of a configuration, and the help texts of its keys."""
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Size = Annotated[int, Field(gt=0, le=1 << 24)]
+Share = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class Section(BaseModel):
+    """Common rules of every section: frozen, unknown keys forbidden, no number infinite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for the number 1."""
+        assert info.field_name
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("neither true nor false")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_number_has_64_bits(cls, value: Any) -> Any:
+        """TOML's have no more, and Python's own would not print."""
+        if any(
+            isinstance(one, int) and one.bit_length() > 64 for one in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError("a number of more than 64 bits")
+        return value
+
+
+@cache
+def help_texts(module: str) -> dict[str, str]:
+    """Return the help text of every key of a module's sections by its class and name, as `OptimConfig.lr`: the
+    docstring below it in the source.
+
+    It is read when somebody asks; pydantic's own reading (`use_attribute_docstrings`) would slow every start.
+    """
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except OSError:  # a module without source
+        return {}
+    return dict(_texts(ast.parse(source).body, ""))
+
+
+def _texts(body: Sequence[ast.stmt], path: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted name of every key in the classes of `body`, and its help text."""
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from _texts(node.body, f"{path}{node.name}.")
+    for key, below in pairwise(body):
+        match key, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield path + name, inspect.cleandoc(text)
+
+
+def help_of(section: type[Section], key: str) -> str:
+    """Return the help text of a section's key: its own, or that of the class it comes from; "" if there is none."""
+    texts = (help_texts(each.__module__).get(f"{each.__qualname__}.{key}", "") for each in section.__mro__)
+    return next(filter(None, texts), "")
