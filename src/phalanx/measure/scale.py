@@ -115,7 +115,8 @@ def grown(name: str, words: Sequence[str], parallel: str, kind: str, count: int)
     if kind == "weak" and parallel == "tp":
         heads = round(model.heads * sqrt(count) / count) * count
         hidden = model.hidden // model.heads * heads
-        model = model.model_copy(update={"heads": heads, "hidden": hidden, "ffn": 0})
+        ffn = round(model.ffn * heads / model.heads / count) * count  # as much wider as the residual stream
+        model = model.model_copy(update={"heads": heads, "hidden": hidden, "ffn": ffn})
     layout = layout.model_copy(update={"dp": 0, parallel: count, "micro_batch": micro_batch})
     changed = {"model": model, "data": data, "train": train, "layout": layout}
     return definite(config.model_copy(update=changed), count)
