@@ -162,6 +162,22 @@ def test_tensors_without_a_place_are_named(folder: Path, tmp_path: Path) -> None
     assert import_folder(folder, tmp_path / "run").unused == ("extra.head",)
 
 
+def test_a_second_name_alone_will_do(kind: str, folder: Path, tmp_path: Path) -> None:
+    """As libraries that drop the copies of a tensor leave either."""
+    first, second = (
+        ("transformer.wte.weight", "lm_head.weight")
+        if kind == "gpt2"
+        else ("cls.predictions.bias", "cls.predictions.decoder.bias")
+    )
+    whole = tensors(folder)
+    import_folder(folder, tmp_path / "run")
+    save_file({second if name == first else name: one for name, one in whole.items()}, folder / "model.safetensors")
+    told = import_folder(folder, tmp_path / "again")
+    assert not told.missing and not told.unused
+    one, other = (load(tmp_path / run).model.state_dict() for run in ("run", "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 class Code:
     """Runs when it is unpickled."""
 

@@ -104,6 +104,8 @@ def _from(line: str | None, start: int) -> str:
 
 
 def _tensors(old: Path, new: Path) -> str:
+    """What differs first between two files of tensors; in which order these lie is no difference."""
+    import torch
     from safetensors import safe_open
 
     with safe_open(old, "pt") as one, safe_open(new, "pt") as other:
@@ -117,7 +119,11 @@ def _tensors(old: Path, new: Path) -> str:
                 return f"{name}: {a.dtype} is now {b.dtype}"
             if text := _numbers(a.double().numpy(), b.double().numpy()):
                 return f"{name} {text}"
-    return "the header, or signs of zeros"
+            if not torch.equal(*(tensor.view(-1).view(torch.uint8) for tensor in (a, b))):
+                return f"{name}: signs of zeros, or what is no number"
+        if one.metadata() != other.metadata():
+            return f"the metadata {one.metadata()} is now {other.metadata()}"
+    return ""
 
 
 def _numbers(old: Any, new: Any) -> str:

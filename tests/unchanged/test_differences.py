@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
+from phalanx.run.files import write_file
 from tests.unchanged.differences import differing, verdict
 from tests.unchanged.jobs import INPUTS, JOBS, Expected
 
@@ -24,10 +25,16 @@ def metrics(**changed: Any) -> Callable[[Path], object]:
     return lambda file: file.write_text("".join(json.dumps(record) + "\n" for record in (start, {**STEP, **changed})))
 
 
-def tensors(name: str = "weight", value: float = 3.0) -> Callable[[Path], object]:
+def tensors(name: str = "weight", value: float = 3.0, **metadata: str) -> Callable[[Path], object]:
     """Two tensors, in one of which a number is another."""
     weight = torch.tensor([[1.0, 2.0], [value, 4.0]])
-    return lambda file: save_file({name: weight, "bias": torch.zeros(2)}, file)
+    return lambda file: save_file({name: weight, "bias": torch.zeros(2)}, file, metadata)
+
+
+def in_order(*names: str) -> Callable[[Path], object]:
+    """Tensors that lie in this order in their file."""
+    found = {name: torch.full((2,), float(len(name))) for name in names}
+    return lambda file: write_file(file, found, found.__getitem__)
 
 
 def graph(operation: str = "Relu", line: str = "line 1") -> Callable[[Path], object]:
@@ -59,7 +66,8 @@ def array(*numbers: float) -> Callable[[Path], object]:
         ("metrics.jsonl", metrics(), content(""), "2 records are now 0"),
         ("a.safetensors", tensors(), tensors(value=9.0), "weight [1, 0]: 3.0 is now 9.0"),
         ("a.safetensors", tensors(), tensors("other"), "weight is gone"),
-        ("a.safetensors", tensors(value=0.0), tensors(value=-0.0), "signs of zeros"),
+        ("a.safetensors", tensors(value=0.0), tensors(value=-0.0), "weight: signs of zeros"),
+        ("a.safetensors", tensors(), tensors(format="pt"), "{'format': 'pt'}"),
         ("a.npy", array(1, 2, 3), array(1, 5, 6), "[1]: 2.0 is now 5.0, with 1 more"),
         ("a.npy", array(1, 2), array(1, 2, 3), "(2,) is now float64 (3,)"),
         ("a.onnx", graph(), graph("Tanh"), "Relu"),
@@ -86,6 +94,7 @@ def test_a_planted_difference_is_told(
         ("metrics.jsonl", metrics(), metrics(tokens_per_s=8.0), 0.0),
         ("metrics.jsonl", metrics(), metrics(loss=5.0004, grad_norm=1.9999), 1e-4),
         ("a.onnx", graph(), graph(line="line 2"), 0.0),
+        ("a.safetensors", in_order("weight", "bias"), in_order("bias", "weight"), 0.0),
     ],
 )
 def test_what_may_differ_is_not_told(

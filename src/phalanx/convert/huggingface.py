@@ -88,13 +88,19 @@ def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Conten
     """Compare a folder's names and shapes with those of a model, before anything of the model's size is made: a
     config.json that promises more than the files hold costs nothing.
 
-    A head's tensors may be missing. InputError where another is, where one has another shape than config.json gives
-    it, and where a second name of a tensor means other numbers than the first.
+    A head's tensors may be missing, and a tensor may be there under its second name alone. InputError where another is
+    missing, where one has another shape than config.json gives it, and where a second name means other numbers than the
+    first.
     """
-    embedding = next(links(spec, names)).theirs.name
-    names = names if embedding in weights else bare(names)
+    embedding, alone = (next(links(spec, known)).theirs.name for known in (names, bare(names)))
+    if embedding not in weights and alone in weights:
+        names = bare(names)
+
+    seconds = second_names(spec, names)
+    instead = {first: second for second, first in seconds.items() if second in weights and first not in weights}
     found, missing, expected = list[Link](), dict[str, str](), set[str]()
-    for link in links(spec, names):
+    for known in links(spec, names):
+        link = known._replace(theirs=known.theirs._replace(name=instead.get(known.theirs.name, known.theirs.name)))
         name, shape = link.theirs.name, link.theirs.shape
         expected.add(name)
         if name not in weights:
@@ -107,7 +113,7 @@ def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Conten
             found.append(link)
 
     found = [link for link in found if link.ours.name not in missing]  # a part of a parameter is none
-    unused = _unused(folder, weights, expected, second_names(spec, names), names.buffers)
+    unused = _unused(folder, weights, expected, seconds, names.buffers)
     return Contents(found, missing, unused)
 
 
