@@ -16,8 +16,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from phalanx.convert.linked import imported
+from phalanx.models.llama_hugging_face import HUGGING_FACE
 from phalanx.nn.model import Model
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
+from phalanx.spec.links import links
 from phalanx.spec.model import MLP, WORDS, Attention, Block, Embeddings, Head, Spec
 from phalanx.spec.rope import Rope
 from tests.batches import batch_of
@@ -53,28 +56,8 @@ def spec_like(config: Any) -> Spec:
 
 
 def ours(theirs: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
-    """Their weights under our names, written out by hand."""
-    keys = spec.blocks[0].attention.kv_heads
-    padding = torch.zeros(5, HIDDEN)
-    found = {
-        WORDS: torch.cat([theirs["model.embed_tokens.weight"], padding]),
-        "transformer.norm.weight": theirs["model.norm.weight"],
-        "head.weight": torch.cat([theirs["lm_head.weight"], padding]),
-    }
-    for layer in range(LAYERS):
-        here, there = f"transformer.blocks.{layer}.", f"model.layers.{layer}."
-        for kind in ("weight", "bias") if spec.blocks[0].attention.bias[0] else ("weight",):
-            q, k, v = (
-                theirs[f"{there}self_attn.{part}_proj.{kind}"].unflatten(0, (keys, -1)) for part in ("q", "k", "v")
-            )
-            found[f"{here}attention.qkv.{kind}"] = torch.cat([q, k, v], 1).flatten(0, 1)
-        found[f"{here}attention.out.weight"] = theirs[f"{there}self_attn.o_proj.weight"]
-        found[f"{here}norm1.weight"] = theirs[f"{there}input_layernorm.weight"]
-        found[f"{here}norm2.weight"] = theirs[f"{there}post_attention_layernorm.weight"]
-        gate, up = (theirs[f"{there}mlp.{part}_proj.weight"] for part in ("gate", "up"))
-        found[f"{here}feed_forward.up.weight"] = torch.cat([gate, up])
-        found[f"{here}feed_forward.down.weight"] = theirs[f"{there}mlp.down_proj.weight"]
-    return {name: tensor for name, tensor in found.items() if not (name == "head.weight" and spec.tied)}
+    """Their weights under our names."""
+    return dict(imported(links(spec, HUGGING_FACE["llama"].names), theirs))
 
 
 @pytest.fixture(params=KINDS, ids=str)
