@@ -60,8 +60,8 @@ class Dropping(nn.Module):
         """As `fused`, with dropout while training."""
         if not self.training:
             return fused(q, k, v, context)
-        group = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        if (group := q.shape[1] // k.shape[1]) > 1:
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [batch, heads, seq, seq]
         mask = context.mask
         if mask is None and context.causal:
