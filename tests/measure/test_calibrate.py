@@ -10,13 +10,15 @@ from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.measure import calibrate
 from phalanx.measure.clusterfile import text
+from phalanx.models.family import configured, spec_of
 from phalanx.plan import cluster
 from phalanx.plan.predict import predict
 from phalanx.plan.work import Work
 
 pytestmark = pytest.mark.processes
 
-GPT = Work("gpt2", 4, 256, 4, 1024, 8192, 128, batch=8, micro_batch=4, precision="fp32", stream_bytes=4)
+MODEL = configured(layers=4, hidden=256, heads=4, vocab=8192, positions=128)
+GPT = Work(spec_of(MODEL), 128, batch=8, micro_batch=4, precision="fp32", stream_bytes=4)
 
 
 @pytest.mark.slow

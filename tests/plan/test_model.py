@@ -6,21 +6,30 @@ from importlib.resources import files
 import pytest
 
 from phalanx.errors import InputError
+from phalanx.models.family import configured, spec_of
 from phalanx.plan import cluster, kernels
 from phalanx.plan.kernels import Kernel, Timer
 from phalanx.plan.links import Group, send
 from phalanx.plan.predict import predict
 from phalanx.plan.work import Work
+from phalanx.spec.model import Spec
 
-GPT = Work("gpt2", 24, 1024, 16, 4096, 50304, 1024, batch=64, micro_batch=4, dp=8)
+LAYERS, HIDDEN, VOCAB, SEQUENCE = 24, 1024, 50304, 1024
+
+
+def gpt(layers: int = LAYERS) -> Spec:
+    return spec_of(configured(layers=layers, hidden=HIDDEN, heads=16, vocab=VOCAB, positions=SEQUENCE))
+
+
+GPT = Work(gpt(), SEQUENCE, batch=64, micro_batch=4, dp=8)
 H100 = cluster.load("h100-eos")
 TEXT = files("phalanx").joinpath("clusters/h100-eos.toml").read_text()
 
 
 def multiplied(work: Work) -> float:
     """FLOPs of a step of all GPUs, by its kernels."""
-    block = kernels.Block(work)
-    every = [*block.forward(), *block.backward()] * work.layers
+    blocks = [kernels.Block(work, block) for block in work.spec.blocks]
+    every = [kernel for block in blocks for kernel in (*block.forward(), *block.backward())]
     every += [kernel for forward in (True, False) for kernel in kernels.head(work, forward)]
     return work.micro_batches * work.dp * work.cp * work.tp * sum(kernel.flops for kernel in every)
 
@@ -29,9 +38,9 @@ def multiplied(work: Work) -> float:
 def test_kernels_multiply_what_the_formula_says(changes: dict[str, object]) -> None:
     """72 B s l h² (1 + s/6h + V/12lh); one kernel for attention computes half of its scores again."""
     work = replace(GPT, **changes)  # type: ignore[arg-type]
-    h, s, tokens = work.hidden, work.sequence, work.batch * work.sequence
-    paper = 72 * tokens * work.layers * h**2 * (1 + s / (6 * h) + work.vocab / (12 * work.layers * h))
-    again = 2 * tokens * s * h * work.layers if work.attention == "fused" else 0
+    h, s, tokens = HIDDEN, SEQUENCE, work.batch * SEQUENCE
+    paper = 72 * tokens * LAYERS * h**2 * (1 + s / (6 * h) + VOCAB / (12 * LAYERS * h))
+    again = 2 * tokens * s * h * LAYERS if work.attention == "fused" else 0
     assert work.flops() == pytest.approx(paper, rel=1e-12)
     assert multiplied(work) == pytest.approx(paper + again, rel=1e-9)
 
@@ -70,7 +79,7 @@ def test_links_between_nodes_are_shared() -> None:
 
 def test_more_to_do_takes_longer() -> None:
     base = predict(GPT, H100)
-    assert predict(replace(GPT, layers=25), H100).seconds > base.seconds
+    assert predict(replace(GPT, spec=gpt(25)), H100).seconds > base.seconds
     assert predict(replace(GPT, recompute="block"), H100).seconds > base.seconds
     assert sum(base.parts.values()) == pytest.approx(base.seconds)
     assert 0 < base.mfu < 1 and base.bound in base.parts

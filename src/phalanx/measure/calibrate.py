@@ -201,15 +201,15 @@ def _config(device: str, family: str) -> Config:
 
 def _counted(work: Work) -> tuple[dict[str, float], float]:
     """Bytes that the plan counts in a step of one process, by kind, and FLOPs of its attention."""
-    block = kernels.Block(work)
-    of_blocks = [*block.forward(), *block.backward()]
+    blocks = [kernels.Block(work, block) for block in work.spec.blocks]
+    of_blocks = [kernel for block in blocks for kernel in (*block.forward(), *block.backward())]
     ends = [kernel for forward in (True, False) for kernel in kernels.head(work, forward)]
     ends += [kernel for forward in (True, False) for kernel in kernels.embedding(work, forward)]
     ends += kernels.optimizer(work, work.parameters)
     counted: defaultdict[str, float] = defaultdict(float)
-    for kernel in of_blocks * work.layers + ends:
+    for kernel in of_blocks + ends:
         counted[kernel.kind] += kernel.bytes * kernel.times
-    return counted, work.layers * sum(kernel.flops for kernel in of_blocks if kernel.kind == "flash")
+    return counted, sum(kernel.flops for kernel in of_blocks if kernel.kind == "flash")
 
 
 def _memory() -> int:

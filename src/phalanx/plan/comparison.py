@@ -15,6 +15,7 @@ from phalanx.plan.links import Group
 from phalanx.plan.predict import Prediction, Step, predict
 from phalanx.plan.published import EPOCH, PHASES, UNITS, Row, cluster, role, rows, source, unused, work
 from phalanx.plan.work import Work
+from phalanx.spec.costs import scores
 
 TIMES = ("iteration_time", "throughput", "time_to_train", "time_per_epoch", "layer_", "achieved_model_flops")
 
@@ -100,7 +101,7 @@ def phases(row: Row) -> list[float]:
 
 def layer(row: Row) -> float:
     """Seconds of a block's forward, backward, or both."""
-    passes = Step(work(row), cluster(row)).block
+    (passes,) = Step(work(row), cluster(row)).blocks
     names = {"layer_forward_time": ("forward",), "layer_backward_time": ("backward",)}
     return sum(sum(passes[name].parts.values()) for name in names.get(row["metric"], ("forward", "backward")))
 
@@ -141,8 +142,8 @@ def _faster(row: Row, prediction: Prediction) -> float:
 def _hfu(row: Row, prediction: Prediction) -> float:
     """arXiv 2205.05198, equation 8: 72 B L s h² (1 + s/3h + v/12hL)."""
     shape = work(row)
-    scores = 12 * shape.batch * shape.sequence**2 * shape.layers * shape.hidden
-    return 100 * (shape.flops() + scores) / prediction.seconds / shape.gpus / _peak(row, shape)
+    again = 3 * shape.batch * shape.sequence * scores(shape.spec, shape.sequence)
+    return 100 * (shape.flops() + again) / prediction.seconds / shape.gpus / _peak(row, shape)
 
 
 def _peak(row: Row, shape: Work) -> float:

@@ -6,11 +6,15 @@ Everything else moves bytes. A kernel also takes a moment to start. What is coun
 that the operation cannot avoid, in the numbers it computes in.
 """
 
+from functools import cache
 from math import ceil, prod
 from typing import NamedTuple
 
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.work import Work
+from phalanx.spec import model
+from phalanx.spec.costs import products
+from phalanx.spec.partition import Ranks, local, widened
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
 TILES = ((256, 128), (128, 128), (128, 64), (64, 64))
@@ -48,13 +52,13 @@ def gradients(kernel: Kernel) -> list[Kernel]:
 
 
 class Block:
-    """The kernels of a block on one GPU for one micro-batch."""
+    """The kernels of a block of the model on one GPU for one micro-batch."""
 
-    def __init__(self, work: Work) -> None:
-        self.work, self.width = work, BYTES[work.precision]
+    def __init__(self, work: Work, block: model.Block) -> None:
+        self.work, self.block, self.width = work, widened(block, work.tp), BYTES[work.precision]
         self.tokens = work.micro_batch * work.sequence // work.cp
         self.mine = self.tokens // (work.tp if work.sequence_parallel else 1)  # between the tensor-parallel parts
-        self.heads = work.heads / work.tp
+        self.heads = self.block.attention.heads / work.tp
         self.scores = work.micro_batch * self.heads * (work.sequence // work.cp) * work.sequence
 
     def move(self, kind: str, elements: float, passes: float, times: int = 1) -> Kernel:
@@ -63,18 +67,17 @@ class Block:
 
     def products(self) -> list[Kernel]:
         """Queries, keys and values; the way out of attention; up; down."""
-        h, f, t = self.work.hidden, self.work.ffn, self.work.tp
-        shapes = (3 * h // t, h), (h, h // t), (f // t, h), (h, f // t)
-        return [product("matrix", self.tokens, n, k, self.width) for n, k in shapes]
+        made = products(self.block, self.tokens, ranks=self.work.ranks)
+        return [product("matrix", self.tokens, each.n, each.k, self.width) for each in made]
 
     def attention(self) -> list[Kernel]:
         """Forward: scores, their softmax and dropout, what they say of the values."""
         work, pairs = self.work, max(1, round(self.work.micro_batch * self.heads))
-        mine, whole, wide = work.sequence // work.cp, work.sequence, work.hidden // work.heads
+        mine, whole, attention = work.sequence // work.cp, work.sequence, self.block.attention
+        wide = attention.width
         if work.attention == "fused":
-            return [
-                Kernel("flash", 4 * self.tokens * work.hidden / work.tp * self.width, (mine, whole, 2 * wide), pairs)
-            ]
+            moved = 2 * (attention.heads + attention.kv_heads) * wide  # queries and what they get, keys and values
+            return [Kernel("flash", self.tokens * moved / work.tp * self.width, (mine, whole, 2 * wide), pairs)]
         both = [
             product("attention", mine, whole, wide, self.width, pairs),
             product("attention", mine, wide, whole, self.width, pairs),
@@ -90,14 +93,17 @@ class Block:
         return [self.move("softmax", self.scores, 5.5 + (4 if how == "plain" else 0), 4 if how == "plain" else 2)]
 
     def pointwise(self, forward: bool) -> list[Kernel]:
-        """Two norms, the GELU with its bias, two sums of bias, dropout and residual, heads put in order."""
-        h, f, t = self.work.hidden, self.work.ffn, self.work.tp
+        """Two norms, the activation with its bias, two sums of bias, dropout and residual, heads put in order."""
+        h, t, attention, mlp = self.work.spec.hidden, self.work.tp, self.block.attention, self.block.feed_forward
         extra, kernels = (0, 0) if self.work.pointwise == "fused" else (4, 5)
         passes, times = GELU[self.work.pointwise][not forward]
         stream = self.work.stream_bytes / self.width
         summed, normed = (2.5 + stream, 1 + stream) if forward else (2.5, 2 + 2 * stream)
-        inner = self.move("gelu", self.tokens * f / t, passes, times)
-        order = self.move("order", self.tokens * h / t, 2 if forward else 6, 1 if forward else 3)
+        passes += mlp.gated * (1 if forward else 2)  # the gate is read too, and has a gradient
+        inner = self.move("gelu", self.tokens * mlp.width / t, passes, times)
+        order = self.move(
+            "order", self.tokens * attention.heads * attention.width / t, 2 if forward else 6, 1 if forward else 3
+        )
         sums = self.move("sum", self.mine * h, 2 * (summed + extra), 2 + kernels)
         return [inner, order, sums, self.move("norm", self.mine * h, 2 * normed, 2 if forward else 4)]
 
@@ -120,23 +126,29 @@ class Block:
 
 def embedding(work: Work, forward: bool) -> list[Kernel]:
     """Rows looked up, positions added, dropout; backward sums into the rows."""
-    size = work.micro_batch * work.sequence // work.cp * work.hidden * BYTES[work.precision]
+    size = work.micro_batch * work.sequence // work.cp * work.spec.hidden * BYTES[work.precision]
     return [Kernel("embedding", size * 7 / 3, times=3)] if forward else [Kernel("embedding", size * 2, times=2)]
 
 
 def head(work: Work, forward: bool) -> list[Kernel]:
-    """The product with the vocabulary and the cross-entropy, which is in fp32: the logits cast, their largest found,
-    exponentiated, summed; backward makes and casts the gradient. BERT's head has a dense layer of its own."""
-    width = BYTES[work.precision]
-    tokens = max(1, round(work.micro_batch * work.sequence // work.cp * work.labelled))
-    rows, h = work.vocab // work.tp, work.hidden
-    logits = product("head", tokens, rows, h, width)
-    matrices = [logits] if forward else gradients(logits)
-    if work.family == "bert":
-        dense = product("head", tokens, h, h, width)
-        matrices += [dense] if forward else gradients(dense)
+    """The products of the head and its loss, which is in fp32: the logits cast, their largest found, exponentiated,
+    summed; backward makes and casts the gradient. Of several heads the first: what others, such as BERT's of pairs, ask
+    of a whole sequence is next to nothing.
+    """
+    width, tokens = BYTES[work.precision], work.micro_batch * work.sequence // work.cp
+    rows = {"token": tokens, "label": max(1, round(tokens * work.labelled)), "sequence": work.micro_batch}
+    made = [product("head", rows[per], n, k, width) for per, n, k in _head(work.spec, work.ranks)]
+    last, columns, _ = made[-1].shape
+    matrices = made if forward else [kernel for each in reversed(made) for kernel in gradients(each)]
     moved = (width + 24) if forward else (width + 12)
-    return [*matrices, Kernel("loss", tokens * rows * moved / 5, times=5)]
+    return [*matrices, Kernel("loss", last * columns * moved / 5, times=5)]
+
+
+@cache
+def _head(spec: model.Spec, ranks: Ranks) -> list[tuple[str, int, int]]:
+    """What each matrix of the first head is applied to, its outputs here, with padding, and its inputs."""
+    matrices = (matrix for _, matrix in spec.heads[0].matrices())
+    return [(each.per, local(each.outputs, ranks, padding=True), each.inputs.size) for each in matrices]
 
 
 def gather(work: Work, parameters: float) -> list[Kernel]:

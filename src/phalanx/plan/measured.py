@@ -16,13 +16,16 @@ def timer(cluster: Cluster, work: Work) -> Timer:
 
 class MeasuredTimer(Timer):
     """A product takes as long as a cube of as many operations; other kernels, their bytes at the speed of their kind;
-    both longer beside busy neighbours. A family that was not measured is taken for the first that was."""
+    both longer beside busy neighbours. Those of a causal model are known under "gpt2", of others under "bert"; where
+    these were not measured, the first family that was is taken."""
 
     def __init__(self, cluster: Cluster, measured: Measured, work: Work) -> None:
         super().__init__(cluster, work.precision)
         table = measured.products.get(self.precision) or next(iter(measured.products.values()))
         self.sides, self.rates = ([*map(log, column)] for column in zip(*sorted(table.items()), strict=True))
-        self.family = measured.families.get(work.family) or next(iter(measured.families.values()))
+        self.family = measured.families.get("gpt2" if work.spec.causal else "bert") or next(
+            iter(measured.families.values())
+        )
         counts = sorted({1, *measured.busy})
         slower = [measured.busy.get(count) for count in counts]
         near = min(work.gpus, cluster.node)

@@ -44,7 +44,7 @@ class Portion:
     def boundaries(self) -> int:
         """How many of its stages' sides are to another rank's stage."""
         beside = [number + side for number in self.numbers for side in (-1, 1)]
-        return sum(0 <= number <= self.final and number not in self.numbers for number in beside)
+        return len([number for number in beside if 0 <= number <= self.final and number not in self.numbers])
 
     @cached_property
     def kinds(self) -> dict[Block, int]:

@@ -8,13 +8,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from math import inf, log, sqrt
+from itertools import accumulate, pairwise
+from math import inf, log, prod, sqrt
+from operator import mul
+from typing import NamedTuple
 
 from phalanx.plan import kernels, measured, pipeline
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.kernels import Kernel, Timer
 from phalanx.plan.links import Group, send
 from phalanx.plan.work import Work
+from phalanx.spec.costs import counted, decoders, kinds
+from phalanx.spec.model import Block, Spec
 
 # Set by hand, for all machines; what belongs to one is in its cluster file.
 HIDDEN = 0.9  # of what goes on under compute costs nothing; the rest is units and memory that it takes from the kernels
@@ -60,6 +65,14 @@ class Pass:
         return float((sum(self.parts.values()) ** SOFT + (self.launches * self.host) ** SOFT) ** (1 / SOFT))
 
 
+class _Sizes(NamedTuple):
+    """Parameters of a whole block of each kind, of the word embedding, and of the head over the vocabulary."""
+
+    blocks: list[int]
+    words: int  # with padding, as of the head
+    head: int
+
+
 def predict(work: Work, cluster: Cluster) -> Prediction:
     """A step of `work`."""
     return Step(work, cluster).prediction()
@@ -76,20 +89,25 @@ class Step:
         self.cp = Group(cluster, work.cp, work.tp)
         self.data = Group(cluster, work.dp * work.cp, work.tp)
         self.width = kernels.BYTES[work.precision]
-        tokens = work.micro_batch * work.sequence // work.cp
-        self.wide = tokens * work.hidden * work.stream_bytes  # bytes of a micro-batch's residual stream
-        self.narrow = tokens * work.hidden * self.width  # bytes of as many elements that a product gave
+        self.tokens = tokens = work.micro_batch * work.sequence // work.cp
+        self.kinds, self.sizes = [*kinds(work.spec)], _sizes(work.spec)
+        self.wide = tokens * work.spec.hidden * work.stream_bytes  # bytes of a micro-batch's residual stream
+        self.narrow = tokens * work.spec.hidden * self.width  # bytes of as many elements that a product gave
 
     @cached_property
-    def block(self) -> dict[str, Pass]:
-        """A block's forward and backward of a micro-batch."""
-        block, again = kernels.Block(self.work), 2 * (self.work.recompute == "block")
+    def blocks(self) -> list[dict[str, Pass]]:
+        """Forward and backward of a micro-batch, of a block of each kind."""
+        return [*map(self._block, self.kinds)]
+
+    def _block(self, part: Block) -> dict[str, Pass]:
+        block, again = kernels.Block(self.work, part), 2 * (self.work.recompute == "block")
+        keys = self.tokens * block.block.attention.costs().cached // 2 * self.width  # bytes, and as many of values
         return {
-            "forward": self._pass(block.forward(), pairs=[self.narrow] * 2),
-            "backward": self._pass(block.backward(), pairs=[self.wide] * 2 + [self.narrow] * again),
+            "forward": self._pass(block.forward(), keys, pairs=[self.narrow] * 2),
+            "backward": self._pass(block.backward(), keys, pairs=[self.wide] * 2 + [self.narrow] * again),
         }
 
-    def _pass(self, list_of: list[Kernel], pairs: Sequence[float]) -> Pass:
+    def _pass(self, list_of: list[Kernel], keys: float, pairs: Sequence[float]) -> Pass:
         """Kernels of a block, and pairs of collectives over tp, of so many bytes where they are one all-reduce, two for
         each pass through the block; keys and values over cp."""
         parts: defaultdict[str, float] = defaultdict(float)
@@ -105,18 +123,30 @@ class Step:
             parts["tp"] += busy - (self.hidden * min(busy, parts["matrix"]) if self.work.tp_overlap else 0.0)
             launches += len(pairs) * (2 if self.work.sequence_parallel else 1)
         if self.work.cp > 1:
-            parts["cp"] += len(pairs) * self.cp.scatter(self.narrow / self.work.tp * self.work.cp)
+            parts["cp"] += len(pairs) * self.cp.scatter(keys / self.work.tp * self.work.cp)
             launches += len(pairs)
         return Pass(parts, launches, self.cluster.fitted.host)
 
     def stages(self, direction: str) -> list[Pass]:
         """All of each stage for one micro-batch."""
         last, one = self.work.stages - 1, cache(partial(self._stage, direction))
-        return [one(blocks, stage == 0, stage == last) for stage, blocks in enumerate(self.work.spread)]
+        return [one(blocks, stage == 0, stage == last) for stage, blocks in enumerate(self.spread)]
 
-    def _stage(self, direction: str, blocks: int, first: bool, last: bool) -> Pass:
-        one = self.block[direction]
-        parts = defaultdict(float, {kind: blocks * seconds for kind, seconds in one.parts.items()})
+    @cached_property
+    def spread(self) -> list[tuple[int, ...]]:
+        """Blocks of each kind of each stage."""
+        if len(self.kinds) == 1:
+            return [(blocks,) for blocks in self.work.spread]
+        ends = [*accumulate(self.work.spread, initial=0)]
+        stages = [counted(self.work.spec.blocks[first:end]) for first, end in pairwise(ends)]
+        return [tuple(stage.get(kind, 0) for kind in self.kinds) for stage in stages]
+
+    def _stage(self, direction: str, blocks: tuple[int, ...], first: bool, last: bool) -> Pass:
+        parts, launches = defaultdict[str, float](float), 0
+        for count, one in zip(blocks, self.blocks, strict=True):
+            launches += count * one[direction].launches
+            for kind, seconds in one[direction].parts.items():
+                parts[kind] += count * seconds
         ends: list[Kernel] = []
         if first:
             ends += kernels.embedding(self.work, direction == "forward")
@@ -126,19 +156,21 @@ class Step:
             ends += kernels.gather(self.work, self.parameters(blocks, first, last))
         for kernel in ends:
             parts[kernel.kind] += self.timer(kernel)
-        return Pass(parts, blocks * one.launches + sum(kernel.times for kernel in ends), one.host)
+        return Pass(parts, launches + sum(kernel.times for kernel in ends), self.cluster.fitted.host)
 
-    def parameters(self, blocks: int, first: bool, last: bool) -> float:
-        """On a GPU of a stage."""
-        ends = self.work.vocab * self.work.hidden * (first or last)
-        return (blocks * self.work.block_parameters + ends) / self.work.tp
+    def parameters(self, blocks: tuple[int, ...], first: bool, last: bool) -> float:
+        """On a GPU of a stage: of its blocks and of tables of words. All others are next to nothing."""
+        sizes, tied = self.sizes, self.work.spec.tied
+        ends = sizes.words * (first or (last and tied)) + sizes.head * (last and not tied)
+        inside: int = sum(map(mul, blocks, sizes.blocks))
+        return (inside + ends) / self.work.tp
 
     def rank_parameters(self) -> float:
         """On the GPU that has most."""
         work = self.work
         where = pipeline.ranks(work.schedule, work.pp, work.chunks)
         held = [0.0] * work.pp
-        for stage, (rank, blocks) in enumerate(zip(where, work.spread, strict=True)):
+        for stage, (rank, blocks) in enumerate(zip(where, self.spread, strict=True)):
             held[rank] += self.parameters(blocks, stage == 0, stage == work.stages - 1)
         return max(held)
 
@@ -163,7 +195,7 @@ class Step:
 
     def least(self, blocks: int) -> float:
         """Seconds that the weights of so many blocks cost at the least in a step."""
-        parameters = blocks * self.work.block_parameters / self.work.tp
+        parameters = blocks * min(self.sizes.blocks) / self.work.tp
         adds = self.work.micro_batches * self.timer.total(kernels.gather(self.work, parameters))
         return adds + self.replicas(inf, inf, parameters) + self.update(parameters)
 
@@ -208,7 +240,16 @@ class Step:
 
     def _tied(self) -> float:
         """The word embedding's gradients of the first and the last stage are summed."""
-        if self.work.pp == 1 or self.work.schedule == "zbv":
+        if self.work.pp == 1 or self.work.schedule == "zbv" or not self.work.spec.tied:
             return 0.0
-        size = self.work.vocab * self.work.hidden / self.work.tp * self.work.gradient_bytes
+        size = self.sizes.words / self.work.tp * self.work.gradient_bytes
         return 2 * send(self.cluster, size, self.work.tp * self.work.cp * self.work.dp)
+
+
+@cache
+def _sizes(spec: Spec) -> _Sizes:
+    assert spec.embeddings is not None
+    (table,) = spec.embeddings.token.parameters()
+    head = sum(matrix.inputs.size * matrix.outputs.stored for matrix in decoders(spec))
+    blocks = [sum(parameter.elements for parameter in block.parameters()) for block in kinds(spec)]
+    return _Sizes(blocks, prod(table.shape), head)

@@ -9,6 +9,7 @@ from typing import Any
 from phalanx import recipe
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
+from phalanx.models.family import spec_of
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.dry import rehearse
 from phalanx.plan.names import short
@@ -125,8 +126,10 @@ def _undividable(question: Question, config: Config, fixed: dict[str, Any]) -> s
             best = min(near, key=lambda size: abs(size - batch))
             return f"train.batch={batch} divides on no layout of {question.gpus} GPUs; the nearest that does is {best}"
     said = f" with {short_pins(fixed)}" if fixed else ""
-    return f"no layout of {question.gpus} GPUs{said} divides this model (heads {config.model.heads}, layers " \
-           f"{config.model.layers}, sequence {config.data.sequence}); use another --gpus"  # fmt: skip
+    blocks = spec_of(config.model).blocks
+    heads = max(block.attention.heads for block in blocks)
+    return f"no layout of {question.gpus} GPUs{said} divides this model (heads {heads}, layers " \
+           f"{len(blocks)}, sequence {config.data.sequence}); use another --gpus"  # fmt: skip
 
 
 def short_pins(fixed: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
+from phalanx.models.family import configured, spec_of
 from phalanx.plan.cluster import Cluster, load
 from phalanx.plan.work import Work
 
@@ -156,13 +157,17 @@ def work(row: Row) -> Work:
         settings["gradient_bytes"] = 4
     recipe = next(batch for length, _, batch, _ in PHASES if length == int(row["seq"])) if system(row).recipe else 0
     accumulated = recipe or number("accumulation", 1) * micro * dp
-    return Work(
+    model = configured(
         family="bert" if "BERT" in row["model"] else "gpt2",
         layers=int(row["layers"]),
         hidden=int(row["hidden"]),
         heads=int(row["heads"]),
         ffn=int(row["ffn"]),
-        vocab=-(-vocab // 128) * 128,
+        vocab=vocab,
+        positions=int(row["seq"]),
+    )
+    return Work(
+        spec=spec_of(model),
         sequence=int(row["seq"]),
         batch=number("global_batch", accumulated),
         micro_batch=micro,

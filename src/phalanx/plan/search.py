@@ -23,6 +23,7 @@ from phalanx.plan.kernels import Timer
 from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
 from phalanx.plan.work import Work
+from phalanx.spec.costs import kinds
 from phalanx.train.lay_out import fills, lay_out, parts_of
 from phalanx.train.schedule import batch_sizes
 
@@ -76,6 +77,7 @@ class _Search:
         self.config, self.cluster, self.gpus, self.pins = config, cluster, gpus, pins
         self.pinned, self.timers = LayoutConfig(**pins), dict[int, Timer]()
         self.recompute = self.choices("recompute", RECOMPUTE)
+        self.spec = spec_of(config.model)
         self.single = self.work(self._with(LayoutConfig()))
         self.block, self.weights, self.pipe = cache(self._block), cache(self._weights), cache(self._pipe)
 
@@ -104,12 +106,13 @@ class _Search:
 
     def candidates(self) -> Iterator[Candidate]:
         """All that divide."""
+        most = max(block.attention.heads for block in kinds(self.spec))
         for tp, pp, cp in product(*(self.choices(key, _divisors(self.gpus)) for key in ("tp", "pp", "cp"))):
             if self.gpus % (tp * pp * cp) or not self.choices("dp", [dp := self.gpus // (tp * pp * cp)]):
                 continue
             ways = self.choices("sequence_parallel", [True, False] if tp > 1 else [True])
             sequence = [way for way in ways if self.config.data.sequence % parts_of(tp, cp, way) == 0]
-            if tp > self.config.model.heads or self.config.train.batch % dp or not sequence:
+            if tp > most or self.config.train.batch % dp or not sequence:
                 continue
             shards = self.choices("shard", ["none", "zero2", "zero3"] if dp * cp > 1 else ["none"])
             sizes = {"tp": tp, "sequence_parallel": sequence[-1], "cp": cp, "pp": pp, "dp": dp, "micro_batch": 1}
@@ -134,7 +137,7 @@ class _Search:
 
     def schedules(self, pp: int) -> list[tuple[str, int]]:
         """With their chunks; interleaved, what divides the layers evenly."""
-        layers = self.config.model.layers
+        layers = len(self.spec.blocks)
         if pp == 1:
             every = [("1f1b", 1)]
         else:
@@ -155,19 +158,19 @@ class _Search:
     def _pipe(self, pp: int, schedule: str, chunks: int) -> tuple[int, int]:
         """Blocks of the busiest rank, and those of the pipeline's bubble."""
         layout = LayoutConfig().model_copy(update={"pp": pp, "schedule": schedule, "chunks": chunks})
-        spread = division.spread(spec_of(self.config.model), division.stages_of(layout))
+        spread = division.spread(self.spec, division.stages_of(layout))
         busiest = max(sum(spread[n] for n in division.numbers(layout, rank)) for rank in (0, pp // 2))
         return busiest, (pp - 1) * min(spread) * (schedule != "zbv")
 
     def _weights(self, tp: int, cp: int, pp: int, dp: int, shard: str, micro_batch: int) -> float:
         """Seconds of a step's gradients, of which replicas hide most, and of the optimizer."""
         work = replace(self.single, tp=tp, cp=cp, pp=pp, dp=dp, shard=shard, micro_batch=micro_batch)
-        return self.step(work).least(self.config.model.layers // pp)
+        return self.step(work).least(len(self.spec.blocks) // pp)
 
     def _block(self, tp: int, sequence: bool, cp: int, micro_batch: int, recompute: str) -> float:
         one = replace(self.single, tp=tp, sequence_parallel=sequence, cp=cp, micro_batch=micro_batch)
         work = replace(one, recompute=recompute)
-        return sum(each.seconds for each in self.step(work).block.values())
+        return min(sum(each.seconds for each in passes.values()) for passes in self.step(work).blocks)
 
     def step(self, work: Work) -> Step:
         """With the timer of all on as many GPUs of a node."""

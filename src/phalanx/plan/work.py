@@ -1,15 +1,19 @@
-"""What one training step is: the model's shape, its layout over the processes, and how the program does it.
+"""What one training step is: the model, its layout over the processes, and how the program does it.
 
 The arithmetic of a step is that of Narayanan et al. (arXiv 2104.04473, section 5.1 and appendix): a product of an
 [m, k] with a [k, n] matrix counts 2mkn; backward is twice forward; recompute is not counted as the model's work.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from phalanx.config import Config
 from phalanx.models.family import spec_of
 from phalanx.parallel import division
+from phalanx.spec.costs import decoders, kinds, products, scores
+from phalanx.spec.model import Spec
+from phalanx.spec.partition import Ranks
 
 Attention = Literal["fused", "softmax", "plain"]
 Pointwise = Literal["fused", "split"]
@@ -19,12 +23,7 @@ Pointwise = Literal["fused", "split"]
 class Work:
     """One step. Lengths in tokens, sizes in elements; `blocks` counts the blocks of each stage, in order."""
 
-    family: str
-    layers: int
-    hidden: int
-    heads: int
-    ffn: int
-    vocab: int  # padded
+    spec: Spec
     sequence: int
     batch: int  # sequences of a step, over all replicas
     micro_batch: int = 1
@@ -56,15 +55,9 @@ class Work:
     @classmethod
     def of(cls, config: Config) -> "Work":
         """What Phalanx does for a resolved configuration."""
-        model, layout = config.model, config.layout
-        plain = model.attention_dropout > 0
+        spec, layout = spec_of(config.model), config.layout
         return cls(
-            family=model.family,
-            layers=model.layers,
-            hidden=model.hidden,
-            heads=model.heads,
-            ffn=model.ffn or 4 * model.hidden,
-            vocab=model.padded_vocab,
+            spec=spec,
             sequence=config.data.sequence,
             batch=config.train.batch,
             micro_batch=layout.micro_batch or max(1, config.train.batch // max(1, layout.dp)),
@@ -80,10 +73,10 @@ class Work:
             recompute=layout.recompute,
             precision="bf16" if config.precision.dtype == "auto" else config.precision.dtype,
             optimizer=config.optim.name,
-            blocks=division.spread(spec_of(model), division.stages_of(layout)),
-            attention="plain" if plain else "fused",
+            blocks=division.spread(spec, division.stages_of(layout)),
+            attention="plain" if any(block.attention.drop for block in kinds(spec)) else "fused",
             pointwise="split" if config.train.compile == "off" else "fused",
-            labelled=config.data.mask_fraction if config.task == "mlm" else 1.0,
+            labelled=config.data.mask_fraction if "mlm" in spec.losses else 1.0,
             stream_bytes=4,
         )
 
@@ -99,34 +92,41 @@ class Work:
     def stages(self) -> int:
         return self.pp * self.chunks
 
-    @property
+    @cached_property
     def spread(self) -> tuple[int, ...]:
         """Blocks of each stage."""
         if self.blocks:
             return self.blocks
-        least, more = divmod(self.layers, self.stages)
+        least, more = divmod(len(self.spec.blocks), self.stages)
         return tuple(least + (stage < more) for stage in range(self.stages))
 
     @property
-    def block_parameters(self) -> int:
-        """Parameters of a whole block: its matrices, biases and norms."""
-        h, f = self.hidden, self.ffn
-        return 4 * h * h + 2 * h * f + 9 * h + f
+    def ranks(self) -> Ranks:
+        """Over how many tensor-parallel ranks the model is divided."""
+        return Ranks(self.tp, self.sequence_parallel)
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole model, with as many position embeddings as the sequence has tokens."""
-        return self.layers * self.block_parameters + (self.vocab + self.sequence + 2) * self.hidden
+        """Parameters of the whole model, with the padding of its vocabulary and as many position embeddings as the
+        sequence has tokens, without what its heads have of their own beside a vocabulary.
+        """
+        spec, table = self.spec, self.spec.embeddings
+        assert table is not None
+        rows = table.token.rows.stored + self.sequence * (table.position is not None)
+        rows += sum(matrix.outputs.stored for matrix in decoders(spec) if not matrix.tied)
+        norms = [parameter for norm in (table.norm, spec.norm) if norm for parameter in norm.parameters()]
+        blocks = (count * each.elements for block, count in kinds(spec).items() for each in block.parameters())
+        return sum(blocks) + rows * spec.hidden + sum(parameter.elements for parameter in norms)
 
     def flops(self, recompute: str = "none") -> float:
         """FLOPs of a step of all replicas: the model's own, or the hardware's with what is recomputed.
 
-        With ffn = 4 × hidden it is 72 B s l h² (1 + s/6h + V/12lh), with recompute "block" 96 B s l h² (1 + s/6h +
-        V/16lh), both of arXiv 2104.04473.
+        For GPT-2 with ffn = 4 × hidden it is 72 B s l h² (1 + s/6h + V/12lh), with recompute "block" 96 B s l h² (1 +
+        s/6h + V/16lh), both of arXiv 2104.04473.
         """
-        tokens = self.batch * self.sequence
-        dense = 2 * tokens * self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.ffn)
-        scores = 4 * tokens * self.layers * self.sequence * self.hidden
-        head = 2 * tokens * self.labelled * self.hidden * self.vocab
-        again = {"none": 0.0, "attention": scores, "block": dense + scores}[recompute]
-        return 3 * (dense + scores + head) + again
+        tokens, blocks = self.batch * self.sequence, kinds(self.spec).items()
+        dense = sum(count * made.flops for block, count in blocks for made in products(block, tokens))
+        within = tokens * scores(self.spec, self.sequence)
+        head = sum(2 * tokens * self.labelled * each.inputs.size * each.outputs.stored for each in decoders(self.spec))
+        again = {"none": 0.0, "attention": within, "block": dense + within}[recompute]
+        return 3 * (dense + within + head) + again

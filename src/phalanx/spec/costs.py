@@ -64,8 +64,17 @@ def products(
     by default) and sequences. Attention's scores are not among them.
     """
     rows = {"token": tokens, "label": tokens if labels is None else labels, "sequence": sequences}
-    for name, matrix in part.matrices():
-        yield Product(name, rows[matrix.per], local(matrix.inputs, ranks), local(matrix.outputs, ranks))
+    for name, per, k, n in _matrices(part, ranks):
+        yield Product(name, rows[per], k, n)
+
+
+@cache
+def _matrices(part: Part, ranks: Ranks) -> tuple[tuple[str, str, int, int], ...]:
+    """Name, what each is applied to, and the two sizes of a rank's part of all matrices."""
+    return tuple(
+        (name, matrix.per, local(matrix.inputs, ranks), local(matrix.outputs, ranks))
+        for name, matrix in part.matrices()
+    )
 
 
 def keys(attention: Attention, sequence: int, masked: bool) -> float:
