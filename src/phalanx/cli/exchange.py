@@ -17,6 +17,9 @@ def bring_in(
         str, typer.Option(help="megatron: gpt2, bert-uncased, … or a tokenizer.json; its checkpoints have none.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of heads that the folder has not.")] = 0,
+    family: Annotated[
+        str, typer.Option(metavar="MODULE:NAME", help="hf: a family of yours, whose kind of model the folder holds.")
+    ] = "",
 ) -> None:
     """Make a run of another program's model: phalanx import hf:gpt2 --out runs/gpt2
 
@@ -27,6 +30,8 @@ def bring_in(
     form, colon, folder = source.partition(":")
     if not colon or form not in ("hf", "megatron"):
         raise InputError(f"{source}: say what it is, as hf:FOLDER or megatron:FOLDER")
+    if family and form == "megatron":
+        raise InputError(f"--family {family} is for hf: folders; Megatron's checkpoints are of GPT-2 and BERT")
     with interruptible(ANEW):
         if form == "megatron":
             from phalanx.convert import megatron
@@ -37,7 +42,7 @@ def bring_in(
         else:
             from phalanx.convert import huggingface
 
-            told = huggingface.import_folder(Path(folder), out, seed)
+            told = huggingface.import_folder(Path(folder), out, seed, family)
     print(*told.lines(), sep="\n")
 
 

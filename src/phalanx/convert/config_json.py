@@ -43,11 +43,11 @@ class _Facts(BaseModel):
         return names
 
 
-def model_of(facts: Mapping[str, Any], path: Path) -> tuple[ModelConfig, HuggingFace]:
+def model_of(facts: Mapping[str, Any], path: Path, outside: str = "") -> tuple[ModelConfig, HuggingFace]:
     """Return the model of a config.json's content, which was read from `path`, and what its type is at Hugging Face.
-    InputError for what is not known here.
+    The family `outside` ("module:Name") is asked before those of the package. InputError for what is not known here.
     """
-    kind, known = facts.get("model_type"), dict(_known())
+    kind, known = facts.get("model_type"), dict(_known(outside))
     if not isinstance(kind, str) or kind not in known:
         raise InputError(f"{path}: model_type {short(kind)} is not known here; {', '.join(known)} are")
     name, form = known[kind]
@@ -114,9 +114,9 @@ def form_of(model: ModelConfig, what: str | Path) -> tuple[str, HuggingFace]:
     return kind, forms[kind]
 
 
-def _known() -> Iterator[tuple[str, tuple[str, HuggingFace]]]:
-    """Yield every model_type that is known here, with the name of its family."""
-    for name in registry.MODELS.places:
+def _known(outside: str) -> Iterator[tuple[str, tuple[str, HuggingFace]]]:
+    """Yield every model_type that is known here, with the name of its family; that of `outside` last, which counts."""
+    for name in [*registry.MODELS.places, *([outside] if outside else [])]:
         for kind, form in hugging_face(name).items():
             yield kind, (name, form)
 

@@ -41,15 +41,16 @@ class Contents(NamedTuple):
     unused: list[str]
 
 
-def import_folder(folder: Path, out: Path, seed: int = 0) -> Imported:
+def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> Imported:
     """Make a run folder with the weights of a Hugging Face folder, in fp32, as its checkpoint of step 0. Heads that the
-    folder lacks are initialised by `seed`. InputError for a folder that is damaged or not known here.
+    folder lacks are initialised by `seed`. `outside` is the family, as "module:Name", of a model_type that the package
+    does not know. InputError for a folder that is damaged or not known here.
     """
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder} has no config.json: it is no Hugging Face model's folder")
     facts = read_json(file)
-    model, form = model_of(facts, file)
+    model, form = model_of(facts, file, outside)
 
     weights = Weights(folder)
     spec = model.spec()  # not kept: it may promise millions of layers
