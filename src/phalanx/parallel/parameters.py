@@ -82,18 +82,18 @@ class Parameters(Mapping[str, nn.Parameter]):
 
     def square(self) -> Tensor:
         """This rank's term of the squared norm of all gradients: their sum over the world is the whole's. float32 []"""
-        terms = [
-            self._square(name, local.tensor.grad, local.replicas)
-            for name, local in self.locals.items()
-            if local.tensor.grad is not None and not local.twin
-        ]
+        terms = [  # one box is all that is held: no view of it is made in every step
+            self._square(name, local.tensor.grad) / local.replicas if len(local.boxes) != 1
+            else vector_norm(local.tensor.grad).square() / (local.boxes[0].alike * local.replicas)
+            for name, local in self.locals.items() if local.tensor.grad is not None and not local.twin
+        ]  # fmt: skip
         device = next(iter(self.values())).device
         return torch.stack(terms).sum() if terms else torch.zeros((), device=device)
 
-    def _square(self, name: str, tensor: Tensor, replicas: int = 1) -> Tensor:
+    def _square(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's term of the squared norm of a whole: of each box, divided among those that hold it. float32 []"""
         boxes = self.locals[name].boxes
-        terms = [vector_norm(tensor[box.local_slices]).square() / (box.alike * replicas) for box in boxes]
+        terms = [vector_norm(tensor[box.local_slices]).square() / box.alike for box in boxes]
         return reduce(torch.add, terms) if terms else tensor.new_zeros(())
 
     @torch.no_grad()
