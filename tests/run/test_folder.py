@@ -1,5 +1,6 @@
 """The run folder: made whole, opened only when it is one, trained in by one process."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from phalanx import durable, recipe
 from phalanx.errors import InputError
+from phalanx.models.family import configured
 from phalanx.run.folder import RunFolder
 
 HOLD = """
@@ -46,6 +48,35 @@ def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     for whole in (text, text[: keys + 1], text + "# a note of mine\n"):
         folder.config_file.write_text(whole)
         assert RunFolder.open(folder.path).config() == config
+
+
+FORMER = Path(__file__).parent / "former"  # configurations of runs, written when all families had the same keys
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_run_of_before_families_had_their_own_keys_is_opened(tmp_path: Path, family: str) -> None:
+    """What it says of another family's keys is nothing, and is written no more."""
+    (tmp_path / "config.toml").write_text(text := (FORMER / f"{family}.toml").read_text())
+    config = RunFolder.open(tmp_path).config()
+    sizes = {"layers": 4, "hidden": 192, "heads": 4, "ffn": 768, "positions": 256, "vocab": 50257}
+    if family == "bert":
+        sizes |= {"norm_first": True, "gelu": "erf", "segments": 2, "positions": 128, "vocab": 30522}
+    assert config.model == configured(family=family, **sizes)
+
+    RunFolder(tmp_path).write_config(config)
+    assert RunFolder.open(tmp_path).config() == config
+    kept = [line for line in (tmp_path / "config.toml").read_text().splitlines() if " = " in line]
+    lost = [line for line in text.splitlines() if " = " in line and line not in kept]
+    assert lost == ([] if family == "bert" else ["segments = 0", 'head = ""', "classes = 0"])
+
+
+def test_a_run_of_before_that_used_another_family_s_key_is_refused(tmp_path: Path) -> None:
+    text = (FORMER / "gpt2.toml").read_text()
+    for line, said in ("segments = 2", "model.segments is a key"), ('head = "classes"', "model.head is a key"):
+        key = line.partition(" ")[0]
+        (tmp_path / "config.toml").write_text(re.sub(rf"^{key} = .*$", line, text, flags=re.MULTILINE))
+        with pytest.raises(InputError, match=f"^{said} of model.family=bert, and gpt2 has none"):
+            RunFolder.open(tmp_path).config()
 
 
 def test_what_is_no_run_is_not_opened(tmp_path: Path) -> None:

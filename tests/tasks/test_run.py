@@ -190,6 +190,19 @@ def test_records_and_checkpoints_that_do_not_belong_together_are_noted(
     assert curve(run) == curve(finished)
 
 
+def test_a_run_of_before_families_had_their_own_keys_goes_on(text: Path, tmp_path: Path) -> None:
+    """Along the same curve, though its configuration has the keys that a GPT-2 no longer has."""
+    run, words = tmp_path / "run", [*SMALL, f"data.train={text / 'set'}", "save.every=1"]
+    train("gpt-tiny", words, run, quiet=True)
+    whole, config = curve(run), (run / "config.toml").read_text()
+
+    shutil.rmtree(max((run / "checkpoints").glob("step-*")))
+    former = 'segments = 0\nhead = ""\nclasses = 0\ninit_std = '
+    (run / "config.toml").write_text(config.replace("init_std = ", former))
+    train("gpt-tiny", words, run, quiet=True)
+    assert curve(run) == whole and (run / "config.toml").read_text() == config
+
+
 def test_a_bert_without_a_preset_is_a_bert() -> None:
     """The family's own form lies under the explicit keys."""
     model = recipe.load("gpt-tiny", ["model.family=bert", "model.layers=2"]).model.model_dump()

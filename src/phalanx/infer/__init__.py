@@ -38,6 +38,7 @@ def load(
     `precision` is fp32, bf16, fp16 or int8. `scratch` is a folder for what of a Hugging Face folder lies on disk while
     it is read, instead of the system's for temporary files.
     """
+    from phalanx.infer import kernels
     from phalanx.infer.bert import Bert
     from phalanx.infer.gpt import GPT
     from phalanx.infer.loaded import load as loaded
@@ -46,7 +47,11 @@ def load(
         found = replace(loaded(run, best), run=Path(model))
     for note in found.restored.notes:
         say(f"phalanx: {note}")
-    return GPT(found, backend, precision) if found.spec.causal else Bert(found, backend, precision, say)
+    if not found.spec.causal:
+        return Bert(found, backend, precision, say)
+    if backend == "auto" and (reason := kernels.unsupported(found.spec)):
+        say(f"phalanx: computed by torch; native: {reason}")
+    return GPT(found, backend, precision)
 
 
 def load_bert(model: str | Path, backend: str = "auto", precision: str = "fp32") -> Bert:

@@ -50,7 +50,7 @@ def of(name: str) -> Any:
 def lacking(name: str, precision: str, spec: Spec) -> str:
     """Why a backend cannot be had here for a model in a precision; nothing if it can."""
     module = of(name)
-    if reason := module.lacking() or (module.unsupported(spec) if hasattr(module, "unsupported") else ""):
+    if reason := (module.unsupported(spec) if hasattr(module, "unsupported") else "") or module.lacking():
         return str(reason)
     possible = module.precisions()
     return "" if precision in possible else f"it has {' and '.join(possible)} here, not {precision}"

@@ -1,0 +1,134 @@
+"""A family from outside, with keys of its own, goes where those of the package go."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from phalanx import recipe
+from phalanx.cli.app import app
+from phalanx.errors import InputError
+from phalanx.infer import kernels, load
+from phalanx.infer.decoder import Decoder, Past
+from phalanx.infer.gpt import GPT
+from phalanx.infer.sample import Options
+from phalanx.models.build import make
+from phalanx.models.family import configured, spec_of
+from phalanx.plan.dry import rehearse
+from phalanx.tasks.run import train
+from phalanx.train.settle import expand
+from tests.layouts.conftest import Alone
+from tests.layouts.curves import curve as train_and_tell
+from tests.layouts.curves import farthest
+from tests.layouts.pool import Pool
+from tests.strangers.families import ToyConfig
+from tests.train.runs import Corpus, curve
+
+NAME = "tests.strangers.families:Toy"
+TOY = [f"model.family={NAME}", "train.steps=12", "train.eval_every=6"]
+TOLERANCE = 1e-4  # of 12 steps in fp32
+
+
+def test_its_keys_are_read_overridden_written_and_read_again(tmp_path: Path) -> None:
+    (path := tmp_path / "mine.toml").write_text(f'[model]\nkv_heads = 4\nfamily = "{NAME}"\n')
+    config = recipe.load(str(path), ["model.shape=plain"])
+    assert config.model == ToyConfig(kv_heads=4, shape="plain")
+    assert config.model.ffn == 3 * config.model.hidden, "its own default, made definite"
+
+    (again := tmp_path / "again.toml").write_text(text := recipe.dump(config))
+    assert recipe.load(str(again)) == config
+    assert "# Heads of keys and values; must divide heads.\nkv_heads = 4\n" in text
+
+    config = expand(recipe.load_mapping("gpt-tiny", ["model.preset=mini", f"model.family={NAME}", "model.heads=2"]))
+    assert isinstance(config.model, ToyConfig) and (config.model.hidden, config.model.heads) == (192, 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.kv_head=1", "model.kv_head is not a key of the configuration; did you mean model.kv_heads?"),
+        ("model.kv_heads=0", "model.kv_heads=0 will not do; it takes integer > 0"),
+        ("model.shape=round", 'model.shape="round" will not do; it takes plain | gated'),
+        ("model.segments=2", f"model.segments is a key of model.family=bert, and {NAME} has none of that name"),
+        ("model.preset=huge", "model.preset=huge is unknown; use one of mini"),
+    ],
+)
+def test_what_it_has_not_is_refused_in_one_line(word: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        expand(recipe.load_mapping("gpt-tiny", [f"model.family={NAME}", word]))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_keys_that_every_family_had_once_are_nothing_to_it(tmp_path: Path) -> None:
+    former = 'segments = 0\nnorm_first = true\ngelu = "tanh"\nhead = ""\nclasses = 0\n'
+    (path := tmp_path / "former.toml").write_text(f'[model]\nfamily = "{NAME}"\n{former}')
+    assert recipe.load(str(path)).model == ToyConfig()
+    path.write_text(path.read_text().replace("true", "false"))
+    with pytest.raises(InputError, match=f"^model.norm_first is a key of model.family=gpt2, and {NAME} has none"):
+        recipe.load(str(path))
+
+
+def test_help_lists_its_keys() -> None:
+    told = CliRunner().invoke(app, ["train", "--help", f"model.family={NAME}"], catch_exceptions=False).output
+    assert (
+        "  model.kv_heads=2  (integer > 0 and <= 16777216)\n      Heads of keys and values; must divide heads.\n"
+        in told
+    )
+    assert '  model.shape="gated"  (plain | gated)\n' in told and "model.gelu" not in told
+    everything = CliRunner().invoke(app, ["train", "--all", f"model.family={NAME}"], catch_exceptions=False).output
+    assert "  model.kv_heads=2" in everything and "  optim.beta2=" in everything and "model.segments" not in everything
+
+
+def test_its_modules_have_the_parameters_of_its_description() -> None:
+    model = configured(family=NAME, layers=1, hidden=16, heads=4, positions=8, vocab=9, pad_vocab_to=1)
+    names = [name for name, _ in make(model).named_parameters()]
+    assert names == [parameter.name for parameter in spec_of(model).parameters()]
+    assert "head.weight" in names and "transformer.blocks.0.norm1.bias" not in names
+
+
+@pytest.mark.parametrize("words", [["layout.tp=2"], ["layout.pp=2", "layout.micro_batch=2"]], ids=["tp2", "pp2"])
+def test_one_curve(pool: Pool, alone: Alone, corpus: Corpus, words: list[str]) -> None:
+    found = pool.run(2, train_and_tell, corpus.folder, "gpt", *TOY, *words)
+    assert farthest(found[0], alone("gpt", *TOY)) < TOLERANCE
+    assert farthest(found[1], found[0]) == 0, "every rank tells the same"
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    path = tmp_path_factory.mktemp("toy") / "run"
+    words = [*corpus.words("gpt"), *TOY, "train.steps=4", "save.every=2", "train.eval_every=2"]
+    assert train("gpt-tiny", words, path, quiet=True) == 0
+    return path
+
+
+def test_a_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(max((again / "checkpoints").glob("step-*")))
+    assert train(str(again), quiet=True) == 0
+    assert curve(again) == curve(run) and len(curve(run)) > 4
+
+
+def test_it_is_not_planned_as_a_gpt2(run: Path) -> None:
+    with pytest.raises(InputError, match=r"is not planned: .*; its head is not tied to the embedding$"):
+        rehearse(str(run), [])
+
+
+def test_it_writes_by_torch_since_the_kernels_do_not_know_it(run: Path) -> None:
+    told: list[str] = []
+    model = load(run, say=told.append)
+    assert (
+        isinstance(model, GPT)
+        and isinstance(model.engine.decoder, Decoder)
+        and isinstance(model.engine.decoder.past, Past)
+    )
+    assert "".join(model.generate("a", Options(max_tokens=3, temperature=0)))
+    if torch.cuda.is_available():
+        return
+    assert ["head is not tied to the embedding" in line for line in told] == [True]
+    if not kernels.lacking():
+        with pytest.raises(InputError, match=r"backend=native: .* GPT-2's and BERT's .* head is not tied"):
+            load(run, "native")
