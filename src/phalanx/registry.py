@@ -78,7 +78,7 @@ def _lacks(error: Exception, module: str) -> bool:
 
 MODELS: "Table[Family]" = Table(
     "model.family",
-    {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert"},
+    {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert", "llama": "phalanx.models.llama:Llama"},
     ("TASK", "PRESETS", "Config"),
 )
 TASKS: "Table[Kind]" = Table(

@@ -47,7 +47,7 @@ LAYOUTS = {
     "pp2 cp2 tp2": (8, ["layout.pp=2", "layout.cp=2", "layout.tp=2", RING, TWICE]),
 }
 OPTIMIZERS = [["optim.name=adamw"], ["optim.name=lamb", "optim.weight_decay=0.1"]]
-FAMILIES = ["gpt", "bert"]
+FAMILIES = ["gpt", "bert", "llama"]
 AGAIN = ["tp2", "pp2"]  # with fewer instructions
 
 
@@ -101,19 +101,22 @@ def first() -> dict[tuple[str, ...], Weights]:
 
 
 @pytest.mark.parametrize(
-    ("name", "setting"),
+    ("family", "name", "setting"),
     [
-        ("zero2", ["optim.name=muon", "optim.lr=0.03"]),
-        ("cp2", ["model.attention_dropout=0.1"]),
-        ("tp2", ["model.attention_dropout=0.1"]),
-        ("dp2 tp2", ["data.stop_at_documents=true"]),
-        ("cp2 tp2 ring", ["data.stop_at_documents=true"]),
-        ("dp2", ["train.rampup=4,4,16"]),
+        ("bert", "zero2", ["optim.name=muon", "optim.lr=0.03"]),
+        ("bert", "cp2", ["model.attention_dropout=0.1"]),
+        ("bert", "tp2", ["model.attention_dropout=0.1"]),
+        ("gpt", "dp2 tp2", ["data.stop_at_documents=true"]),
+        ("gpt", "cp2 tp2 ring", ["data.stop_at_documents=true"]),
+        ("bert", "dp2", ["train.rampup=4,4,16"]),
+        ("llama", "zero3 tp2", ["model.kv_heads=1", "model.tied=true"]),
+        ("llama", "pp2 tp2", ["model.kv_heads=1", "model.qkv_bias=true", "model.attention_dropout=0.1"]),
+        ("llama", "cp2 tp2 ring", ["model.kv_heads=1", "data.stop_at_documents=true"]),
+        ("llama", "tp4", ["optim.name=muon", "optim.lr=0.03"]),
     ],
 )
-def test_one_curve_with(pool: Pool, alone: Alone, corpus: Corpus, name: str, setting: list[str]) -> None:
+def test_one_curve_with(pool: Pool, alone: Alone, corpus: Corpus, family: str, name: str, setting: list[str]) -> None:
     processes, words = LAYOUTS[name]
-    family = "gpt" if "data.stop_at_documents=true" in setting else "bert"
     got = pool.run(processes, curve, corpus.folder, family, *words, *setting)[0]
     assert farthest(got, alone(family, *setting)) < TOLERANCE
 

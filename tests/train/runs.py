@@ -30,7 +30,9 @@ SIZES = ["model.layers=2", "model.hidden=32", "model.heads=2", "model.positions=
 FAMILIES = {
     "gpt": ["task=clm", "model.family=gpt2"],
     "bert": ["task=mlm", "model.family=bert", "model.segments=2", "model.norm_first=false", "model.gelu=erf"],
+    "llama": ["task=clm", "model.family=llama", "model.kv_heads=2", "model.width=12"],
 }
+SETS = {"llama": "gpt"}  # families that read another's
 QUIETLY = ["train.eval_every=0", "save.every=0"]
 TIMES = {"tokens_per_s", "mfu", "memory_gib", "seconds"}  # what two equal runs may differ in
 
@@ -42,11 +44,12 @@ class Corpus(NamedTuple):
 
     def words(self, family: str) -> list[str]:
         """The overrides that make a tiny run of a family on this text."""
-        return [*FAMILIES[family], *SIZES, f"data.train={self.folder / family}", f"data.tokenizer={self.file(family)}"]
+        tokens = f"data.train={self.folder / SETS.get(family, family)}", f"data.tokenizer={self.file(family)}"
+        return [*FAMILIES[family], *SIZES, *tokens]
 
     def file(self, family: str) -> Path:
         """The tokenizer.json of a family's set."""
-        return self.folder / f"{family}.json"
+        return self.folder / f"{SETS.get(family, family)}.json"
 
     def tokenizer(self, family: str) -> Tokenizer:
         """The tokenizer of a family's set."""

@@ -1,0 +1,86 @@
+"""A Llama of Hugging Face's is imported, writes what transformers writes, and goes back to the bit; also laid out."""
+
+import json
+import lzma
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import phalanx
+from phalanx.convert.huggingface import export_run, import_folder
+from phalanx.data.tokenize import load_tokenizer
+from phalanx.infer import load_gpt
+from phalanx.infer.sample import Options
+from tests.interpreter import python
+
+PROMPT, TOKENS = "The cat sat on", 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two key heads of a width of their own for four heads, with GPT-2's tokenizer."""
+    path = tmp_path_factory.mktemp("llama") / "hf"
+    config = LlamaConfig(
+        vocab_size=50257, hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=10,
+        intermediate_size=56, num_hidden_layers=2, max_position_embeddings=64,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(path)
+    packed = Path(phalanx.__file__).parent / "assets" / "tokenizers" / "gpt2.json.xz"
+    (path / "tokenizer.json").write_bytes(lzma.decompress(packed.read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    import_folder(folder, folder.parent / "run")
+    return folder.parent / "run"
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> str:
+    """What transformers writes, greedily."""
+    tokenizer = load_tokenizer(str(folder))
+    tokens = torch.tensor([tokenizer.encode(PROMPT)])
+    model = LlamaForCausalLM.from_pretrained(folder)
+    found = model.generate(tokens, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
+    return tokenizer.decode(found[0, tokens.shape[1] :].tolist())
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_it_writes_what_transformers_writes(run: Path, expected: str, backend: str) -> None:
+    """The kernels know GPT-2's kind alone: where the choice is free it falls on torch."""
+    found = "".join(load_gpt(run, backend).generate(PROMPT, Options(max_tokens=TOKENS, temperature=0)))
+    assert found == expected
+
+
+def test_laid_out_over_more_ranks_than_key_heads(run: Path, expected: str) -> None:
+    words = [
+        python(),
+        "-m",
+        "phalanx",
+        "generate",
+        str(run),
+        PROMPT,
+        "--tokens",
+        str(TOKENS),
+        "--greedy",
+        "layout.tp=4",
+    ]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (0, f"{PROMPT}{expected}\n"), told.stderr
+
+
+def test_it_goes_back_to_the_bit(run: Path, folder: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "back")
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    before, after = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "back"))
+    assert after["architectures"] == ["LlamaForCausalLM"] and after["rope_parameters"] == before["rope_parameters"]
