@@ -18,7 +18,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
-)
+)  # fmt: skip
 
 from phalanx import registry
 from phalanx.errors import InputError

@@ -12,6 +12,7 @@ from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.infer import kernels, load
 from phalanx.infer.decoder import Decoder, Past
+from phalanx.infer.export import export_run
 from phalanx.infer.gpt import GPT
 from phalanx.infer.sample import Options
 from phalanx.models.build import make
@@ -115,6 +116,11 @@ def test_a_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
 def test_it_is_not_planned_as_a_gpt2(run: Path) -> None:
     with pytest.raises(InputError, match=r"is not planned: .*; its head is not tied to the embedding$"):
         rehearse(str(run), [])
+
+
+def test_it_has_no_graph(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"GPT-2's and BERT's kind alone, and of this one head is not tied"):
+        export_run(run, tmp_path / "model.onnx")
 
 
 def test_it_writes_by_torch_since_the_kernels_do_not_know_it(run: Path) -> None:

@@ -137,7 +137,6 @@ def _remembering(
 
 
 _OUTPUTS = {"": ("logits", "pair_logits"), "span": ("start_logits", "end_logits")}  # of a BERT by its head
-GRAPHS: dict[str, type[Graph]] = {"bert": BertGraph, "gpt2": GPTGraph}
 
 
 @contextmanager
