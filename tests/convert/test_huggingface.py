@@ -201,7 +201,7 @@ def spoil(folder: Path, how: str) -> None:
         key = "n_embd" if "n_embd" in facts else "hidden_size"
         (folder / "config.json").write_text(json.dumps({**facts, key: 32}))
     elif how == "another kind":
-        (folder / "config.json").write_text(json.dumps({**facts, "model_type": "llama"}))
+        (folder / "config.json").write_text(json.dumps({**facts, "model_type": "t5"}))
     elif how == "lacks":
         weights = load_file(file)
         weights.pop(next(name for name in weights if "position" in name or "wpe" in name))
@@ -221,7 +221,7 @@ def spoil(folder: Path, how: str) -> None:
         ("no weights", "has neither"),
         ("no config", "no Hugging Face model's folder"),
         ("another width", "shape|sizes"),
-        ("another kind", "'llama' is not known here"),
+        ("another kind", "'t5' is not known here"),
         ("lacks", "lacks the tensor"),
         ("own head", "head of its own"),
     ],

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from phalanx.convert.folder import Weights
@@ -19,6 +21,7 @@ from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.links import links
 from phalanx.spec.model import MLP, WORDS, Attention, Block, Embeddings, Head, Spec
 from phalanx.spec.rope import Rope
+from tests.convert.test_foreign import ODD, cases
 
 SIZES = {"vocab_size": 21, "hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 28, "rms_norm_eps": 1e-5,
          "max_position_embeddings": 16}  # fmt: skip
@@ -141,6 +144,7 @@ def test_older_files_say_the_same() -> None:
         ("llama", {"rope_parameters": {"rope_type": ["a"]}}, "not known"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "'full_attention'="),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("llama", {"rms_norm_eps": None}, "rms_norm_eps is null"),
         ("llama", {"rope_scaling": 2.0}, "rope_scaling=2.0 will not do"),
         ("mistral", {"sliding_window": 8, "max_position_embeddings": 16}, "sliding_window=8 is not known"),
         ("mistral", {}, "sliding_window=4096"),
@@ -152,6 +156,25 @@ def test_older_files_say_the_same() -> None:
 def test_what_is_not_there_is_refused(kind: str, facts: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         HUGGING_FACE[kind].read({"num_attention_heads": 4, "hidden_size": 32, **facts})
+
+
+def test_any_facts() -> None:
+    """Whatever stands in a config.json, it is read or refused in one line."""
+    names = [*HUGGING_FACE["llama"].keys.values(), "rope_scaling", "rope_parameters", "rope_type", "sliding_window",
+             "use_sliding_window", "layer_types", "max_window_layers"]  # fmt: skip
+    odd = st.dictionaries(st.sampled_from(names), ODD | st.dictionaries(st.sampled_from(names), ODD, max_size=2))
+
+    @cases(150)
+    @given(st.sampled_from([*HUGGING_FACE]), odd)
+    def run(kind: str, facts: dict[str, Any]) -> None:
+        try:
+            section = HUGGING_FACE[kind].read(facts)
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 500
+        else:
+            assert "theta" in section
+
+    run()
 
 
 @pytest.mark.parametrize("folder", ["tied"], indirect=True)

@@ -67,7 +67,13 @@ def _read_qwen2(facts: Facts) -> dict[str, Any]:
 
 
 def _section(facts: Facts, qkv_bias: bool) -> dict[str, Any]:
-    """Return the keys of [model]. A key of config.json that is null means what its absence does."""
+    """Return the keys of [model]. Key heads that are null are as many as heads; a width that is null or absent is
+    hidden / heads. InputError for others that are null.
+    """
+    for theirs in set(_KEYS.values()) - {"num_key_value_heads", "head_dim", "rope_theta"}:
+        if theirs in facts and facts[theirs] is None:
+            raise InputError(f"{theirs} is null, and a value is needed")
+
     section = {ours: facts[theirs] for ours, theirs in _KEYS.items() if facts.get(theirs) is not None}
     section |= {"qkv_bias": qkv_bias, "theta": _theta(facts)}
     heads, hidden = section.get("heads"), section.get("hidden")
