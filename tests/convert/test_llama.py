@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from phalanx.config import Config, DataConfig
+from phalanx.convert.config_json import facts_of, model_of
 from phalanx.convert.folder import Weights
 from phalanx.convert.huggingface import compared
 from phalanx.convert.linked import exported, imported
 from phalanx.errors import InputError
+from phalanx.models.llama import LlamaConfig
 from phalanx.models.llama_hugging_face import HUGGING_FACE
-from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.links import links
-from phalanx.spec.model import MLP, WORDS, Attention, Block, Embeddings, Head, Spec
-from phalanx.spec.rope import Rope
+from phalanx.spec.model import WORDS
+from tests.convert.folders import tokenizer_of
 from tests.convert.test_foreign import ODD, cases
 
 SIZES = {"vocab_size": 21, "hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 28, "rms_norm_eps": 1e-5,
@@ -38,23 +39,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def spec_of(section: dict[str, Any]) -> Spec:
-    """The decoder that the keys of [model] describe, its vocabulary padded."""
-    hidden, heads, width = section["hidden"], section["heads"], section["width"]
-    embed, words = Dim("embed", hidden), Dim("vocab", section["vocab"], padded=32)
-    norm = Norm(embed, section["norm_eps"], "rms", bias=False)
-    attention = Attention(
-        hidden, heads, section["kv_heads"], width, causal=True, bias=(section["qkv_bias"], False),
-        rope=Rope(section["theta"], width),
-    )  # fmt: skip
-    block = Block(norm, attention, norm, MLP(hidden, section["ffn"], "silu", gated=True, bias=False))
-    head = Matrix(embed, words, bias=False, per="label", tied=WORDS if section["tied"] else "")
-    blocks = (block,) * section["layers"]
-    return Spec(hidden, section["positions"], Embeddings(Table(words, embed)), blocks, norm, (
-        Head("lm", (("head", head),)),
-    ))  # fmt: skip
-
-
 @pytest.fixture(params=MODELS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A small random model of theirs."""
@@ -69,36 +53,37 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The keys of [model] that a folder's config.json gives."""
-    facts = json.loads((folder / "config.json").read_text())
-    return HUGGING_FACE[facts["model_type"]].read(facts)
+def read(folder: Path) -> LlamaConfig:
+    """The section of [model] that a folder's config.json gives."""
+    model, _ = model_of(json.loads((folder / "config.json").read_text()), folder / "config.json")
+    assert isinstance(model, LlamaConfig)
+    return model
 
 
 def test_there_and_back_is_bit_equal(folder: Path) -> None:
-    section = read(folder)
-    spec, form = spec_of(section), next(iter(HUGGING_FACE.values()))
-    contents = compared(folder, Weights(folder), spec, form.names)
+    model = read(folder)
+    spec, names = model.spec(), HUGGING_FACE["llama"].names
+    contents = compared(folder, Weights(folder), spec, names)
     assert not contents.missing and not contents.unused
     ours = imported(contents.links, Weights(folder))
     assert {one.name: one.shape for one in spec.parameters()} == {one: tuple(ours[one].shape) for one in ours}
-    assert ours[WORDS][section["vocab"] :].count_nonzero() == 0
+    assert ours[WORDS][model.vocab :].count_nonzero() == 0
 
     theirs = load_file(folder / "model.safetensors")
-    back = exported(links(spec, form.names), dict(ours))
-    assert back.keys() == theirs.keys() - ({"lm_head.weight"} if section["tied"] else set())
+    back = exported(links(spec, names), dict(ours))
+    assert back.keys() == theirs.keys() - ({"lm_head.weight"} if model.tied else set())
     assert all(torch.equal(back[one], theirs[one]) for one in back)
 
 
 def test_heads_and_gates_are_where_attention_reads_them(folder: Path) -> None:
     """A group's queries, then its key, then its value; the gate before up."""
-    section, theirs = read(folder), load_file(folder / "model.safetensors")
-    contents = compared(folder, Weights(folder), spec_of(section), HUGGING_FACE["llama"].names)
+    model, theirs = read(folder), load_file(folder / "model.safetensors")
+    contents = compared(folder, Weights(folder), model.spec(), HUGGING_FACE["llama"].names)
     ours, block = imported(contents.links, Weights(folder)), "transformer.blocks.1."
     q, k, v = (theirs[f"model.layers.1.self_attn.{part}_proj.weight"] for part in "qkv")
-    width, group = section["width"], section["heads"] // section["kv_heads"]
+    width, group = model.width, model.heads // model.kv_heads
     rows = []
-    for number in range(section["kv_heads"]):
+    for number in range(model.kv_heads):
         rows += [*q.split(width)[group * number : group * (number + 1)], k.split(width)[number], v.split(width)[number]]
     assert torch.equal(ours[f"{block}attention.qkv.weight"], torch.cat(rows))
     mlp = [theirs[f"model.layers.1.mlp.{part}_proj.weight"] for part in ("gate", "up")]
@@ -107,17 +92,16 @@ def test_heads_and_gates_are_where_attention_reads_them(folder: Path) -> None:
 
 def test_what_is_written_is_read_again(folder: Path, tmp_path: Path) -> None:
     """By us, and by their class."""
-    section = read(folder)
-    model = SimpleNamespace(**section)
-    kind, form = next((kind, form) for kind, form in HUGGING_FACE.items() if not form.why_not(model))
-    facts = {theirs: section[ours] for ours, theirs in form.keys.items()} | form.write(model)
-    assert form.read(facts) == section
-    assert all(facts.get(key, usual) == usual for key, usual in form.usual.items())
-    config = getattr(transformers, f"{kind.title()}Config")(**facts)
+    model = read(folder)
+    config = Config(task="clm", model=model, data=DataConfig(sequence=model.positions))
+    facts = facts_of(config, tokenizer_of("gpt2"))
+    assert model_of(facts, tmp_path)[0].spec() == model.spec()
+    config_class = getattr(transformers, facts["architectures"][0].replace("ForCausalLM", "Config"))
+    config_there = config_class(**facts)
     theirs = json.loads((folder / "config.json").read_text())
     same = ("rope_parameters", "head_dim", "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps")
-    assert all(getattr(config, key, None) == theirs[key] for key in same if key in theirs)
-    assert not getattr(config, "sliding_window", None)
+    assert all(getattr(config_there, key, None) == theirs[key] for key in same if key in theirs)
+    assert not getattr(config_there, "sliding_window", None)
 
 
 def test_older_files_say_the_same() -> None:
@@ -158,6 +142,27 @@ def test_what_is_not_there_is_refused(kind: str, facts: dict[str, Any], said: st
         HUGGING_FACE[kind].read({"num_attention_heads": 4, "hidden_size": 32, **facts})
 
 
+@pytest.mark.parametrize("folder", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"attention_bias": True}, "attention_bias=True is not known"),
+        ({"mlp_bias": True}, "mlp_bias=True is not known"),
+        ({"hidden_act": "relu"}, "hidden_act='relu' is not known"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config="),
+        ({"num_key_value_heads": 4}, "model.kv_heads=4 does not divide"),
+        ({"num_key_value_heads": "two"}, "num_key_value_heads='two' will not do"),
+        ({"rope_parameters": {"rope_theta": "far"}}, "rope_theta='far' will not do"),
+        ({"tie_word_embeddings": 3}, "tie_word_embeddings=3 will not do"),
+    ],
+)
+def test_a_folder_that_asks_for_something_else(folder: Path, facts: dict[str, Any], said: str) -> None:
+    file = folder / "config.json"
+    with pytest.raises(InputError, match=said) as error:
+        model_of({**json.loads(file.read_text()), **facts}, file)
+    assert str(file) in str(error.value)
+
+
 def test_any_facts() -> None:
     """Whatever stands in a config.json, it is read or refused in one line."""
     names = [*HUGGING_FACE["llama"].keys.values(), "rope_scaling", "rope_parameters", "rope_type", "sliding_window",
@@ -181,7 +186,7 @@ def test_any_facts() -> None:
 def test_a_tied_head_may_come_twice(folder: Path) -> None:
     """With the same numbers; its own are those of another model, which config.json has to say."""
     tensors = load_file(folder / "model.safetensors")
-    spec, names, words = spec_of(read(folder)), HUGGING_FACE["llama"].names, tensors["model.embed_tokens.weight"]
+    spec, names, words = read(folder).spec(), HUGGING_FACE["llama"].names, tensors["model.embed_tokens.weight"]
     save_file({**tensors, "lm_head.weight": words.clone()}, folder / "model.safetensors")
     assert compared(folder, Weights(folder), spec, names).unused == []
     save_file({**tensors, "lm_head.weight": words + 1}, folder / "model.safetensors")
@@ -194,6 +199,6 @@ def test_the_stack_alone_lacks_its_head(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file({name.removeprefix("model."): one for name, one in tensors.items()}, folder / "model.safetensors")
-    contents = compared(folder, Weights(folder), spec_of(read(folder)), HUGGING_FACE["llama"].names)
+    contents = compared(folder, Weights(folder), read(folder).spec(), HUGGING_FACE["llama"].names)
     assert contents.missing == {"head.weight": "lm_head.weight"} and not contents.unused
     assert imported(contents.links, Weights(folder))["transformer.norm.weight"].shape == (24,)

@@ -11,7 +11,9 @@ from phalanx.errors import InputError
 
 @app.command("import")
 def bring_in(
-    source: Annotated[str, typer.Argument(help="hf:FOLDER or megatron:FOLDER, with a GPT-2 or a BERT.")],
+    source: Annotated[
+        str, typer.Argument(help="hf:FOLDER (GPT-2, BERT, Llama, Mistral, Qwen2) or megatron:FOLDER (GPT-2, BERT).")
+    ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     tokenizer: Annotated[
         str, typer.Option(help="megatron: gpt2, bert-uncased, … or a tokenizer.json; its checkpoints have none.")
