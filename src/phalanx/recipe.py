@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from phalanx import registry
-from phalanx.config import FAMILY, Config, section_of
+from phalanx.config import FAMILY, Config, ModelConfig, section_of
 from phalanx.errors import InputError
 from phalanx.foreign import brief
 from phalanx.section import Section, help_of
@@ -164,9 +164,14 @@ def meant_by(name: str, keys: Collection[str] = ()) -> list[str]:
     return same or ([ELSEWHERE[leaf]] if leaf in ELSEWHERE else [])
 
 
-def help_text(only: Sequence[str] = (), family: str = FAMILY) -> str:
-    """Every key, or those of `only` without their sections, with its default, what it may be, and what it does."""
-    config, lines, last = _default(family), [], ""
+def help_text(only: Sequence[str] = (), family: str = "") -> str:
+    """Every key, or those of `only` without their sections, with its default, what it may be, and what it does.
+
+    Without a `family` those of `only` are keys that all families share, and none is looked up.
+    """
+    shared = only and not family
+    config = Config(model=ModelConfig(family=FAMILY)) if shared else _default(family or FAMILY)
+    lines, last = [], ""
     for key, value, field in _keys(config):
         if only and key not in only:
             continue

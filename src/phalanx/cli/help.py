@@ -74,7 +74,6 @@ class Trains(TakesWords):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write recipes and keys, which are read only when somebody asks."""
         from phalanx import recipe
-        from phalanx.config import FAMILY
 
         everything, family = ctx.meta[__name__]
         kept: list[str] = [] if everything else [*self.keys]
@@ -82,7 +81,7 @@ class Trains(TakesWords):
         if kept and family:
             kept, which = [*kept, *recipe.keys_of(family)], f"{which} and all of model.family={family}"
         formatter.write(f"\n{which}, as section.key=value, with their defaults (recipes and tasks have others):\n")
-        formatter.write(f"{recipe.help_text(kept, family or FAMILY)}\n")
+        formatter.write(f"{recipe.help_text(kept, family)}\n")
         if not everything:
             named = f" model.family={family}" if family else ""
             formatter.write(f"\n  The others: {ctx.command_path} --help --all{named}\n")
