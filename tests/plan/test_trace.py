@@ -8,9 +8,11 @@ from phalanx.plan.dry import rehearse
 from phalanx.plan.flops import flops
 from phalanx.plan.memory import memory
 from phalanx.plan.messages import Expected
-from phalanx.plan.trace import labelled, trace
+from phalanx.plan.portion import Portion, labels
+from phalanx.plan.trace import trace
 
-RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1"}
+RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny"}
+TOY = "model.family=tests.plan.toy:Toy model.heads=8 model.ffn=1536 model.wider=512"
 SIZES = "model.hidden=1024 model.heads=16 model.layers=4 data.sequence=512 model.positions=512"
 CASES = """
 1 gpt train.batch=8 layout.micro_batch=4 precision.dtype=fp32
@@ -40,11 +42,28 @@ CASES = """
 4 bert train.batch=64 layout.micro_batch=16 layout.shard=zero2
 2 bert train.batch=12 layout.micro_batch=4 layout.pp=2
 """.strip().splitlines()
+HEADS = """
+1 bert task=classes model.classes=3 train.batch=16 layout.micro_batch=8
+2 bert task=value train.batch=16 layout.tp=2 layout.sequence_parallel=false
+4 bert task=span train.batch=16 layout.tp=2 layout.cp=2
+2 bert task=span train.batch=16 layout.pp=2 layout.micro_batch=4
+4 bert task=choice model.classes=4 train.batch=16 layout.micro_batch=4 layout.shard=zero3 layout.recompute=block
+4 bert task=tokens model.classes=9 train.batch=16 layout.tp=2 layout.micro_batch=4 optim.name=lamb optim.weight_decay=1
+2 gpt task=completion train.batch=8 layout.tp=2
+""".strip().splitlines()
+TOYS = """
+1 toy train.batch=8 layout.micro_batch=4
+4 toy train.batch=8 layout.micro_batch=2 layout.tp=4 layout.sequence_parallel=false layout.recompute=block
+4 toy train.batch=8 layout.micro_batch=2 layout.tp=4 layout.recompute=attention model.tied=true
+4 toy train.batch=8 layout.micro_batch=2 layout.tp=2 layout.pp=2
+4 toy train.batch=8 layout.tp=2 layout.cp=2 model.kv_heads=1
+""".strip().splitlines()
 
 
 def laid_out(words: str) -> tuple[Config, int]:
     processes, family, *overrides = words.split()
-    return rehearse(RECIPES[family], [*SIZES.split(), *overrides], int(processes)), int(processes)
+    sizes = f"{SIZES} {TOY}" if family == "toy" else SIZES
+    return rehearse(RECIPES[family], [*sizes.split(), *overrides], int(processes)), int(processes)
 
 
 def place(config: Config, pp: int) -> Mesh:
@@ -58,15 +77,16 @@ def place(config: Config, pp: int) -> Mesh:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", CASES)
+@pytest.mark.parametrize("words", [*CASES, *HEADS, *TOYS])
 def test_trace_and_closed_forms(words: str) -> None:
     config, processes = laid_out(words)
     layout = config.layout
     micro_batches = config.train.batch // (layout.dp * layout.micro_batch)
     for pp in sorted({0, layout.pp - 1}):
-        seen = trace(config, processes, rank=processes // layout.pp * pp, device="cpu")
-        expected = Expected(config, place(config, pp), [labelled(config)] * micro_batches, "cpu")
+        seen, rank = trace(config, processes, rank=processes // layout.pp * pp, device="cpu"), Portion(config, pp)
+        expected = Expected(config, place(config, pp), [labels(config)] * micro_batches, "cpu")
         assert dict(seen.messages) == dict(expected.step())
+        assert rank.sharded or seen.parameters == rank.parameters
         assert flops(config, pp) == pytest.approx(seen.flops, rel=0.01)
         assert sum(memory(config, pp, "cpu")) == pytest.approx(sum(seen.peak.values()), rel=0.05)
 

@@ -54,26 +54,42 @@ def test_plan_refuses(words: list[str], told: str) -> None:
     assert told in str(refused.exception) and "\n" not in str(refused.exception)
 
 
-@pytest.mark.parametrize("verb", [["plan"], ["trace"]])
+BERT = ["model.family=bert", "model.preset=base", "data.sequence=128"]
+
+
+@pytest.mark.parametrize("verb", ["plan", "trace"])
 @pytest.mark.parametrize(
-    "words",
+    ("words", "told"),
     [
-        [
-            "model.family=bert",
-            "model.preset=base",
-            "task=classes",
-            "model.head=classes",
-            "model.classes=3",
-            "data.sequence=128",
-        ],
-        ["task=completion"],
-        ["model.family=bert", "model.preset=base", "data.sequence=128"],
+        ([*BERT, "task=classes"], "task=classes has as many classes"),
+        ([*BERT, "task=choice"], "set model.classes"),
+        ([*BERT, "task=mlm", "model.head=span"], "task=mlm does not train model.head=span; use task=span"),
+        ([*BERT, "task=completion"], "task=completion is not for model.family=bert; use task=mlm"),
+        ([*BERT], "task=clm is not for model.family=bert; use task=mlm"),
+        (["task=span"], "model.family=gpt2"),
     ],
 )
-def test_what_is_not_described_is_refused(verb: list[str], words: list[str]) -> None:
-    refused = say(*verb, "gpt2-124m", *words)
+def test_a_task_that_a_model_does_not_learn_is_refused(verb: str, words: list[str], told: str) -> None:
+    refused = say(verb, "gpt2-124m", *words)
     assert isinstance(refused.exception, InputError), refused.exception
-    assert "only pretraining is planned" in str(refused.exception)
+    assert told in str(refused.exception) and "\n" not in str(refused.exception)
+
+
+def test_fine_tuning_is_planned_with_its_own_head() -> None:
+    """Which has next to nothing to do, where pretraining ends in a vocabulary."""
+    heads = ["task=mlm"], ["task=classes", "model.classes=3"]
+    mlm, classes = (
+        json.loads(say("plan", "gpt2-124m", *BERT, *words, "--gpus", "1", "--json", "--top", "1").stdout)["best"][0]
+        for words in heads
+    )
+    assert "loss" in mlm["parts"] and mlm["parts"]["head"] > 10 * classes["parts"]["head"]
+    assert classes["seconds"] < mlm["seconds"]
+
+
+def test_questions_of_several_candidates_stay_together() -> None:
+    words = [*BERT, "task=choice", "model.classes=4", "train.batch=24"]
+    told = json.loads(say("plan", "gpt2-124m", *words, "--gpus", "2", "--json").stdout)
+    assert {row["layout"]["micro_batch"] % 4 for row in told["best"]} == {0}
 
 
 def test_what_cards_lack_is_told() -> None:

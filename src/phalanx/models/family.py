@@ -1,6 +1,7 @@
 """What a model family is, and from a [model] section to the description of its model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -57,7 +58,14 @@ def spec_of(model: ModelConfig) -> Spec:
     have.
     """
     check(model)
-    return model.spec()
+    spec = model.spec()
+    return _first(replace(spec, blocks=tuple(_first(block) for block in spec.blocks)))  # type: ignore[no-any-return]
+
+
+@cache
+def _first(part: Any) -> Any:
+    """Return the first of equal parts, so that what is kept about it is found without comparing all its values."""
+    return part
 
 
 def sketch_of(model: ModelConfig) -> Spec:

@@ -8,7 +8,8 @@ from phalanx.plan.flops import flops
 from phalanx.plan.memory import Memory, memory
 from phalanx.plan.messages import Expected, Messages
 from phalanx.plan.names import short
-from phalanx.plan.trace import Trace, labelled
+from phalanx.plan.portion import labels
+from phalanx.plan.trace import Trace
 from phalanx.units import count
 
 GIB = 2**30
@@ -29,9 +30,10 @@ def said(config: Config, rank: int, device: str) -> Messages:
     shards = (layout.shard_ways or data) if layout.shard != "none" else 1
     axes = {axis: Axis(getattr(layout, axis), place) for axis, place in at.items()}
     world = Axis(data * layout.tp * layout.pp, rank)
-    mesh = Mesh(axes["pp"], axes["dp"], axes["cp"], axes["tp"], Axis(data), Axis(shards), world)
+    shard = Axis(shards, (at["dp"] * layout.cp + at["cp"]) % shards)
+    mesh = Mesh(axes["pp"], axes["dp"], axes["cp"], axes["tp"], Axis(data), shard, world)
     count = config.train.batch // (layout.dp * layout.micro_batch)
-    return Expected(config, mesh, [labelled(config)] * count, device).step()
+    return Expected(config, mesh, [labels(config)] * count, device).step()
 
 
 class Account:

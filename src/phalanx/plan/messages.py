@@ -16,7 +16,7 @@ from phalanx.parallel.data import BUCKET
 from phalanx.parallel.mesh import Mesh
 from phalanx.plan.portion import Portion
 from phalanx.spec.costs import WIDE, collectives, decoders
-from phalanx.spec.partition import partial, shape
+from phalanx.spec.partition import place, rows, shape
 
 
 class Message(NamedTuple):
@@ -68,8 +68,8 @@ class Expected(Portion):
         """Messages of a forward pass: of embedding, blocks, loss; over cp see `keys`."""
         said = say(self.first, "reduce-scatter" if self.sequence else "all-reduce", self.tp, self.stream)
         said += self.layers(FORWARD) + say(self.last and self.sequence, "all-gather", self.tp, self.stream)
-        for rows in self.pieces(labelled):
-            said += say(self.last, "all-reduce", self.tp, rows, 2 * rows)
+        for height in self.pieces(labelled):
+            said += say(self.last, "all-reduce", self.tp, height, 2 * height)
         return said + self.keys(FORWARD) + self.order() + self.spans(FORWARD)
 
     def layers(self, direction: int, first: int | None = None) -> Messages:
@@ -99,10 +99,10 @@ class Expected(Portion):
 
     def pieces(self, labelled: int) -> list[int]:
         """Rows of the logits that are there at once: see `vocabulary_loss`."""
-        rows, _ = self.decoder
-        if not rows:
+        columns, _ = self.decoder
+        if not columns:
             return []
-        height = pieces.height(self.device, rows)
+        height = pieces.height(self.device, columns)
         return [min(height, labelled - start) for start in range(0, labelled, height)]
 
     def backward(self, labelled: int) -> Messages:
@@ -113,8 +113,8 @@ class Expected(Portion):
             said += say(self.first, "all-gather", self.tp, self.stream)
         if not any(decoders(self.spec)):
             return said
-        matrices = [matrix for head in self.spec.heads for _, matrix in head.matrices()]
-        if self.sequence and len(matrices) == 1:
+        matrices = (matrix for head in self.spec.heads for _, matrix in head.matrices())
+        if self.sequence and all(matrix.outputs.axis == "vocab" for matrix in matrices):
             return said + say(self.last, "reduce-scatter", self.tp, self.stream)
         return said + say(self.last, "all-reduce", self.tp, labelled * self.spec.hidden)
 
@@ -141,17 +141,27 @@ class Expected(Portion):
 
     def gradients(self) -> Messages:
         """Once a step, however many micro-batches: the sum over replicas, in ZeRO by blocks, in hybrid sharding of a
-        shard over its copies; then what each rank of tp has of the gradients of what it applies to its own positions.
+        shard over its copies; then what each rank of tp has of the gradients of what it applies to its own positions,
+        and neighbours of key heads that they share.
         """
-        shards = self.shards
-        lacking = sum(parameter.elements for parameter in self.held if partial(parameter, self.ranks))
-        said = say(lacking > 0, "all-reduce", self.tp, lacking // shards)
+        shards, said = self.shards, Messages()
+        for elements in self.partial().values():
+            said += say(1, "all-reduce", self.tp, elements)
         if shards == 1:
             return sum((say(1, "all-reduce", self.data, size) for size in self.buckets()), start=said)
         for size, times in self.groups():
             said += say(times, "reduce-scatter", self.data, size)
             said += say(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
         return said
+
+    def partial(self) -> Counter[int]:
+        """Elements of which ranks of tp have different terms of the gradient, by how many ranks these are."""
+        found, shards = Counter[int](), self.mesh.shards
+        for parameter in self.held:
+            length = -(-shape(parameter, self.ranks)[0] // self.shards)
+            for box in rows(place(parameter, self.ranks), length * shards.rank, length):
+                found[box.alike] += prod(box.shape) * box.partial
+        return +found
 
     def groups(self) -> Iterator[tuple[int, int]]:
         """Elements of what is sharded together, and how often: each block, and the rest."""

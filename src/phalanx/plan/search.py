@@ -107,6 +107,7 @@ class _Search:
     def candidates(self) -> Iterator[Candidate]:
         """All that divide."""
         most = max(block.attention.heads for block in kinds(self.spec))
+        group = self.spec.answer.candidates if self.spec.answer else 0  # rows that belong to one question
         for tp, pp, cp in product(*(self.choices(key, _divisors(self.gpus)) for key in ("tp", "pp", "cp"))):
             if self.gpus % (tp * pp * cp) or not self.choices("dp", [dp := self.gpus // (tp * pp * cp)]):
                 continue
@@ -118,7 +119,8 @@ class _Search:
             sizes = {"tp": tp, "sequence_parallel": sequence[-1], "cp": cp, "pp": pp, "dp": dp, "micro_batch": 1}
             schedules = [each for each in self.schedules(pp) if self.possible(sizes, *each)]
             rows = [size // dp for size in batch_sizes(self.config.train)]
-            micro_batches = self.choices("micro_batch", _divisors(self.config.train.batch // dp))
+            every = [size for size in _divisors(self.config.train.batch // dp) if size % (group or 1) == 0]
+            micro_batches = self.choices("micro_batch", every)
             for micro_batch, (schedule, chunks) in product(micro_batches, schedules):
                 if pp > 1 and not all(fills(each, micro_batch, pp, schedule) for each in rows):
                     continue

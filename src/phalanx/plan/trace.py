@@ -9,7 +9,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -35,7 +35,7 @@ from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
 from phalanx.plan.ledger import KINDS, Ledger
 from phalanx.plan.messages import Message
-from phalanx.plan.portion import Portion
+from phalanx.plan.portion import Portion, labels
 from phalanx.plan.recorder import Operation, Recorder
 from phalanx.plan.traffic import Traffic
 from phalanx.precision import gemm
@@ -85,7 +85,7 @@ def trace(
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
         ledger, traffic = Ledger(), Traffic(config.layout)
         limits, whole = (mock.patch.dict(pieces.LIMITS, cpu=limit) for limit in (pieces.LIMITS[device], _ONE_PIECE))
-        with fake, _Answers(labelled(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
+        with fake, _Answers(labels(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
             with mock.patch.object(Block, "forward", _pass_by), whole:
                 _step(config, layout, optimizers, ledger)
             for block in (m for m in _modules(layout) if isinstance(m, Block)):
@@ -173,14 +173,15 @@ def _prepare(config: Config, model: nn.Module) -> None:
 
 
 def _batch(config: Config) -> Batch:
-    """A replica's sequences of zeros."""
+    """A replica's sequences of zeros, with all that a model may ask of them; those of tasks may be shorter."""
     rows, length = config.train.batch // config.layout.dp, config.data.sequence
-    tokens = torch.zeros(rows, length, dtype=torch.int64)
-    key, related = torch.zeros(rows, dtype=torch.int32), torch.zeros(rows, dtype=torch.int64)
-    if config.task == "mlm":
-        document = torch.zeros(rows, length, dtype=torch.int32)
-        return Batch(tokens, tokens.clone(), key, tokens.clone(), tokens.clone(), document, related)
-    return Batch(tokens, tokens.clone(), key, tokens.clone())
+    tokens, key = torch.zeros(rows, length, dtype=torch.int64), torch.zeros(rows, dtype=torch.int32)
+    batch, spec = Batch(tokens, tokens.clone(), key, tokens.clone()), spec_of(config.model)
+    if spec.causal:
+        return batch
+    document, related = torch.zeros(rows, length, dtype=torch.int32), torch.zeros(rows, dtype=torch.int64)
+    value = torch.zeros(rows) if "value" in spec.losses else None
+    return replace(batch, segment=tokens.clone(), document=document, related=related, value=value)
 
 
 class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -200,12 +201,6 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = mask.new_empty(self.picked, dtype=torch.int64)
             args = (args[0], [found] * mask.ndim, *args[2:])
         return func(*args, **(kwargs or {}))
-
-
-def labelled(config: Config) -> int:
-    """Positions of a micro-batch that meet the vocabulary: all, or those that BERT is asked about, on average."""
-    positions = config.layout.micro_batch * config.data.sequence // config.layout.cp
-    return round(config.data.mask_fraction * positions) if config.task == "mlm" else positions
 
 
 @contextmanager

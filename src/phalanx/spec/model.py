@@ -143,8 +143,10 @@ class MLP(Layer):
         yield "down", Matrix(inner, embed, self.bias, self.stds[1])
 
     def costs(self) -> Costs:
-        """Return its costs. Kept are what up reads, and both sides of the activation."""
-        inner = (3 if self.gated else 2) * self.width
+        """Return its costs. Kept are what up reads, both sides of the activation, and where that meets a gate both
+        factors and their product.
+        """
+        inner = (4 if self.gated else 2) * self.width
         return Costs(self.hidden, (Saved(self.hidden, "all"), Saved(inner, "split")))
 
 
@@ -161,7 +163,9 @@ class Block(Part):
 
     def __hash__(self) -> int:
         """Return a hash of a few of its values: planning asks for it often, and blocks that differ are few."""
-        return hash((self.attention.heads, self.attention.width, self.norm_first))
+        return hash(
+            (self.attention.heads, self.attention.kv_heads, self.attention.drop, self.feed_forward.width, self.drop)
+        )
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,8 @@ class Spec(Part):
 
     def __hash__(self) -> int:
         """Return a hash of a few of its values: one of all blocks takes as long as planning a layout."""
-        return hash((self.hidden, self.first, len(self.blocks), len(self.heads), self.embeddings is None))
+        words = self.embeddings.token.rows if self.embeddings else None
+        return hash((self.hidden, self.first, len(self.blocks), len(self.heads), words))
 
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
         """Yield embeddings, blocks by number, the final norm and the leaves of the heads."""

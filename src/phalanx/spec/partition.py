@@ -206,6 +206,7 @@ def uneven(dim: Dim, ways: int) -> int | None:
     return next((pieces * count for count in each if count % (ways // pieces)), None)
 
 
+@cache
 def widened(block: Block, tp: int) -> Block:
     """Return the block that more ranks than key heads compute: as if each rank had a key head of its own. What they
     hold are copies, by `place`.
