@@ -45,9 +45,9 @@ class ModelConfig(Section):
     hidden: Size = 768
     """Width of the residual stream."""
     heads: Size = 12
-    """Attention heads; must divide hidden."""
+    """Attention heads; must divide hidden, unless the family has a key for their width."""
     ffn: Annotated[int, Field(ge=0, le=1 << 24)] = 0
-    """Width of the feed-forward layer; 0 means 4 × hidden."""
+    """Width of the feed-forward layer; 0 takes the family's own: 4 × hidden in GPT-2 and BERT."""
     positions: Size = 1024
     """Longest sequence the position embeddings allow."""
     vocab: Annotated[int, Field(ge=0, le=1 << 30)] = 0

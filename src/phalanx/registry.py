@@ -44,7 +44,7 @@ class Table(Generic[T]):
         module, _, attribute = self.places.get(name, name).partition(":")
         if not attribute:
             near = difflib.get_close_matches(name, self.places, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise InputError(f"unknown {self.key} {name!r}{hint} Known: {known}, or module:Name")
         try:
             with _installed_alone():
