@@ -11,7 +11,6 @@ busy machine disturbs less), how long a step stood still for its batch (`waited`
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -32,7 +31,6 @@ def trainer_on(name: str, texts: Sequence[str], folder: Path) -> Any:
 
     from phalanx.data.prepare import PrepareOptions, prepare
     from phalanx.data.vocabulary import train_tokenizer
-    from phalanx.run.folder import RunFolder
     from phalanx.tasks.run import read, task_of
     from phalanx.train.monitor import Silent
     from phalanx.train.resolve import resolve
@@ -45,7 +43,7 @@ def trainer_on(name: str, texts: Sequence[str], folder: Path) -> Any:
     asked = [f"data.train={prefix}", "train.compile=off", "train.device=cpu"]
     _, config, tokenizer = read(name, asked, folder / f"run-{name}")
     config = resolve(config, tokenizer.vocab)
-    return Trainer(config, task_of(config, tokenizer), RunFolder(Path(os.devnull)), Silent())
+    return Trainer(config, task_of(config, tokenizer), None, Silent())
 
 
 def measured(trainer: Any, rounds: int) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def measured(trainer: Any, rounds: int) -> dict[str, Any]:
         for kind, batch in turns[:: 1 if number % 2 else -1]:
             trainer.loader.batch = batch
             begun, cpu = time.perf_counter(), time.process_time()
-            trainer._step(number)
+            trainer.step(number)
             seconds[kind].append(time.perf_counter() - begun)
             spent[kind].append(time.process_time() - cpu)
     begun, cpu = time.perf_counter(), time.process_time()

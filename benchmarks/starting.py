@@ -107,7 +107,7 @@ def checkpointed(folder: Path, _: int) -> Figures:
     def step() -> float:
         nonlocal number
         begun = time.perf_counter()
-        trainer._step(number)
+        trainer.step(number)
         number += 1
         return time.perf_counter() - begun
 

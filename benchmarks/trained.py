@@ -8,7 +8,6 @@ All: fp32, dropout 0.1 after the embedding and the sub-layers, fused AdamW, grad
 that are made before the clock runs.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,12 +61,11 @@ class _Round(list[Any]):
 
 def phalanx(shape: Shape, *words: str) -> Step:
     """The trainer's own step, on the layout that `words` name."""
-    from phalanx.run.folder import RunFolder
 
-    trainer, told = trainer_of(shape, RunFolder(os.devnull), *words)
+    trainer, told = trainer_of(shape, None, *words)
 
     def step(number: int) -> float:
-        trainer._step(number)
+        trainer.step(number)
         return told["loss"]
 
     return step

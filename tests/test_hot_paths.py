@@ -57,8 +57,8 @@ def test_a_step(tmp_path: Path, family: str, rest: int) -> None:
     corpus, found = make_corpus(tmp_path), []
     for layers in (2, 4):
         trainer, _ = made(corpus.folder, family, "layout.micro_batch=8", f"model.layers={layers}")
-        trainer._step(0)
-        found.append(bytecodes(lambda trainer=trainer: trainer._step(1)))
+        trainer.step(0)
+        found.append(bytecodes(lambda trainer=trainer: trainer.step(1)))
         trainer.loader.close()
     block = (found[1] - found[0]) / 2
     assert 1000 < block <= 2600, block

@@ -1,6 +1,5 @@
 """What a rank of a tiny run does, and what it tells of it."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +38,7 @@ def made(folder: Path, family: str, *words: str, run: Path | None = None) -> tup
     tokenizer = load_tokenizer(config.data.tokenizer)
     record: Any = Record()
     task = registry.TASKS.find(config.task)(config, tokenizer)
-    trainer = Trainer(config, task, RunFolder(run or os.devnull), record)
-    if run is None:
-        vars(trainer).update(_save=lambda: None, _finish=lambda: None)
-    return trainer, record
+    return Trainer(config, task, RunFolder(run) if run else None, record), record
 
 
 def curve(folder: Path, family: str, *words: str, run: Path | None = None) -> Curve:
@@ -67,7 +63,7 @@ def weights(folder: Path, steps: int, family: str, *words: str) -> Weights:
     """The parameters after so many steps, whole."""
     trainer, _ = made(folder, family, *words)
     for step in range(steps):
-        trainer._step(step)
+        trainer.step(step)
     trainer.loader.close()
     return _whole(trainer)
 

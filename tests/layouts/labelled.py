@@ -1,7 +1,6 @@
 """Tiny labelled files of every kind, and what a rank tells of a run on them."""
 
 import json
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch.distributed as dist
 
 from phalanx import recipe, registry
 from phalanx.data.tokenize import load_tokenizer
-from phalanx.run.folder import RunFolder
 from phalanx.train.resolve import resolve
 from phalanx.train.settle import expand
 from phalanx.train.trainer import Trainer
@@ -72,8 +70,7 @@ def tuned(folder: Path, kind: str, *words: str) -> Told:
     config = expand(recipe.overridden({}, said))
     config = resolve(registry.TASKS.find(kind).fitted(config), tokenizer.vocab, processes)
     record: Any = Record()
-    trainer = Trainer(config, registry.TASKS.find(kind)(config, tokenizer), RunFolder(os.devnull), record)
-    vars(trainer).update(_save=lambda: None, _finish=lambda: None)
+    trainer = Trainer(config, registry.TASKS.find(kind)(config, tokenizer), None, record)
     trainer.fit()
     steps = record.steps.values()
     return Told([v["loss"] for v in steps], [v["grad_norm"] for v in steps], list(record.valids.values()))

@@ -67,7 +67,7 @@ def scales(folder: Path, *words: str) -> list[tuple[float, float]]:
     trainer, _ = made(folder, "gpt", "precision.dtype=fp16", "precision.loss_scale=1e9", *words)
     told = []
     for step in range(12):
-        trainer._step(step)
+        trainer.step(step)
         told.append((float(trainer.guard.skipped), trainer.scale.value))
     trainer.loader.close()
     return told

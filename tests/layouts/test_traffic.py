@@ -63,9 +63,9 @@ def expected(trainer: Trainer, step: int) -> Expected:
 def one_step(folder: Path, family: str, *words: str) -> tuple[Messages, Messages]:
     """What was said in a step, and what had to be. Before it goes one in which pipelines open their connections."""
     trainer, _ = made(folder, family, "layout.micro_batch=0", *words)
-    trainer._step(0)
+    trainer.step(0)
     with listen(trainer) as traffic:
-        trainer._step(1)
+        trainer.step(1)
     trainer.loader.close()
     return traffic.messages, expected(trainer, 1).step()
 
@@ -92,7 +92,7 @@ def buckets(folder: Path, elements: int) -> tuple[Messages, int]:
         patch.setattr(data, "BUCKET", elements)
         trainer, _ = made(folder, "gpt", "model.layers=4", ACCUMULATE)
         with listen(trainer) as traffic:
-            trainer._step(0)
+            trainer.step(0)
         trainer.loader.close()
     return traffic.messages, sum(p.numel() for p in trainer.parameters.values())
 

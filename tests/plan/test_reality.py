@@ -39,7 +39,7 @@ class Step(NamedTuple):
 def real(folder: Path, family: str, *words: str) -> Step:
     """Of this rank, in its second step; the memory is the least of two: buffers on their way may be freed late."""
     trainer, _ = made(folder, family, *WIDER, *words)
-    trainer._step(0)
+    trainer.step(0)
     steps = [_measured(trainer, i) for i in (1, 2)]
     trainer.loader.close()
     return steps[0]._replace(peak=min(step.peak for step in steps))
@@ -49,7 +49,7 @@ def _measured(trainer: Trainer, i: int) -> Step:
     ledger, traffic = Ledger(), Traffic(trainer.config.layout)
     with ledger, ledger.resizing(), traffic:
         take_stock(ledger, trainer.layout, trainer.optimizers)
-        trainer._step(i)
+        trainer.step(i)
     return Step(trainer.config, traffic.messages, int(ledger.timeline().sum(1).max()), ledger.flops)
 
 

@@ -47,7 +47,7 @@ def test_nothing_that_is_not_finite_reaches_the_weights(
 ) -> None:
     words = [f"optim.name={optimizer}", "train.max_bad_steps=3", *QUIETLY]
     made, record = trainer(run, corpus.config(family, *words))
-    made._step(0)
+    made.step(0)
     spoil(made)
     before = everything(made)
     made.progress.step = 1

@@ -38,7 +38,7 @@ def test_a_weight_is_cast_once_a_micro_batch(corpus: Corpus, family: str, monkey
     vocabulary = (trainer.config.model.vocab, trainer.config.model.hidden)
     try:
         with Casts() as casts:
-            trainer._step(0)
+            trainer.step(0)
     finally:
         trainer.loader.close()
     expected = Counter(shapes)

@@ -36,7 +36,7 @@ def test_blocks_compile_whole_and_once(
     graphs = []
     try:
         for step in range(6):
-            trainer._step(step)
+            trainer.step(step)
             graphs.append(counters["stats"]["unique_graphs"])
     finally:
         trainer.loader.close()

@@ -54,7 +54,7 @@ def test_overfitting_is_told_without_stopping(corpus: Corpus, run: Path, monkeyp
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("moment", ["_step", "_evaluate", "_save"])
+@pytest.mark.parametrize("moment", ["step", "_evaluate", "_save"])
 def test_a_signal_at_any_moment_saves_and_ends(
     corpus: Corpus, run: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
 ) -> None:
@@ -66,7 +66,7 @@ def test_a_signal_at_any_moment_saves_and_ends(
 
     def interrupted(*arguments: Any) -> Any:
         result = inner(*arguments)
-        if made.progress.step == (1 if moment == "_step" else 2 if moment == "_evaluate" else 4):
+        if made.progress.step == (1 if moment == "step" else 2 if moment == "_evaluate" else 4):
             os.kill(os.getpid(), number)
         return result
 
@@ -103,14 +103,14 @@ def test_a_full_disk_is_one_line_and_the_earlier_checkpoint_is_whole(
     config = corpus.config("gpt", "train.eval_every=0", "save.every=2", f"save.asynchronous={asynchronous}")
     whole = fit(run.with_name("whole"), config)
     made, record = trainer(run, config)
-    inner = made._step
+    inner = made.step
 
     def filling(step: int) -> None:
         inner(step)
         if step == 3:
             monkeypatch.setattr(os, "fsync", _full)
 
-    monkeypatch.setattr(made, "_step", filling)
+    monkeypatch.setattr(made, "step", filling)
     with pytest.raises(InputError, match=r"step-000000[46] was not saved: No space left on device"):
         made.fit()
     monkeypatch.setattr(os, "fsync", lambda _: None)

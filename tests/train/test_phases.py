@@ -24,8 +24,8 @@ def test_a_second_phase_takes_weights_and_moments_and_starts_anew(corpus: Corpus
     config = corpus.config("bert", *words, "save.every=2")
     made, record = trainer(run / "two", config)
     other, _ = trainer(run / "one", corpus.config("bert", "optim.name=lamb"))
-    made._start()
-    other._start()
+    made.start()
+    other.start()
     assert made.progress.step == 0 and other.progress.step == 6
     assert same_bits(list(made.model.state_dict().values()), list(other.model.state_dict().values()))
     ours, theirs = (m._state()["optimizer"]["state"] for m in (made, other))

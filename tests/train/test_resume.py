@@ -71,7 +71,7 @@ def test_a_state_saved_before_the_first_good_step(corpus: Corpus, run: Path, fam
     whole = fit(run, config)
     assert 1 <= whole.steps[1]["skipped"] <= whole.steps[STEPS]["skipped"] < STEPS
     stopped, first = trainer(run.with_name("part"), config)
-    stopped._step(0)
+    stopped.step(0)
     stopped.progress.step = 1
     stopped._save()
     stopped._finish()

@@ -57,7 +57,7 @@ def test_the_optimizer_waits_for_the_copy(corpus: Corpus, run: Path, monkeypatch
     for step in 1, 2:
         alone, _ = trainer(run.with_name(f"alone-{step}"), config)
         for number in range(step):
-            alone._step(number)
+            alone.step(number)
         expected = {name: p.detach().clone() for name, p in alone.parameters.items()}
         found = {name: torch.zeros_like(p) for name, p in expected.items()}
         assert Checkpointer(RunFolder(run)).load_weights(found, step=step).step == step

@@ -21,7 +21,6 @@ from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.parallel import meeting, processes
 from phalanx.run.comparison import Comparison, Point
-from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import foresee, joined, read, task_of
 from phalanx.together import leading
 from phalanx.train.lay_out import lay_out
@@ -60,22 +59,6 @@ def check(name: str, overrides: Sequence[str], steps: int) -> Comparison | None:
     return replace(compared, others=others)
 
 
-class _Rehearsal(Trainer):
-    """Trains a few steps and saves nothing."""
-
-    def rehearse(self, steps: int) -> None:
-        """From the weights that the run begins with."""
-        self._start()
-        try:
-            for step in range(steps):
-                self._step(step)
-        finally:
-            self.loader.close()
-
-    def _save(self) -> None:
-        """Nothing is to be kept."""
-
-
 class _Points(Silent):
     """Keeps what each step tells."""
 
@@ -91,7 +74,14 @@ class _Points(Silent):
 
 def _curve(config: Config, steps: int, advance: Callable[[], None]) -> list[Point]:
     points = _Points(advance)
-    _Rehearsal(config, task_of(config), RunFolder(os.devnull), points).rehearse(steps)
+    trainer = Trainer(config, task_of(config), None, points)
+    trainer.start()
+    try:
+        for step in range(steps):
+            trainer.step(step)
+    finally:
+        trainer.loader.close()
+    del trainer
     gc.collect()  # a trainer is a ring of references; the next one needs its memory
     torch.cuda.empty_cache()
     return points.points

@@ -7,7 +7,7 @@ the number, so a run that was stopped and resumed is the run that was not.
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -40,10 +40,35 @@ from phalanx.train.schedule import learning_rate
 from phalanx.train.task import Task, goal
 
 
-class Trainer:
-    """Trains `task` by a resolved configuration in a run folder, from its newest checkpoint if it has one."""
+class Unsaved:
+    """Stands where a checkpointer stands, in a run that keeps nothing."""
 
-    def __init__(self, config: Config, task: Task, folder: RunFolder, monitor: Monitor | Silent) -> None:
+    latest = None
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self.group = group
+
+    def prepare(self, state: object) -> None:
+        """Nothing will be staged."""
+
+    def staged(self) -> None:
+        """Nothing is being staged."""
+
+    def save(self, step: int, state: object, loss: float | None = None, places: object = None) -> None:
+        """Keep nothing."""
+
+    def load(self, state: object, places: object = None) -> NoReturn:
+        """There is nothing to load, which `latest` says."""
+        raise AssertionError("nothing was saved")
+
+    def wait(self) -> None:
+        """Nothing is being written."""
+
+
+class Trainer:
+    """Trains `task` as a configuration says, from its folder's newest checkpoint; without a folder nothing is saved."""
+
+    def __init__(self, config: Config, task: Task, folder: RunFolder | None, monitor: Monitor | Silent) -> None:
         self.config, self.task, self.folder, self.monitor = config, task, folder, monitor
         self.device = torch.device(config.train.device)
         keep_freed()
@@ -55,7 +80,9 @@ class Trainer:
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
         group = dist.new_group(backend="gloo", group_desc="saving") if self.mesh.world.size > 1 else None
-        self.checkpointer = Checkpointer(folder, config.save.keep, config.save.asynchronous, group)
+        self.checkpointer: Checkpointer | Unsaved = (
+            Checkpointer(folder, config.save.keep, config.save.asynchronous, group) if folder else Unsaved(group)
+        )
         self.progress = Progress()
         self.saved = 0  # step of the newest checkpoint
         self.signal = self.stopped_by = 0  # signals: the one that told this process to stop, the one that ended the run
@@ -63,12 +90,12 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last step, an early stop, or a signal; in each case what was learned is saved."""
         train, every, progress = self.config.train, self.config.save.every, self.progress
-        self._start()
+        self.start()
         self.checkpointer.prepare(self._state())
         try:
             with self._signals(), failing_together(), self.monitor.running(progress.step, progress.tokens):
                 while progress.step < train.steps and not self.stopped_by and not progress.finished:
-                    self._step(progress.step)
+                    self.step(progress.step)
                     progress.step += 1
                     improved = self._evaluate()
                     if improved or (every and progress.step % every == 0 and not self.guard.bad):
@@ -78,7 +105,7 @@ class Trainer:
             self.loader.close()
             self.checkpointer.wait()
 
-    def _step(self, step: int) -> None:
+    def step(self, step: int) -> None:
         """Forward and backward over the micro-batches, then the optimizer if the gradient is fit to use."""
         train = self.config.train
         batch = self.layout.batch(self.loader.batch(step))
@@ -145,9 +172,9 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return state.capture(self.parameters, self.optimizers, self.progress, self.scale, self.guard)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Continue from the newest checkpoint, or start from train.init, or from random weights."""
-        if self.checkpointer.latest is not None:
+        if self.folder and self.checkpointer.latest is not None:
             template = self._state()
             restored = self.checkpointer.load(template, places=state.places(template, self.parameters))
             state.restore(template, self.progress, self.scale, self.guard)
@@ -166,7 +193,7 @@ class Trainer:
         if self.progress.step > self.saved:
             self._save()
         self.checkpointer.wait()
-        if self.stopped_by:
+        if self.stopped_by and self.folder:
             self.monitor.note(
                 f"stopped by {signal.Signals(self.stopped_by).name}; saved step {self.progress.step}. "
                 f"Continue with: phalanx train {self.folder.path}"
