@@ -156,10 +156,10 @@ class Expected(Portion):
 
     def partial(self) -> Counter[int]:
         """Elements of which ranks of tp have different terms of the gradient, by how many ranks these are."""
-        found, shards = Counter[int](), self.mesh.shards
+        found, shard = Counter[int](), self.mesh.shards.rank if self.sharded else 0
         for parameter in self.held:
             length = -(-shape(parameter, self.ranks)[0] // self.shards)
-            for box in rows(place(parameter, self.ranks), length * shards.rank, length):
+            for box in rows(place(parameter, self.ranks), length * shard, length):
                 found[box.alike] += prod(box.shape) * box.partial
         return +found
 
