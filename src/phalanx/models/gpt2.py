@@ -133,7 +133,7 @@ def decoder_of(model: ModelConfig, bias: bool) -> Matrix:
 def unlike(spec: Spec) -> str:
     """Return the first difference of a model from a GPT-2 or a BERT of the same sizes; "" if there is none.
 
-    Kernels and closed forms that know these alone ask it.
+    Kernels that know these alone ask it.
     """
     if spec.embeddings and spec.embeddings.position is None:
         return "embeddings.position is None, not Table"
