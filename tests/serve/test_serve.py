@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -196,6 +197,15 @@ def under_way(server: Server, **asked: Any) -> list[Future[httpx.Response]]:
     return found
 
 
+def listens(server: Server) -> bool:
+    address = httpx.URL(server.url)
+    try:
+        socket.create_connection((address.host, address.port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 def until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not true():
@@ -231,9 +241,14 @@ def test_a_server_in_trouble(models: list[Path]) -> None:
         os.kill(server.worker(), signal.SIGCONT)
         assert [each.result().status_code for each in waiting] == [400, 400]  # longer than the model's context
 
+        os.kill(
+            worker := server.worker(), signal.SIGSTOP
+        )  # or all might be answered before the server hears its signal
         waiting = under_way(server, prompt="The", max_tokens=120, temperature=0)
         server.client.close()
         server.process.terminate()
+        until(lambda: not listens(server))
+        os.kill(worker, signal.SIGCONT)
         finished = [each.result() for each in waiting]
         assert [response.status_code for response in finished] == [200, 200]
         assert all(response.headers["Connection"] == "close" for response in finished)

@@ -1,5 +1,7 @@
 """Norms in fp32: their statistics are the part of a transformer that half precision hurts most."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,4 +22,23 @@ class Norm(nn.Module):
         """x [..., hidden] -> float32 [..., hidden]"""
         if self.centred:
             return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps)
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight, self.eps)
+        return _Rms.apply(x.float(), self.weight, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Rms(torch.autograd.Function):
+    """x / rms(x) * weight, which keeps for backward what a layer norm keeps: x and a number a row. (Written by torch's
+    operators it keeps x / rms(x) as well.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return x * scale * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed, slope = x * scale, grads[0] * weight
+        change = scale * (slope - normed * (slope * normed).mean(-1, keepdim=True))
+        return change, (grads[0] * normed).flatten(0, -2).sum(0), None
