@@ -56,3 +56,10 @@ def test_one_that_fails_is_told_nothing_more(tmp_path: Path, capsys: pytest.Capt
 def test_what_is_no_tracker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"log\.trackers 'tests\.strangers\.trackers:Path' is none: it has no start"):
         tell(config_with("Path"), tmp_path)
+
+
+def test_one_that_cannot_begin_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell(config_with("Absent", "Diary"), tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "tests.strangers.trackers:Absent failed and is told nothing: PermissionError: no key" in said
+    assert "the end" in (tmp_path / "diary.txt").read_text()

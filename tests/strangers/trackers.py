@@ -36,3 +36,10 @@ class Unlucky(Diary):
     def train(self, step: int, values: Mapping[str, float]) -> None:
         if step > 1:
             raise ConnectionError("no route to host")
+
+
+class Absent(Diary):
+    """Nobody has told it its key."""
+
+    def __init__(self, config: Config, folder: Path, step: int) -> None:
+        raise PermissionError("no key")

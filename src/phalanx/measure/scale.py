@@ -116,7 +116,11 @@ def grown(name: str, words: Sequence[str], parallel: str, kind: str, count: int)
         heads = round(model.heads * sqrt(count) / count) * count
         hidden = model.hidden // model.heads * heads
         ffn = round(model.ffn * heads / model.heads / count) * count  # as much wider as the residual stream
-        model = model.model_copy(update={"heads": heads, "hidden": hidden, "ffn": ffn})
+        wider = {"heads": heads, "hidden": hidden, "ffn": ffn}
+        if hasattr(model, "kv_heads"):  # about as many queries to a key head as before
+            most = max(1, heads * model.kv_heads // model.heads)
+            wider["kv_heads"] = max(n for n in range(1, most + 1) if heads % n == 0)
+        model = model.model_copy(update=wider)
     layout = layout.model_copy(update={"dp": 0, parallel: count, "micro_batch": micro_batch})
     changed = {"model": model, "data": data, "train": train, "layout": layout}
     return definite(config.model_copy(update=changed), count)

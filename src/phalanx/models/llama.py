@@ -47,7 +47,7 @@ class LlamaConfig(ModelConfig):
         """Give `kv_heads` and `width` their values, so that nobody after this asks what 0 means."""
         if not self.kv_heads:
             object.__setattr__(self, "kv_heads", self.heads)
-        if not self.width:
+        if not self.width and self.hidden % self.heads == 0:
             object.__setattr__(self, "width", self.hidden // self.heads)
         return self
 
@@ -58,7 +58,9 @@ class LlamaConfig(ModelConfig):
             raise InputError(
                 f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}; use one of {fits}"
             )
-        if self.width % 2 or not self.width:
+        if not self.width:
+            super().check()  # heads do not divide hidden, and nothing says how wide they are
+        if self.width % 2:
             raise InputError(f"model.width={self.width} is not even: rotary positions turn pairs of numbers of a head")
 
     def spec(self) -> Spec:

@@ -37,8 +37,19 @@ Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]
 
 def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v in one kernel; q [batch, heads, seq, d], k and v [batch, kv_heads, keys, d]."""
+    k, v = _as_taken(q, k, v, context)
     causal, grouped = context.causal and context.mask is None, q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal, enable_gqa=grouped)
+
+
+def _as_taken(q: Tensor, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    """Keys and values as torch's fused kernels take them: a copy for each query of a group where there is a mask, and
+    in fp32. (Else its slowest kernel would be chosen, which writes all scores down.)
+    """
+    group = q.shape[1] // k.shape[1]
+    if group == 1 or (context.mask is None and q.dtype != torch.float32):
+        return k, v
+    return k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
 
 
 class Dropping(nn.Module):

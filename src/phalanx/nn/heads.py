@@ -1,4 +1,4 @@
-"""What stands on the transformer: language-model heads tied to the embedding, pooler and classifier."""
+"""What stands on the transformer: language-model heads, pooler and classifier."""
 
 import torch
 from torch import Tensor, nn

@@ -4,10 +4,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from phalanx.errors import InputError
 from phalanx.nn.answer import AnswerHead
 from phalanx.nn.batch import Batch
 from phalanx.nn.heads import MaskedHead, PairHead, VocabularyHead
 from phalanx.nn.transformer import Transformer
+from phalanx.spec.leaves import Norm
 from phalanx.spec.model import Head, Spec
 
 
@@ -18,7 +20,7 @@ class Model(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.spec, self.transformer = spec, Transformer(spec)
+        self.spec, self.transformer = _supported(spec), Transformer(spec)
         self.head = self.masked = self.pair = self.answer = cast(Any, None)
         for part in spec.heads:
             setattr(self, part.name, _made(part, spec))
@@ -45,6 +47,26 @@ class Model(nn.Module):
     def words(self) -> Tensor:
         """The weight [rows, hidden] that the vocabulary's head multiplies by: the embedding's, or its own."""
         return self.transformer.get_parameter("embeddings.token.weight") if self.spec.tied else self.head.weight
+
+
+def _supported(spec: Spec) -> Spec:
+    if why := unsupported(spec):
+        raise InputError(f"the model has {why}, which no module here computes")
+    return spec
+
+
+def unsupported(spec: Spec) -> str:
+    """Return what a model has that the modules here do not compute; "" if there is nothing."""
+    attentions = [block.attention for block in spec.blocks]
+    if len({attention.causal for attention in attentions}) > 1:
+        return "blocks that look ahead beside blocks that do not"
+    if len({attention.rope for attention in attentions}) > 1:
+        return "blocks with different rotary positions"
+    unknown = [head.loss for head in spec.heads if head.loss not in ("lm", "mlm", "nsp") and head.name != "answer"]
+    if unknown:
+        return f"a head for {unknown[0]}"
+    norms = {leaf.kind for _, leaf in spec.leaves() if isinstance(leaf, Norm)} - {"layer", "rms"}
+    return f"{norms.pop()} norms" if norms else ""
 
 
 def _made(part: Head, spec: Spec) -> nn.Module:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from phalanx.spec import leaves
@@ -22,12 +23,19 @@ class Norm(nn.Module):
         """x [..., hidden] -> float32 [..., hidden]"""
         if self.centred:
             return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps)
-        return _Rms.apply(x.float(), self.weight, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        return _rms_norm(x.float(), self.weight, self.eps)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if x.is_cuda:
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
+    y: Tensor = _Rms.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Rms(torch.autograd.Function):
-    """x / rms(x) * weight, which keeps for backward what a layer norm keeps: x and a number a row. (Written by torch's
-    operators it keeps x / rms(x) as well.)
+    """x / rms(x) * weight, which keeps for backward what a layer norm keeps: x and a number a row. (On CPUs torch's own
+    keeps x / rms(x) as well.)
     """
 
     @staticmethod
@@ -37,6 +45,7 @@ class _Rms(torch.autograd.Function):
         return x * scale * weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         normed, slope = x * scale, grads[0] * weight

@@ -3,21 +3,35 @@ that a score depends on how far apart they are.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phalanx.spec.rope import Rope
 
 Turn = tuple[Tensor, Tensor]  # cosines and sines, fp32 [batch, 1, seq, width / 2]
 
 
-def turn(rope: Rope, positions: Tensor) -> Turn:
-    """Return the cosines and sines of the angles at `positions` int64 [batch, seq].
+class Rotary(nn.Module):
+    """The angles of a model's positions. Its frequencies are a buffer, so that no step copies them to a device."""
 
-    They are made of whole positions in fp32: half precision does not tell apart the positions of a long text.
-    """
-    frequencies = torch.tensor(rope.frequencies(), dtype=torch.float32, device=positions.device)
-    angles = positions[:, None, :, None].float() * frequencies
-    return angles.cos(), angles.sin()
+    frequencies: Tensor
+
+    def __init__(self, rope: Rope) -> None:
+        super().__init__()
+        self.rope = rope
+        self.register_buffer("frequencies", torch.empty(rope.width // 2), persistent=False)
+        self.reset()
+
+    def reset(self) -> None:
+        """Write the frequencies into their buffer (again, after it was materialised empty)."""
+        self.frequencies.copy_(torch.tensor(self.rope.frequencies()))
+
+    def forward(self, positions: Tensor) -> Turn:
+        """Return the cosines and sines of the angles at `positions` int64 [batch, seq].
+
+        They are made of whole positions in fp32: half precision does not tell apart the positions of a long text.
+        """
+        angles = positions[:, None, :, None].float() * self.frequencies
+        return angles.cos(), angles.sin()
 
 
 def rotated(x: Tensor, by: Turn) -> Tensor:

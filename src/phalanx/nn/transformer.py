@@ -1,11 +1,11 @@
-"""The stack that GPT and BERT share: embeddings, blocks, final norm."""
+"""The stack of every model: embeddings, blocks, final norm."""
 
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from phalanx.nn import rotary, slots
+from phalanx.nn import slots
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
@@ -13,6 +13,7 @@ from phalanx.nn.dropout import Dropout
 from phalanx.nn.line import Line
 from phalanx.nn.linear import Embedding, Slot
 from phalanx.nn.norm import Norm
+from phalanx.nn.rotary import Rotary
 from phalanx.spec import model
 
 
@@ -55,7 +56,8 @@ class Transformer(nn.Module):
     def __init__(self, spec: model.Spec) -> None:
         super().__init__()
         self.causal, self.positions = spec.causal, spec.positions
-        (self.rope,) = {block.attention.rope for block in spec.blocks}
+        (rope,) = {block.attention.rope for block in spec.blocks}
+        self.rotary = Rotary(rope) if rope else None
         self.embeddings: Any = Embeddings(spec.embeddings, spec.positions) if spec.embeddings else None
         self.blocks = nn.ModuleDict({str(number): Block(part, number) for number, part in spec.numbered()})
         self.norm = Norm(spec.norm) if spec.norm else None
@@ -67,8 +69,8 @@ class Transformer(nn.Module):
         """-> float32 [batch, seq, hidden]; `x` is the stream as the stage before left it"""
         line = Line(batch, self.causal) if self.lined else None
         batch, context = (batch, self.context(batch)) if line is None else (line.batch, line.context)
-        if self.rope:
-            context = replace(context, turn=rotary.turn(self.rope, batch.index % self.positions))
+        if self.rotary is not None:
+            context = replace(context, turn=self.rotary(batch.index % self.positions))
         x = self.embeddings(batch) if x is None else x
         for block in self.blocks.values():
             x = block(x, context)

@@ -135,9 +135,7 @@ class Layout:
     def _pipeline(self) -> Pipeline:
         layout, data_ = self.config.layout, self.config.data
         width = data_.sequence // layout.cp // (layout.tp if layout.sequence_parallel else 1)
-        return Pipeline(
-            self.stages, layout, self.mesh.pp, (layout.micro_batch, width, self.config.model.hidden), self.device
-        )
+        return Pipeline(self.stages, layout, self.mesh.pp, (layout.micro_batch, width, self.spec.hidden), self.device)
 
     def _materialise(self, stage: Stage, write: bool) -> None:
         """Give memory to what is left of a stage, and first weights; note what there is."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 
 from phalanx import registry
 from phalanx.config import Config
-from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.precision.gemm import NUMBERS
 from phalanx.run.folder import RunFolder
@@ -65,10 +65,10 @@ class Monitor:
         mismatch = self._mismatch(step)
         with ExitStack() as stack:
             record = JsonLines(self.config, self.folder.path, step)
-            kinds = map(registry.TRACKERS.find, self.config.log.trackers)
-            self.trackers = [record, *(kind(self.config, self.folder.path, step) for kind in kinds)]
-            for tracker in self.trackers:
-                stack.callback(self._tell, tracker, lambda tracker: tracker.close())
+            stack.callback(record.close)
+            self.trackers = [record]
+            for name in self.config.log.trackers:
+                self._begin(name, registry.TRACKERS.find(name), step, stack)
             self.peak = self.processes * peak_flops(self.device, NUMBERS[self.config.precision.dtype])
             self.seen = tokens
             self.rate = Throughput(record.last.get("seconds", 0.0))
@@ -123,6 +123,16 @@ class Monitor:
         """Say a sentence that stays on the screen."""
         self.console.note(text)
 
+    def _begin(self, name: str, kind: Callable[[Config, Path, int], Tracker], step: int, stack: ExitStack) -> None:
+        """Have one more tracker, unless it fails from the beginning."""
+        try:
+            tracker = kind(self.config, self.folder.path, step)
+        except Exception as error:
+            self.note(f"{name} failed and is told nothing: {type(error).__name__}: {error}")
+            return
+        self.trackers.append(tracker)
+        stack.callback(self._tell, tracker, lambda tracker: tracker.close())
+
     def _tell_all(self, news: Callable[[Tracker], None]) -> None:
         for tracker in list(self.trackers):
             self._tell(tracker, news)
@@ -133,7 +143,7 @@ class Monitor:
             if tracker in self.trackers:
                 news(tracker)
         except Exception as error:
-            if isinstance(tracker, JsonLines) or isinstance(error, InputError):
+            if isinstance(tracker, JsonLines):
                 raise
             self.trackers.remove(tracker)
             self.note(f"{type(tracker).__name__} failed and is told nothing more: {type(error).__name__}: {error}")

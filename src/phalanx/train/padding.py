@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from phalanx.config import Config
+from phalanx.models.family import spec_of
 from phalanx.nn.line import kernel_takes, line_up
+from phalanx.spec.costs import kinds
 from phalanx.train.loader import Loader
 
 WORTH_IT = 0.1  # of a batch being padding: on a GPU the kernel for lines is a third slower than the one for rows
@@ -23,11 +25,12 @@ def _pays(config: Config, loader: Loader) -> bool:
     """Where a process has all layers and whole sequences, attention can be taken of a line, and the run's first batch
     has padding or ends documents inside a sequence. Dropout of attention goes by places in the row.
     """
-    layout, model = config.layout, config.model
+    layout, attentions = config.layout, [block.attention for block in kinds(spec_of(config.model))]
     possible = config.train.compile == "off"
     if config.train.device == "cuda":
-        possible = config.precision.dtype != "fp32" and kernel_takes(torch.device("cuda"), model.hidden // model.heads)
-    if not possible or max(layout.tp, layout.cp, layout.pp) > 1 or model.attention_dropout:
+        device = torch.device("cuda")
+        possible = config.precision.dtype != "fp32" and all(kernel_takes(device, each.width) for each in attentions)
+    if not possible or max(layout.tp, layout.cp, layout.pp) > 1 or any(each.drop for each in attentions):
         return False
     document = loader.make(0, ROWS).document
     if document is None:
