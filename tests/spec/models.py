@@ -19,14 +19,21 @@ def odd() -> Iterator[ModelConfig]:
             yield configured(**with_preset(section))
 
 
+def llamas() -> Iterator[ModelConfig]:
+    """Small ones with grouped queries, heads of a width of their own, biases, and heads tied or not."""
+    for kv_heads, width, tied, bias in ((5, 8, True, False), (1, 6, False, True)):
+        keys = {"kv_heads": kv_heads, "width": width, "tied": tied, "qkv_bias": bias}
+        yield configured(**with_preset({"family": "llama", **ODD, **keys}))
+
+
 def presets() -> Iterator[ModelConfig]:
     """Every named size of every family."""
-    for family in ("gpt2", "bert"):
+    for family in registry.MODELS.places:
         for preset in registry.MODELS.find(family).PRESETS:
             yield configured(**with_preset({"family": family, "preset": preset, "vocab": 30522}))
 
 
 def name(model: ModelConfig) -> str:
     """What a test's name says of a model."""
-    first = "pre" if model.norm_first else "post"
+    first = "pre" if getattr(model, "norm_first", True) else "post"
     return "-".join(word for word in (model.family, model.preset or "odd", getattr(model, "head", ""), first) if word)

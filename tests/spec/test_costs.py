@@ -15,11 +15,14 @@ TENSOR = [(1, False), (2, True), (2, False), (4, True), (4, False)]
 
 @pytest.mark.parametrize("model", [*odd(), *presets()], ids=name)
 def test_flops_as_they_are_published(model: ModelConfig) -> None:
-    """6 a weight that multiplies, 12 × layers × hidden × sequence for attention (arXiv 2104.04473, appendix)."""
-    block = 4 * model.hidden**2 + 2 * model.hidden * (model.ffn or 4 * model.hidden)
-    weights = model.layers * block + (0 if spec_of(model).tuned else model.vocab * model.hidden)
-    assert flops_per_token(spec_of(model), 512) == 6 * weights + 12 * model.layers * model.hidden * 512
-    assert len([*decoders(spec_of(model))]) == (not spec_of(model).tuned)
+    """6 a weight that multiplies, 12 × layers × heads × width × sequence for attention (arXiv 2104.04473, appendix)."""
+    spec = spec_of(model)
+    heads, gated = model.heads, model.family == "llama"
+    keys, width = getattr(model, "kv_heads", heads), getattr(model, "width", model.hidden // heads)
+    block = 2 * (heads + keys) * width * model.hidden + (2 + gated) * model.hidden * model.ffn
+    weights = model.layers * block + (0 if spec.tuned else model.vocab * model.hidden)
+    assert flops_per_token(spec, 512) == 6 * weights + 12 * model.layers * heads * width * 512
+    assert len([*decoders(spec)]) == (not spec.tuned)
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4])

@@ -11,9 +11,9 @@ from phalanx.models import build
 from phalanx.models.family import configured, spec_of
 from phalanx.spec.leaves import Matrix, Norm, Table
 from phalanx.spec.model import WORDS
-from tests.spec.models import name, odd, presets
+from tests.spec.models import llamas, name, odd, presets
 
-MODELS = [*odd(), *presets()]
+MODELS = [*odd(), *llamas(), *presets()]
 
 
 def on_meta(model: ModelConfig) -> nn.Module:
@@ -28,7 +28,7 @@ def test_parameters_are_those_of_the_modules(model: ModelConfig) -> None:
     assert shapes == [(parameter.name, parameter.shape) for parameter in spec_of(model).parameters()]
 
 
-@pytest.mark.parametrize("model", [*odd()], ids=name)
+@pytest.mark.parametrize("model", [*odd(), *llamas()], ids=name)
 def test_leaves_are_those_of_the_modules(model: ModelConfig) -> None:
     built = on_meta(model)
     for path, leaf in spec_of(model).leaves():
@@ -47,12 +47,12 @@ def test_leaves_are_those_of_the_modules(model: ModelConfig) -> None:
 def test_counts_and_losses(model: ModelConfig) -> None:
     spec = spec_of(model)
     built = sum(parameter.numel() for parameter in on_meta(model).parameters())
-    assert spec.elements == built - (model.padded_vocab - model.vocab) * model.hidden
-    assert spec.causal == (model.family == "gpt2")
-    assert spec.losses == (
-        (model.head,) if getattr(model, "head", "") else {"gpt2": ("lm",), "bert": ("mlm", "nsp")}[model.family]
-    )
-    assert spec.tied == (not getattr(model, "head", ""))
+    head, tied = getattr(model, "head", ""), getattr(model, "tied", True)
+    tables = 2 if model.family == "llama" and not tied else 1
+    assert spec.elements == built - tables * (model.padded_vocab - model.vocab) * model.hidden
+    assert spec.causal == (model.family != "bert")
+    assert spec.losses == ((head,) if head else ("mlm", "nsp") if model.family == "bert" else ("lm",))
+    assert spec.tied == (tied and not head)
 
 
 def test_equal_models_are_described_once() -> None:
