@@ -17,8 +17,7 @@ from phalanx.convert.folder import Weights
 from phalanx.convert.huggingface import compared
 from phalanx.convert.linked import exported, imported
 from phalanx.errors import InputError
-from phalanx.models.llama import LlamaConfig
-from phalanx.models.llama_hugging_face import HUGGING_FACE
+from phalanx.models.llama import HUGGING_FACE, LlamaConfig
 from phalanx.spec.links import links
 from phalanx.spec.model import WORDS
 from tests.convert.folders import tokenizer_of

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from phalanx.convert.linked import imported
-from phalanx.models.llama_hugging_face import HUGGING_FACE
+from phalanx.models.llama import HUGGING_FACE
 from phalanx.nn.model import Model
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.links import links

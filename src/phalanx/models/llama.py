@@ -5,16 +5,18 @@ Mistral (arXiv 2310.06825), TinyLlama, SmolLM2 and Qwen2 (arXiv 2407.10671) are 
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
+from phalanx.foreign import short
 from phalanx.models.family import Section
-from phalanx.models.llama_hugging_face import HUGGING_FACE
+from phalanx.models.hugging_face import Facts, HuggingFace
 from phalanx.section import Fraction
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
+from phalanx.spec.links import Names
 from phalanx.spec.model import MLP, WORDS, Attention, Block, Embeddings, Head, Spec
 from phalanx.spec.rope import Rope
 
@@ -79,6 +81,138 @@ class LlamaConfig(ModelConfig):
         return Spec(
             self.hidden, self.positions, embeddings, (block,) * self.layers, norm, (Head("lm", (("head", head),)),)
         )
+
+
+_NAMES = Names(
+    block="model.layers.{}.",
+    blocks={
+        "norm1": "input_layernorm",
+        "attention.qkv": "self_attn.{q,k,v}_proj",
+        "attention.out": "self_attn.o_proj",
+        "norm2": "post_attention_layernorm",
+        "feed_forward.up": "mlp.{gate,up}_proj",
+        "feed_forward.down": "mlp.down_proj",
+    },
+    once={"transformer.embeddings.token": "model.embed_tokens", "transformer.norm": "model.norm"},
+    heads={"lm": {"head": "lm_head"}},
+    stem="model.",
+    buffers=(".rotary_emb.inv_freq",),
+)
+_KEYS = {
+    "vocab": "vocab_size", "positions": "max_position_embeddings", "hidden": "hidden_size",
+    "layers": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads",
+    "width": "head_dim", "ffn": "intermediate_size", "norm_eps": "rms_norm_eps", "theta": "rope_theta",
+    "tied": "tie_word_embeddings", "attention_dropout": "attention_dropout", "init_std": "initializer_range",
+}  # fmt: skip
+_ABSENT = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_dropout": 0.0, "initializer_range": 0.02}
+_LLAMA = {**_ABSENT, "intermediate_size": 11008, "max_position_embeddings": 2048}  # by their classes
+_MISTRAL = {
+    **_ABSENT, "intermediate_size": 14336, "max_position_embeddings": 131_072, "num_key_value_heads": 8,
+    "sliding_window": 4096,
+}  # fmt: skip
+_QWEN2 = {**_ABSENT, "intermediate_size": 22016, "max_position_embeddings": 32_768, "num_key_value_heads": 32}
+_USUAL = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "quantization_config": None}
+
+
+def _read_llama(facts: Facts) -> dict[str, Any]:
+    return _section({**_LLAMA, **facts}, qkv_bias=False)
+
+
+def _read_mistral(facts: Facts) -> dict[str, Any]:
+    facts = {**_MISTRAL, **facts}
+    _refuse_window(facts)
+    return _section(facts, qkv_bias=False)
+
+
+def _read_qwen2(facts: Facts) -> dict[str, Any]:
+    """A window is used only where `use_sliding_window` says so, and there in the layers from `max_window_layers` on,
+    or in those that `layer_types` names.
+    """
+    facts = {**_QWEN2, **facts}
+    kinds = facts.get("layer_types")
+    some = "sliding_attention" in kinds if isinstance(kinds, list) else True
+    if facts.get("use_sliding_window") and some:
+        _refuse_window(facts)
+    return _section(facts, qkv_bias=True)
+
+
+def _section(facts: Facts, qkv_bias: bool) -> dict[str, Any]:
+    """Return the keys of [model]. Key heads that are null are as many as heads; a width that is null or absent is
+    hidden / heads. InputError for others that are null.
+    """
+    for theirs in set(_KEYS.values()) - {"num_key_value_heads", "head_dim", "rope_theta"}:
+        if theirs in facts and facts[theirs] is None:
+            raise InputError(f"{theirs} is null, and a value is needed")
+
+    section = {ours: facts[theirs] for ours, theirs in _KEYS.items() if facts.get(theirs) is not None}
+    section |= {"qkv_bias": qkv_bias, "theta": _theta(facts)}
+    heads, hidden = section.get("heads"), section.get("hidden")
+    section.setdefault("kv_heads", heads)
+    if type(heads) is int and type(hidden) is int and heads > 0:
+        section.setdefault("width", hidden // heads)
+    return section
+
+
+def _theta(facts: Facts) -> Any:
+    """Return the base of the rotary frequencies: of `rope_parameters`, or of older files' `rope_theta` and
+    `rope_scaling`. InputError for frequencies that are scaled.
+    """
+    told: dict[str, Any] = {"rope_theta": facts.get("rope_theta", 10_000.0)}
+    for key in ("rope_scaling", "rope_parameters"):
+        part = facts.get(key)
+        if part is None:
+            continue
+        if not isinstance(part, dict):
+            raise InputError(f"{key}={short(part)} will not do: it is to be an object, or null")
+        told |= part
+    kind = told.get("rope_type") or told.get("type") or "default"
+    if kind != "default":
+        raise InputError(f"rotary positions of the type {short(kind)} (rope_type) are not known here; default is")
+    for key, value in told.items():
+        if isinstance(value, dict) or (key == "partial_rotary_factor" and value != 1):
+            raise InputError(f"rotary positions with {short(key)}={short(value)} are not known here")
+    return told["rope_theta"]
+
+
+def _refuse_window(facts: Facts) -> None:
+    """Raise InputError for a window of attention, unless it is as long as the longest text."""
+    window, positions = facts.get("sliding_window"), facts["max_position_embeddings"]
+    if window is None or (type(window) is int and type(positions) is int and window >= positions):
+        return
+    raise InputError(f"sliding_window={short(window)} is not known here: only attention to all that came before is")
+
+
+def _write(model: Any) -> dict[str, Any]:
+    """Both forms of the rotary positions, for older and newer versions of transformers."""
+    rope = {"rope_type": "default", "rope_theta": model.theta}
+    return {"hidden_act": "silu", "rope_parameters": rope, "use_sliding_window": False, "sliding_window": None}
+
+
+def _write_llama(model: Any) -> dict[str, Any]:
+    return _write(model) | {"attention_bias": False, "mlp_bias": False}
+
+
+def _why_not_llama(model: Any) -> str:
+    return "has biases of q, k and v (model.qkv_bias), which Hugging Face's Llama is without" if model.qkv_bias else ""
+
+
+def _why_not_qwen2(model: Any) -> str:
+    return (
+        "" if model.qkv_bias else "has no biases of q, k and v (model.qkv_bias=false), which Hugging Face's Qwen2 has"
+    )
+
+
+# What these keys describe goes out as a Llama, whatever it came in as.
+HUGGING_FACE: Mapping[str, HuggingFace] = {
+    "llama": HuggingFace(
+        _NAMES, {"": "LlamaForCausalLM"}, _KEYS, _read_llama, _write_llama,
+        {**_USUAL, "attention_bias": False, "mlp_bias": False}, _why_not_llama,
+    ),
+    "mistral": HuggingFace(
+        _NAMES, {"": "MistralForCausalLM"}, _KEYS, _read_mistral, _write, _USUAL, _why_not_llama,
+    ),
+    "qwen2": HuggingFace(_NAMES, {"": "Qwen2ForCausalLM"}, _KEYS, _read_qwen2, _write, _USUAL, _why_not_qwen2),
+}  # fmt: skip
 
 
 class Llama:
