@@ -82,7 +82,7 @@ class ModelConfig(Section):
 
     def spec(self) -> "Spec":
         """Return the description of the model that this section configures. Ask `spec_of`, which keeps it."""
-        raise NotImplementedError
+        raise InputError(f"model.family={self.family}: its Config has no spec(), which describes the model")
 
     def check(self) -> None:
         """Raise InputError for sizes that no model of the family can have."""

@@ -162,6 +162,14 @@ def test_a_folder_that_asks_for_something_else(folder: Path, facts: dict[str, An
     assert str(file) in str(error.value)
 
 
+def test_scaled_positions_in_either_form_are_refused() -> None:
+    """Though the other form says that they are not."""
+    plain = {"rope_type": "default", "rope_theta": 5e5}
+    both = {"rope_parameters": plain, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    with pytest.raises(InputError, match="rotary positions of the type 'linear'"):
+        HUGGING_FACE["llama"].read({"num_attention_heads": 4, "hidden_size": 32, **both})
+
+
 def test_any_facts() -> None:
     """Whatever stands in a config.json, it is read or refused in one line."""
     names = [*HUGGING_FACE["llama"].keys.values(), "rope_scaling", "rope_parameters", "rope_type", "sliding_window",

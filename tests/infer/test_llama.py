@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import phalanx
 from phalanx.convert.huggingface import export_run, import_folder
+from phalanx.convert.imported import Imported
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.infer import load_gpt
 from phalanx.infer.sample import Options
@@ -39,9 +41,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Path:
-    import_folder(folder, folder.parent / "run")
-    return folder.parent / "run"
+def imported(folder: Path) -> Imported:
+    return import_folder(folder, folder.parent / "run")
+
+
+@pytest.fixture(scope="module")
+def run(imported: Imported) -> Path:
+    return imported.run
+
+
+def test_what_is_done_otherwise_there_is_told(imported: Imported, folder: Path, tmp_path: Path) -> None:
+    """The end of a text by config.json, and tokens that the tokenizer's template puts around it."""
+    assert imported.otherwise == ("by config.json a text ends with token 2; here token 50256 does",)
+
+    shutil.copytree(folder, tmp_path / "hf")
+    file = tmp_path / "hf" / "tokenizer.json"
+    facts = json.loads(file.read_text())
+    end = {"id": "<|endoftext|>", "ids": [50256], "tokens": ["<|endoftext|>"]}
+    begin, text = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    template = {"single": [begin, text], "pair": [begin, text, text], "special_tokens": {"<|endoftext|>": end}}
+    file.write_text(json.dumps({**facts, "post_processor": {"type": "TemplateProcessing", **template}}))
+    around, _ = import_folder(tmp_path / "hf", tmp_path / "run").otherwise
+    assert around == "the tokenizer there puts '<|endoftext|>' around every text; here a text goes without"
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,11 @@ def form_of(model: ModelConfig, what: str | Path) -> tuple[str, HuggingFace]:
 
 
 def _known(outside: str) -> Iterator[tuple[str, tuple[str, HuggingFace]]]:
-    """Yield every model_type that is known here, with the name of its family; that of `outside` last, which counts."""
+    """Yield every model_type that is known here, with the name of its family; that of `outside` last, which counts.
+    InputError where that has none.
+    """
+    if outside and not hugging_face(outside):
+        raise InputError(f"the family {outside} has no HUGGING_FACE, which names its weights there")
     for name in [*registry.MODELS.places, *([outside] if outside else [])]:
         for kind, form in hugging_face(name).items():
             yield kind, (name, form)

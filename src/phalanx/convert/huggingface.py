@@ -1,7 +1,7 @@
 """Models between a run folder and a Hugging Face folder, there and back bit-equal, a tensor at a time."""
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,12 @@ from phalanx.convert.folder import Weights
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.linked import exported, imported
 from phalanx.convert.vocabulary import write_tokenizer
-from phalanx.data.tokenize import load_tokenizer
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
 from phalanx.models.build import build
 from phalanx.models.family import family, spec_of
+from phalanx.models.hugging_face import Facts
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
@@ -82,7 +83,19 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> 
 
     shapes = {name: found.like(name) for name in found} | {name: tensors[name] for name in contents.missing}
     write_run(out, config, tokenizer.json(), shapes, read, record)
-    return Imported(out, len(found), tuple(contents.missing), tuple(contents.unused))
+    otherwise = tuple(_otherwise(tokenizer, facts)) if spec.causal else ()
+    return Imported(out, len(found), tuple(contents.missing), tuple(contents.unused), otherwise)
+
+
+def _otherwise(tokenizer: Tokenizer, facts: Facts) -> Iterator[str]:
+    """Yield what a decoder's folder asks of texts that is not done here: tokens around each, others at its end."""
+    if around := tokenizer.around:
+        yield f"the tokenizer there puts {', '.join(map(repr, around))} around every text; here a text goes without"
+    ends = facts.get("eos_token_id")
+    ends = [ends] if isinstance(ends, int) else ends
+    if isinstance(ends, list) and ends and tokenizer.eod not in ends:
+        here = "none does" if tokenizer.eod is None else f"token {tokenizer.eod} does"
+        yield f"by config.json a text ends with token {' or '.join(map(str, ends))}; here {here}"
 
 
 def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Contents:

@@ -15,12 +15,15 @@ from phalanx.run.import_record import ImportRecord
 
 @dataclass(frozen=True)
 class Imported:
-    """A run that was made, what its model lacked and got at random, and what of the folder has no place in it."""
+    """A run that was made, what its model lacked and got at random, what of the folder has no place in it, and what is
+    done otherwise there.
+    """
 
     run: Path
     tensors: int
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    otherwise: tuple[str, ...] = ()
 
     def lines(self, heads: bool = True) -> list[str]:
         """The lines that a terminal shows of it. Without `heads` they are silent about weights that are random."""
@@ -30,7 +33,7 @@ class Imported:
         if self.unused:
             names = (name if name.isprintable() else repr(name) for name in self.unused)
             said.append(f"in the folder, but of no use here: {', '.join(names)}")
-        return said
+        return [*said, *self.otherwise]
 
 
 def write_run(

@@ -54,6 +54,11 @@ class Tokenizer:
         """The same for what users ask a model: names of special tokens in a text stand for those tokens."""
         return self if self.named else self._for_prompts
 
+    @property
+    def around(self) -> list[str]:
+        """The special tokens that its own template puts around a text, which `encode` leaves out."""
+        return list(self._backend.encode("", add_special_tokens=True).tokens)
+
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)

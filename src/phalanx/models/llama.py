@@ -165,9 +165,9 @@ def _theta(facts: Facts) -> Any:
         if not isinstance(part, dict):
             raise InputError(f"{key}={short(part)} will not do: it is to be an object, or null")
         told |= part
-    kind = told.get("rope_type") or told.get("type") or "default"
-    if kind != "default":
-        raise InputError(f"rotary positions of the type {short(kind)} (rope_type) are not known here; default is")
+        kind = part.get("rope_type") or part.get("type") or "default"
+        if kind != "default":
+            raise InputError(f"rotary positions of the type {short(kind)} (rope_type) are not known here; default is")
     for key, value in told.items():
         if isinstance(value, dict) or (key == "partial_rotary_factor" and value != 1):
             raise InputError(f"rotary positions with {short(key)}={short(value)} are not known here")

@@ -21,7 +21,7 @@ PRECISIONS = ("fp32", "int8")
 def unsupported(spec: Spec) -> str:
     """Return why the kernels do not compute a model; "" if they do."""
     why = unlike(spec)
-    return f"it computes models of GPT-2's and BERT's kind alone, and of this one {why}" if why else ""
+    return f"it computes models of GPT-2's and BERT's kind alone; this one is another ({why})" if why else ""
 
 
 def fill(model: Any, precision: str, memory: int | None = None) -> "Blocks":
