@@ -6,8 +6,9 @@ from itertools import combinations
 import pytest
 
 from phalanx.config import ModelConfig
+from phalanx.errors import InputError
 from phalanx.models.family import configured, spec_of
-from phalanx.parallel.division import spread
+from phalanx.parallel.division import check, spread
 
 
 def slowest(config: ModelConfig, blocks: Sequence[int]) -> float:
@@ -42,3 +43,10 @@ def test_a_narrower_block_makes_the_head_heavier() -> None:
 def test_a_head_of_fine_tuning_weighs_nothing() -> None:
     model = {"family": "bert", "layers": 8, "hidden": 768, "heads": 12, "vocab": 50257, "head": "classes", "classes": 3}
     assert spread(spec_of(configured(**model)), 2) == (4, 4)
+
+
+def test_key_heads_take_divisors_and_multiples() -> None:
+    spec = spec_of(configured(family="llama", hidden=48, heads=12, kv_heads=4, ffn=96, vocab=96, pad_vocab_to=96))
+    said = r"tp=3 neither divides the 4 key heads of .*qkv\.weight nor is a multiple of them; use one of 1, 2, 4, 12"
+    with pytest.raises(InputError, match=said):
+        check(spec, 3, 96)

@@ -4,6 +4,7 @@ import pytest
 
 from phalanx.config import Config
 from phalanx.parallel.mesh import Axis, Mesh
+from phalanx.plan.account import said
 from phalanx.plan.dry import rehearse
 from phalanx.plan.flops import flops
 from phalanx.plan.memory import memory
@@ -89,6 +90,21 @@ def test_trace_and_closed_forms(words: str) -> None:
         assert rank.sharded or seen.parameters == rank.parameters
         assert flops(config, pp) == pytest.approx(seen.flops, rel=0.01)
         assert sum(memory(config, pp, "cpu")) == pytest.approx(sum(seen.peak.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "rank"),
+    [
+        ("4 gpt layout.pp=2 layout.dp=2 layout.shard=zero3 train.batch=8", 0),
+        ("4 gpt layout.pp=2 layout.dp=2 layout.shard=zero3 train.batch=8", 3),
+        ("8 gpt layout.pp=4 layout.dp=2 layout.shard=zero2 train.batch=16", 2),  # a stage of blocks alone
+    ],
+)
+def test_messages_of_pipelines_that_are_sharded(words: str, rank: int) -> None:
+    """Torch's stages keep weights between a backward pass and the next forward pass."""
+    sizes = "model.hidden=64 model.heads=4 model.layers=4 data.sequence=32 model.positions=32 layout.micro_batch=1"
+    config, processes = laid_out(f"{words} {sizes}")
+    assert dict(trace(config, processes, rank=rank, device="cpu").messages) == dict(said(config, rank, "cpu"))
 
 
 def test_parameters_are_those_of_the_shapes() -> None:

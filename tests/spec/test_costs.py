@@ -4,7 +4,7 @@ import pytest
 
 from phalanx.config import ModelConfig
 from phalanx.models.family import configured, spec_of
-from phalanx.spec.costs import cached, collectives, decoders, flops_per_token, kinds, products, saved, scores
+from phalanx.spec.costs import collectives, decoders, flops_per_token, products, saved, scores
 from phalanx.spec.partition import Ranks, partial
 from tests.spec.models import name, odd, presets
 
@@ -72,12 +72,6 @@ def test_collectives_of_a_block(tp: int, sequence: bool) -> None:
     """Two conjugate pairs (Shoeybi et al., arXiv 1909.08053; Korthikanti et al., arXiv 2205.05198)."""
     pair = [("gather", 40), ("scatter", 40)] if sequence else [("copy", 40), ("reduce", 40)]
     assert [*collectives(BLOCK, Ranks(tp, sequence))] == (2 * pair if tp > 1 else [])
-
-
-def test_keys_and_values_that_generation_keeps() -> None:
-    model = next(odd())
-    assert cached(spec_of(model), 10) == 10 * model.layers * 2 * model.hidden
-    assert [*kinds(spec_of(model)).values()] == [model.layers]
 
 
 def test_half_of_the_keys_are_seen_by_a_causal_mask() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from phalanx.config import ModelConfig
-from phalanx.models.family import Section
+from phalanx.models.family import Preset
 from phalanx.section import Size
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.model import MLP, Attention, Block, Embeddings, Head, Spec
@@ -41,4 +41,4 @@ class Toy:
 
     TASK = "clm"
     Config = ToyConfig
-    PRESETS: Mapping[str, Section] = {"mini": {"layers": 2, "hidden": 48, "heads": 4}}
+    PRESETS: Mapping[str, Preset] = {"mini": {"layers": 2, "hidden": 48, "heads": 4}}

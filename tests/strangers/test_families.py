@@ -25,7 +25,7 @@ from tests.layouts.conftest import Alone
 from tests.layouts.curves import curve as train_and_tell
 from tests.layouts.curves import farthest
 from tests.layouts.pool import Pool
-from tests.strangers.families import ToyConfig
+from tests.strangers.families import Toy, ToyConfig
 from tests.train.runs import Corpus, curve
 
 NAME = "tests.strangers.families:Toy"
@@ -61,6 +61,13 @@ def test_what_it_has_not_is_refused_in_one_line(word: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         expand(recipe.load_mapping("gpt-tiny", [f"model.family={NAME}", word]))
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_preset_with_a_key_that_the_family_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the family's mistake, not the user's."""
+    monkeypatch.setattr(Toy, "PRESETS", {"odd": {"hops": 1}})
+    with pytest.raises(InputError, match=f"model.preset=odd of {NAME} has hops, which is no key of its"):
+        expand(recipe.load_mapping("gpt-tiny", [f"model.family={NAME}", "model.preset=odd"]))
 
 
 def test_keys_that_every_family_had_once_are_nothing_to_it(tmp_path: Path) -> None:

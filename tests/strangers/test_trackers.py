@@ -9,8 +9,10 @@ from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
+from phalanx.tasks.run import train
 from phalanx.train import monitor
 from phalanx.train.monitor import Monitor
+from tests.train.runs import Corpus
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +65,10 @@ def test_one_that_cannot_begin_does_not_end_the_run(tmp_path: Path, capsys: pyte
     said = " ".join(capsys.readouterr().out.split())
     assert "tests.strangers.trackers:Absent failed and is told nothing: PermissionError: no key" in said
     assert "the end" in (tmp_path / "diary.txt").read_text()
+
+
+def test_an_unknown_one_is_told_before_anything_is_made(corpus: Corpus, tmp_path: Path) -> None:
+    words = [*corpus.words("gpt"), "log.trackers=wandb"]
+    with pytest.raises(InputError, match=r"unknown log\.trackers 'wandb'"):
+        train("gpt-tiny", words, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat
 
 from phalanx.config import MOST_CLASSES
-from phalanx.models.family import Section
+from phalanx.models.family import Preset
 from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of, stack
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
 from phalanx.section import Size
@@ -40,10 +40,10 @@ class BertConfig(StackConfig):
         return self.model_copy(update={"head": head, "classes": self.classes if classes is None else classes})
 
 
-_MEGATRON: Section = {"norm_first": True, "norm_eps": 1e-5}
+_MEGATRON: Preset = {"norm_first": True, "norm_eps": 1e-5}
 
 
-def _size(layers: int, hidden: int, heads: int) -> Section:
+def _size(layers: int, hidden: int, heads: int) -> Preset:
     return {"layers": layers, "hidden": hidden, "heads": heads}
 
 
@@ -123,7 +123,7 @@ class Bert:
 
     TASK = "mlm"
     Config = BertConfig
-    PRESETS: Mapping[str, Section] = {
+    PRESETS: Mapping[str, Preset] = {
         "tiny": _size(2, 128, 2),
         "mini": _size(4, 256, 4),
         "small": _size(4, 512, 8),

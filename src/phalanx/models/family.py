@@ -11,7 +11,7 @@ from phalanx.errors import InputError
 from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.model import Spec
 
-Section = Mapping[str, Any]  # of [model]
+Preset = Mapping[str, Any]  # keys of [model]
 
 
 class Family(Protocol):
@@ -31,7 +31,7 @@ class Family(Protocol):
         ...
 
     @property
-    def PRESETS(self) -> Mapping[str, Section]:
+    def PRESETS(self) -> Mapping[str, Preset]:
         """Named [model] sections."""
         ...
 
@@ -73,13 +73,15 @@ def sketch_of(model: ModelConfig) -> Spec:
     return spec_of(model.model_copy(update={"vocab": model.vocab or 1}))
 
 
-def with_preset(section: Section) -> dict[str, Any]:
+def with_preset(section: Preset) -> dict[str, Any]:
     """Return a [model] section laid over its preset. InputError for a preset that its family has not."""
     name, preset = section.get("family", FAMILY), section.get("preset", "")
     presets = family(name).PRESETS
     if preset and preset not in presets:
         known = f"use one of {', '.join(presets)}" if presets else f"{name} has none"
         raise InputError(f"model.preset={preset} is unknown; {known}")
+    if strange := presets.get(preset, {}).keys() - section_of(name).model_fields.keys():
+        raise InputError(f"model.preset={preset} of {name} has {min(strange)}, which is no key of its [model]")
     return {**presets.get(preset, {}), **section}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from phalanx.config import ModelConfig
-from phalanx.models.family import Section
+from phalanx.models.family import Preset
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
 from phalanx.spec.compare import differences
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
@@ -32,7 +32,7 @@ class GPT2Config(StackConfig):
         return stack(self, causal=True, heads=(Head("lm", (("head", decoder_of(self, bias=False)),)),))
 
 
-def _size(layers: int, hidden: int, heads: int) -> Section:
+def _size(layers: int, hidden: int, heads: int) -> Preset:
     return {"layers": layers, "hidden": hidden, "heads": heads}
 
 
@@ -79,7 +79,7 @@ class GPT2:
 
     TASK = "clm"
     Config = GPT2Config
-    PRESETS: Mapping[str, Section] = {
+    PRESETS: Mapping[str, Preset] = {
         "124m": _size(12, 768, 12),
         "355m": _size(24, 1024, 16),
         "774m": _size(36, 1280, 20),

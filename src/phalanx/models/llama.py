@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 from phalanx.foreign import short
-from phalanx.models.family import Section
+from phalanx.models.family import Preset
 from phalanx.models.hugging_face import Facts, HuggingFace
 from phalanx.section import Fraction
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
@@ -221,7 +221,7 @@ class Llama:
     TASK = "clm"
     Config = LlamaConfig
     HUGGING_FACE = HUGGING_FACE
-    PRESETS: Mapping[str, Section] = {
+    PRESETS: Mapping[str, Preset] = {
         "2-7b": {"layers": 32, "hidden": 4096, "heads": 32, "ffn": 11008, "positions": 4096},
         "2-70b": {"layers": 80, "hidden": 8192, "heads": 64, "kv_heads": 8, "ffn": 28672, "positions": 4096},
         "3-8b": {

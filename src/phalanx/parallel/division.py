@@ -27,8 +27,11 @@ def check(spec: Spec, tp: int, pad_vocab_to: int) -> None:
 def _reason(found: Obstacle, tp: int, pad_vocab_to: int) -> str:
     """Why tp ranks cannot share a model, by the keys of its configuration where these are known."""
     dim, grouped = found.dim, any(part.pieces > 1 for part in found.dim.fused)
+    if grouped:
+        keys = f"the {found.pieces} key heads of {found.parameter}"
+        return f"layout.tp={tp} neither divides {keys} nor is a multiple of them"
     if dim.axis != "vocab":
-        key = f"model.{KEYS[dim.axis]}=" if dim.axis in KEYS and not grouped else f"{dim.axis} of {found.parameter}: "
+        key = f"model.{KEYS[dim.axis]}=" if dim.axis in KEYS else f"{dim.axis} of {found.parameter}: "
         return f"layout.tp={tp} does not divide {key}{found.pieces}"
     padded = f"padded to {dim.padded} by model.pad_vocab_to={pad_vocab_to}"
     if found.pieces:

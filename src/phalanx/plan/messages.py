@@ -164,9 +164,10 @@ class Expected(Portion):
         return +found
 
     def groups(self) -> Iterator[tuple[int, int]]:
-        """Elements of what is sharded together, and how often: each block, and the rest."""
+        """Elements of what is sharded together, and how often: each block, and the rest, which inner stages lack."""
         yield from ((self.block(block), count) for block, count in self.kinds.items())
-        yield self.rest, 1
+        if self.rest:
+            yield self.rest, 1
 
     def buckets(self) -> list[int]:
         """Elements of the pieces in which replicated gradients are summed, the last parameters' first."""
@@ -178,15 +179,24 @@ class Expected(Portion):
         return sizes
 
     def weights(self) -> Messages:
-        """ZeRO-2 gathers them once a step, ZeRO-3 in each micro-batch, those of a block for each direction."""
+        """ZeRO-2 gathers them once a step; ZeRO-3 in each micro-batch, those of a block for each direction.
+
+        In a pipeline torch's stages keep weights after a backward pass until a forward pass has used them again: of a
+        block they are gathered for the forward passes that follow none and for the backward passes that follow a
+        forward one, in any order of the micro-batches once more than there are of these; the rest once.
+        """
         if not self.sharded:
             return Counter()
-        passes, blocks = (len(self.labelled), 2) if self.layout.shard == "zero3" else (1, 1)
-        *of_blocks, (rest, _) = self.groups()
-        said = say(passes, "all-gather", self.data, rest)
-        return sum(
-            (say(passes * blocks * times, "all-gather", self.data, size) for size, times in of_blocks), start=said
-        )
+        passes, of_a_block = 1, 1
+        if self.layout.shard == "zero3":
+            passes, of_a_block = len(self.labelled), 2 * len(self.labelled)
+            if self.mesh.pp.size > 1:
+                passes, of_a_block = 1, len(self.labelled) + 1
+
+        said = say(passes, "all-gather", self.data, self.rest) if self.rest else Messages()
+        for block, count in self.kinds.items():
+            said += say(of_a_block * count, "all-gather", self.data, self.block(block))
+        return said
 
     def neighbours(self) -> Messages:
         """Over each boundary between stages of two ranks the stream one way, its gradient the other, in each

@@ -131,8 +131,3 @@ def collectives(block: Block, ranks: Ranks) -> Iterator[Collective]:
     for layer in (block.attention, block.feed_forward):
         yield Collective("gather" if ranks.sequence else "copy", layer.costs().enters)
         yield Collective("scatter" if ranks.sequence else "reduce", block.attention.hidden)
-
-
-def cached(spec: Spec, tokens: int) -> int:
-    """Return the elements of keys and values that generation keeps of a sequence of so many tokens."""
-    return sum(count * block.attention.costs().cached * tokens for block, count in kinds(spec).items())

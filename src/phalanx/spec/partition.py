@@ -172,15 +172,6 @@ def obstacle(spec: Spec, tp: int) -> Obstacle | None:
     return min(found, key=lambda each: each.dim.axis == "vocab", default=None)
 
 
-def why_not(spec: Spec, tp: int) -> str:
-    """Return why so many tensor-parallel ranks cannot share a model: a reason that names the parameter, or ""."""
-    if (found := obstacle(spec, tp)) is None:
-        return ""
-    if found.pieces:
-        return f"{tp} ranks do not divide the {found.pieces} {found.dim.axis} of {found.parameter}"
-    return f"{tp} ranks leave one without words: {found.dim.size} are padded to {found.dim.padded}"
-
-
 def _different(spec: Spec) -> Iterator[Parameter]:
     """Yield the parameters of a model, of equal blocks those of the first."""
     seen = set[Block]()

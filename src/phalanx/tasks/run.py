@@ -68,6 +68,8 @@ def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFold
     folder = folder_of(name, out)
     config = expand(recipe.load_mapping(source_of(name, folder), overrides))
     config = registry.TASKS.find(config.task).fitted(config)
+    for tracker in config.log.trackers:
+        registry.TRACKERS.find(tracker)  # before anything is made
     tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else _tokenizer(config)
     return folder, config, tokenizer
 

@@ -99,7 +99,7 @@ class Monitor:
             "seconds": self.rate.seconds,
         }  # fmt: skip
         told = {**values, **rates}
-        self._tell_all(lambda tracker: tracker.train(step, told))
+        self._tell_all(lambda tracker: tracker.train(step, dict(told)))
         self.console.train(step, told, self.rate.eta(self.config.train.steps - step))
         if self.crowd and (said := self.crowd.step(rates["mfu"])):
             self.note(said)
