@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import phalanx
 from phalanx.convert.huggingface import export_run, import_folder
@@ -62,7 +62,11 @@ def test_what_is_done_otherwise_there_is_told(imported: Imported, folder: Path, 
     template = {"single": [begin, text], "pair": [begin, text, text], "special_tokens": {"<|endoftext|>": end}}
     file.write_text(json.dumps({**facts, "post_processor": {"type": "TemplateProcessing", **template}}))
     around, _ = import_folder(tmp_path / "hf", tmp_path / "run").otherwise
-    assert around == "the tokenizer there puts '<|endoftext|>' around every text; here a text goes without"
+    assert around == "the tokenizer there puts '<|endoftext|>' around every text; here around prompts alone"
+
+    gpt, theirs = load_gpt(tmp_path / "run", "torch"), PreTrainedTokenizerFast(tokenizer_file=str(file))
+    assert gpt.encode(PROMPT) == theirs(PROMPT)["input_ids"] and gpt.encode(PROMPT)[0] == 50256
+    assert gpt.encode("") == [50256]
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> 
 def _otherwise(tokenizer: Tokenizer, facts: Facts) -> Iterator[str]:
     """Yield what a decoder's folder asks of texts that is not done here: tokens around each, others at its end."""
     if around := tokenizer.around:
-        yield f"the tokenizer there puts {', '.join(map(repr, around))} around every text; here a text goes without"
+        yield f"the tokenizer there puts {', '.join(map(repr, around))} around every text; here around prompts alone"
     ends = facts.get("eos_token_id")
     ends = [ends] if isinstance(ends, int) else ends
     if isinstance(ends, list) and ends and tokenizer.eod not in ends:

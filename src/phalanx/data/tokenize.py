@@ -56,8 +56,12 @@ class Tokenizer:
 
     @property
     def around(self) -> list[str]:
-        """The special tokens that its own template puts around a text, which `encode` leaves out."""
+        """The special tokens that its own template puts around a text: `encode` leaves them out."""
         return list(self._backend.encode("", add_special_tokens=True).tokens)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of the text with the special tokens that the tokenizer's template puts around it, as Llama's `<s>`."""
+        return list(self._backend.encode(text, add_special_tokens=True).ids)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone."""

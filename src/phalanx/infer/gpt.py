@@ -57,9 +57,11 @@ class GPT:
         assert request.ended
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """A prompt's tokens; names of special tokens in it stand for these. InputError for unknown tokens."""
+        """A prompt's tokens; names of special tokens in it stand for these, and those that the tokenizer's template
+        puts around a text are there. InputError for unknown tokens.
+        """
         if isinstance(prompt, str):
-            tokens = self.tokenizer.for_prompts().encode(prompt)
+            tokens = self.tokenizer.for_prompts().encode_prompt(prompt)
         else:
             tokens = self.tokenizer.known(prompt)
         if not tokens and self.tokenizer.eod is None:
