@@ -46,7 +46,7 @@ def decoder(loaded: Loaded, memory: int = 1 << 24, kind: str = "torch", precisio
 
 
 def engine(loaded: Loaded, lookup: bool = False, most: int = 64, memory: int = 1 << 24, kind: str = "torch") -> Engine:
-    return Engine(decoder(loaded, memory, kind), CONTEXT, loaded.tokenizer.eod, most, lookup)
+    return Engine(decoder(loaded, memory, kind), CONTEXT, [loaded.tokenizer.eod], most, lookup)
 
 
 SEEN: dict[tuple[int, ...], list[int]] = {}  # by prompt, of the one model of these tests

@@ -17,6 +17,8 @@ from phalanx.convert.imported import Imported
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.infer import load_gpt
 from phalanx.infer.sample import Options
+from phalanx.run.folder import RunFolder
+from phalanx.run.import_record import ImportRecord
 from tests.interpreter import python
 
 PROMPT, TOKENS = "The cat sat on", 20
@@ -50,9 +52,16 @@ def run(imported: Imported) -> Path:
     return imported.run
 
 
-def test_what_is_done_otherwise_there_is_told(imported: Imported, folder: Path, tmp_path: Path) -> None:
-    """The end of a text by config.json, and tokens that the tokenizer's template puts around it."""
-    assert imported.otherwise == ("by config.json a text ends with token 2; here token 50256 does",)
+def test_a_text_begins_and_ends_as_there(imported: Imported, folder: Path, tmp_path: Path) -> None:
+    """By config.json, and by the tokens that the tokenizer's template puts around a text; they go out as they came."""
+    record = ImportRecord.read(RunFolder(imported.run))
+    assert (record.begin, record.ends, imported.otherwise) == (1, (2,), ())
+    assert load_gpt(imported.run, "torch").engine.ends == (2,)
+    export_run(imported.run, tmp_path / "back")
+    facts = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (facts["bos_token_id"], facts["eos_token_id"]) == (1, 2)
+    words = json.loads((tmp_path / "back" / "tokenizer_config.json").read_text())
+    assert (words["bos_token"], words["eos_token"]) == ('"', "#")
 
     shutil.copytree(folder, tmp_path / "hf")
     file = tmp_path / "hf" / "tokenizer.json"
@@ -61,12 +70,12 @@ def test_what_is_done_otherwise_there_is_told(imported: Imported, folder: Path, 
     begin, text = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
     template = {"single": [begin, text], "pair": [begin, text, text], "special_tokens": {"<|endoftext|>": end}}
     file.write_text(json.dumps({**facts, "post_processor": {"type": "TemplateProcessing", **template}}))
-    around, _ = import_folder(tmp_path / "hf", tmp_path / "run").otherwise
+    (around,) = import_folder(tmp_path / "hf", tmp_path / "run").otherwise
     assert around == "the tokenizer there puts '<|endoftext|>' around every text; here around prompts alone"
 
     gpt, theirs = load_gpt(tmp_path / "run", "torch"), PreTrainedTokenizerFast(tokenizer_file=str(file))
     assert gpt.encode(PROMPT) == theirs(PROMPT)["input_ids"] and gpt.encode(PROMPT)[0] == 50256
-    assert gpt.encode("") == [50256]
+    assert gpt.encode("") == theirs("")["input_ids"] == [50256]
 
 
 @pytest.fixture(scope="module")

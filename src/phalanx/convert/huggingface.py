@@ -3,7 +3,7 @@
 import json
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> 
     record = ImportRecord(
         source=f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=spec_of(model).tuned == "classes" and facts.get("problem_type") == MULTILABEL,
-        normalize=said.normalize, no_vectors=said.refused,
+        normalize=said.normalize, no_vectors=said.refused, **(_special(tokenizer, facts) if spec.causal else {}),
     )  # fmt: skip
 
     tensors: dict[str, Tensor] = {}
@@ -83,19 +83,26 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> 
 
     shapes = {name: found.like(name) for name in found} | {name: tensors[name] for name in contents.missing}
     write_run(out, config, tokenizer.json(), shapes, read, record)
-    otherwise = tuple(_otherwise(tokenizer, facts)) if spec.causal else ()
+    otherwise = tuple(_otherwise(tokenizer)) if spec.causal else ()
     return Imported(out, len(found), tuple(contents.missing), tuple(contents.unused), otherwise)
 
 
-def _otherwise(tokenizer: Tokenizer, facts: Facts) -> Iterator[str]:
-    """Yield what a decoder's folder asks of texts that is not done here: tokens around each, others at its end."""
+def _otherwise(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield what a decoder's folder asks of texts that is not done here."""
     if around := tokenizer.around:
         yield f"the tokenizer there puts {', '.join(map(repr, around))} around every text; here around prompts alone"
-    ends = facts.get("eos_token_id")
-    ends = [ends] if isinstance(ends, int) else ends
-    if isinstance(ends, list) and ends and tokenizer.eod not in ends:
-        here = "none does" if tokenizer.eod is None else f"token {tokenizer.eod} does"
-        yield f"by config.json a text ends with token {' or '.join(map(str, ends))}; here {here}"
+
+
+def _special(tokenizer: Tokenizer, facts: Facts) -> dict[str, Any]:
+    """Return the tokens that begin and end a decoder's texts by config.json, where the tokenizer says others."""
+
+    def tokens(key: str) -> tuple[int, ...]:
+        told = facts.get(key)
+        listed = told if isinstance(told, list) else [told]
+        found = tuple(each for each in listed if type(each) is int and 0 <= each < tokenizer.vocab)
+        return () if found == (tokenizer.eod,) else found
+
+    return {"begin": next(iter(tokens("bos_token_id")), None), "ends": tokens("eos_token_id")}
 
 
 def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Contents:
@@ -159,6 +166,9 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
 
     record = ImportRecord.read(folder)
     facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if record.multilabel else {})
+    begin, ends = record.begin, record.ends
+    facts |= {} if begin is None else {"bos_token_id": begin}
+    facts |= {"eos_token_id": ends[0] if len(ends) == 1 else [*ends]} if ends else {}
     known = (link for link in links(spec, form.names) if link.ours.name not in record.missing)
     tensors = exported(known, Checkpointer(folder).weights(best))
 
@@ -166,5 +176,5 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
         shapes = {name: tensors.like(name) for name in tensors}
         write_file(beside / "model.safetensors", shapes, tensors.__getitem__, format="pt")
         durable.write(beside / "config.json", json.dumps(facts, indent=2).encode())
-        write_tokenizer(tokenizer, spec, beside)
+        write_tokenizer(tokenizer, spec, beside, begin, ends)
     return len(tensors)

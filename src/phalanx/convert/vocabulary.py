@@ -1,6 +1,7 @@
 """A tokenizer as the files that Hugging Face's classes read."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ BYTE_PAIRS = (
 )  # fmt: skip
 
 
-def write_tokenizer(tokenizer: Tokenizer, spec: Spec, folder: Path) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer, spec: Spec, folder: Path, begin: int | None = None, ends: Sequence[int] = ()
+) -> None:
     """Write tokenizer.json, with [CLS] and [SEP] put around the texts of a model that sees both ways, and
-    tokenizer_config.json.
+    tokenizer_config.json. Of a decoder, `begin` and the first of `ends` begin and end a text, the tokenizer's end of
+    text where they are not told.
 
     The class is BERT's or GPT-2's own where that makes the same tokens, else the one that reads tokenizer.json as it
     is. `model_input_names` says whether the model tells a pair's texts apart: without it both are segment 0.
@@ -36,6 +40,9 @@ def write_tokenizer(tokenizer: Tokenizer, spec: Spec, folder: Path) -> None:
     }  # fmt: skip
     if not spec.causal:
         facts |= _bert(tokenizer, backend)
+    elif begin is not None or ends or tokenizer.around:
+        special = {"bos_token": begin, "eos_token": ends[0] if ends else tokenizer.eod}
+        facts |= {kind: tokenizer.token(token) for kind, token in special.items() if token is not None}
     elif tokenizer.eod is not None:
         facts |= _gpt(tokenizer, backend)
     durable.write(folder / "tokenizer.json", backend.to_str().encode())

@@ -7,7 +7,7 @@ texts repeat themselves, and always the tokens that would have been chosen one b
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,8 +67,11 @@ class Request:
 class Engine:
     """The texts under way on one decoder. One thread calls its methods."""
 
-    def __init__(self, decoder: Decodes, context: int, end: int | None, most: int = 64, lookup: bool = True) -> None:
-        self.decoder, self.context, self.end, self.most, self.lookup = decoder, context, end, most, lookup
+    def __init__(
+        self, decoder: Decodes, context: int, ends: Collection[int], most: int = 64, lookup: bool = True
+    ) -> None:
+        """A text ends with any of the tokens `ends`."""
+        self.decoder, self.context, self.ends, self.most, self.lookup = decoder, context, ends, most, lookup
         self.waiting: deque[Request] = deque()
         self.active: list[Request] = []
         self.steps = 0
@@ -184,7 +187,7 @@ class Engine:
             if token < 0:
                 self._end(request, "broken")
                 return
-            if token == self.end:
+            if token in self.ends:
                 self._end(request, "stop")
                 return
 

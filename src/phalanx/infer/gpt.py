@@ -37,7 +37,8 @@ class GPT:
         decoder = decoder or _decoder(loaded, backend, precision)
         if precision == "int8" and isinstance(decoder, Decoder) and isinstance(decoder.past, Past):
             lookup = False  # torch rounds all tokens of a call by the largest: drafts would change what is chosen
-        self.engine = Engine(decoder, self.context, self.tokenizer.eod, lookup=lookup)
+        own = () if self.tokenizer.eod is None else (self.tokenizer.eod,)
+        self.engine = Engine(decoder, self.context, loaded.record.ends or own, lookup=lookup)
 
     def generate(self, prompt: str | Sequence[int], options: Options | None = None) -> Iterator[str]:
         """The text that follows `prompt`, or its tokens, in pieces of whole characters, until the end of the document.
@@ -64,11 +65,12 @@ class GPT:
             tokens = self.tokenizer.for_prompts().encode_prompt(prompt)
         else:
             tokens = self.tokenizer.known(prompt)
-        if not tokens and self.tokenizer.eod is None:
+        begin = self.loaded.record.begin if self.loaded.record.begin is not None else self.tokenizer.eod
+        if not tokens and begin is None:
             raise InputError(
                 "the prompt is empty, and this tokenizer has no token that begins a document; give some text"
             )
-        tokens = tokens or [self.tokenizer.eod or 0]
+        tokens = tokens or [begin or 0]
         if len(tokens) > self.context:
             raise InputError(
                 f"the prompt has {len(tokens)} tokens, the model's context {self.context}; shorten the prompt"

@@ -23,6 +23,10 @@ class ImportRecord(BaseModel):
     """Classes that do not exclude one another: each has a probability of its own."""
     normalize: bool = True
     """Whether vectors of texts are brought to length 1."""
+    begin: int | None = None
+    """The token that begins a text there, where it is another than the tokenizer's end of text."""
+    ends: tuple[int, ...] = ()
+    """The tokens that end a text there, where they are others than the tokenizer's end of text."""
     no_vectors: str = ""
     """Why vectors of texts cannot be computed as the folder means them."""
 
