@@ -175,3 +175,11 @@ def test_pickles_are_neither_written_nor_read(folder: RunFolder, monkeypatch: py
     for best in False, True:
         assert saver.load(make_state(0), best=best).step == 1
     assert not mark.exists()
+
+
+def test_checkpoints_that_are_no_folder(tmp_path: Path) -> None:
+    """They are told before anything of the run is touched."""
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.touch()
+    with pytest.raises(InputError, match=r"checkpoints is no folder; remove it, or put the folder of checkpoints back"):
+        _ = Checkpointer(folder).latest

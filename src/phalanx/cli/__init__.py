@@ -2,12 +2,14 @@
 
 import errno
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
 
 from phalanx.cli import bench, data, exchange, measure, plan, serve, train, use  # noqa: F401  their verbs join the program
 from phalanx.cli.app import app
+from phalanx.cli.interrupts import end_during_imports
 from phalanx.errors import InputError
 from phalanx.parent import end_with_launcher
 
@@ -18,10 +20,13 @@ PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENET
 def main() -> None:
     """The entry point: user errors are one line and exit code 2; PHALANX_TRACEBACK=1 shows where they came from."""
     end_with_launcher()
+    end_during_imports()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's C++ writes its stack for every lost connection
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # or every installed package is asked whether it has one
     try:
         app(prog_name="phalanx")
+    except KeyboardInterrupt:  # before a verb has begun, or while it could not be asked
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         sys.exit(141)

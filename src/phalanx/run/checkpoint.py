@@ -185,6 +185,8 @@ class Checkpointer:
 
     def _finished(self) -> dict[int, Path]:
         """Whole checkpoints by step. One set aside (".old") counts if a kill came before its successor was in place."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is no folder; remove it, or put the folder of checkpoints back")
         names = sorted((path.name for path in self.path.glob("step-*")), reverse=True)  # ".old" first, then overwritten
         found = (re.fullmatch(r"step-(\d+)(?:\.old)?", name) for name in names)
         return {int(match[1]): self.path / match[0] for match in found if match}
