@@ -168,7 +168,7 @@ CASES: dict[str, tuple[Any, str]] = {
     "an embedding of one dimension": (lambda at: edit_tensors(at, **{WORDS: torch.ones(8)}), "has the shape"),
     "no embedding": (lambda at: edit_tensors(at, **{WORDS: None}), "lacks the tensor"),
     "a lacking layer": (lambda at: edit_facts(at, num_hidden_layers=3), "lacks the tensor"),
-    "a million layers": (lambda at: edit_facts(at, num_hidden_layers=1_000_000), "lacks the tensor"),
+    "sixteen million layers": (lambda at: edit_facts(at, num_hidden_layers=1 << 24), "lacks the tensor"),
     "a vast vocabulary": (lambda at: edit_facts(at, vocab_size=1 << 40), "vocab_size=1099511627776 will not do"),
     "the widest model": (lambda at: edit_facts(at, hidden_size=1 << 24, num_attention_heads=1 << 23), "has the shape"),
     "a million classes": (lambda at: edit_facts(at, id2label=None, num_labels=1 << 20), "has the shape"),

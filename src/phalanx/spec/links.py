@@ -87,7 +87,7 @@ def second_names(spec: Spec, names: Names) -> dict[str, str]:
     words = next(link.theirs.name for link in links(spec, names) if link.ours.name == WORDS)
     tied = {
         place.entry("weight").name: words
-        for place in _places(spec, names)
+        for place in _places_of_heads(spec, names)
         if isinstance(place.leaf, Matrix) and place.leaf.tied and place.key in place.table
     }
     return tied | dict(names.second)
@@ -159,6 +159,11 @@ def _places(spec: Spec, names: Names) -> Iterator[_Place]:
 
     if spec.norm:
         yield _Place("transformer.norm", spec.norm, names.once, "transformer.norm")
+    yield from _places_of_heads(spec, names)
+
+
+def _places_of_heads(spec: Spec, names: Names) -> Iterator[_Place]:
+    """Yield the places of the heads' leaves."""
     for head in spec.heads:
         for path, leaf in head.leaves():
             yield _Place(path, leaf, names.heads.get(head.loss, {}), path)
