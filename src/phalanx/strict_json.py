@@ -4,10 +4,14 @@ import json
 from typing import Any, NoReturn
 
 
-def parse_json(content: str | bytes) -> Any:
-    """The value of a JSON text, or of its bytes in UTF-8. ValueError for whatever is no JSON or cannot be held."""
+def parse_json(content: str | bytes, unique: bool = False) -> Any:
+    """The value of a JSON text, or of its bytes in UTF-8. ValueError for whatever is no JSON or cannot be held.
+
+    With `unique` also for a key that stands twice in an object; without, its last value counts.
+    """
     try:
-        return _JSON.decode(content if isinstance(content, str) else content.decode("utf-8-sig"))
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        return (_UNIQUE if unique else _JSON).decode(text)
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
     except RecursionError:
@@ -22,4 +26,15 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number of JSON")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of keys that all differ."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {key[:100]!r} stands twice in an object")
+        made[key] = value
+    return made
+
+
 _JSON = json.JSONDecoder(parse_constant=_refuse)
+_UNIQUE = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_once)

@@ -21,7 +21,9 @@ SEND = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\n"
 
 
 class App:
-    """Answers with what it is sent, once `go` is set; counts the requests that came so far."""
+    """Answers with what it is sent, once `go` is set; counts the requests that came so far, and keeps the last."""
+
+    scope: dict[str, Any]
 
     def __init__(self) -> None:
         self.asked, self.go, self.answer = 0, asyncio.Event(), b"done"
@@ -29,7 +31,7 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
-        self.asked += 1
+        self.asked, self.scope = self.asked + 1, scope
         await receive()
         await self.go.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -188,13 +190,16 @@ def test_who_sends_no_more_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BOTH = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+CHUNKED = BOTH.replace(b"Content-Length: 5\r\n", b"").removesuffix(b"0\r\n\r\n")
+LONG = b"GET / HTTP/1.1\r\nHost: here\r\nLong: " + b"a" * 70_000
 
 
 @pytest.mark.parametrize(
     ("sent", "status"),
-    [(BOTH + ASK, 400), (b"GET / HTTP/1.1\r\nHost: here\r\nLong: " + b"a" * 70_000, 431), (b"no request\r\n\r\n", 400)],
-    ids=["two lengths", "long head", "no request"],
-)
+    [(BOTH + ASK, 400), (LONG, 431), (LONG + b"\r\n\r\n", 431), (CHUNKED + b"1%019x\r\nabc" % 0, 413),
+     (CHUNKED + b"3\r\nabc\r\n3e9\r\n", 413), (b"no request\r\n\r\n", 400), (ASK.replace(b"/", b"http:///a", 1), 400)],
+    ids=["two lengths", "long head", "long whole head", "chunk of 2^76", "second chunk", "no request", "no host"],
+)  # fmt: skip
 def test_what_is_no_proper_request(sent: bytes, status: int) -> None:
     """It is refused as all else is, as JSON in OpenAI's form, and its connection is closed."""
 
@@ -212,6 +217,27 @@ def test_what_is_no_proper_request(sent: bytes, status: int) -> None:
     body = body if b"chunked" not in head else body.split(b"\r\n")[1]
     error = json.loads(body)["error"]
     assert error["type"] == "invalid_request_error" and error["message"]
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [(b"http://there:80/a%20b?c=d", "/a b", b"c=d"), (b"HTTPS://me@there:80", "/", b""),
+     (b"/http://x", "/http://x", b"")],
+)  # fmt: skip
+def test_a_target_that_is_a_whole_address(target: bytes, path: str, query: bytes) -> None:
+    """It is taken as proxies send it, and its host counts."""
+
+    async def run() -> dict[str, Any]:
+        app = App()
+        async with serving(app) as server:
+            client = connected(server, ASK.replace(b"/", target, 1))
+            assert await answered(client)
+            client.close()
+        return app.scope
+
+    scope = asyncio.run(run())
+    host = b"here" if target.startswith(b"/") else b"there:80"
+    assert (scope["path"], scope["query_string"], scope["headers"]) == (path, query, [(b"host", host)])
 
 
 def test_more_connections_than_there_is_room_for() -> None:

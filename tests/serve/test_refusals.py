@@ -39,6 +39,13 @@ def test_a_refusal_of_ours_is_no_unknown_path(
     assert (f"there is no {method} {path} here; there are " in error["message"]) == listed
 
 
+@pytest.mark.parametrize("body", ['{"text": "a", "text": "b"}', '{"a": [{"text": 1, "pair": 2, "text": 3}]}'])
+def test_a_key_that_stands_twice(client: TestClient, body: str) -> None:
+    """It is named: which of the two is meant nobody knows, and a proxy may have read the other one."""
+    told = client.post("/classify", content=body, headers={"Content-Type": "application/json"})
+    assert told.status_code == 400 and "'text' stands twice" in told.json()["error"]["message"]
+
+
 def test_unknown_paths_are_known_by_their_status(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the router's words for them are."""
     monkeypatch.setitem(responses, 404, "other words")

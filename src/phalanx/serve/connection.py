@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
+from phalanx.serve.parser import Parser
 from phalanx.serve.shapes import error
 
 HEAD, BODY, REST, ANSWER = "head", "body", "rest", "answer"  # what comes next: from the client but for the answer
@@ -46,10 +47,11 @@ class Open:
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection with deadlines for what its client has to do."""
+    """uvicorn's connection with deadlines for what its client has to do; a body has at most so many bytes."""
 
-    def __init__(self, config: Config, state: ServerState, app_state: dict[str, Any], opened: Open) -> None:
+    def __init__(self, config: Config, state: ServerState, app_state: dict[str, Any], opened: Open, body: int) -> None:
         super().__init__(config, state, app_state)
+        self.conn = Parser(body)
         self.opened = opened
         self.next: tuple[str, object] = "", None  # and in which exchange
         self.deadline: asyncio.TimerHandle | None = None
@@ -92,8 +94,8 @@ class Connection(H11Protocol):
         """Refuse what is no request of HTTP, and close; uvicorn calls this while it handles h11's error."""
         failed = sys.exception()
         status = failed.error_status_hint if isinstance(failed, h11.RemoteProtocolError) else 400
-        too_large = status == 431
-        self._end(status, "the request's head is too large" if too_large else f"this is no request of HTTP: {failed}")
+        told = {413: str(failed), 431: "the request's head is too large"}
+        self._end(status, told.get(status, f"this is no request of HTTP: {failed}"))
 
     def pause_writing(self) -> None:
         """Begin to measure for how long the client takes nothing of an answer."""

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
 from phalanx.serve.connection import Connection, Open
+from phalanx.serve.guard import Guard
 
 BACKLOG = 2048  # connections that the kernel takes before they are accepted
 AT_ONCE = 64  # accepted before others get their turn
@@ -51,13 +51,14 @@ class HttpServer(uvicorn.Server):
     accepts what the kernel has taken, and answers what has been sent, for at most `grace` seconds.
     """
 
-    def __init__(self, app: Any, listening: socket.socket, connections: int, grace: int, draining: Callable[[], None]
+    def __init__(self, app: Guard, listening: socket.socket, connections: int, grace: int, draining: Callable[[], None]
                  ) -> None:  # fmt: skip
         super().__init__(uvicorn.Config(
             app, http="h11", ws="none", log_level="error", server_header=False, timeout_keep_alive=KEPT,
             timeout_graceful_shutdown=grace,
         ))  # fmt: skip
         self.draining = draining
+        self.body = app.limit
         self.opened = Open()
         self.listener = Listener(listening, self.opened, connections, self._connection)
 
@@ -74,7 +75,7 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets=[])
 
     def _connection(self) -> Connection:
-        return Connection(self.config, self.server_state, self.lifespan.state, self.opened)
+        return Connection(self.config, self.server_state, self.lifespan.state, self.opened, self.body)
 
 
 class Listener:

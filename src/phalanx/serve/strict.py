@@ -1,4 +1,4 @@
-"""Requests whose bodies are read as strict JSON, where FastAPI takes NaN and Infinity for numbers."""
+"""Requests whose bodies are read as strict JSON, where FastAPI takes NaN and Infinity for numbers, and keys twice."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -11,12 +11,12 @@ from phalanx.strict_json import parse_json
 
 
 class StrictRequest(Request):
-    """A request whose body is strict JSON."""
+    """A request whose body is strict JSON, each key of an object once."""
 
     async def json(self) -> Any:
         """The body; JSONDecodeError where it is none."""
         try:
-            return parse_json(await self.body())
+            return parse_json(await self.body(), unique=True)
         except json.JSONDecodeError:
             raise
         except ValueError as error:
