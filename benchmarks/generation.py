@@ -50,10 +50,10 @@ def contender(name: str, precision: str, folder: Path) -> Program:
 
 def ours(folder: Path, precision: str) -> Any:
     """The engine that `phalanx.infer.load` makes."""
-    from phalanx.infer import load_gpt
+    from phalanx.infer import load_decoder
     from phalanx.infer.sample import Options
 
-    engine = load_gpt(f"hf:{folder}", precision=precision).engine
+    engine = load_decoder(f"hf:{folder}", precision=precision).engine
     engine.lookup, engine.ends = False, ()
 
     def run(asked: np.ndarray) -> np.ndarray:

@@ -58,10 +58,10 @@ def make(size: str, folder: Path) -> None:
 def ours(folder: Path, precision: str) -> Any:
     """`phalanx.infer.load`, as a user would; it tells which backend it takes."""
     from phalanx.data.labelled import Encoded
-    from phalanx.infer import load_bert
+    from phalanx.infer import load_encoder
 
-    bert = load_bert(f"hf:{folder}", precision=precision)
-    return lambda rows: bert.said([Encoded(row, len(row) // 2) for row in rows])
+    bert = load_encoder(f"hf:{folder}", precision=precision)
+    return lambda rows: bert.scores([Encoded(row, len(row) // 2) for row in rows])
 
 
 def contender(name: str, precision: str, folder: Path) -> Program:

@@ -143,13 +143,13 @@ def engine(end: Any, folders: list[Path], clients: int, seconds: float) -> None:
     import torch
 
     from phalanx.infer import load
-    from phalanx.infer.bert import Bert
+    from phalanx.infer.encoder_model import EncoderModel
     from phalanx.serve.worker import Worker
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     models = {folder.name: load(f"hf:{folder}", say=lambda _: None) for folder in folders}
     for model in models.values():
-        if isinstance(model, Bert):
+        if isinstance(model, EncoderModel):
             model.ready()
     askers = Askers(clients)
     pipe: Any = askers

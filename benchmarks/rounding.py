@@ -13,8 +13,8 @@ from typing import Any
 
 from phalanx.data.examples import Columns, squad, table
 from phalanx.errors import InputError
-from phalanx.infer import backends, load_bert
-from phalanx.infer.bert import Bert
+from phalanx.infer import backends, load_encoder
+from phalanx.infer.encoder_model import EncoderModel
 from phalanx.models.family import spec_of
 from phalanx.run.folder import RunFolder
 from phalanx.score.squad import Reference, score
@@ -22,7 +22,7 @@ from phalanx.score.squad import Reference, score
 BATCH = 64
 
 
-def judge_sst2(model: Bert, file: Path, limit: int) -> dict[str, float]:
+def judge_sst2(model: EncoderModel, file: Path, limit: int) -> dict[str, float]:
     """Sentences."""
     rows = table(file, Columns("sentence", "label"))[:limit]
     labels = [found.label for batch in _batches(rows) for found in model.classified([row.text for row in batch])]
@@ -30,7 +30,7 @@ def judge_sst2(model: Bert, file: Path, limit: int) -> dict[str, float]:
     return {"accuracy": 100 * right / len(rows)}
 
 
-def judge_squad(model: Bert, file: Path, limit: int) -> dict[str, float]:
+def judge_squad(model: EncoderModel, file: Path, limit: int) -> dict[str, float]:
     """Questions."""
     questions = squad(file)[:limit]
     answers = [found.text for batch in _batches(questions)
@@ -40,7 +40,7 @@ def judge_squad(model: Bert, file: Path, limit: int) -> dict[str, float]:
     return score(references, dict(zip(ids, answers, strict=True)))
 
 
-JUDGES: dict[str, Callable[[Bert, Path, int], dict[str, float]]] = {"sst2": judge_sst2, "squad": judge_squad}
+JUDGES: dict[str, Callable[[EncoderModel, Path, int], dict[str, float]]] = {"sst2": judge_sst2, "squad": judge_squad}
 
 
 def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -59,10 +59,10 @@ def main() -> None:
         print(f"\n{task}\n| backend | precision | scores | seconds |\n|---|---|---|---|")
         for precision in ("fp32", "int8"):
             for name in backends.NAMES:
-                if backends.lacking(name, precision, spec_of(RunFolder.open(run).config().model)):
+                if backends.unavailable(name, "encoder", spec_of(RunFolder.open(run).config().model), precision):
                     continue
                 try:
-                    model = load_bert(run, name, precision)
+                    model = load_encoder(run, name, precision)
                     model.ready()
                 except InputError as error:
                     print(f"| {name} | {precision} | {error} | |")

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.asking import PATHS, Client, Questions, Server, make
-from phalanx.infer import kernels
+from phalanx.infer.kernels import compiled
 
 SIZE = 64, 2, 2  # width, layers and heads of the models
 BUDGET = 5.0  # seconds; a stopped worker is missed after four of them
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--stops", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="torch" if kernels.lacking() else "native")
+    parser.add_argument("--backend", default="torch" if compiled.unavailable() else "native")
     parser.add_argument("--out", type=Path)
     told = parser.parse_args()
     draw = random.Random(told.seed)

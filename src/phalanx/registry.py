@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from phalanx.config import Config, OptimConfig
+    from phalanx.infer.backends.protocol import Backend
     from phalanx.models.family import Family
     from phalanx.parallel.parameters import Parameters
     from phalanx.train.task import Kind
@@ -94,6 +95,17 @@ TASKS: "Table[Kind]" = Table(
         "completion": "phalanx.tasks.completion:Completion",
     },
     ("losses", "counts", "labelled", "fitted"),
+)
+BACKENDS: "Table[Callable[[], Backend]]" = Table(
+    "backend",
+    {
+        "torch": "phalanx.infer.backends.pytorch:Torch",
+        "native": "phalanx.infer.backends.native:Native",
+        "onnxruntime": "phalanx.infer.backends.onnxruntime:OnnxRuntime",
+        "openvino": "phalanx.infer.backends.openvino:OpenVINO",
+        "tensorrt": "phalanx.infer.backends.tensorrt:TensorRT",
+    },
+    ("unavailable",),
 )
 TRACKERS: "Table[Callable[[Config, Path, int], Tracker]]" = Table(
     "log.trackers", {"tensorboard": "phalanx.train.trackers:TensorBoard"}, ("start", "train", "valid", "close")

@@ -31,8 +31,8 @@ from transformers import (
 from phalanx.config import Config, DataConfig, ExamplesConfig
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.data.tokenize import load_tokenizer
-from phalanx.infer import load_bert
-from phalanx.infer.bert import Bert
+from phalanx.infer import load_encoder
+from phalanx.infer.encoder_model import EncoderModel
 from phalanx.models.family import configured
 from tests.infer.runs import GPT, make_run
 
@@ -44,7 +44,7 @@ NOVEL = Path(__file__).parents[2] / "src/phalanx/assets/novels"
 class Both(NamedTuple):
     """One model here and there."""
 
-    ours: Bert
+    ours: EncoderModel
     tokenizer: Any
     theirs: Any
 
@@ -64,7 +64,7 @@ def both(folder: Path, head: str, norm_first: bool, tokenizer: str = "bert-uncas
     export_run(folder / "run", folder / "hf")
     kind: Any = AutoModelForQuestionAnswering if head == "span" else AutoModelForSequenceClassification
     theirs = kind.from_pretrained(folder / "hf").eval()
-    return Both(load_bert(str(folder / "run"), "torch"), AutoTokenizer.from_pretrained(folder / "hf"), theirs)
+    return Both(load_encoder(str(folder / "run"), "torch"), AutoTokenizer.from_pretrained(folder / "hf"), theirs)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["post-LN", "pre-LN"])
@@ -186,9 +186,11 @@ def test_a_tokenizer_of_bert_goes_out_with_its_class(name: str, tmp_path: Path) 
         rows, mine = theirs(*pair), ours.join(*ours.encode(pair))
         assert rows["input_ids"] == mine.tokens.tolist()
         assert sum(rows["token_type_ids"]) == len(mine.tokens) - mine.second
-    assert theirs.mask_token_id == of.ours.loaded.tokenizer.mask and theirs.pad_token_id == ours.pad
+    assert theirs.mask_token_id == of.ours.bundle.tokenizer.mask and theirs.pad_token_id == ours.pad
     import_folder(tmp_path / "hf", tmp_path / "again")
-    assert load_bert(str(tmp_path / "again"), "torch").loaded.tokenizer.encode("Élan") == ours.tokenizer.encode("Élan")
+    assert load_encoder(str(tmp_path / "again"), "torch").bundle.tokenizer.encode("Élan") == ours.tokenizer.encode(
+        "Élan"
+    )
 
 
 @pytest.mark.slow
@@ -209,5 +211,5 @@ def test_a_tokenizer_of_another_kind_goes_out_as_it_is(tmp_path: Path) -> None:
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.BertNormalizer()])
     backend.save(str(tmp_path / "other.json"))
     of = both(tmp_path, "value", False, str(tmp_path / "other.json"))
-    assert of.tokenizer("ﬁne", "x")["input_ids"][1:-3] == of.ours.loaded.tokenizer.encode("fine")
+    assert of.tokenizer("ﬁne", "x")["input_ids"][1:-3] == of.ours.bundle.tokenizer.encode("fine")
     assert of.tokenizer("fine", "x")["token_type_ids"] == [0, 0, 0, 1, 1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.convert.huggingface import export_run
-from phalanx.infer.loaded import load
+from phalanx.infer.bundle import load_bundle
 from tests.infer.runs import GPT, make_run
 
 lm_eval = pytest.importorskip("lm_eval", reason="the evaluation harness is not installed: pip install lm_eval[hf]")
@@ -45,7 +45,7 @@ def test_the_harness_finds_what_we_find(tmp_path: Path, monkeypatch: pytest.Monk
         model="hf", model_args=f"pretrained={tmp_path / 'hf'},dtype=float32", tasks=["ships"], device="cpu",
         task_manager=TaskManager(include_path=str(tmp_path / "tasks")), bootstrap_iters=0,
     )  # fmt: skip
-    loaded = load(tmp_path / "run")
+    loaded = load_bundle(tmp_path / "run")
 
     def likelihood(text: str, choice: str) -> float:
         context, more = loaded.tokenizer.encode(text), loaded.tokenizer.encode(f" {choice}")

@@ -30,7 +30,7 @@ from phalanx.cli.app import app
 from phalanx.config import ExamplesConfig
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.errors import InputError
-from phalanx.infer.loaded import load
+from phalanx.infer.bundle import load_bundle
 from phalanx.nn.batch import Batch
 from phalanx.train.settle import expand
 from tests.batches import batch_of
@@ -88,7 +88,7 @@ def same(one: Path, other: Path) -> bool:
 def test_an_imported_model_gives_their_logits(kind: str, folder: Path, tmp_path: Path) -> None:
     told = import_folder(folder, tmp_path / "run")
     assert not told.missing and not told.unused
-    loaded = load(tmp_path / "run")
+    loaded = load_bundle(tmp_path / "run")
     tokens = torch.randint(VOCABULARIES[kind], (2, 16))
     segment = None if kind == "gpt2" else torch.randint(2, tokens.shape)
     expected = theirs(kind)(tokens) if segment is None else theirs(kind)(tokens, token_type_ids=segment)
@@ -119,7 +119,7 @@ def test_an_exported_run_is_theirs(kind: str, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "anoldship"
     ids = tokenizer(text)["input_ids"]
-    loaded = load(tmp_path / "run")
+    loaded = load_bundle(tmp_path / "run")
     ours = loaded.tokenizer.encode(text)
     if kind != "gpt2":
         assert loaded.tokenizer.cls is not None and loaded.tokenizer.sep is not None
@@ -154,7 +154,7 @@ def test_heads_that_are_not_there_are_named(tmp_path: Path) -> None:
     told = import_folder(folder, tmp_path / "run")
     assert {name.partition(".")[0] for name in told.missing} == {"masked", "pair"}
     assert "initialised at random" in "\n".join(told.lines())
-    assert load(tmp_path / "run").model is not None
+    assert load_bundle(tmp_path / "run").model is not None
 
 
 def test_tensors_without_a_place_are_named(folder: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_second_name_alone_will_do(kind: str, folder: Path, tmp_path: Path) ->
     save_file({second if name == first else name: one for name, one in whole.items()}, folder / "model.safetensors")
     told = import_folder(folder, tmp_path / "again")
     assert not told.missing and not told.unused
-    one, other = (load(tmp_path / run).model.state_dict() for run in ("run", "again"))
+    one, other = (load_bundle(tmp_path / run).model.state_dict() for run in ("run", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.convert.megatron import export_run, import_folder
 from phalanx.errors import InputError
-from phalanx.infer.loaded import load
+from phalanx.infer.bundle import load_bundle
 from tests.batches import batch_of
 from tests.convert.folders import PIECES, config_of, tokenizer_of
 from tests.infer.runs import make_run
@@ -182,7 +182,7 @@ def test_logits_are_those_of_the_model(
     write(tmp_path / "megatron", kind, model, version, tp)
     told = import_folder(tmp_path / "megatron", tokenizers[kind], tmp_path / "run")
     assert not told.missing and not told.unused
-    ours = load(tmp_path / "run").model
+    ours = load_bundle(tmp_path / "run").model
     tokens = torch.randint(VOCABS[kind], (2, POSITIONS))
     segment = torch.zeros_like(tokens) if kind == "bert" else None
     answer = model(tokens)
@@ -198,7 +198,7 @@ def test_there_and_back_is_bit_equal(tmp_path: Path, tokenizers: dict[str, str],
     import_folder(tmp_path / "megatron", tokenizers[kind], tmp_path / "run")
     assert export_run(tmp_path / "run", tmp_path / "out", tp) == tp
     import_folder(tmp_path / "out", tokenizers[kind], tmp_path / "again")
-    one, two = (load(tmp_path / name).model.state_dict() for name in ("run", "again"))
+    one, two = (load_bundle(tmp_path / name).model.state_dict() for name in ("run", "again"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 

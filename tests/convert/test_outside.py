@@ -15,7 +15,7 @@ from phalanx.cli.app import app
 from phalanx.config import Config, DataConfig
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.errors import InputError
-from phalanx.infer.loaded import load
+from phalanx.infer.bundle import load_bundle
 from phalanx.models.family import configured
 from phalanx.models.gpt2 import GPT2Config
 from phalanx.models.hugging_face import HuggingFace
@@ -98,7 +98,7 @@ def test_there_and_back_is_bit_equal(tmp_path: Path) -> None:
     words = ["import", f"hf:{tmp_path / 'out'}", "--out", str(tmp_path / "back")]
     told = CliRunner().invoke(app, [*words, "--family", TOY])
     assert told.exit_code == 0, told.exception
-    one, other = (load(tmp_path / name) for name in ("run", "back"))
+    one, other = (load_bundle(tmp_path / name) for name in ("run", "back"))
     assert other.config.model.family == TOY and other.config.model.spec() == one.config.model.spec()
     theirs = other.model.state_dict()
     rows = {"transformer.embeddings.token.weight", "head.weight"}  # their padding is drawn in one, zero in the other

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.errors import InputError
-from phalanx.infer.loaded import load
+from phalanx.infer.bundle import load_bundle
 from phalanx.run.folder import RunFolder
 from tests.convert.folders import config_of, tokenizer_of
 
@@ -31,7 +31,7 @@ def test_the_current_folder_is_not_searched(run: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "path", [entry and str(Path.cwd()), *sys.path])  # as Python puts it first
     before = [*sys.path]
     with pytest.raises(InputError, match=r"'a_stranger:Model' cannot be loaded: .* is not searched"):
-        load(run)
+        load_bundle(run)
     assert sys.path == before and "a_stranger" not in sys.modules
 
 
@@ -39,4 +39,4 @@ def test_what_was_put_in_the_path_is(run: Path, monkeypatch: pytest.MonkeyPatch)
     """As PYTHONPATH does, after what Python puts first."""
     monkeypatch.setattr(sys, "path", [str(run), str(Path.cwd()), *sys.path])
     with pytest.raises(RuntimeError, match="ran"):
-        load(run)
+        load_bundle(run)

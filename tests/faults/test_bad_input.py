@@ -294,7 +294,7 @@ def test_defects_keep_their_traceback(work: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("phalanx.infer.gpt.GPT.generate", broken)
+    monkeypatch.setattr("phalanx.infer.decoder_model.DecoderModel.generate", broken)
     with pytest.raises(RuntimeError):
         _phalanx("generate", work / "run", "The")
 

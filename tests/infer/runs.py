@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from phalanx.config import Config, DataConfig
 from phalanx.data.tokenize import load_tokenizer
+from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.cache import New, Place
-from phalanx.infer.gpt import GPT as Model
-from phalanx.infer.loaded import Loaded
+from phalanx.infer.decoder_model import DecoderModel as Model
 from phalanx.infer.sample import likeliest
 from phalanx.models.build import build
 from phalanx.models.family import configured
@@ -48,6 +48,7 @@ class Scripted:
     """A decoder whose next token is a function of the tokens before it."""
 
     room = 1 << 30
+    takes_drafts = True
 
     def __init__(self, answer: Callable[[list[int]], int], vocab: int) -> None:
         self.answer, self.vocab = answer, vocab
@@ -76,7 +77,7 @@ class Scripted:
 def scripted(answer: Callable[[list[int]], int], config: Config = GPT) -> tuple[Model, Scripted]:
     """A GPT-2 run that answers by script."""
     decoder = Scripted(answer, config.model.vocab)
-    loaded = Loaded(Path("run"), nn.Linear(1, 1), load_tokenizer("gpt2"), config, Restored(1, None, ()))
+    loaded = ModelBundle(Path("run"), nn.Linear(1, 1), load_tokenizer("gpt2"), config, Restored(1, None, ()))
     return Model(loaded, decoder=decoder, lookup=False), decoder
 
 

@@ -11,11 +11,13 @@ import torch
 from phalanx.config import Config
 from phalanx.data.labelled import Encoded
 from phalanx.errors import InputError
-from phalanx.infer import backends, choose, kernels, store
+from phalanx.infer import artifact_cache, autotune, backends
 from phalanx.infer import load as ready
-from phalanx.infer.backends import Wanted, onnx
+from phalanx.infer.backends import onnxruntime
+from phalanx.infer.backends.protocol import ProgramSpec
+from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.fill import fill
-from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.kernels import compiled
 from phalanx.infer.recorded import Recorded
 from phalanx.infer.rows import OneAfterAnother, Said, groups
 from tests.batches import batch_of
@@ -27,7 +29,7 @@ CLOSE = {"fp32": 1e-4, "int8": 0.2}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    kernels.lacking()  # they are compiled before, and kept where the next run of the tests finds them
+    compiled.unavailable()  # they are compiled before, and kept where the next run of the tests finds them
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("PHALANX_CACHE", str(folder))
     return folder
@@ -45,18 +47,18 @@ def config(head: str) -> Config:
 def _traced_once() -> Iterator[None]:
     """A model's graph is traced for onnxruntime once, not for each precision: it is the same fp32 graph for all."""
     made: dict[tuple[Path, bool], bytes] = {}
-    trace = onnx.graph
+    trace = onnxruntime.graph
 
-    def traced(wanted: Wanted) -> Path:
-        key = wanted.loaded.run, wanted.hidden
+    def traced(wanted: ProgramSpec) -> Path:
+        key = wanted.bundle.run, wanted.hidden
         if key not in made:
             made[key] = trace(wanted).read_bytes()
-        file = store.folder() / f"{wanted.precision}.partial.onnx"
+        file = artifact_cache.folder() / f"{wanted.precision}.partial.onnx"
         file.write_bytes(made[key])
         return file
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx, "graph", traced)
+        patch.setattr(onnxruntime, "graph", traced)
         yield
 
 
@@ -75,7 +77,7 @@ def rows() -> list[Encoded]:
 
 
 @torch.no_grad()
-def alone(loaded: Loaded, row: Encoded, hidden: bool) -> np.ndarray:
+def alone(loaded: ModelBundle, row: Encoded, hidden: bool) -> np.ndarray:
     """One row through the model as it was trained."""
     tokens = torch.from_numpy(row.tokens)[None]
     segment = (torch.arange(len(row.tokens)) >= row.second).long()[None]
@@ -101,13 +103,13 @@ def alone(loaded: Loaded, row: Encoded, hidden: bool) -> np.ndarray:
 )
 def test_every_backend_says_what_the_model_says(runs: dict[str, Path], head: str, name: str, precision: str) -> None:
     """On rows of several lengths at once; the model itself is left as it was."""
-    if reason := backends.lacking(name, precision, load(runs[head]).spec):
+    if reason := backends.unavailable(name, "encoder", load_bundle(runs[head]).spec, precision):
         pytest.skip(f"{name}: {reason}")
     if name == "onnxruntime" and head in ("value", "tokens"):
         pytest.skip("exported in the tests of conversion")
-    loaded = load(runs[head])
+    loaded = load_bundle(runs[head])
     wanted = [alone(loaded, row, hidden=not head) for row in rows()]
-    program = backends.build(name, Wanted(loaded, precision, hidden=not head))
+    program = backends.encoder_program(name, ProgramSpec(loaded, precision, hidden=not head))
     for found, right in zip(program(rows()), wanted, strict=True):
         assert found.shape == right.shape
         np.testing.assert_allclose(found, right, atol=CLOSE[precision], rtol=0)
@@ -118,7 +120,7 @@ def test_every_backend_says_what_the_model_says(runs: dict[str, Path], head: str
 def test_what_a_gpu_records(runs: dict[str, Path], head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here without its graphs: rounded up, with tokens that are nobody's."""
     monkeypatch.setattr("phalanx.infer.recorded.within", sliced)
-    loaded = load(runs[head])
+    loaded = load_bundle(runs[head])
     model: Any = loaded.shared()
     said = Said(model, head in ("", "span", "tokens"), hidden=not head)
     program = OneAfterAnother(Recorded(said, loaded.context, torch.device("cpu")), said.per_token)
@@ -151,7 +153,7 @@ def test_silence(runs: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_classes_and_numbers(runs: dict[str, Path]) -> None:
-    model, loaded = ready(runs["classes"], "torch"), load(runs["classes"])
+    model, loaded = ready(runs["classes"], "torch"), load_bundle(runs["classes"])
     (one, two) = model.classified(["the film was good", ("the film", "was good")])
     row = model.assemble.join(*model.assemble.encode(["the film was good"]))
     right = torch.from_numpy(alone(loaded, row, False)).softmax(-1)
@@ -163,7 +165,7 @@ def test_classes_and_numbers(runs: dict[str, Path]) -> None:
 
 def test_embeddings(runs: dict[str, Path]) -> None:
     """Of length 1, each the mean over its own tokens."""
-    model, loaded = ready(runs[""], "torch"), load(runs[""])
+    model, loaded = ready(runs[""], "torch"), load_bundle(runs[""])
     texts = ["a cat", "a much longer text about a cat " * 3]
     found = model.embed(texts)
     for text, vector in zip(texts, found, strict=True):
@@ -174,7 +176,7 @@ def test_embeddings(runs: dict[str, Path]) -> None:
 
 def test_masks_by_a_backend(runs: dict[str, Path]) -> None:
     text = "the [MASK] sat on the [MASK]"
-    for mine, right in zip(ready(runs[""], "torch").fill(text), fill(load(runs[""]), text), strict=True):
+    for mine, right in zip(ready(runs[""], "torch").fill(text), fill(load_bundle(runs[""]), text), strict=True):
         assert mine.position == right.position
         assert [p for _, p in mine.words] == pytest.approx([p for _, p in right.words], rel=1e-3)
 
@@ -182,8 +184,8 @@ def test_masks_by_a_backend(runs: dict[str, Path]) -> None:
 @pytest.mark.slow
 def test_the_fastest_is_chosen_and_remembered(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Among those whose answers are close to fp32's."""
-    if backends.lacking("openvino", "fp32", load(runs["classes"]).spec):
-        monkeypatch.setattr(backends, "NAMES", {"torch": "pytorch", "onnxruntime": "onnx"})
+    if backends.unavailable("openvino", "encoder", load_bundle(runs["classes"]).spec, "fp32"):
+        monkeypatch.setattr(backends, "NAMES", ("torch", "onnxruntime"))
     told: list[str] = []
     model = ready(runs["classes"], say=told.append)
     right = ready(runs["classes"], "torch").classify("so so")
@@ -197,21 +199,21 @@ def test_the_fastest_is_chosen_and_remembered(runs: dict[str, Path], monkeypatch
 
 def test_answers_that_are_no_numbers_are_far(runs: dict[str, Path]) -> None:
     """And one number of the right sign is not near for that."""
-    loaded = load(runs["value"])
-    exact = backends.build("torch", Wanted(loaded, "fp32", False))
+    loaded = load_bundle(runs["value"])
+    exact = backends.encoder_program("torch", ProgramSpec(loaded, "fp32", False))
     wrong = {
         "none": lambda rows: [np.full(1, np.nan, np.float32) for _ in rows],
         "larger": lambda rows: [3 * answer for answer in exact(rows)],
     }
-    none, larger = choose.measure(wrong, [4, 9], loaded, exact)
+    none, larger = autotune.measure(wrong, [4, 9], loaded, exact)
     assert none.distance == np.inf and larger.distance == pytest.approx(2)
 
 
 def test_far_answers_are_not_taken(runs: dict[str, Path]) -> None:
-    loaded = load(runs["classes"])
-    exact = backends.build("torch", Wanted(loaded, "fp32", False))
+    loaded = load_bundle(runs["classes"])
+    exact = backends.encoder_program("torch", ProgramSpec(loaded, "fp32", False))
     programs = {"exact": exact, "wrong": lambda rows: [-answer for answer in exact(rows)]}
-    right, wrong = choose.measure(programs, [4, 9], loaded, exact)
+    right, wrong = autotune.measure(programs, [4, 9], loaded, exact)
     assert right.distance < 1e-6 and wrong.distance == pytest.approx(2)
     assert len(right.milliseconds) == 2 and all(time > 0 for time in right.milliseconds)
 
@@ -233,7 +235,7 @@ def test_what_it_cannot_do(runs: dict[str, Path], ask: object, said: str) -> Non
 
 
 def test_backends_that_are_not_here(runs: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="backend=abacus is not known; use auto or one of torch, native, onnxruntime"):
+    with pytest.raises(InputError, match=r"unknown backend 'abacus'\. Known: torch, native, onnxruntime"):
         ready(runs["classes"], "abacus").ready()
     with pytest.raises(InputError, match=r"backend=torch: it has .*, not fp4"):
         ready(runs["classes"], "torch", "fp4").ready()

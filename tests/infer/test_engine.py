@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from phalanx.infer import kernels
+from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.cache import PAGE, Cache, New
 from phalanx.infer.decoder import Decoder, Past
 from phalanx.infer.engine import Engine, looked_up
-from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.kernels import compiled
 from phalanx.infer.sample import Options
 from phalanx.infer.steps import Steps
 from phalanx.precision import packed
@@ -22,19 +23,19 @@ PROMPTS = ([5, 6, 7, 5, 6, 7, 5, 6], [900], [30, 31] * 9, list(range(40, 60)), [
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     model = GPT.model.model_copy(update={"layers": 2, "positions": CONTEXT, "init_std": 0.2})
     data = GPT.data.model_copy(update={"sequence": CONTEXT})
     path = tmp_path_factory.mktemp("gpt") / "run"
     make_run(path, GPT.model_copy(update={"model": model, "data": data}), "gpt2")
-    return load(path)
+    return load_bundle(path)
 
 
-def decoder(loaded: Loaded, memory: int = 1 << 24, kind: str = "torch", precision: str = "fp32") -> Decoder:
+def decoder(loaded: ModelBundle, memory: int = 1 << 24, kind: str = "torch", precision: str = "fp32") -> Decoder:
     """`steps` is what a GPU does, here without its graphs."""
     model: Any = loaded.shared()
     if kind == "native":
-        if reason := kernels.lacking():
+        if reason := compiled.unavailable():
             pytest.skip(reason)
         past: Any = kernels.fill(model, precision, memory)
     else:
@@ -45,7 +46,9 @@ def decoder(loaded: Loaded, memory: int = 1 << 24, kind: str = "torch", precisio
     return (Steps if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, past)
 
 
-def engine(loaded: Loaded, lookup: bool = False, most: int = 64, memory: int = 1 << 24, kind: str = "torch") -> Engine:
+def engine(
+    loaded: ModelBundle, lookup: bool = False, most: int = 64, memory: int = 1 << 24, kind: str = "torch"
+) -> Engine:
     return Engine(decoder(loaded, memory, kind), CONTEXT, [loaded.tokenizer.eod], most, lookup)
 
 
@@ -53,7 +56,7 @@ SEEN: dict[tuple[int, ...], list[int]] = {}  # by prompt, of the one model of th
 
 
 @torch.no_grad()
-def plain(loaded: Loaded, prompt: list[int], tokens: int) -> list[int]:
+def plain(loaded: ModelBundle, prompt: list[int], tokens: int) -> list[int]:
     """Greedily, the whole window anew for each token."""
     seen = SEEN.setdefault(tuple(prompt), [*prompt])
     while len(seen) < len(prompt) + tokens:
@@ -64,7 +67,7 @@ def plain(loaded: Loaded, prompt: list[int], tokens: int) -> list[int]:
 @pytest.mark.parametrize("lookup", [False, True])
 @pytest.mark.parametrize("most", [64, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: int, kind: str) -> None:
+def test_a_text_is_what_it_would_be_alone(loaded: ModelBundle, lookup: bool, most: int, kind: str) -> None:
     """Of several lengths, some past the context, joining and leaving at other steps."""
     made = engine(loaded, lookup, most, kind=kind)
     free = sum(made.decoder.cache.free)  # type: ignore[attr-defined]
@@ -80,7 +83,7 @@ def test_a_text_is_what_it_would_be_alone(loaded: Loaded, lookup: bool, most: in
     assert sum(made.decoder.cache.free) == free  # type: ignore[attr-defined]
 
 
-def test_a_text_that_overflows_leaves_its_neighbours_alone(loaded: Loaded) -> None:
+def test_a_text_that_overflows_leaves_its_neighbours_alone(loaded: ModelBundle) -> None:
     """One goes on by several tokens, the other by one that is no number."""
     found = []
     for broken in (False, True):
@@ -98,7 +101,7 @@ def test_a_text_that_overflows_leaves_its_neighbours_alone(loaded: Loaded) -> No
 @pytest.mark.parametrize(
     "options", [Options(max_tokens=30, seed=3), Options(max_tokens=30, seed=4, top_k=3, temperature=0.5)]
 )
-def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Options) -> None:
+def test_looking_up_changes_nothing_but_the_steps(loaded: ModelBundle, options: Options) -> None:
     """Drawn tokens too are those that would have been drawn one by one."""
     alone, helped = engine(loaded), engine(loaded, lookup=True)
     first, second = (made.submit(PROMPTS[2], options) for made in (alone, helped))
@@ -109,7 +112,7 @@ def test_looking_up_changes_nothing_but_the_steps(loaded: Loaded, options: Optio
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_drawn_and_greedy_texts_share_steps(loaded: Loaded, kind: str) -> None:
+def test_drawn_and_greedy_texts_share_steps(loaded: ModelBundle, kind: str) -> None:
     """Of the greedy only the likeliest tokens leave the decoder, of the others their scores."""
     options = [Options(max_tokens=6, temperature=n % 2, seed=n) for n in range(5)]
     made = engine(loaded, lookup=True, kind=kind)
@@ -123,7 +126,7 @@ def test_drawn_and_greedy_texts_share_steps(loaded: Loaded, kind: str) -> None:
         assert request.tokens == alone.tokens and request.ended == alone.ended
 
 
-def test_prompts_on_a_gpu(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_on_a_gpu(loaded: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here by another kernel: those that begin together go through it at once."""
     made, ends = engine(loaded, kind="steps"), []
 
@@ -142,7 +145,7 @@ def test_prompts_on_a_gpu(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_windows_that_slide_take_turns(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_that_slide_take_turns(loaded: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of such a window is computed anew: of many, a step takes a few; each text is what it would be alone."""
     monkeypatch.setattr("phalanx.infer.engine.PREFILL", 2 * CONTEXT)
     made = engine(loaded)
@@ -155,7 +158,7 @@ def test_windows_that_slide_take_turns(loaded: Loaded, monkeypatch: pytest.Monke
         assert request.tokens == plain(loaded, [5, 6 + n], 70)
 
 
-def test_what_repeats_takes_fewer_steps(loaded: Loaded) -> None:
+def test_what_repeats_takes_fewer_steps(loaded: ModelBundle) -> None:
     made = engine(loaded, lookup=True)
     request = made.submit([7, 7, 7], Options(max_tokens=50, temperature=0))
     while made.busy:
@@ -171,7 +174,7 @@ def test_the_last_words_are_looked_for() -> None:
     assert looked_up([1, 2, 3, 4], 9) == looked_up([1, 2], 9) == looked_up([1, 2, 3, 1, 2, 3], 0) == []
 
 
-def test_those_wait_for_whom_there_is_no_room(loaded: Loaded) -> None:
+def test_those_wait_for_whom_there_is_no_room(loaded: ModelBundle) -> None:
     """And get what they would have got."""
     made = engine(loaded, memory=1)  # the room for one sequence, and a page more
     requests = [
@@ -188,7 +191,7 @@ def test_those_wait_for_whom_there_is_no_room(loaded: Loaded) -> None:
     assert long.tokens == plain(loaded, [5, 6], 80)
 
 
-def test_who_leaves_frees_the_room(loaded: Loaded) -> None:
+def test_who_leaves_frees_the_room(loaded: ModelBundle) -> None:
     made = engine(loaded)
     stream = made.stream(made.submit([5, 6], Options(max_tokens=30, temperature=0)))
     waiting = made.submit([8], Options(max_tokens=5, temperature=0))
@@ -213,7 +216,7 @@ def test_pages_lie_together_where_they_can() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scattered_pages_hold_the_same(loaded: Loaded, kind: str) -> None:
+def test_scattered_pages_hold_the_same(loaded: ModelBundle, kind: str) -> None:
     made = engine(loaded, memory=(5 + (kind == "steps")) * 2 * PAGE * 2 * 16 * 4, kind=kind)
     cache = made.decoder.cache  # type: ignore[attr-defined]
     first, middle = cache.reserve(PAGE), cache.reserve(2 * PAGE)
@@ -229,7 +232,7 @@ def test_scattered_pages_hold_the_same(loaded: Loaded, kind: str) -> None:
 
 @pytest.mark.numerics
 @pytest.mark.parametrize("kind", ["torch", "native"])
-def test_int8_is_near(loaded: Loaded, kind: str) -> None:
+def test_int8_is_near(loaded: ModelBundle, kind: str) -> None:
     """Scores in int8 are those of fp32 but for rounding."""
     scores = []
     for made in (decoder(loaded), decoder(loaded, kind=kind, precision="int8")):
@@ -239,7 +242,7 @@ def test_int8_is_near(loaded: Loaded, kind: str) -> None:
     assert torch.cosine_similarity(*scores, dim=0) > 0.999
 
 
-def reference(loaded: Loaded, tokens: list[int]) -> torch.Tensor:
+def reference(loaded: ModelBundle, tokens: list[int]) -> torch.Tensor:
     """Logarithms of the probabilities after each token, by transformers' way of the whole: float32 [tokens, vocab]."""
     with torch.no_grad():
         return loaded.model(batch_of(torch.tensor([tokens]), CONTEXT))[0, :, :50257].float().log_softmax(-1)
@@ -248,7 +251,7 @@ def reference(loaded: Loaded, tokens: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [256, 5])
 def test_probabilities_are_those_of_the_whole_text(
-    loaded: Loaded, kind: str, share: int, monkeypatch: pytest.MonkeyPatch
+    loaded: ModelBundle, kind: str, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a prompt's tokens and of new ones, drawn, greedy, looked up or beside others; some at most in a step."""
     monkeypatch.setattr("phalanx.infer.engine.SCORED", share)
@@ -280,7 +283,7 @@ def test_probabilities_are_those_of_the_whole_text(
         assert again.tokens == request.tokens  # asking changes nothing
 
 
-def test_a_prompt_may_be_scored_alone(loaded: Loaded) -> None:
+def test_a_prompt_may_be_scored_alone(loaded: ModelBundle) -> None:
     made = engine(loaded)
     request = made.submit(PROMPTS[3], Options(max_tokens=0, logprobs=0, prompt_logprobs=True))
     none, one = (
@@ -293,7 +296,7 @@ def test_a_prompt_may_be_scored_alone(loaded: Loaded) -> None:
     assert all(made.decoder.cache.free)  # type: ignore[attr-defined]
 
 
-def test_nothing_is_scored_that_nobody_asked_for(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_scored_that_nobody_asked_for(loaded: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     made, rows = engine(loaded), list[int]()
     monkeypatch.setattr("phalanx.infer.engine.scored", None)
     monkeypatch.setattr(made, "decoder", Watched(made.decoder, rows))

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from phalanx.cli.app import app
 from phalanx.errors import InputError
+from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.export import export_run
-from phalanx.infer.loaded import Loaded, load
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run
 
@@ -30,11 +30,11 @@ def run(made: Any, **inputs: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Any]:
+def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelBundle, Any]:
     folder = tmp_path_factory.mktemp("bert")
     make_run(folder / "run", BERT, "bert-uncased")
     assert export_run(folder / "run", folder / "model.onnx") == ["logits", "pair_logits"]
-    return load(folder / "run"), session(folder / "model.onnx")
+    return load_bundle(folder / "run"), session(folder / "model.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 
 
 @pytest.fixture(scope="module")
-def gpt(exported: tuple[Path, Result]) -> tuple[Loaded, Any]:
+def gpt(exported: tuple[Path, Result]) -> tuple[ModelBundle, Any]:
     folder, _ = exported
-    return load(folder / "run"), session(folder / "model.onnx")
+    return load_bundle(folder / "run"), session(folder / "model.onnx")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[1], [16], [5, 2], [16, 1, 7, 9]])
 @torch.no_grad()
-def test_bert(bert: tuple[Loaded, Any], lengths: list[int]) -> None:
+def test_bert(bert: tuple[ModelBundle, Any], lengths: list[int]) -> None:
     """Each text of a ragged batch as it would be alone."""
     loaded, made = bert
     longest = max(lengths)
@@ -68,7 +68,7 @@ def test_bert(bert: tuple[Loaded, Any], lengths: list[int]) -> None:
         torch.testing.assert_close(answers["logits"][row, :n], loaded.model(batch)[0], **CLOSE)
 
 
-def alone(loaded: Loaded, tokens: Tensor) -> Tensor:
+def alone(loaded: ModelBundle, tokens: Tensor) -> Tensor:
     """Logits of a text by itself."""
     return loaded.logits(tokens.tolist())
 
@@ -81,7 +81,7 @@ def nothing(made: Any, rows: int) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lengths", [[3], [12], [4, 2], [12, 1, 7]])
-def test_gpt_at_once(gpt: tuple[Loaded, Any], lengths: list[int]) -> None:
+def test_gpt_at_once(gpt: tuple[ModelBundle, Any], lengths: list[int]) -> None:
     loaded, made = gpt
     longest = max(lengths)
     ids = torch.randint(50257, (len(lengths), longest))
@@ -93,7 +93,7 @@ def test_gpt_at_once(gpt: tuple[Loaded, Any], lengths: list[int]) -> None:
         )
 
 
-def test_gpt_step_by_step(gpt: tuple[Loaded, Any]) -> None:
+def test_gpt_step_by_step(gpt: tuple[ModelBundle, Any]) -> None:
     """A ragged prompt, then a token at a time: the logits of the whole text."""
     loaded, made = gpt
     ids, lengths = torch.randint(50257, (2, 12)), [6, 3]
@@ -110,7 +110,7 @@ def test_gpt_step_by_step(gpt: tuple[Loaded, Any]) -> None:
     assert all(tensor.shape[2] == at for tensor in past.values())
 
 
-def test_a_file_that_is_there_is_kept(gpt: tuple[Loaded, Any], tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_kept(gpt: tuple[ModelBundle, Any], tmp_path: Path) -> None:
     (tmp_path / "there.onnx").write_text("mine")
     with pytest.raises(InputError, match="there already"):
         export_run(gpt[0].run, tmp_path / "there.onnx")

@@ -17,8 +17,8 @@ from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.convert.sentence_transformers import read
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError, ModelError
-from phalanx.infer import load_bert, load_gpt
-from phalanx.infer.bert import Bert
+from phalanx.infer import load_decoder, load_encoder
+from phalanx.infer.encoder_model import EncoderModel
 from phalanx.run.import_record import FILE
 from phalanx.tasks.score import score
 
@@ -70,8 +70,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return transformers.BertTokenizerFast.from_pretrained(file.parent)
 
 
-def opened(folder: Path) -> Bert:
-    return load_bert(f"hf:{folder}", "torch")
+def opened(folder: Path) -> EncoderModel:
+    return load_encoder(f"hf:{folder}", "torch")
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def test_sentence_vectors(folder: Path, words: Any, modules: Sequence[str], pool
     right = unit(right) if "Normalize" in modules else right
     np.testing.assert_allclose(opened(folder).embed(TEXTS), right, atol=1e-5)
     import_folder(folder, tmp_path / "run")
-    np.testing.assert_allclose(load_bert(tmp_path / "run", "torch").embed(TEXTS), right, atol=1e-5)
+    np.testing.assert_allclose(load_encoder(tmp_path / "run", "torch").embed(TEXTS), right, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_heads_that_were_not_in_the_folder(folder: Path, tmp_path: Path, capfd: 
         score(run)
     (run / FILE).write_text('{"missing": 3}')
     with pytest.raises(InputError, match=r"import\.json is damaged"):
-        load_bert(run, "torch")
+        load_encoder(run, "torch")
 
 
 def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
@@ -292,11 +292,11 @@ def test_a_blank_text_among_many_is_named(folder: Path, blank: str) -> None:
 
 
 def test_a_folder_without_its_prefix(folder: Path, tmp_path: Path) -> None:
-    for opener in (load_bert, load_gpt):
+    for opener in (load_encoder, load_decoder):
         with pytest.raises(InputError, match=f"is a folder of Hugging Face's, not a run; write hf:{folder}"):
             opener(folder)
     with pytest.raises(InputError, match=r"no config\.toml"):
-        load_bert(tmp_path)
+        load_encoder(tmp_path)
 
 
 def test_a_published_model(words: Any) -> None:

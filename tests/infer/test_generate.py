@@ -8,8 +8,8 @@ from torch import Tensor
 
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.gpt import GPT as Model
-from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.bundle import ModelBundle, load_bundle
+from phalanx.infer.decoder_model import DecoderModel as Model
 from phalanx.infer.sample import Options, candidates, choose
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run, scripted
@@ -76,13 +76,13 @@ def test_options_out_of_range(option: str, value: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     path = tmp_path_factory.mktemp("gpt") / "run"
     make_run(path, GPT, "gpt2")
-    return load(path)
+    return load_bundle(path)
 
 
-def test_greedy_takes_the_likeliest_and_the_window_slides(loaded: Loaded) -> None:
+def test_greedy_takes_the_likeliest_and_the_window_slides(loaded: ModelBundle) -> None:
     tokens = loaded.tokenizer.encode("The cat sat on")
     start = len(tokens)
     for _ in range(20):  # far beyond the 12 positions
@@ -94,7 +94,7 @@ def test_greedy_takes_the_likeliest_and_the_window_slides(loaded: Loaded) -> Non
     assert text == loaded.tokenizer.decode(tokens[start:])
 
 
-def test_the_seed_decides(loaded: Loaded) -> None:
+def test_the_seed_decides(loaded: ModelBundle) -> None:
     def text(seed: int) -> str:
         return "".join(Model(loaded).generate("The cat", Options(max_tokens=15, seed=seed)))
 
@@ -102,7 +102,7 @@ def test_the_seed_decides(loaded: Loaded) -> None:
     assert text(1) != text(2)
 
 
-def test_top_k_of_one_is_greedy(loaded: Loaded) -> None:
+def test_top_k_of_one_is_greedy(loaded: ModelBundle) -> None:
     greedy, only = (Options(max_tokens=10, temperature=0), Options(max_tokens=10, top_k=1))
     assert "".join(Model(loaded).generate("The cat", greedy)) == "".join(Model(loaded).generate("The cat", only))
 
@@ -170,4 +170,4 @@ def test_a_prompt_as_long_as_the_context_and_one_longer() -> None:
 def test_a_bert_run(tmp_path: Path) -> None:
     make_run(tmp_path / "run", BERT, "bert-uncased")
     with pytest.raises(InputError, match=r"run learned to fill masks.*phalanx fill"):
-        Model(load(tmp_path / "run"))
+        Model(load_bundle(tmp_path / "run"))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from phalanx.infer import backends, load_gpt
-from phalanx.infer.backends import Wanted
+from phalanx.infer import backends, load_decoder
+from phalanx.infer.backends.protocol import ProgramSpec
+from phalanx.infer.bundle import load_bundle
 from phalanx.infer.cache import New
-from phalanx.infer.loaded import load
 from phalanx.infer.sample import Options
 from tests.infer.runs import GPT, make_run
 from tests.infer.test_bert import HEADS, config, rows
@@ -22,8 +22,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch see
 def test_a_bert_says_what_it_says_in_fp32(tmp_path: Path, head: str, precision: str) -> None:
     """Of one row and of several, again when the graph is there."""
     make_run(tmp_path / "run", config(head), "bert-uncased")
-    loaded = load(tmp_path / "run")
-    exact, program = (backends.build("torch", Wanted(loaded, each, not head)) for each in ("fp32", precision))
+    loaded = load_bundle(tmp_path / "run")
+    exact, program = (
+        backends.encoder_program("torch", ProgramSpec(loaded, each, not head)) for each in ("fp32", precision)
+    )
     for asked in (rows(), rows()[:1], rows()[:3], rows()):
         for found, right in zip(program(asked), exact(asked), strict=True):
             assert found.shape == right.shape and found.dtype == np.float32
@@ -37,7 +39,7 @@ def test_a_gpt_writes_what_it_writes_plainly(tmp_path: Path) -> None:
     make_run(tmp_path / "run", GPT.model_copy(update={"model": model, "data": data}), "gpt2")
     written = []
     for lookup in (False, True):
-        engine = load_gpt(tmp_path / "run", precision="fp32").engine
+        engine = load_decoder(tmp_path / "run", precision="fp32").engine
         engine.lookup = lookup
         asked = [
             engine.submit([5, 6 + n, 7] * (n + 1), Options(max_tokens=20 * n + 5, temperature=0)) for n in range(4)
@@ -45,7 +47,7 @@ def test_a_gpt_writes_what_it_writes_plainly(tmp_path: Path) -> None:
         while engine.busy:
             engine.step()
         written.append([request.tokens for request in asked])
-    loaded = load(tmp_path / "run")
+    loaded = load_bundle(tmp_path / "run")
     for tokens, count in zip(written[0], (5, 25, 45, 65), strict=True):
         said = tokens[: len(tokens) - count]
         for _ in range(count):
@@ -60,7 +62,7 @@ def test_prompts_in_half_precision(tmp_path: Path, precision: str) -> None:
     model = GPT.model.model_copy(update={"hidden": 64, "positions": 64, "init_std": 0.2})
     data = GPT.data.model_copy(update={"sequence": 64})
     make_run(tmp_path / "run", GPT.model_copy(update={"model": model, "data": data}), "gpt2")
-    decoder, loaded = load_gpt(tmp_path / "run", precision=precision).engine.decoder, load(tmp_path / "run")
+    decoder, loaded = load_decoder(tmp_path / "run", precision=precision).engine.decoder, load_bundle(tmp_path / "run")
     prompts = [[5, 6 + n, 7] * (4 * n + 6) for n in range(3)]
     places = [decoder.reserve(64) for _ in prompts]
     said = decoder([New(place, 0, prompt) for place, prompt in zip(places, prompts, strict=True)])
@@ -73,6 +75,7 @@ def test_prompts_in_half_precision(tmp_path: Path, precision: str) -> None:
 def test_half_precision_continues(tmp_path: Path) -> None:
     make_run(tmp_path / "run", GPT, "gpt2")
     text = [
-        list(load_gpt(tmp_path / "run", precision=p).generate("a b", Options(max_tokens=6))) for p in ("fp16", "bf16")
+        list(load_decoder(tmp_path / "run", precision=p).generate("a b", Options(max_tokens=6)))
+        for p in ("fp16", "bf16")
     ]
     assert all(text)

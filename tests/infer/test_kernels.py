@@ -11,7 +11,8 @@ import torch
 
 from phalanx.errors import InputError
 from phalanx.infer import kernels
-from phalanx.infer.backends import Wanted, build, lacking
+from phalanx.infer.backends import encoder_program, unavailable
+from phalanx.infer.backends.protocol import ProgramSpec
 from phalanx.infer.kernels import compiled
 from phalanx.models import build as models
 from phalanx.models.family import configured, spec_of
@@ -23,7 +24,7 @@ LENGTHS = (1, 5, 40, 40, 13, 98)  # past a tile's rows, a panel's keys, a task's
 
 @pytest.fixture(autouse=True, params=[1, 2], ids=["one thread", "two threads"])
 def here(request: pytest.FixtureRequest) -> Iterator[None]:
-    if reason := kernels.lacking():
+    if reason := compiled.unavailable():
         pytest.skip(reason)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -101,10 +102,10 @@ def test_what_is_not_finite_shows(where: str, precision: str) -> None:
 @pytest.fixture
 def anew() -> Iterator[None]:
     """Nothing is remembered of the compiler."""
-    for remembered in (compiled.lacking, compiled.functions):
+    for remembered in (compiled.unavailable, compiled.functions):
         remembered.cache_clear()
     yield
-    for remembered in (compiled.lacking, compiled.functions):
+    for remembered in (compiled.unavailable, compiled.functions):
         remembered.cache_clear()
 
 
@@ -123,6 +124,6 @@ def test_torch_s_switch_caps_the_instructions(monkeypatch: pytest.MonkeyPatch) -
 def test_without_a_compiler(compiler: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(compiled, "_compiler", lambda: compiler)
     monkeypatch.setenv("PHALANX_CACHE", str(tmp_path))
-    assert said in lacking("native", "fp32", spec_of(CONFIG.model))
+    assert said in unavailable("native", "encoder", spec_of(CONFIG.model), "fp32")
     with pytest.raises(InputError, match=re.escape(said)):
-        build("native", Wanted(cast(Any, SimpleNamespace(spec=spec_of(CONFIG.model))), "fp32", False))
+        encoder_program("native", ProgramSpec(cast(Any, SimpleNamespace(spec=spec_of(CONFIG.model))), "fp32", False))

@@ -15,7 +15,7 @@ import phalanx
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.convert.imported import Imported
 from phalanx.data.tokenize import load_tokenizer
-from phalanx.infer import load_gpt
+from phalanx.infer import load_decoder
 from phalanx.infer.sample import Options
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
@@ -56,7 +56,7 @@ def test_a_text_begins_and_ends_as_there(imported: Imported, folder: Path, tmp_p
     """By config.json, and by the tokens that the tokenizer's template puts around a text; they go out as they came."""
     record = ImportRecord.read(RunFolder(imported.run))
     assert (record.begin, record.ends, imported.otherwise) == (1, (2,), ())
-    assert load_gpt(imported.run, "torch").engine.ends == (2,)
+    assert load_decoder(imported.run, "torch").engine.ends == (2,)
     export_run(imported.run, tmp_path / "back")
     facts = json.loads((tmp_path / "back" / "config.json").read_text())
     assert (facts["bos_token_id"], facts["eos_token_id"]) == (1, 2)
@@ -73,7 +73,7 @@ def test_a_text_begins_and_ends_as_there(imported: Imported, folder: Path, tmp_p
     (around,) = import_folder(tmp_path / "hf", tmp_path / "run").otherwise
     assert around == "the tokenizer there puts '<|endoftext|>' around every text; here around prompts alone"
 
-    gpt, theirs = load_gpt(tmp_path / "run", "torch"), PreTrainedTokenizerFast(tokenizer_file=str(file))
+    gpt, theirs = load_decoder(tmp_path / "run", "torch"), PreTrainedTokenizerFast(tokenizer_file=str(file))
     assert gpt.encode(PROMPT) == theirs(PROMPT)["input_ids"] and gpt.encode(PROMPT)[0] == 50256
     assert gpt.encode("") == theirs("")["input_ids"] == [50256]
 
@@ -91,7 +91,7 @@ def expected(folder: Path) -> str:
 @pytest.mark.parametrize("backend", ["torch", "auto"])
 def test_it_writes_what_transformers_writes(run: Path, expected: str, backend: str) -> None:
     """The kernels know GPT-2's kind alone: where the choice is free it falls on torch."""
-    found = "".join(load_gpt(run, backend).generate(PROMPT, Options(max_tokens=TOKENS, temperature=0)))
+    found = "".join(load_decoder(run, backend).generate(PROMPT, Options(max_tokens=TOKENS, temperature=0)))
     assert found == expected
 
 

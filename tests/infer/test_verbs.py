@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from phalanx.cli.app import app
 from phalanx.errors import InputError
-from phalanx.infer import load, load_bert, load_gpt
-from phalanx.infer.bert import Bert
+from phalanx.infer import load, load_decoder, load_encoder
+from phalanx.infer.encoder_model import EncoderModel
 from tests.infer.runs import GPT, make_run
 from tests.infer.test_bert import config
 
@@ -32,7 +32,7 @@ def phalanx(*words: object) -> str:
 
 def test_answer(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text("Zoë did it.", encoding="utf-8")
-    found = load_bert(runs / "span", "torch").answer("Who?", "Zoë did it.")
+    found = load_encoder(runs / "span", "torch").answer("Who?", "Zoë did it.")
     assert phalanx("answer", runs / "span", "Who?", f"@{tmp_path / 'story.txt'}") == (
         f"{found.text}  (characters {found.start} to {found.stop})\n"
     )
@@ -48,17 +48,17 @@ def test_texts_of_files(runs: Path, tmp_path: Path) -> None:
 
 
 def test_classify(runs: Path) -> None:
-    chances = load_bert(runs / "classes", "torch").classify("a film").probabilities
+    chances = load_encoder(runs / "classes", "torch").classify("a film").probabilities
     lines = phalanx("classify", runs / "classes", "a film").splitlines()
     assert lines == [f"{label}  {p:.1%}" for label, p in sorted(chances.items(), key=lambda item: -item[1])]
-    value = load_bert(runs / "value", "torch").values([("a", "b")])[0]
+    value = load_encoder(runs / "value", "torch").values([("a", "b")])[0]
     assert phalanx("classify", runs / "value", "a", "b") == f"{value:.4f}\n"
 
 
 def test_embed(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("a cat\n\na dog\n")
     phalanx("embed", runs / "plain", f"@{tmp_path / 'texts'}", "a bird", "--out", tmp_path / "v.npy")
-    right = load_bert(runs / "plain", "torch").embed(["a cat", "a dog", "a bird"])
+    right = load_encoder(runs / "plain", "torch").embed(["a cat", "a dog", "a bird"])
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), right)
 
 
@@ -87,7 +87,7 @@ def test_bench(runs: Path, tmp_path: Path) -> None:
         ("answer RUNS/span who @", "@ names no file"),
         ("generate RUNS/gpt @nosuch", "@nosuch: No such file or directory; a text that begins with @ names its file"),
         ("fill RUNS/plain @RUNS", "Is a directory"),
-        ("generate RUNS/gpt a --backend onnxruntime", "is not for GPTs; use torch, native or auto"),
+        ("generate RUNS/gpt a --backend onnxruntime", "it computes no decoders; use auto, torch, native"),
         ("generate RUNS/gpt a --temperature inf", "temperature=inf is out of range"),
     ],
 )
@@ -99,8 +99,8 @@ def test_refusals(runs: Path, words: str, said: str) -> None:
 
 
 def test_the_right_kind(runs: Path) -> None:
-    assert isinstance(load(runs / "span", "torch"), Bert)
+    assert isinstance(load(runs / "span", "torch"), EncoderModel)
     with pytest.raises(InputError, match="learned to continue a text"):
-        load_bert(runs / "gpt")
+        load_encoder(runs / "gpt")
     with pytest.raises(InputError, match="learned to fill masks"):
-        load_gpt(runs / "plain")
+        load_decoder(runs / "plain")

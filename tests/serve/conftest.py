@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from phalanx.infer import kernels
+from phalanx.infer.kernels import compiled
 from tests.infer.runs import GPT, make_run
 from tests.infer.test_bert import config
 
 CONTEXT = 2048  # so long that a text can be under way while something else is looked at
-BACKEND = "torch" if kernels.lacking() else "native"
+BACKEND = "torch" if compiled.unavailable() else "native"
 
 
 class Server:

@@ -12,7 +12,7 @@ import transformers
 
 from phalanx.convert.huggingface import export_run
 from phalanx.data.tokenize import load_tokenizer
-from phalanx.infer import load_bert
+from phalanx.infer import load_encoder
 from tests.serve.conftest import Server
 
 PAIRS = [("The cat", " sat on the mat"), ("Zoë said: 灯 🦜🏽", " is it?"), ("", "Once upon"), ("one two", " three")]
@@ -146,7 +146,7 @@ def test_langchain(server: Server, models: list[Path], tmp_path: Path, monkeypat
     pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
     embeddings = importlib.import_module("langchain_openai").OpenAIEmbeddings
     texts = [f"a cat number {n}" for n in range(300)]
-    right = load_bert(models[2], "torch").embed(texts)
+    right = load_encoder(models[2], "torch").embed(texts)
     facts: dict[str, Any] = {"base_url": f"{server.url}/v1", "api_key": "none", "model": "plain", "max_retries": 0}
     plain = embeddings(check_embedding_ctx_length=False, **facts)
     np.testing.assert_allclose(plain.embed_documents(texts), right, atol=1e-5)

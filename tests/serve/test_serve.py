@@ -17,7 +17,7 @@ import numpy as np
 import openai
 import pytest
 
-from phalanx.infer import load_bert, load_gpt
+from phalanx.infer import load_decoder, load_encoder
 from phalanx.infer.sample import Options
 from tests.serve.conftest import CONTEXT as LENGTH
 from tests.serve.conftest import Server
@@ -28,15 +28,15 @@ CONTEXT = "Zoë lit the 灯 in 1811 🦜🏽, and left."
 def test_plain_questions(server: Server, models: list[Path]) -> None:
     classes, span, plain, _ = models
     answer = server.post("/answer", question="Who?", context=CONTEXT).json()
-    right = load_bert(span, "torch").answer("Who?", CONTEXT)
+    right = load_encoder(span, "torch").answer("Who?", CONTEXT)
     assert (answer["text"], answer["start"], answer["stop"]) == right[:3]
     assert CONTEXT[answer["start"] : answer["stop"]] == answer["text"]
     found = server.post("/classify", text="a fine film").json()
-    assert found["probabilities"] == pytest.approx(load_bert(classes, "torch").classify("a fine film").probabilities)
+    assert found["probabilities"] == pytest.approx(load_encoder(classes, "torch").classify("a fine film").probabilities)
     (blank,) = server.post("/fill", text="a [MASK] film", top=3).json()
     assert len(blank["words"]) == 3 and blank["position"] == 2
     found = server.post("/embed", texts=["a", "b c"], model="plain").json()
-    np.testing.assert_allclose(found["vectors"], load_bert(plain, "torch").embed(["a", "b c"]), atol=1e-5)
+    np.testing.assert_allclose(found["vectors"], load_encoder(plain, "torch").embed(["a", "b c"]), atol=1e-5)
 
 
 def test_openais_client(server: Server, models: list[Path]) -> None:
@@ -47,7 +47,7 @@ def test_openais_client(server: Server, models: list[Path]) -> None:
     with pytest.raises(openai.NotFoundError, match="no model 'gpt5'"):
         client.models.retrieve("gpt5")
     asked: dict[str, Any] = {"model": "gpt", "prompt": "The cat", "max_tokens": 20, "temperature": 0}
-    right = "".join(load_gpt(models[3]).generate("The cat", Options(max_tokens=20, temperature=0)))
+    right = "".join(load_decoder(models[3]).generate("The cat", Options(max_tokens=20, temperature=0)))
     done = client.completions.create(**asked)
     assert done.choices[0].text == right and done.choices[0].finish_reason == "length"
     assert done.usage and done.usage.completion_tokens == 20
@@ -59,7 +59,7 @@ def test_openais_client(server: Server, models: list[Path]) -> None:
     drawn = [client.completions.create(**asked | {"temperature": 1, "seed": 5}).choices[0].text for _ in range(2)]
     assert drawn[0] == drawn[1] != right
     vectors = client.embeddings.create(model="plain", input=["a", "b c"])
-    plain = load_bert(models[2], "torch").embed(["a", "b c"])
+    plain = load_encoder(models[2], "torch").embed(["a", "b c"])
     np.testing.assert_allclose([one.embedding for one in vectors.data], plain, atol=1e-5)
     with pytest.raises(openai.NotFoundError, match="no model 'gpt5'; there are classes, span"):
         client.completions.create(model="gpt5", prompt="a")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phalanx.infer import load_gpt
+from phalanx.infer import load_decoder
 from phalanx.serve.jobs import Cancel, Job, ToWorker
 from phalanx.serve.worker import Mail, Worker
 
@@ -34,7 +34,7 @@ def job(number: int, **asked: Any) -> Job:
 
 def test_what_nobody_waits_for_is_not_computed(models: list[Path], mail: Direct) -> None:
     """Neither a text under way nor one that has not begun; the others go on."""
-    gpt = load_gpt(models[3])
+    gpt = load_decoder(models[3])
     worker = Worker({"gpt": gpt}, mail)
     mail.deliver(job(1, max_tokens=1000, seed=0), job(2, max_tokens=1000, seed=1))
     worker.turn()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.errors import InputError
-from phalanx.infer import load_gpt
+from phalanx.infer import load_decoder
 from phalanx.infer.sample import Options
 from phalanx.tasks.together import laid_out
 from tests.infer.runs import GPT, make_run
@@ -39,7 +39,7 @@ def written(run: Path, *words: str) -> str:
 )
 def test_the_same_tokens(run: Path, how: list[str], options: Options, layout: str) -> None:
     """On 1, 2 and 4 processes, past the context too."""
-    alone = "".join(load_gpt(run).generate("The cat sat on", options))
+    alone = "".join(load_decoder(run).generate("The cat sat on", options))
     assert len(alone) > 40
     assert written(run, layout, *how) == f"The cat sat on{alone}\n"
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.convert.huggingface import export_run
 from phalanx.errors import InputError
-from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.tasks.score import score
 from phalanx.tasks.zeroshot import Windows
 from tests.infer.runs import BERT, GPT, make_run
@@ -25,10 +25,10 @@ TEXT = " = Ships = \n The ship was 1 @,@ 200 tons , and its crew 's food ( bread
 
 
 @pytest.fixture(scope="module")
-def gpt(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     run = tmp_path_factory.mktemp("gpt") / "run"
     make_run(run, GPT, "gpt2")
-    return load(run)
+    return load_bundle(run)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def plain(loaded: Loaded, tokens: list[int], stride: int) -> float:
+def plain(loaded: ModelBundle, tokens: list[int], stride: int) -> float:
     """Nats of all tokens but the first, each seen from the first window that has it."""
     nats, length = 0.0, loaded.context
     for target in range(1, len(tokens)):
@@ -61,7 +61,7 @@ def test_every_token_is_predicted_once(stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", [4, 12])
-def test_perplexity_is_that_of_a_plain_loop(gpt: Loaded, text: Path, stride: int) -> None:
+def test_perplexity_is_that_of_a_plain_loop(gpt: ModelBundle, text: Path, stride: int) -> None:
     found = score(gpt.run, "perplexity", str(text), stride=stride).values
     written = text.read_text(encoding="utf-8")
     tokens = gpt.tokenizer.encode(written)
@@ -72,7 +72,7 @@ def test_perplexity_is_that_of_a_plain_loop(gpt: Loaded, text: Path, stride: int
 
 
 @torch.no_grad()
-def test_perplexity_is_that_of_hugging_face(gpt: Loaded, text: Path, tmp_path: Path) -> None:
+def test_perplexity_is_that_of_hugging_face(gpt: ModelBundle, text: Path, tmp_path: Path) -> None:
     """The exported model in transformers, over the same windows of the same tokens."""
     export_run(gpt.run, tmp_path / "hf")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
@@ -87,7 +87,7 @@ def test_perplexity_is_that_of_hugging_face(gpt: Loaded, text: Path, tmp_path: P
     assert found == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-4)
 
 
-def test_wikitext_divides_by_the_original_words(gpt: Loaded, text: Path) -> None:
+def test_wikitext_divides_by_the_original_words(gpt: ModelBundle, text: Path) -> None:
     found = score(gpt.run, "wikitext", str(text), stride=4)
     assert f"{len(text.read_text().strip().split(' ')) - 1:,}" in found.meanings["word_perplexity"]
     assert (
@@ -95,7 +95,7 @@ def test_wikitext_divides_by_the_original_words(gpt: Loaded, text: Path) -> None
     )
 
 
-def test_a_limit_takes_the_first_windows(gpt: Loaded, text: Path) -> None:
+def test_a_limit_takes_the_first_windows(gpt: ModelBundle, text: Path) -> None:
     tokens = gpt.tokenizer.encode(text.read_text(encoding="utf-8"))[: 12 + 1 + 2 * 4]
     found = score(gpt.run, "perplexity", str(text), limit=3, stride=4)
     assert found.examples == 3
@@ -103,7 +103,7 @@ def test_a_limit_takes_the_first_windows(gpt: Loaded, text: Path) -> None:
     assert found.values["token_perplexity"] == pytest.approx(math.exp(nats / (len(tokens) - 1)), rel=1e-5)
 
 
-def test_last_words(gpt: Loaded, tmp_path: Path) -> None:
+def test_last_words(gpt: ModelBundle, tmp_path: Path) -> None:
     """The model's own continuation is right, another word is not."""
     context = "The ship sank"
     said = gpt.tokenizer.decode([int(gpt.logits(gpt.tokenizer.encode(context))[-1].argmax())])
@@ -121,7 +121,7 @@ def test_last_words(gpt: Loaded, tmp_path: Path) -> None:
     assert found.values["accuracy"] == sum(one["right"] for one in found.predictions) / 2
 
 
-def test_the_verb(gpt: Loaded, text: Path, tmp_path: Path) -> None:
+def test_the_verb(gpt: ModelBundle, text: Path, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["eval", str(gpt.run), "--task", "wikitext", "--data", str(text), "--limit", "2"])
     assert told.exit_code == 0, told.exception
     assert "word_perplexity" in told.stdout and "original words" in told.stdout and "examples" in told.stdout
@@ -133,7 +133,7 @@ def test_the_verb(gpt: Loaded, text: Path, tmp_path: Path) -> None:
     assert told.exit_code == 0 and json.loads((tmp_path / "p.jsonl").read_text())["word"] == "c"
 
 
-def test_a_hugging_face_folder_is_judged(gpt: Loaded, text: Path, tmp_path: Path) -> None:
+def test_a_hugging_face_folder_is_judged(gpt: ModelBundle, text: Path, tmp_path: Path) -> None:
     """As the run is that it came from."""
     export_run(gpt.run, tmp_path / "hf")
     words = ["--task", "perplexity", "--data", str(text), "--limit", "2"]
@@ -152,7 +152,7 @@ def test_a_hugging_face_folder_is_judged(gpt: Loaded, text: Path, tmp_path: Path
         ("squid", "x", "use one of"),
     ],
 )
-def test_bad_files(gpt: Loaded, tmp_path: Path, task: str, content: str, said: str) -> None:
+def test_bad_files(gpt: ModelBundle, tmp_path: Path, task: str, content: str, said: str) -> None:
     file = tmp_path / "file"
     file.write_text(content)
     with pytest.raises(InputError, match=said) as error:

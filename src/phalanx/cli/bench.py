@@ -19,7 +19,7 @@ def bench_infer(
     batch: Annotated[str, typer.Option(help="Rows of a call.")] = "1,8",
     lengths: Annotated[str, typer.Option(help="Tokens of a row.")] = "128,384",
     backends: Annotated[
-        str, typer.Option(help="Of torch, native, onnxruntime, openvino, tensorrt.")
+        str, typer.Option(help="Of torch, native, onnxruntime, openvino, tensorrt and module:Name.")
     ] = "torch,native,onnxruntime,openvino",
     precision: Annotated[str, typer.Option(help="Of fp32, bf16, fp16, int8.")] = "fp32,bf16,int8",
     rounds: Annotated[int, typer.Option(min=1, help="Calls of each, by turns.")] = 20,
@@ -32,17 +32,17 @@ def bench_infer(
     from phalanx.infer import bench
 
     batches, wanted = numbers("batch", batch), numbers("lengths", lengths)
-    loaded = bench.subject(model)
-    sizes = sorted({min(length, loaded.context) for length in wanted})
-    found, lacking = bench.programs(loaded, backends.split(","), precision.split(","))
-    print(*lacking, sep="\n")
+    bundle = bench.subject(model)
+    sizes = sorted({min(length, bundle.context) for length in wanted})
+    found, unavailable = bench.programs(bundle, backends.split(","), precision.split(","))
+    print(*unavailable, sep="\n")
     with Bar(transient=True) as bar:
         job = bar.add_task("measuring")
 
         def told(n: int, total: int) -> None:
             bar.update(job, completed=n, total=total)
 
-        cells = list(bench.measure(found, loaded, batches, sizes, rounds, told))
+        cells = list(bench.measure(found, bundle, batches, sizes, rounds, told))
     print(*bench.table(cells), sep="\n")
     if out:
         durable.write(out, json.dumps([cell._asdict() for cell in cells], indent=1).encode())

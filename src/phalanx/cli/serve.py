@@ -17,7 +17,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port.")] = 8000,
     host: Annotated[str, typer.Option(help="The address; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     backend: Annotated[
-        str, typer.Option(help="For BERT: auto (the fastest here), torch, native, onnxruntime, openvino, tensorrt.")
+        str,
+        typer.Option(
+            help="auto (the fastest here), torch, native, module:Name; for BERT onnxruntime, openvino, tensorrt."
+        ),
     ] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 (GPU) or int8 (CPU).")] = "fp32",
     queue: Annotated[

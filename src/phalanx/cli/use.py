@@ -31,7 +31,7 @@ def _all_utf8(texts: list[str]) -> list[str]:
 
 Model = Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER of Hugging Face's.", metavar="MODEL")]
 Backend = Annotated[
-    str, typer.Option(help="torch, native, onnxruntime, openvino, tensorrt, or auto: the fastest here.")
+    str, typer.Option(help="torch, native, onnxruntime, openvino, tensorrt, module:Name, or auto: the fastest here.")
 ]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 (GPU) or int8 (CPU), where the backend has it.")]
 
@@ -118,23 +118,23 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens of this total probability.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="The same seed writes the same text.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="The same as --temperature 0.")] = False,
-    backend: Annotated[str, typer.Option(help="torch, or auto: kernels of our own where they can be had.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="torch, native, module:Name, or auto: kernels of our own where they can be had.")
+    ] = "auto",
     precision: Precision = "fp32",
 ) -> None:
     """Continue a text with a GPT, as it is written: phalanx generate runs/gpt "It was a dark" """
-    from phalanx.infer import load_gpt
+    from phalanx.infer import load_decoder
     from phalanx.infer.sample import Options
 
     options = Options(max_tokens, 0 if greedy else temperature, top_k, top_p, seed)
-    if backend not in ("auto", "torch", "native"):
-        raise InputError(f"backend={backend} is not for GPTs; use torch, native or auto")
     if overrides:
         if not all("=" in word for word in overrides):
             raise InputError(f'a prompt of several words stands in quotes: "{" ".join([prompt, *overrides])}"')
         _generate_together(Path(model), _whole(prompt), options, overrides)
         return
     prompt = _whole(prompt)
-    _show(prompt, load_gpt(model, backend, precision).generate(prompt, options))
+    _show(prompt, load_decoder(model, backend, precision).generate(prompt, options))
 
 
 def _show(prompt: str, stream: Iterable[str]) -> None:
@@ -171,9 +171,9 @@ def fill(
     precision: Precision = "fp32",
 ) -> None:
     """Fill the masks of a text with a BERT: phalanx fill runs/bert "the [MASK] sat on the mat" """
-    from phalanx.infer import load_bert
+    from phalanx.infer import load_encoder
 
-    for position, words in load_bert(model, backend, precision).fill(_whole(text), top):
+    for position, words in load_encoder(model, backend, precision).fill(_whole(text), top):
         print(f"[MASK] at token {position}: " + ", ".join(f"{word} {chance:.1%}" for word, chance in words))
 
 
@@ -186,10 +186,10 @@ def answer(
     precision: Precision = "fp32",
 ) -> None:
     """Answer a question about a text, with a BERT tuned for it: phalanx answer runs/squad "Who came?" @story.txt"""
-    from phalanx.infer import load_bert
+    from phalanx.infer import load_encoder
 
     context = _whole(context)
-    found = load_bert(model, backend, precision).answer(question, context)
+    found = load_encoder(model, backend, precision).answer(question, context)
     print(f"{found.text}  (characters {found.start} to {found.stop})" if found.text else "no answer in this text")
 
 
@@ -202,10 +202,10 @@ def classify(
     precision: Precision = "fp32",
 ) -> None:
     """Say the class of a text, or its number, with a BERT tuned for it: phalanx classify runs/sst2 "a fine film" """
-    from phalanx.infer import load_bert
+    from phalanx.infer import load_encoder
 
     asked = (_whole(text), _whole(pair)) if pair else _whole(text)
-    loaded = load_bert(model, backend, precision)
+    loaded = load_encoder(model, backend, precision)
     if loaded.head == "value":
         print(f"{loaded.values([asked])[0]:.4f}")
         return
@@ -227,14 +227,14 @@ def embed(
     import numpy as np
 
     from phalanx import durable
-    from phalanx.infer import load_bert
+    from phalanx.infer import load_encoder
 
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file")
     lines = [line for text in texts for line in _lines(text)]
     if not lines:
         raise InputError(f"{' '.join(texts)}: no texts; give some, or @FILE with one a line")
-    vectors, packed = load_bert(model, backend, precision).embed(lines), io.BytesIO()
+    vectors, packed = load_encoder(model, backend, precision).embed(lines), io.BytesIO()
     np.save(packed, vectors, allow_pickle=False)
     durable.write(out, packed.getvalue())
     print(f"{out}: {len(vectors)} vectors of {vectors.shape[1]}")

@@ -16,7 +16,7 @@ from phalanx.convert.folder import Weights
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.linked import exported, imported
 from phalanx.convert.vocabulary import write_tokenizer
-from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.data.tokenize import Tokenizer, load_run_tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
 from phalanx.models.build import build
@@ -159,7 +159,8 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     `transformers` does not have.
     """
     folder = RunFolder.open(run)
-    config, tokenizer = folder.config(), load_tokenizer(str(folder.tokenizer))
+    config = folder.config()
+    tokenizer = load_run_tokenizer(folder.tokenizer, config.model.vocab)
     spec, (kind, form) = spec_of(config.model), form_of(config.model, run)
     if name := unnamed(spec, form.names):
         raise InputError(f"{run} has {name}, for which Hugging Face's {kind} has no name")

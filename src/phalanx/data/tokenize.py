@@ -178,6 +178,17 @@ def _parsed(content: bytes) -> Tokenizer:
     return Tokenizer(Backend.from_buffer(content), "")
 
 
+def load_run_tokenizer(file: Path, vocab: int) -> Tokenizer:
+    """Load the tokenizer of a run whose model knows `vocab` tokens. InputError where the tokenizer has more."""
+    tokenizer = load_tokenizer(str(file))
+    if tokenizer.vocab > vocab:
+        raise InputError(
+            f"{file} has {tokenizer.vocab} tokens, the model of {file.parent} only {vocab}; put back the tokenizer it "
+            "was trained with"
+        )
+    return tokenizer
+
+
 def load_tokenizer(name_or_path: str) -> Tokenizer:
     """A bundled tokenizer by name, or one from a tokenizer.json, a folder that holds one, or one that `read_folder` can
     read. Raises InputError.

@@ -18,58 +18,66 @@ from typing import TYPE_CHECKING
 from phalanx.errors import InputError
 
 if TYPE_CHECKING:
-    from phalanx.infer.bert import Bert
-    from phalanx.infer.gpt import GPT
+    from phalanx.infer.decoder_model import DecoderModel
+    from phalanx.infer.encoder_model import EncoderModel
 
 
 def tell(line: str) -> None:
-    """On stderr: what is told beside the answers."""
+    """Print on stderr, where what is told beside the answers goes."""
     print(line, file=sys.stderr, flush=True)
 
 
 def load(
     model: str | Path, backend: str = "auto", precision: str = "fp32", best: bool = True,
     say: Callable[[str], None] = tell, scratch: str | None = None,
-) -> Bert | GPT:  # fmt: skip
-    """A run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
+) -> EncoderModel | DecoderModel:  # fmt: skip
+    """Load a run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
 
-    `backend` is auto (of a BERT the fastest here, measured at the first load; `say` is told what was found), torch,
-    native, onnxruntime, openvino or tensorrt. A GPT is computed by native where that can be had, else by torch.
+    `backend` is torch, native, onnxruntime, openvino, tensorrt, one from outside by "module:Name", or auto: for an
+    encoder the fastest here, measured at the first load; for a decoder native where that can be had, else torch. Where
+    the backend computes encoders alone, a decoder is computed as by auto; `say` hears of it, and of what was measured.
     `precision` is fp32, bf16, fp16 or int8. `scratch` is a folder for what of a Hugging Face folder lies on disk while
     it is read, instead of the system's for temporary files.
     """
-    from phalanx.infer import kernels
-    from phalanx.infer.bert import Bert
-    from phalanx.infer.gpt import GPT
-    from phalanx.infer.loaded import load as loaded
+    from phalanx.infer import backends
+    from phalanx.infer.bundle import load_bundle
+    from phalanx.infer.decoder_model import DecoderModel
+    from phalanx.infer.encoder_model import EncoderModel
 
     with brought(str(model), say, scratch, heads=False) as run:
-        found = replace(loaded(run, best), run=Path(model))
-    for note in found.restored.notes:
+        bundle = replace(load_bundle(run, best), run=Path(model))
+    for note in bundle.restored.notes:
         say(f"phalanx: {note}")
-    if not found.spec.causal:
-        return Bert(found, backend, precision, say)
-    if backend == "auto" and (reason := kernels.unsupported(found.spec)):
-        say(f"phalanx: computed by torch; native: {reason}")
-    return GPT(found, backend, precision)
+    if not bundle.spec.causal:
+        return EncoderModel(bundle, backend, precision, say)
+
+    if backend != "auto" and not backends.computes(backend, "decoder"):
+        say(f"phalanx: backend={backend} computes no decoders; {model} is computed as by backend=auto")
+        backend = "auto"
+    if backend == "auto":
+        backend = backends.decoder_backend(bundle.spec, precision, say)
+    return DecoderModel(bundle, backend, precision)
 
 
-def load_bert(model: str | Path, backend: str = "auto", precision: str = "fp32") -> Bert:
-    """As `load`; InputError for a GPT."""
+def load_encoder(model: str | Path, backend: str = "auto", precision: str = "fp32") -> EncoderModel:
+    """Load an encoder as `load` does; InputError for a decoder."""
+    from phalanx.infer.encoder_model import EncoderModel
+
     found = load(model, backend, precision)
-    from phalanx.infer.bert import Bert
-
-    if not isinstance(found, Bert):
+    if not isinstance(found, EncoderModel):
         raise InputError(f"{model} learned to continue a text, and a BERT is needed; use: phalanx generate {model}")
     return found
 
 
-def load_gpt(model: str | Path, backend: str = "auto", precision: str = "fp32") -> GPT:
-    """As `load`; InputError for a BERT."""
-    from phalanx.infer.bert import Bert
+def load_decoder(model: str | Path, backend: str = "auto", precision: str = "fp32") -> DecoderModel:
+    """Load a decoder as `load` does; InputError for an encoder, and for a backend that computes encoders alone."""
+    from phalanx.infer import backends
+    from phalanx.infer.decoder_model import DecoderModel
 
+    if backend != "auto" and not backends.computes(backend, "decoder"):
+        raise InputError(f"backend={backend}: {backends.wrong_kind('decoder')}")
     found = load(model, backend, precision)
-    if isinstance(found, Bert):
+    if not isinstance(found, DecoderModel):
         raise InputError(f"{model} learned to fill masks, not to continue a text; use: phalanx fill {model}")
     return found
 

@@ -1,4 +1,4 @@
-"""How fast each backend is, beside plain Hugging Face: by turns, so that what else the machine does hits all alike."""
+"""Benchmark: the latency of each backend beside plain Hugging Face, in turns, so that what else runs hits all alike."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,8 @@ from phalanx.data.source import Array
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.infer import backends, brought
-from phalanx.infer.backends import Program, Wanted
-from phalanx.infer.loaded import Loaded, load
+from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.rows import rectangle
 from phalanx.models.build import build
 from phalanx.models.family import spec_of, with_preset
@@ -41,11 +41,11 @@ class Cell(NamedTuple):
     p99: dict[str, float]
 
 
-def subject(model: str) -> Loaded:
+def subject(model: str) -> ModelBundle:
     """A run's model, hf:FOLDER's, or random weights of a recipe's size with a head for questions."""
     if model not in recipe.names():
         with brought(model) as run:
-            found = load(run)
+            found = load_bundle(run)
         if found.spec.causal:
             raise InputError(f"{model} is no BERT; bench infer is about those")
         return found
@@ -56,33 +56,40 @@ def subject(model: str) -> Loaded:
     sizes = config.model.tuned("span", 0)
     whole = config.model_copy(update={"model": sizes, "task": "span"})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Loaded(Path(model), build(sizes, 0, device).eval(), tokenizer, whole, Restored(0, None, ()))
+    return ModelBundle(Path(model), build(sizes, 0, device).eval(), tokenizer, whole, Restored(0, None, ()))
 
 
-def programs(loaded: Loaded, names: Sequence[str], precisions: Sequence[str]) -> tuple[dict[str, Program], list[str]]:
-    """By backend and precision, and Hugging Face's model; and a line for each that cannot be had."""
-    found, lacking = {}, []
+def programs(
+    bundle: ModelBundle, names: Sequence[str], precisions: Sequence[str]
+) -> tuple[dict[str, EncoderProgram], list[str]]:
+    """Return programs by backend and precision, Hugging Face's model among them; and a line for each that is
+    unavailable.
+    """
+    found: dict[str, EncoderProgram] = {}
+    unavailable = []
     for name in names:
         for precision in precisions:
-            if reason := backends.lacking(name, precision, loaded.spec):
-                lacking.append(f"{name} {precision}: {reason}")
-            else:
-                found[f"{name} {precision}"] = backends.build(name, Wanted(loaded, precision, not loaded.spec.tuned))
+            if reason := backends.unavailable(name, "encoder", bundle.spec, precision):
+                unavailable.append(f"{name} {precision}: {reason}")
+                continue
+            program = ProgramSpec(bundle, precision, not bundle.spec.tuned)
+            found[f"{name} {precision}"] = backends.encoder_program(name, program)
+
     if find_spec("transformers") is None:
-        lacking.append("hugging face: the package transformers is not installed")
+        unavailable.append("hugging face: the package transformers is not installed")
     else:
-        found["hugging face fp32"] = _HuggingFace(loaded)
-    return found, lacking
+        found["hugging face fp32"] = _HuggingFace(bundle)
+    return found, unavailable
 
 
-def measure(found: dict[str, Program], loaded: Loaded, batches: Sequence[int], lengths: Sequence[int], rounds: int,
-            told: Told) -> Iterator[Cell]:  # fmt: skip
+def measure(found: dict[str, EncoderProgram], bundle: ModelBundle, batches: Sequence[int], lengths: Sequence[int],
+            rounds: int, told: Told) -> Iterator[Cell]:  # fmt: skip
     """A cell for each batch and length, and one of ragged rows."""
     draw = np.random.default_rng(0)
     shapes = [(f"{batch} x {length}", [length] * batch) for length in lengths for batch in batches]
     shapes.append(("ragged", np.geomspace(16, max(lengths), RAGGED).astype(int).tolist()))
     for number, (name, sizes) in enumerate(shapes):
-        rows = [Encoded(draw.integers(0, loaded.tokenizer.vocab, n), n // 2) for n in sizes]
+        rows = [Encoded(draw.integers(0, bundle.tokenizer.vocab, n), n // 2) for n in sizes]
         times: dict[str, list[float]] = {each: [] for each in found}
         for turn in range(rounds + 2):
             for each, program in found.items():
@@ -107,18 +114,18 @@ def table(cells: Sequence[Cell]) -> list[str]:
 class _HuggingFace:
     """Their model with our weights, in fp32: rows filled up to the longest, as their pipelines do."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, bundle: ModelBundle) -> None:
         import transformers
 
-        config: Config = loaded.config
-        facts = facts_of(config, loaded.tokenizer)
+        config: Config = bundle.config
+        facts = facts_of(config, bundle.tokenizer)
         kind: Any = getattr(transformers, facts["architectures"][0])
-        self.device = next(loaded.model.parameters()).device
+        self.device = next(bundle.model.parameters()).device
         self.model = kind(transformers.BertConfig(**facts)).eval().to(self.device)
-        names = form_of(config.model, loaded.run)[1].names
-        state = exported(links(spec_of(config.model), names), loaded.model.state_dict())
+        names = form_of(config.model, bundle.run)[1].names
+        state = exported(links(spec_of(config.model), names), bundle.model.state_dict())
         self.model.load_state_dict(dict(state), strict=False)
-        self.pad, self.most = loaded.tokenizer.pad or 0, loaded.context
+        self.pad, self.most = bundle.tokenizer.pad or 0, bundle.context
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:

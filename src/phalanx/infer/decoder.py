@@ -31,6 +31,8 @@ class Remembers(Protocol):
 class Decoder:
     """Scores of the next token. `gathered` puts together the vocabulary where a layout splits it."""
 
+    takes_drafts = True
+
     def __init__(self, model: Any, vocab: int, past: Remembers, gathered: Callable[[Tensor], Tensor] | None = None
                  ) -> None:  # fmt: skip
         self.model, self.vocab, self.past, self.gathered = model, vocab, past, gathered

@@ -9,12 +9,12 @@ texts repeat themselves, and always the tokens that would have been chosen one b
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from phalanx.errors import InputError
+from phalanx.infer.backends.protocol import DecoderProgram
 from phalanx.infer.cache import New, Place
 from phalanx.infer.sample import Options, Scored, choose, scored
 
@@ -22,23 +22,6 @@ PREFILL = 4096  # tokens of prompts, and of windows that slide, in one step
 GRAM, DRAFT = 3, 8  # tokens that are looked for, and that are tried
 FEW = 8  # texts under way up to which trying costs little
 SCORED = 256  # tokens of prompts whose probabilities are told in one step: a row over the vocabulary each
-
-
-class Decodes(Protocol):
-    """What computes scores: `Decoder`, or a test's stand-in."""
-
-    room: int  # tokens of one sequence at most: no fewer than the context
-
-    def reserve(self, tokens: int) -> Place | None:
-        """Room for a sequence of so many tokens; None where there is none now."""
-
-    def release(self, place: Place) -> None:
-        """Give back the room of a sequence that has ended."""
-
-    def __call__(self, news: Sequence[New]) -> list[Tensor]:
-        """The scores of each sequence, float32 [wanted, vocab]; for a greedy one the tokens, int64 [wanted], which are
-        -1 where scores are not finite.
-        """
 
 
 @dataclass(eq=False)
@@ -68,7 +51,7 @@ class Engine:
     """The texts under way on one decoder. One thread calls its methods."""
 
     def __init__(
-        self, decoder: Decodes, context: int, ends: Collection[int], most: int = 64, lookup: bool = True
+        self, decoder: DecoderProgram, context: int, ends: Collection[int], most: int = 64, lookup: bool = True
     ) -> None:
         """A text ends with any of the tokens `ends`."""
         self.decoder, self.context, self.ends, self.most, self.lookup = decoder, context, ends, most, lookup

@@ -5,18 +5,17 @@ from tempfile import TemporaryDirectory
 
 from phalanx import durable
 from phalanx.errors import InputError
-from phalanx.infer.graphs import BertGraph, GPTGraph, Graph, onnx_program
-from phalanx.infer.loaded import load
-from phalanx.models.gpt2 import unlike
+from phalanx.infer.bundle import load_bundle
+from phalanx.infer.graphs import BertGraph, GPTGraph, Graph, onnx_program, untraceable
 
 
 def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
     """Write the graph of a run's model, its weights inside or, past 2 GB, beside; the names of its outputs."""
     _must_be_absent(out)
-    loaded = load(run, best)
-    if why := unlike(loaded.spec):
-        raise InputError(f"{run}: there are graphs of models of GPT-2's and BERT's kind alone, and of this one {why}")
-    graph: Graph = GPTGraph(loaded) if loaded.spec.causal else BertGraph(loaded)
+    bundle = load_bundle(run, best)
+    if reason := untraceable(bundle.spec):
+        raise InputError(f"{run}: {reason}")
+    graph: Graph = GPTGraph(bundle) if bundle.spec.causal else BertGraph(bundle)
     program = onnx_program(graph)
     data = out.with_name(out.name + ".data")  # as torch names what is beside
     if apart := graph.size() > 1 << 31:

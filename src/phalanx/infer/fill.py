@@ -10,8 +10,8 @@ from torch import Tensor
 from phalanx.data.labelled import Encoded
 from phalanx.errors import InputError
 from phalanx.infer.abilities import refusal
-from phalanx.infer.backends import Program
-from phalanx.infer.loaded import Loaded
+from phalanx.infer.backends.protocol import EncoderProgram
+from phalanx.infer.bundle import ModelBundle
 
 
 class Blank(NamedTuple):
@@ -21,32 +21,32 @@ class Blank(NamedTuple):
     words: list[tuple[str, float]]
 
 
-def fill(loaded: Loaded, text: str, top: int = 5) -> list[Blank]:
+def fill(bundle: ModelBundle, text: str, top: int = 5) -> list[Blank]:
     """The `top` likeliest words of every mask in `text`, each mask guessed with the others still hidden.
 
     InputError for a model that continues text, a text without a mask or longer than the context.
     """
-    tokens, positions = masked(loaded, text, top)
-    return _blanks(loaded, loaded.logits(tokens)[positions], positions, top)
+    tokens, positions = masked(bundle, text, top)
+    return _blanks(bundle, bundle.logits(tokens)[positions], positions, top)
 
 
-def fill_all(loaded: Loaded, asked: Sequence[tuple[str, int]], body: Program) -> list[list[Blank]]:
+def fill_all(bundle: ModelBundle, asked: Sequence[tuple[str, int]], body: EncoderProgram) -> list[list[Blank]]:
     """Fill several texts together, each with its own `top`; `body` computes what lies under the head."""
-    rows = [masked(loaded, text, top) for text, top in asked]
+    rows = [masked(bundle, text, top) for text, top in asked]
     hidden = body([Encoded(np.array(tokens), len(tokens)) for tokens, _ in rows])
     return [
-        _blanks(loaded, _scores(loaded, torch.from_numpy(one[positions])), positions, top)
+        _blanks(bundle, _scores(bundle, torch.from_numpy(one[positions])), positions, top)
         for one, (_, positions), (_, top) in zip(hidden, rows, asked, strict=True)
     ]
 
 
-def masked(loaded: Loaded, text: str, top: int) -> tuple[list[int], list[int]]:
+def masked(bundle: ModelBundle, text: str, top: int) -> tuple[list[int], list[int]]:
     """The tokens of a text, and the positions of masks among them. InputError as in `fill`."""
-    tokenizer, context = loaded.tokenizer, loaded.context
-    if reason := refusal("fill", loaded.run, loaded.config, loaded.record):
+    tokenizer, context = bundle.tokenizer, bundle.context
+    if reason := refusal("fill", bundle.run, bundle.config, bundle.record):
         raise InputError(reason)
     if tokenizer.mask is None or tokenizer.cls is None or tokenizer.sep is None:
-        raise InputError(f"the tokenizer of {loaded.run} has no mask, cls and sep tokens; train with one that has")
+        raise InputError(f"the tokenizer of {bundle.run} has no mask, cls and sep tokens; train with one that has")
     if not 1 <= top <= tokenizer.vocab:
         raise InputError(f"top={top} is out of range: it must be 1 to {tokenizer.vocab}")
 
@@ -62,8 +62,8 @@ def masked(loaded: Loaded, text: str, top: int) -> tuple[list[int], list[int]]:
     return tokens, positions
 
 
-def _blanks(loaded: Loaded, scores: Tensor, positions: Sequence[int], top: int) -> list[Blank]:
-    best, decode = scores.softmax(-1).topk(top), loaded.tokenizer.decode
+def _blanks(bundle: ModelBundle, scores: Tensor, positions: Sequence[int], top: int) -> list[Blank]:
+    best, decode = scores.softmax(-1).topk(top), bundle.tokenizer.decode
     return [
         Blank(position, [(decode([i]), p) for i, p in zip(ids, probabilities, strict=True)])
         for position, ids, probabilities in zip(positions, best.indices.tolist(), best.values.tolist(), strict=True)
@@ -71,8 +71,8 @@ def _blanks(loaded: Loaded, scores: Tensor, positions: Sequence[int], top: int) 
 
 
 @torch.inference_mode()
-def _scores(loaded: Loaded, hidden: Tensor) -> Tensor:
+def _scores(bundle: ModelBundle, hidden: Tensor) -> Tensor:
     """The scores of the tokenizer's words at the masks alone: float32 [masks, vocab]."""
-    model: Any = loaded.model
+    model: Any = bundle.model
     logits: Tensor = model.masked(hidden.to(next(model.parameters()).device), model.words)
-    return loaded.finite(logits[:, : loaded.tokenizer.vocab].float().cpu())
+    return bundle.finite(logits[:, : bundle.tokenizer.vocab].float().cpu())

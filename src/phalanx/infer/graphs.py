@@ -18,11 +18,30 @@ from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
-from phalanx.infer.loaded import Loaded
+from phalanx.infer.bundle import ModelBundle
+from phalanx.models.gpt2 import unlike
 from phalanx.nn.attention import Attention
 from phalanx.nn.batch import Batch
+from phalanx.spec.model import Spec
 
 OPSET = 18
+HEADS = {  # the losses of a model's heads, and the outputs of its graph
+    ("lm",): ("logits",),
+    ("mlm", "nsp"): ("logits", "pair_logits"),
+    ("classes",): ("logits",),
+    ("value",): ("logits",),
+    ("choice",): ("logits",),
+    ("tokens",): ("logits",),
+    ("span",): ("start_logits", "end_logits"),
+}
+
+
+def untraceable(spec: Spec) -> str:
+    """Return what of a model has no graph here; "" if there is a graph of it."""
+    reason = unlike(spec)
+    if not reason and spec.losses not in HEADS:
+        reason = f"its head is for {' and '.join(spec.losses)}"
+    return f"there are graphs of models of GPT-2's and BERT's kind alone, and of this one {reason}" if reason else ""
 
 
 class Graph(nn.Module):
@@ -31,12 +50,12 @@ class Graph(nn.Module):
     inputs: dict[str, tuple[Tensor, dict[int, Any]]]
     outputs: tuple[str, ...]
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, bundle: ModelBundle) -> None:
         super().__init__()
-        here = next(loaded.model.parameters()).device.type == "cpu"
-        self.model = (loaded.model if here else copy.deepcopy(loaded.model).cpu()).eval()
-        self.config: ModelConfig = loaded.config.model
-        self.spec = loaded.spec
+        here = next(bundle.model.parameters()).device.type == "cpu"
+        self.model = (bundle.model if here else copy.deepcopy(bundle.model).cpu()).eval()
+        self.config: ModelConfig = bundle.config.model
+        self.spec = bundle.spec
 
     def size(self) -> int:
         """Bytes of the weights."""
@@ -46,10 +65,10 @@ class Graph(nn.Module):
 class BertGraph(Graph):
     """A BERT with its heads, or what lies under them (`hidden`)."""
 
-    def __init__(self, loaded: Loaded, hidden: bool = False) -> None:
-        super().__init__(loaded)
+    def __init__(self, bundle: ModelBundle, hidden: bool = False) -> None:
+        super().__init__(bundle)
         self.hidden = hidden
-        self.outputs = ("hidden",) if hidden else _OUTPUTS.get(self.spec.tuned, ("logits",))
+        self.outputs = ("hidden",) if hidden else HEADS[self.spec.losses]
         ids = torch.randint(self.config.vocab, (3, min(7, self.config.positions)))
         free = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", max=self.config.positions)}
         like = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
@@ -78,8 +97,8 @@ class BertGraph(Graph):
 class GPTGraph(Graph):
     """A GPT with its past."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        super().__init__(loaded)
+    def __init__(self, bundle: ModelBundle) -> None:
+        super().__init__(bundle)
         model = self.config
         self.layers = model.layers
         pasts = [f"past.{layer}.{kind}" for layer in range(self.layers) for kind in ("key", "value")]
@@ -134,9 +153,6 @@ def _remembering(
         transformer.everywhere = before[0]
         for attention, keys in zip(attentions, before[1], strict=True):
             attention.keys = keys
-
-
-_OUTPUTS = {"": ("logits", "pair_logits"), "span": ("start_logits", "end_logits")}  # of a BERT by its head
 
 
 @contextmanager

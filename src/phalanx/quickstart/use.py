@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from phalanx.infer.bundle import load_bundle
+from phalanx.infer.decoder_model import DecoderModel
 from phalanx.infer.fill import fill
-from phalanx.infer.gpt import GPT
-from phalanx.infer.loaded import load
 from phalanx.infer.sample import Options
 from phalanx.quickstart.learn import run_folder
 from phalanx.quickstart.plan import MASKED, PROMPTS, TEMPERATURE, TOP_P, Workspace
@@ -16,7 +16,7 @@ CANDIDATES = 5
 def write_samples(workspace: Workspace) -> Result:
     """A text after each prompt; the first draw, not the best of several."""
     run = run_folder(workspace, "gpt")
-    model = GPT(load(run))
+    model = DecoderModel(load_bundle(run))
     options = Options(max_tokens=workspace.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
     samples = [[prompt, "".join(model.generate(prompt, options))] for prompt in PROMPTS]
     return {"samples": samples, "at": str(run)}
@@ -32,8 +32,8 @@ def tell_samples(result: Result) -> Iterator[str]:
 def fill_masks(workspace: Workspace) -> Result:
     """The likeliest words of each mask."""
     run = run_folder(workspace, "bert")
-    loaded = load(run)
-    filled = [[text, fill(loaded, text, CANDIDATES)[0].words] for text in MASKED]
+    bundle = load_bundle(run)
+    filled = [[text, fill(bundle, text, CANDIDATES)[0].words] for text in MASKED]
     return {"filled": filled, "at": str(run)}
 
 

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from phalanx.infer.bert import visible
+from phalanx.infer.encoder_model import visible
 
 CHARACTERS = 200_000  # of a text
 TEXTS = 2048  # of a request: as many as OpenAI takes

@@ -19,8 +19,8 @@ from typing import Any
 
 from phalanx.errors import InputError, ModelError
 from phalanx.infer import load
-from phalanx.infer.bert import Bert
-from phalanx.infer.gpt import GPT
+from phalanx.infer.decoder_model import DecoderModel
+from phalanx.infer.encoder_model import EncoderModel
 from phalanx.parent import end_with
 from phalanx.serve.jobs import Cancel, Failed, FromWorker, Job, Ping, Pong, Ready, Reply, Spec, ToWorker, packed, read
 from phalanx.serve.writing import Writing
@@ -58,18 +58,18 @@ def work(
             worker.turn()
 
 
-def _loaded(spec: Spec, scratch: str) -> Bert | GPT:
+def _loaded(spec: Spec, scratch: str) -> EncoderModel | DecoderModel:
     """The model of `spec`, whose errors call it by its name, for they go to clients."""
     model = load(spec.source, spec.backend, spec.precision, scratch=scratch)
-    model.loaded = replace(model.loaded, run=Path(spec.name))
+    model.bundle = replace(model.bundle, run=Path(spec.name))
     model.ready()
     return model
 
 
-def _facts(model: Bert | GPT) -> dict[str, Any]:
-    if isinstance(model, GPT):
+def _facts(model: EncoderModel | DecoderModel) -> dict[str, Any]:
+    if isinstance(model, DecoderModel):
         return {"can": ["complete"], "context": model.context}
-    return {"can": model.can, "context": model.loaded.context}
+    return {"can": model.can, "context": model.bundle.context}
 
 
 class Mail:
@@ -183,7 +183,7 @@ class Worker:
         except InputError as error:
             self.pipe.send(Reply(job.number, str(error), status=400))
 
-    def _step(self, gpt: GPT) -> None:
+    def _step(self, gpt: DecoderModel) -> None:
         now = time.monotonic()
         mine = {number: text for number, text in self.texts.items() if text.gpt is gpt}
         for number, text in mine.items():
@@ -202,7 +202,7 @@ class Worker:
         if ended:
             del self.texts[number]
         if ended == "broken":
-            self.pipe.send(Reply(number, str(text.gpt.loaded.broken()), status=500))
+            self.pipe.send(Reply(number, str(text.gpt.bundle.broken()), status=500))
         elif (told := text.news()) is not None:
             self.pipe.send(Reply(number, told, last=bool(ended)))
 
@@ -212,9 +212,9 @@ def alike(one: Job, other: Job) -> bool:
     return (one.model, one.kind) == (other.model, other.kind)
 
 
-def compute(model: Bert | GPT, kind: str, asked: Sequence[dict[str, Any]]) -> list[Any]:
+def compute(model: EncoderModel | DecoderModel, kind: str, asked: Sequence[dict[str, Any]]) -> list[Any]:
     """The results of questions of one kind to a BERT."""
-    if not isinstance(model, Bert):
+    if not isinstance(model, EncoderModel):
         raise InputError("this model continues texts; use /v1/completions")
     if kind == "answer":
         return [found._asdict() for found in model.answers([(one["question"], one["context"]) for one in asked])]

@@ -7,7 +7,7 @@ from typing import Any
 from phalanx.data.fastpath import byte_letters
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
-from phalanx.infer.gpt import GPT, Pieces
+from phalanx.infer.decoder_model import DecoderModel, Pieces
 from phalanx.infer.sample import Options, Scored
 from phalanx.serve.jobs import Job
 
@@ -15,7 +15,7 @@ from phalanx.serve.jobs import Job
 class Writing:
     """One text under way. InputError where its prompt does not fit; it ends with the model's context at the latest."""
 
-    def __init__(self, gpt: GPT, job: Job) -> None:
+    def __init__(self, gpt: DecoderModel, job: Job) -> None:
         self.gpt, self.job = gpt, job
         prompt, options = job.asked["prompt"], Options(**job.asked["options"])
         tokens = gpt.encode(prompt)

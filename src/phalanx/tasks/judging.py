@@ -14,9 +14,10 @@ from torch import nn
 from phalanx import recipe
 from phalanx.config import Config, LayoutConfig, PrecisionConfig
 from phalanx.data.source import Array, Source
-from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.abilities import refusal
+from phalanx.infer.bundle import open_run
 from phalanx.models.family import spec_of
 from phalanx.parallel import meeting, processes
 from phalanx.parallel.layout import Layout
@@ -24,7 +25,6 @@ from phalanx.parallel.mesh import Mesh, make_mesh
 from phalanx.precision import gemm
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
-from phalanx.run.import_record import ImportRecord
 from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
@@ -81,17 +81,11 @@ def layout_of(run: Path, overrides: Sequence[str]) -> Config:
 def judging(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iterator[Judged]:
     """The model of a run folder, best or newest; every process of the layout calls this alike."""
     store = meeting.meet()
-    folder, asked = RunFolder.open(run), layout_of(run, overrides)
-    if reason := refusal("judge", run, folder.config(), ImportRecord.read(folder)):
+    opened, asked = open_run(run), layout_of(run, overrides)
+    if reason := refusal("judge", run, opened.config, opened.record):
         raise InputError(reason)
-    tokenizer = load_tokenizer(str(folder.tokenizer))
-    if tokenizer.vocab > asked.model.vocab:
-        raise InputError(
-            f"{folder.tokenizer} has {tokenizer.vocab} tokens, the model of {run} only {asked.model.vocab}; put back "
-            "the tokenizer it was trained with"
-        )
-    with joined(asked, tokenizer, store) as config:
-        yield _loaded(folder, config, tokenizer, best)
+    with joined(asked, opened.tokenizer, store) as config:
+        yield _loaded(opened.folder, config, opened.tokenizer, best)
         processes.leave()
 
 

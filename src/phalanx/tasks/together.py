@@ -8,28 +8,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phalanx.errors import InputError
+from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.decoder import Decoder, Past
-from phalanx.infer.gpt import GPT
-from phalanx.infer.loaded import Loaded
+from phalanx.infer.decoder_model import DecoderModel
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
 from phalanx.tasks.judging import judging, layout_of
 
 
 @contextmanager
-def laid_out(run: Path, overrides: Sequence[str]) -> Iterator[GPT]:
+def laid_out(run: Path, overrides: Sequence[str]) -> Iterator[DecoderModel]:
     """The run's model by `overrides` such as layout.tp=2, which every process calls alike and all use alike."""
     layout = layout_of(run, overrides).layout
     if layout.pp > 1 or layout.cp > 1 or layout.dp > 1 or layout.shard != "none":
         raise InputError("generation is laid out by layout.tp alone; leave out the other layout words")
     with judging(run, [*overrides, "layout.sequence_parallel=false"]) as judged:
-        loaded = Loaded(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored)
+        bundle = ModelBundle(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored)
         rows = judged.config.model.padded_vocab // judged.mesh.tp.size
 
         def gathered(logits: Tensor) -> Tensor:
             return _whole(logits, rows, judged.mesh.tp)
 
-        yield GPT(loaded, decoder=Decoder(judged.model, judged.tokenizer.vocab, Past(judged.model), gathered))
+        yield DecoderModel(bundle, decoder=Decoder(judged.model, judged.tokenizer.vocab, Past(judged.model), gathered))
 
 
 def _whole(logits: Tensor, rows: int, tp: Axis) -> Tensor:

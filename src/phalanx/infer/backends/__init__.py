@@ -1,69 +1,96 @@
-"""Who computes a BERT: each backend makes a program of a model, and all give the same answers.
+"""Who computes a model: backends by name, and programs made by them. All backends give the same answers.
 
-A program takes rows of tokens of any length and gives for each float32 [length, …] (`per_token`) or […]. A backend is a
-module here with `lacking` (why it cannot be had here, or nothing), `precisions` and `build`; one that does not compute
-every encoder says why not by `unsupported`.
+What a backend is says `phalanx.infer.backends.protocol`. One is named as in `registry.BACKENDS`, or by "module:Name".
 """
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, Literal
+
+import torch
 
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
-from phalanx.errors import InputError
-from phalanx.infer.loaded import Loaded
-from phalanx.nn.answer import POOLED
+from phalanx.errors import InputError, ModelError
+from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
+from phalanx.infer.bundle import ModelBundle
+from phalanx.registry import BACKENDS
 from phalanx.spec.model import Spec
 
-NAMES = {"torch": "pytorch", "native": "native", "onnxruntime": "onnx", "openvino": "vino", "tensorrt": "tensorrt"}
+NAMES = tuple(BACKENDS.places)
 
-Program = Callable[[Sequence[Encoded]], list[Array]]
-
-
-class Wanted(NamedTuple):
-    """What a program is made of: what its head says, or what lies under it (`hidden`)."""
-
-    loaded: Loaded
-    precision: str
-    hidden: bool
-
-    @property
-    def per_token(self) -> bool:
-        """Whether it answers at every token."""
-        return self.hidden or self.loaded.spec.tuned not in POOLED
-
-    @property
-    def pad(self) -> int:
-        """The token that fills up."""
-        return self.loaded.tokenizer.pad or 0
+Kind = Literal["encoder", "decoder"]
 
 
-def of(name: str) -> Any:
-    """The module of a backend."""
-    if name not in NAMES:
-        raise InputError(f"backend={name} is not known; use auto or one of {', '.join(NAMES)}")
-    return import_module(f"phalanx.infer.backends.{NAMES[name]}")
+def computes(name: str, kind: Kind) -> bool:
+    """Return whether a backend has the method `kind`: "encoder" or "decoder". InputError for an unknown name."""
+    return hasattr(BACKENDS.find(name), kind)
 
 
-def lacking(name: str, precision: str, spec: Spec) -> str:
-    """Why a backend cannot be had here for a model in a precision; nothing if it can."""
-    module = of(name)
-    if reason := (module.unsupported(spec) if hasattr(module, "unsupported") else "") or module.lacking():
-        return str(reason)
-    possible = module.precisions()
+def unavailable(name: str, kind: Kind, spec: Spec, precision: str) -> str:
+    """Return why a backend cannot compute a model as `kind`, "encoder" or "decoder", in a precision; "" if it can.
+
+    InputError for an unknown name.
+    """
+    if not computes(name, kind):
+        return wrong_kind(kind)
+    return str(BACKENDS.find(name)().unavailable(spec, precision))
+
+
+def wrong_kind(kind: Kind) -> str:
+    """Return what to say of a backend that does not compute models of a `kind`, "encoder" or "decoder"."""
+    return f"it computes no {kind}s; use auto, {', '.join(name for name in NAMES if computes(name, kind))}"
+
+
+def encoder_program(name: str, program: ProgramSpec) -> EncoderProgram:
+    """Make a backend's program of an encoder; InputError where the backend cannot compute it."""
+    return _Checked(name, program, _available(name, "encoder", program.bundle.spec, program.precision).encoder(program))
+
+
+def decoder_program(name: str, bundle: ModelBundle, precision: str) -> DecoderProgram:
+    """Make a backend's program of a decoder; InputError where the backend cannot compute it."""
+    made: DecoderProgram = _available(name, "decoder", bundle.spec, precision).decoder(bundle, precision)
+    return made
+
+
+def decoder_backend(spec: Spec, precision: str, say: Callable[[str], None]) -> str:
+    """Return the fastest backend for a decoder: our own kernels, or else torch. `say` hears why it is not the kernels,
+    which are for CPUs.
+    """
+    reason = unavailable("native", "decoder", spec, precision)
+    if reason and not torch.cuda.is_available():
+        say(f"phalanx: computed by torch; native: {reason}")
+    return "torch" if reason else "native"
+
+
+def missing_package(*packages: str) -> str:
+    """Return that a package is not installed, of the first that is not; "" where all are."""
+    return next((f"the package {name} is not installed" for name in packages if not find_spec(name)), "")
+
+
+def missing_precision(precision: str, possible: Sequence[str]) -> str:
+    """Return that a precision is none of those that are possible here; "" if it is."""
     return "" if precision in possible else f"it has {' and '.join(possible)} here, not {precision}"
 
 
-def absent(package: str) -> str:
-    """That a package is not installed, where it is not."""
-    return "" if find_spec(package) else f"the package {package} is not installed"
-
-
-def build(name: str, wanted: Wanted) -> Program:
-    """A backend's program; InputError where it cannot be had."""
-    if reason := lacking(name, wanted.precision, wanted.loaded.spec):
+def _available(name: str, kind: Kind, spec: Spec, precision: str) -> Any:
+    """Return the backend itself; InputError where it cannot compute the model."""
+    if reason := unavailable(name, kind, spec, precision):
         raise InputError(f"backend={name}: {reason}")
-    program: Program = of(name).build(wanted)
-    return program
+    return BACKENDS.find(name)()
+
+
+class _Checked:
+    """An encoder's program whose answers' shapes are checked: a mean over a wrong axis would be a vector too."""
+
+    def __init__(self, name: str, spec: ProgramSpec, program: EncoderProgram) -> None:
+        self.name, self.spec, self.program = name, spec, program
+
+    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
+        """Return what the program gives; ModelError where that is not one answer of the right shape for each row."""
+        answers = self.program(rows)
+        shapes = [answer.shape for answer in answers]
+        if shapes != (right := [self.spec.shape(row) for row in rows]):
+            wrong = next(((a, b) for a, b in zip(shapes, right, strict=False) if a != b), (len(shapes), len(right)))
+            raise ModelError(f"backend={self.name} is broken: its answers are {wrong[0]}, and {wrong[1]} were expected")
+        return answers

@@ -7,29 +7,28 @@ from typing import Any
 import torch
 
 from phalanx.infer import kernels
-from phalanx.infer.backends import Program, Wanted
+from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
+from phalanx.infer.bundle import ModelBundle
+from phalanx.infer.decoder import GIB, Decoder
 from phalanx.infer.rows import Eager, OneAfterAnother, Said
 from phalanx.spec.model import Spec
 
 
-def lacking() -> str:
-    """Why it cannot be had here."""
-    return kernels.lacking()
+class Native:
+    """Computes models of GPT-2's and BERT's kind on CPUs, in fp32 and int8."""
 
+    def unavailable(self, spec: Spec, precision: str) -> str:
+        """Return what of a model the kernels do not know, or why they cannot be had here; "" if they compute it."""
+        return kernels.unavailable(spec, precision)
 
-def unsupported(spec: Spec) -> str:
-    """Why it does not compute a model."""
-    return kernels.unsupported(spec)
+    def encoder(self, program: ProgramSpec) -> EncoderProgram:
+        """Make a program of the model's embeddings and head around blocks in C++."""
+        model: Any = program.bundle.shared()
+        blocks = kernels.fill(model, program.precision)
+        said = Said(model, program.per_token, program.hidden)
+        return OneAfterAnother(Eager(said, blocks, torch.device("cpu")), program.per_token)
 
-
-def precisions() -> tuple[str, ...]:
-    """On processors with AVX2."""
-    return kernels.PRECISIONS
-
-
-def build(wanted: Wanted) -> Program:
-    """The model's embeddings and head around blocks in C++."""
-    model: Any = wanted.loaded.shared()
-    blocks = kernels.fill(model, wanted.precision)
-    said = Said(model, wanted.per_token, wanted.hidden)
-    return OneAfterAnother(Eager(said, blocks, torch.device("cpu")), wanted.per_token)
+    def decoder(self, bundle: ModelBundle, precision: str) -> DecoderProgram:
+        """Make a program whose blocks, keys and values are the kernels'; its memory is 1 GiB."""
+        model: Any = bundle.shared()
+        return Decoder(model, bundle.tokenizer.vocab, kernels.fill(model, precision, GIB))

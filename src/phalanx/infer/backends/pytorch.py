@@ -6,29 +6,51 @@ from typing import Any
 
 import torch
 
-from phalanx.infer.backends import Program, Wanted
+from phalanx.infer.backends import missing_precision
+from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
+from phalanx.infer.bundle import ModelBundle
+from phalanx.infer.decoder import GIB, Decoder, Past
 from phalanx.infer.recorded import Recorded
+from phalanx.infer.replay import compiles
 from phalanx.infer.rows import Apart, Eager, OneAfterAnother, Said
+from phalanx.infer.steps import Steps
 from phalanx.precision import gemm, packed
+from phalanx.spec.model import Spec
 
 
-def lacking() -> str:
-    """It is always here."""
-    return ""
+class Torch:
+    """Computes every model that can be built, by its own modules with the weights in another precision."""
+
+    def unavailable(self, spec: Spec, precision: str) -> str:
+        """Return that this machine does not multiply in a precision; "" if it does."""
+        return missing_precision(precision, packed.precisions(_device()))
+
+    def encoder(self, program: ProgramSpec) -> EncoderProgram:
+        """Make a program of a copy of the model that shares its weights in fp32."""
+        model: Any = program.bundle.shared()
+        device = next(model.parameters()).device
+        packed.fill(model, program.precision, device)
+        said = Said(model, program.per_token, program.hidden)
+
+        recorded = device.type == "cuda" and program.precision != "fp32" and gemm.native_bf16(device)
+        if not recorded:  # flash attention, which graphs need, is for bf16 and fp16 from Ampere on
+            return OneAfterAnother(Eager(said, Apart(model), device), program.per_token)
+        return OneAfterAnother(Recorded(said, program.bundle.context, device), program.per_token)
+
+    def decoder(self, bundle: ModelBundle, precision: str) -> DecoderProgram:
+        """Make a program. Keys and values may take 1 GiB on a CPU, half of what is free on a GPU."""
+        model: Any = bundle.shared()
+        device, vocab, number = next(model.parameters()).device, bundle.tokenizer.vocab, packed.NUMBERS[precision]
+        packed.fill(model, precision, device, model.words)
+
+        if device.type == "cpu":
+            program = Decoder(model, vocab, Past(model, GIB, number))
+            program.takes_drafts = precision != "int8"  # whose tokens are rounded by the largest of a call
+            return program
+        past = Past(model, torch.cuda.mem_get_info(device)[0] // 2, number)
+        return (Steps if compiles() else Decoder)(model, vocab, past)
 
 
-def precisions() -> tuple[str, ...]:
-    """On this machine."""
-    return packed.precisions(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def build(wanted: Wanted) -> Program:
-    """The model itself in another precision; its weights are shared with the one it was loaded as."""
-    model: Any = wanted.loaded.shared()
-    device = next(model.parameters()).device
-    packed.fill(model, wanted.precision, device)
-    said = Said(model, wanted.per_token, wanted.hidden)
-    recorded = device.type == "cuda" and wanted.precision != "fp32" and gemm.native_bf16(device)
-    if not recorded:  # flash attention, which graphs need, is for bf16 and fp16 from Ampere on
-        return OneAfterAnother(Eager(said, Apart(model), device), wanted.per_token)
-    return OneAfterAnother(Recorded(said, wanted.loaded.context, device), wanted.per_token)
+def _device() -> torch.device:
+    """Return the kind of device that models are loaded on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -3,40 +3,42 @@
 It has not run on a GPU yet.
 """
 
-from phalanx.infer import store
-from phalanx.infer.backends import Program, Wanted, absent
-from phalanx.infer.backends.onnx import Session, graph, options
+from phalanx.infer import artifact_cache
+from phalanx.infer.backends import missing_package, missing_precision
+from phalanx.infer.backends.onnxruntime import PACKAGES, Session, graph, options
+from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.graphs import untraceable
 from phalanx.infer.rows import InRectangles
+from phalanx.spec.model import Spec
 
 PROVIDER = "TensorrtExecutionProvider"
 STEP = 32
 
 
-def lacking() -> str:
-    """Why it cannot be had here."""
-    if reason := absent("onnxruntime") or absent("onnx") or absent("onnxscript"):
-        return reason
-    import onnxruntime as ort
+class TensorRT:
+    """Computes encoders of BERT's kind on GPUs, in fp32, bf16 and fp16."""
 
-    return "" if PROVIDER in ort.get_available_providers() else "onnxruntime was built without TensorRT"
+    def unavailable(self, spec: Spec, precision: str) -> str:
+        """Return what is missing here, or what of a model has no graph; "" if it is computed."""
+        if reason := missing_package(*PACKAGES):
+            return reason
+        import onnxruntime as ort
 
+        if PROVIDER not in ort.get_available_providers():
+            return "onnxruntime was built without TensorRT"
+        return untraceable(spec) or missing_precision(precision, ("fp32", "bf16", "fp16"))
 
-def precisions() -> tuple[str, ...]:
-    """Those of TensorRT."""
-    return "fp32", "bf16", "fp16"
+    def encoder(self, program: ProgramSpec) -> EncoderProgram:
+        """Make a session on the GPU."""
+        import onnxruntime as ort
 
-
-def build(wanted: Wanted) -> Program:
-    """A session on the GPU."""
-    import onnxruntime as ort
-
-    engines = {
-        "trt_fp16_enable": wanted.precision == "fp16",
-        "trt_bf16_enable": wanted.precision == "bf16",
-        "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": str(store.folder()),
-        "trt_cuda_graph_enable": True,
-    }
-    providers = [(PROVIDER, engines), "CUDAExecutionProvider"]
-    session = ort.InferenceSession(str(graph(wanted)), options(ort), providers=providers)
-    return InRectangles(Session(session), wanted.pad, wanted.loaded.context, wanted.per_token, STEP)
+        engines = {
+            "trt_fp16_enable": program.precision == "fp16",
+            "trt_bf16_enable": program.precision == "bf16",
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": str(artifact_cache.folder()),
+            "trt_cuda_graph_enable": True,
+        }
+        providers = [(PROVIDER, engines), "CUDAExecutionProvider"]
+        session = ort.InferenceSession(str(graph(program)), options(ort), providers=providers)
+        return InRectangles(Session(session), program.pad, program.bundle.context, program.per_token, STEP)

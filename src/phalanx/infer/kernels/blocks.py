@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.infer.cache import Cache, New
+from phalanx.infer.kernels import compiled
 from phalanx.infer.kernels.compiled import functions
 from phalanx.models.gpt2 import unlike
 from phalanx.nn.attention import Context
@@ -18,10 +19,13 @@ from phalanx.spec.model import Spec
 PRECISIONS = ("fp32", "int8")
 
 
-def unsupported(spec: Spec) -> str:
-    """Return why the kernels do not compute a model; "" if they do."""
-    why = unlike(spec)
-    return f"it computes models of GPT-2's and BERT's kind alone; this one is another ({why})" if why else ""
+def unavailable(spec: Spec, precision: str) -> str:
+    """Return what of a model the kernels do not know, or why they cannot be had here; "" if they compute it."""
+    if difference := unlike(spec):
+        return f"it computes models of GPT-2's and BERT's kind alone; this one is another ({difference})"
+    if reason := compiled.unavailable():
+        return reason
+    return "" if precision in PRECISIONS else f"it has {' and '.join(PRECISIONS)} here, not {precision}"
 
 
 def fill(model: Any, precision: str, memory: int | None = None) -> "Blocks":

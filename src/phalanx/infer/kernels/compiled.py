@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from phalanx import durable, processor
-from phalanx.infer import store
+from phalanx.infer import artifact_cache
 
 SOURCES = files("phalanx.infer.kernels")
 PATIENCE = 300  # seconds that the compiler may take
@@ -34,8 +34,8 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 @cache
-def lacking() -> str:
-    """Why the kernels cannot be had here; nothing if they can. The first time they are compiled for that."""
+def unavailable() -> str:
+    """Return why there are no kernels on this machine; "" if there are. The first call compiles them."""
     if torch.cuda.is_available():
         return "it is for machines without a GPU"
     if platform.system() != "Linux" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
@@ -57,7 +57,7 @@ def functions() -> Any:
     threads = _threads()
     made_of = version(), _compiler(), OPTIONS, _instructions(), processor.name(), processor.features(), threads
     name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
-    file = store.folder() / f"kernels-{name}.so"
+    file = artifact_cache.folder() / f"kernels-{name}.so"
     if not file.exists():
         _compile(file, threads)
     found = ctypes.CDLL(str(file))

@@ -1,5 +1,5 @@
-"""Which backend is the fastest here: those that are installed are measured at load, in turns, on lengths like those to
-come, and the fastest whose answers stay close to those of fp32 is taken and remembered.
+"""Autotuning: backends are measured in turns when a model is loaded, on lengths like those to come, and the fastest
+whose answers stay close to those of fp32 is taken and remembered.
 """
 
 import json
@@ -18,9 +18,9 @@ from phalanx import durable, processor
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.errors import InputError
-from phalanx.infer import backends, kernels, store
-from phalanx.infer.backends import Program, Wanted
-from phalanx.infer.loaded import Loaded
+from phalanx.infer import artifact_cache, backends, kernels
+from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.bundle import ModelBundle
 from phalanx.units import aligned
 
 LENGTHS = (16, 128, 384)  # tokens of the rows that are timed, as far as the model sees
@@ -36,39 +36,45 @@ class Candidate(NamedTuple):
     distance: float
 
 
-def choose(loaded: Loaded, precision: str, hidden: bool, say: Callable[[str], None]) -> Program:
-    """The program to use; `say` is told what was found."""
-    names = [name for name in backends.NAMES if not backends.lacking(name, precision, loaded.spec)]
-    wanted = Wanted(loaded, precision, hidden)
+def fastest(program: ProgramSpec, say: Callable[[str], None]) -> EncoderProgram:
+    """Make the program by the fastest backend of this package; `say` hears what was measured, or remembered.
+
+    InputError where no backend has the precision, or none is close enough to fp32 in it.
+    """
+    bundle, precision, hidden = program
+    names = [name for name in backends.NAMES if not backends.unavailable(name, "encoder", bundle.spec, precision)]
     if not names:
         raise InputError(f"precision={precision}: no backend has it here; use fp32")
     if len(names) == 1:
-        return backends.build(names[0], wanted)
-    file = store.folder() / f"{store.key(loaded, precision, hidden, names, _machine())}.choice.json"
-    with store.alone(file):
+        return backends.encoder_program(names[0], program)
+
+    file = artifact_cache.folder() / f"{artifact_cache.key(bundle, precision, hidden, names, _machine())}.choice.json"
+    with artifact_cache.locked(file):
         if remembered := _remembered(file, names):
             say(f"backend {remembered}, the fastest when this model was first loaded here ({file})")
-            return backends.build(remembered, wanted)
-        return _fastest(wanted, names, file, say)
+            return backends.encoder_program(remembered, program)
+        return _measured(program, names, file, say)
 
 
-def _fastest(wanted: Wanted, names: Sequence[str], file: Path, say: Callable[[str], None]) -> Program:
-    """Build and time the backends, and return the fastest that is close to fp32's answers; write the choice to `file`.
+def _measured(program: ProgramSpec, names: Sequence[str], file: Path, say: Callable[[str], None]) -> EncoderProgram:
+    """Make and time the programs, and return the fastest that is close to fp32's answers; write the choice to `file`.
 
     InputError where no backend is close enough.
     """
-    loaded, precision, hidden = wanted
     programs = {}
     for name in names:
         try:
-            programs[name] = backends.build(name, wanted)
+            programs[name] = backends.encoder_program(name, program)
         except InputError as error:
             say(f"{error}")
-    lengths = sorted({min(length, loaded.context) for length in LENGTHS})
-    found = measure(programs, lengths, loaded, backends.build("torch", Wanted(loaded, "fp32", hidden)))
-    within = [one for one in found if one.distance < CLOSE[precision]]
+
+    lengths = sorted({min(length, program.bundle.context) for length in LENGTHS})
+    exact = backends.encoder_program("torch", program._replace(precision="fp32"))
+    found = measure(programs, lengths, program.bundle, exact)
+    within = [one for one in found if one.distance < CLOSE[program.precision]]
     if not within:
-        raise InputError(f"precision={precision}: every backend's answers are far from fp32's; use fp32")
+        raise InputError(f"precision={program.precision}: every backend's answers are far from fp32's; use fp32")
+
     best = min(within, key=lambda one: sum(np.log(one.milliseconds)))
     for line in table(found, lengths, best.backend):
         say(line)
@@ -76,10 +82,12 @@ def _fastest(wanted: Wanted, names: Sequence[str], file: Path, say: Callable[[st
     return programs[best.backend]
 
 
-def measure(programs: dict[str, Program], lengths: Sequence[int], loaded: Loaded, exact: Program) -> list[Candidate]:
-    """All programs in turns, a row of each length at a time."""
+def measure(
+    programs: dict[str, EncoderProgram], lengths: Sequence[int], bundle: ModelBundle, exact: EncoderProgram
+) -> list[Candidate]:
+    """Time the programs in turns, a random row of each length at a time, and compare their answers with `exact`'s."""
     draw = np.random.default_rng(0)
-    rows = [Encoded(draw.integers(0, loaded.tokenizer.vocab, n), n // 2) for n in lengths]
+    rows = [Encoded(draw.integers(0, bundle.tokenizer.vocab, n), n // 2) for n in lengths]
     right = [exact([row])[0] for row in rows]
     times: dict[str, list[list[float]]] = {name: [[] for _ in rows] for name in programs}
     said = {name: [program([row])[0] for row in rows] for name, program in programs.items()}
@@ -93,7 +101,7 @@ def measure(programs: dict[str, Program], lengths: Sequence[int], loaded: Loaded
 
 
 def table(found: Sequence[Candidate], lengths: Sequence[int], best: str) -> list[str]:
-    """For a terminal."""
+    """Return lines for a terminal: a row for each backend."""
     rows = [["backend", *(f"{n} tokens" for n in lengths), "distance to fp32", ""]]
     for one in found:
         times = (f"{value:.1f} ms" for value in one.milliseconds)
@@ -102,13 +110,17 @@ def table(found: Sequence[Candidate], lengths: Sequence[int], best: str) -> list
 
 
 def _apart(said: Sequence[Array], right: Sequence[Array]) -> float:
-    """Relative distance |said - right| / |right| of all answers as one vector; infinite where one is not finite."""
+    """Return the relative distance |said - right| / |right| of all answers as one vector.
+
+    It is infinite where a number is not finite.
+    """
     a, b = (np.concatenate([one.ravel() for one in some]).astype(np.float64) for some in (said, right))
     distance = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30)
     return distance if math.isfinite(distance) else math.inf
 
 
 def _remembered(file: Path, names: Sequence[str]) -> str:
+    """Return the backend that was chosen before; "" where none was, or it is none of `names`."""
     try:
         name = str(json.loads(file.read_text())["backend"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -117,8 +129,8 @@ def _remembered(file: Path, names: Sequence[str]) -> str:
 
 
 def _machine() -> tuple[object, ...]:
-    """What the choice depends on beside the model."""
-    packages = store.versions("torch", "onnxruntime", "openvino", "nncf", "tensorrt")
+    """Return what the choice depends on beside the model."""
+    packages = artifact_cache.versions("torch", "onnxruntime", "openvino", "nncf", "tensorrt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     instructions = processor.features(), torch.backends.cpu.get_cpu_capability(), processor.caps()
     cores = processor.name(), *instructions, os.cpu_count(), torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer, from a run folder."""
+"""A trained model with all that using it takes: its tokenizer, its configuration, what its folder said."""
 
 import copy
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.config import Config
-from phalanx.data.tokenize import Tokenizer, load_tokenizer
-from phalanx.errors import InputError, ModelError
+from phalanx.data.tokenize import Tokenizer, load_run_tokenizer
+from phalanx.errors import ModelError
 from phalanx.models.build import make
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
@@ -21,8 +21,8 @@ from phalanx.spec.model import Spec
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A run ready to answer. `restored` says which checkpoint it is, and what was wrong with others."""
+class ModelBundle:
+    """A trained model, ready to be used. `restored` says which checkpoint it is, and what was wrong with others."""
 
     run: Path
     model: nn.Module
@@ -42,15 +42,15 @@ class Loaded:
         return min(self.config.model.positions, self.config.data.sequence)
 
     def shared(self) -> nn.Module:
-        """A copy of the model with slots of its own and the same weights."""
+        """Return a copy of the model with slots of its own and the same weights."""
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         return copy.deepcopy(self.model, {id(parameter): parameter for parameter in self.model.parameters()})
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
-        """Scores of the tokenizer's words at each of at most `context` tokens: float32 [tokens, vocab], on the CPU.
+        """Return the scores of the tokenizer's words at each of at most `context` tokens.
 
-        ModelError when the weights give none that are finite.
+        They are float32 [tokens, vocab], on the CPU. ModelError when the weights give none that are finite.
         """
         device = next(self.model.parameters()).device
         sequence = torch.tensor([tokens], device=device)
@@ -80,20 +80,34 @@ class Loaded:
         )
 
 
-def load(run: Path, best: bool = True) -> Loaded:
-    """The model of a run folder, in fp32, on a GPU when there is one: the best checkpoint's, or the newest's.
+@dataclass(frozen=True)
+class OpenRun:
+    """A run folder whose configuration and tokenizer were read and belong together; weights were not."""
 
-    InputError when there is no run, no whole checkpoint, or a tokenizer of another vocabulary.
+    folder: RunFolder
+    config: Config
+    tokenizer: Tokenizer
+    record: ImportRecord
+
+
+def open_run(run: Path) -> OpenRun:
+    """Read what a run folder has beside its checkpoints.
+
+    InputError when there is no run, no tokenizer, or one with more tokens than the model.
     """
     folder = RunFolder.open(run)
     config = folder.config()
-    tokenizer = load_tokenizer(str(folder.tokenizer))
-    if tokenizer.vocab > config.model.vocab:
-        raise InputError(
-            f"{folder.tokenizer} has {tokenizer.vocab} tokens, the model of {run} only {config.model.vocab}; "
-            "put back the tokenizer it was trained with"
-        )
+    tokenizer = load_run_tokenizer(folder.tokenizer, config.model.vocab)
+    return OpenRun(folder, config, tokenizer, ImportRecord.read(folder))
+
+
+def load_bundle(run: Path, best: bool = True) -> ModelBundle:
+    """Load the model of a run folder, in fp32, on a GPU when there is one: the best checkpoint's, or the newest's.
+
+    InputError as of `open_run`, and when there is no whole checkpoint.
+    """
+    opened = open_run(run)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = make(config.model)
-    restored = Checkpointer(folder).load_weights(model.state_dict(), best=best)
-    return Loaded(run, model.eval(), tokenizer, config, restored, ImportRecord.read(folder))
+        model = make(opened.config.model)
+    restored = Checkpointer(opened.folder).load_weights(model.state_dict(), best=best)
+    return ModelBundle(run, model.eval(), opened.tokenizer, opened.config, restored, opened.record)

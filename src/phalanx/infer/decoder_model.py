@@ -1,44 +1,50 @@
-"""A GPT that continues texts: prompts in, pieces of text out.
+"""A decoder that continues texts: prompts in, pieces of text out.
 
 Past the context the window slides: the oldest token is forgotten for each new one, so a text may be longer than the
 model can see.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import torch
 
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
-from phalanx.infer import backends, kernels
-from phalanx.infer.decoder import GIB, Decoder, Past
-from phalanx.infer.engine import Decodes, Engine, Request
-from phalanx.infer.loaded import Loaded
-from phalanx.infer.replay import compiles
+from phalanx.infer import backends
+from phalanx.infer.backends.protocol import DecoderProgram
+from phalanx.infer.bundle import ModelBundle
+from phalanx.infer.engine import Engine, Request
 from phalanx.infer.sample import Options
-from phalanx.infer.steps import Steps
-from phalanx.precision import packed
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # how a decoder shows the first bytes of an unfinished character
 
 
-class GPT:
+class DecoderModel:
     """One model with an engine of its own; not for several threads."""
 
     def __init__(
-        self, loaded: Loaded, backend: str = "auto", precision: str = "fp32", decoder: Decodes | None = None,
+        self,
+        bundle: ModelBundle,
+        backend: str = "auto",
+        precision: str = "fp32",
+        decoder: DecoderProgram | None = None,
         lookup: bool = True,
-    ) -> None:  # fmt: skip
-        if not loaded.spec.causal:
-            run = loaded.run
+    ) -> None:
+        """Make an engine on a program of `backend`, auto or a name, or on the `decoder` that is given.
+
+        `lookup` lets it try what followed the last words before. InputError for an encoder, and for a backend that
+        cannot compute the model.
+        """
+        if not bundle.spec.causal:
+            run = bundle.run
             raise InputError(f"{run} learned to fill masks, not to continue a text; use: phalanx fill {run}")
-        self.loaded, self.tokenizer, self.context = loaded, loaded.tokenizer, loaded.context
-        decoder = decoder or _decoder(loaded, backend, precision)
-        if precision == "int8" and isinstance(decoder, Decoder) and isinstance(decoder.past, Past):
-            lookup = False  # torch rounds all tokens of a call by the largest: drafts would change what is chosen
+        self.bundle, self.tokenizer, self.context = bundle, bundle.tokenizer, bundle.context
+
+        if decoder is None:
+            if backend == "auto":
+                backend = backends.decoder_backend(bundle.spec, precision, lambda _: None)
+            decoder = backends.decoder_program(backend, bundle, precision)
         own = () if self.tokenizer.eod is None else (self.tokenizer.eod,)
-        self.engine = Engine(decoder, self.context, loaded.record.ends or own, lookup=lookup)
+        ends = bundle.record.ends or own
+        self.engine = Engine(decoder, self.context, ends, lookup=lookup and decoder.takes_drafts)
 
     def generate(self, prompt: str | Sequence[int], options: Options | None = None) -> Iterator[str]:
         """The text that follows `prompt`, or its tokens, in pieces of whole characters, until the end of the document.
@@ -65,7 +71,7 @@ class GPT:
             tokens = self.tokenizer.for_prompts().encode_prompt(prompt)
         else:
             tokens = self.tokenizer.known(prompt)
-        begin = self.loaded.record.begin if self.loaded.record.begin is not None else self.tokenizer.eod
+        begin = self.bundle.record.begin if self.bundle.record.begin is not None else self.tokenizer.eod
         if not tokens and begin is None:
             raise InputError(
                 "the prompt is empty, and this tokenizer has no token that begins a document; give some text"
@@ -85,7 +91,7 @@ class GPT:
         if piece := pieces.rest():
             yield piece
         if request.ended == "broken":
-            raise self.loaded.broken()
+            raise self.bundle.broken()
 
 
 class Pieces:
@@ -118,21 +124,3 @@ class Pieces:
     def _keep(self, tokens: Sequence[int]) -> None:
         self.tokens = [*tokens[-self.KEPT :]]
         self.shown = len(self.tokenizer.decode(self.tokens))
-
-
-def _decoder(loaded: Loaded, backend: str, precision: str) -> Decoder:
-    """By kernels of our own where they can be had, else by torch; backends that are for BERTs alone count as auto."""
-    if backend != "auto":
-        backends.of(backend)
-    reason = "" if backend == "torch" else backends.lacking("native", precision, loaded.spec)
-    if backend == "native" and reason:
-        raise InputError(f"backend=native: {reason}")
-    model: Any = loaded.shared()
-    device = next(model.parameters()).device
-    if backend != "torch" and not reason:
-        return Decoder(model, loaded.tokenizer.vocab, kernels.fill(model, precision, GIB))
-    packed.fill(model, precision, device, model.words)
-    if device.type == "cpu":
-        return Decoder(model, loaded.tokenizer.vocab, Past(model, GIB, packed.NUMBERS[precision]))
-    past = Past(model, torch.cuda.mem_get_info(device)[0] // 2, packed.NUMBERS[precision])
-    return (Steps if compiles() else Decoder)(model, loaded.tokenizer.vocab, past)

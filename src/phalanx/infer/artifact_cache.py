@@ -1,6 +1,7 @@
-"""What is worth keeping between two starts: graphs that took long to make, and which backend was fastest here.
+"""The artifact cache: what is kept between two starts, such as graphs that took long to make and measured choices.
 
-It lies under PHALANX_CACHE, by default ~/.cache/phalanx, named by the weights it was made of; it may be deleted.
+It lies under PHALANX_CACHE, by default ~/.cache/phalanx. Each file is named by all that it was made of (the model's
+description and weights, versions), so that what another version made is not read. The folder may be deleted.
 """
 
 import fcntl
@@ -14,11 +15,11 @@ from pathlib import Path
 import torch
 
 from phalanx.errors import InputError
-from phalanx.infer.loaded import Loaded
+from phalanx.infer.bundle import ModelBundle
 
 
 def folder() -> Path:
-    """Where it lies; made where it is absent."""
+    """Return where it lies; the folder is made where it is absent."""
     home = (
         os.environ.get("PHALANX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
     )
@@ -33,17 +34,17 @@ def folder() -> Path:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """One process at a time makes `file`; the others wait, and find it."""
+def locked(file: Path) -> Iterator[None]:
+    """Let one process at a time make `file`; the others wait, and find it."""
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def key(loaded: Loaded, *facts: object) -> str:
-    """A name for what is made of a model's weights by these facts."""
-    digest = hashlib.sha256(repr((loaded.config.model, *facts, versions("phalanx", "torch"))).encode())
-    for name, tensor in sorted(loaded.model.state_dict().items()):
+def key(bundle: ModelBundle, *facts: object) -> str:
+    """Return a name for what is made of a model's description and weights by these facts."""
+    digest = hashlib.sha256(repr((bundle.config.model, bundle.spec, *facts, versions("phalanx", "torch"))).encode())
+    for name, tensor in sorted(bundle.model.state_dict().items()):
         flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(flat.numpy().data)
@@ -51,7 +52,7 @@ def key(loaded: Loaded, *facts: object) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Version of each package that is installed, by its name."""
+    """Return the version of each package that is installed, by its name."""
     found = {}
     for package in packages:
         try:

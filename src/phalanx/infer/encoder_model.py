@@ -1,4 +1,4 @@
-"""A BERT that answers, classifies, fills and embeds. What it can do follows from what it was trained for."""
+"""An encoder that answers, classifies, fills and embeds. What it can do follows from what it was trained for."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,10 +15,10 @@ from phalanx.errors import InputError
 from phalanx.infer import backends
 from phalanx.infer.abilities import VERBS, refusal
 from phalanx.infer.answer import spoken
-from phalanx.infer.backends import Program, Wanted
-from phalanx.infer.choose import choose
+from phalanx.infer.autotune import fastest
+from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.fill import Blank, fill_all
-from phalanx.infer.loaded import Loaded
 
 Text = str | tuple[str, str]  # or a pair
 Given = Text | list[int]  # or the tokens of a text
@@ -42,27 +42,32 @@ class Class(NamedTuple):
     probabilities: dict[str, float]
 
 
-class Bert:
+class EncoderModel:
     """One model; its methods may be called from several threads, one of which computes at a time."""
 
-    def __init__(self, loaded: Loaded, backend: str, precision: str, say: Callable[[str], None]) -> None:
-        self.loaded, self.backend, self.precision, self.say = loaded, backend, precision, say
+    def __init__(self, bundle: ModelBundle, backend: str, precision: str, say: Callable[[str], None]) -> None:
+        """`backend` is auto or a backend's name, `say` hears what auto measured. InputError for a backend that cannot
+        compute the model in `precision`.
+        """
+        if backend != "auto" and (reason := backends.unavailable(backend, "encoder", bundle.spec, precision)):
+            raise InputError(f"backend={backend}: {reason}")
+        self.bundle, self.backend, self.precision, self.say = bundle, backend, precision, say
         self.lock = Lock()
-        self.head = loaded.spec.tuned
+        self.head = bundle.spec.tuned
 
     @cached_property
     def assemble(self) -> Assembler:
         """What makes rows of tokens of texts."""
-        return Assembler(self.loaded.tokenizer.for_prompts(), self.loaded.context)
+        return Assembler(self.bundle.tokenizer.for_prompts(), self.bundle.context)
 
     @cached_property
-    def said(self) -> Program:
-        """The program that computes what the head says to rows."""
+    def scores(self) -> EncoderProgram:
+        """The program of the whole model: its head's scores."""
         return self._program(hidden=False)
 
     @cached_property
-    def body(self) -> Program:
-        """The program that computes what lies under the head."""
+    def body(self) -> EncoderProgram:
+        """The program of what lies under the head: hidden states."""
         return self._program(hidden=True)
 
     @property
@@ -75,13 +80,13 @@ class Bert:
 
     def refusal(self, verb: str) -> str:
         """Why the model cannot be asked for `verb`, and what would do; empty where it can."""
-        return refusal(verb, self.loaded.run, self.loaded.config, self.loaded.record)
+        return refusal(verb, self.bundle.run, self.bundle.config, self.bundle.record)
 
     def ready(self) -> None:
         """Make now what the first calls would make: graphs of a few lengths, where there are graphs."""
-        program = self.said if self.head else self.body
-        for length in (16, 128, self.loaded.context):
-            tokens = np.zeros(min(length, self.loaded.context), np.int64)
+        program = self.scores if self.head else self.body
+        for length in (16, 128, self.bundle.context):
+            tokens = np.zeros(min(length, self.bundle.context), np.int64)
             program([Encoded(tokens, len(tokens))])
 
     def answer(self, question: str, context: str) -> Answer:
@@ -96,13 +101,13 @@ class Bert:
         _all_some([question for question, _ in asked], "question")
         _all_some([context for _, context in asked], "context")
 
-        examples = self.loaded.config.examples
+        examples = self.bundle.config.examples
         questions = [Question("", question, context, ()) for question, context in asked]
-        stride = min(examples.stride, max(1, self.loaded.context // 2))
+        stride = min(examples.stride, max(1, self.bundle.context // 2))
         rows, parts = windows(questions, self.assemble, stride)
 
         found = []
-        spans = spoken(parts, self._run(self.said, rows), len(asked), examples.longest)
+        spans = spoken(parts, self._run(self.scores, rows), len(asked), examples.longest)
         for (_, context), span in zip(asked, spans, strict=True):
             start, stop = span.start, span.stop
             if examples.form == "squad2" and span.silence > examples.threshold:
@@ -117,17 +122,17 @@ class Bert:
     def classified(self, texts: Sequence[Text]) -> list[Class]:
         """The class of each text or pair. Probabilities of classes that do not exclude one another do not sum to 1."""
         self._must("classify")
-        names = self.loaded.config.examples.labels or tuple(map(str, range(self.loaded.spec.heads[0].width)))
+        names = self.bundle.config.examples.labels or tuple(map(str, range(self.bundle.spec.heads[0].width)))
         found = []
-        for logits in self._run(self.said, self._rows(texts)):
-            chances = (_sigmoid(logits) if self.loaded.record.multilabel else _softmax(logits)).tolist()
+        for logits in self._run(self.scores, self._rows(texts)):
+            chances = (_sigmoid(logits) if self.bundle.record.multilabel else _softmax(logits)).tolist()
             found.append(Class(names[int(logits.argmax())], dict(zip(names, chances, strict=True))))
         return found
 
     def values(self, texts: Sequence[Text]) -> list[float]:
         """The number of each text. InputError where the model was not tuned for task=value."""
         self._must("value")
-        return [float(logits[0]) for logits in self._run(self.said, self._rows(texts))]
+        return [float(logits[0]) for logits in self._run(self.scores, self._rows(texts))]
 
     def fill(self, text: str, top: int = 5) -> list[Blank]:
         """The likeliest words of every mask."""
@@ -137,7 +142,7 @@ class Bert:
         """The likeliest words of every mask of several texts, each with how many words are wanted."""
         self._must("fill")
         with self.lock:
-            return fill_all(self.loaded, asked, self.body)
+            return fill_all(self.bundle, asked, self.body)
 
     def embed(self, texts: Sequence[str | list[int]]) -> Array:
         """float32 [texts, hidden]: the mean over tokens of what lies under the head (Reimers and Gurevych, arXiv
@@ -150,11 +155,11 @@ class Bert:
         """The vectors that `embed` gives, and how many tokens of each text the model sees."""
         self._must("embed")
         rows = self._rows(texts)
-        means = np.zeros((len(rows), self.loaded.config.model.hidden), np.float32)
+        means = np.zeros((len(rows), self.bundle.config.model.hidden), np.float32)
         for start in range(0, len(rows), TEXTS):
             for at, hidden in enumerate(self._run(self.body, rows[start : start + TEXTS]), start):
                 means[at] = hidden.mean(0)
-        if self.loaded.record.normalize:
+        if self.bundle.record.normalize:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
         return means, [len(row.tokens) for row in rows]
 
@@ -186,19 +191,20 @@ class Bert:
             )
         return np.array(bare, np.int64)
 
-    def _run(self, program: Program, rows: Sequence[Encoded]) -> list[Array]:
+    def _run(self, program: EncoderProgram, rows: Sequence[Encoded]) -> list[Array]:
         if not rows:
             return []
         with self.lock:
             found = program(rows)
         if not all(np.isfinite(one).all() for one in found):
-            raise self.loaded.broken()
+            raise self.bundle.broken()
         return found
 
-    def _program(self, hidden: bool) -> Program:
+    def _program(self, hidden: bool) -> EncoderProgram:
+        program = ProgramSpec(self.bundle, self.precision, hidden)
         if self.backend == "auto":
-            return choose(self.loaded, self.precision, hidden, self.say)
-        return backends.build(self.backend, Wanted(self.loaded, self.precision, hidden))
+            return fastest(program, self.say)
+        return backends.encoder_program(self.backend, program)
 
     def _must(self, verb: str) -> None:
         """InputError where the model cannot be asked for `verb`."""
