@@ -32,6 +32,7 @@ def trainer_on(name: str, texts: Sequence[str], folder: Path) -> Any:
     from phalanx.data.prepare import PrepareOptions, prepare
     from phalanx.data.vocabulary import train_tokenizer
     from phalanx.tasks.run import read, task_of
+    from phalanx.train.machine import this_machine
     from phalanx.train.monitor import Silent
     from phalanx.train.resolve import resolve
     from phalanx.train.trainer import Trainer
@@ -42,7 +43,7 @@ def trainer_on(name: str, texts: Sequence[str], folder: Path) -> Any:
     torch.manual_seed(0)
     asked = [f"data.train={prefix}", "train.compile=off", "train.device=cpu"]
     _, config, tokenizer = read(name, asked, folder / f"run-{name}")
-    config = resolve(config, tokenizer.vocab)
+    config = resolve(config, this_machine(config.train, vocab=tokenizer.vocab))
     return Trainer(config, task_of(config, tokenizer), None, Silent())
 
 

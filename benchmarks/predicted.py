@@ -18,9 +18,11 @@ from phalanx import recipe
 from phalanx.config import Config
 from phalanx.measure.calibrate import Calibration
 from phalanx.measure.crew import Crew
-from phalanx.measure.rehearsal import definite, rehearse
+from phalanx.measure.rehearsal import rehearse
 from phalanx.plan.predict import predict
 from phalanx.plan.work import Work
+from phalanx.train.machine import this_machine
+from phalanx.train.resolve import resolve
 
 GPT = ("model.family=gpt2", "task=clm", "model.layers=4", "model.vocab=8192", "data.sequence=256", "train.batch=8")
 BERT = (*GPT, "model.family=bert", "task=mlm", "model.segments=2", "model.gelu=erf", "model.norm_first=false")
@@ -57,7 +59,8 @@ class Case(NamedTuple):
         """Definite."""
         sizes = f"model.hidden={self.hidden}", f"model.heads={WIDTHS[self.hidden]}"
         words = *FAMILIES[self.family], *sizes, *LAYOUTS[self.layout][1], "precision.dtype=fp32", "train.device=cpu"
-        return definite(recipe.validate(recipe.overridden({}, words)), self.processes)
+        config = recipe.from_words([*words, "train.compile=off"])
+        return resolve(config, this_machine(config.train, self.processes))
 
 
 # Both families and both widths, every layout at least twice.

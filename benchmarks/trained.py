@@ -74,17 +74,16 @@ def phalanx(shape: Shape, *words: str) -> Step:
 def trainer_of(shape: Shape, folder: Any, *words: str) -> tuple[Any, dict[str, float]]:
     """A trainer on random tokens that saves in a run folder, and what the last step told."""
     from phalanx import recipe
-    from phalanx.config import Config
-    from phalanx.train.lay_out import lay_out
     from phalanx.train.monitor import Silent
+    from phalanx.train.resolve import Target, resolve
     from phalanx.train.trainer import Trainer
 
     sizes = [f"model.{key}={getattr(shape, key)}" for key in ("layers", "hidden", "heads", "vocab")]
     settings = [*sizes, "model.family=gpt2", f"model.positions={shape.sequence}", f"data.sequence={shape.sequence}",
                 f"train.batch={shape.batch}", "train.device=cpu", "train.compile=off", "precision.dtype=fp32",
                 "model.dropout=0.1", "optim.lr=1e-4", *words]  # fmt: skip
-    config = Config.model_validate(recipe.overridden({}, settings))
-    config = lay_out(config, dist.get_world_size() if dist.is_initialized() else 1)
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    config = resolve(recipe.from_words(settings), Target(processes))
     told: dict[str, float] = {}
 
     class Told(Silent):

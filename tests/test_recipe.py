@@ -156,7 +156,7 @@ def test_several_errors_are_all_told() -> None:
 def test_refused_file(content: str, says: str, tmp_path: Path) -> None:
     (path := tmp_path / "mine.toml").write_text(content)
     with pytest.raises(InputError) as caught:
-        recipe.load_mapping(str(path))
+        recipe.load(str(path))
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 

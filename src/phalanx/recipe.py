@@ -1,7 +1,7 @@
 """Recipes: whole runs in TOML, by name or by path, with single keys overridden in words.
 
-`load` composes three steps that are of use alone: `load_mapping` reads a recipe and lays overrides over it, as plain
-nested dicts (so a model's preset can be laid under them), and `validate` makes the frozen `Config`. `dump` writes a
+`load` composes two steps that are of use alone: `load_mapping` reads a recipe and lays overrides over it, as plain
+nested dicts, and `validate` lays the model's preset under that and makes the frozen `Config`. `dump` writes a
 configuration as TOML that explains itself and loads back to the same value. Types come from `Config`, so `train.init=7`
 is the text "7" and `data.train=a,b` two texts, without quotes. Which keys [model] has is said by the family that the
 words, the recipe or its base name, in this order.
@@ -22,6 +22,7 @@ from phalanx import registry
 from phalanx.config import FAMILY, Config, ModelConfig, section_of
 from phalanx.errors import InputError
 from phalanx.foreign import brief
+from phalanx.models.family import with_preset
 from phalanx.section import Section, help_of
 from phalanx.values import kind_of, parse, scalar, shown, toml
 
@@ -54,8 +55,13 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     return validate(load_mapping(name_or_path, overrides))
 
 
+def from_words(words: Sequence[str]) -> Config:
+    """The configuration of `section.key=value` words alone; all else is as it is by default."""
+    return validate(overridden({}, words))
+
+
 def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
-    """A recipe with its base (`extends = "name"`) under it and the overrides over it, as valid nested plain dicts."""
+    """A recipe with its base (`extends = "name"`) under it and the overrides over it, as nested plain dicts."""
     path = _find(name_or_path)
     mapping = _read(path)
     if (base := mapping.pop("extends", None)) is not None:
@@ -63,9 +69,7 @@ def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
         if "extends" in below:
             raise InputError(f"{path}: extends={base}, which extends another in turn; one step is allowed")
         mapping = _lay(mapping, below)
-    mapping = overridden(_without_former(mapping, _family(mapping, overrides)), overrides)
-    validate(mapping)  # before a preset is looked up by what it says
-    return mapping
+    return overridden(_without_former(mapping, _family(mapping, overrides)), overrides)
 
 
 def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
@@ -82,11 +86,18 @@ def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
 
 
 def validate(mapping: Mapping[str, Any]) -> Config:
-    """The frozen configuration; InputError in one line for all that is wrong, each with its value and what would do."""
+    """The frozen configuration, the model's preset laid under the keys that `mapping` has.
+
+    InputError in one line for all that is wrong, each with its value and what would do.
+    """
     family = _family(mapping)
     for name, value in mapping.items():
         for key in [f"{name}.{leaf}" for leaf in value] if isinstance(value, Mapping) else [name]:
             _field(key, family)
+
+    model = mapping.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("preset"), str) and model.get("family", family) == family:
+        mapping = {**mapping, "model": with_preset(model)}
     try:
         return Config.model_validate(mapping)
     except ValidationError as error:

@@ -115,3 +115,4 @@ OPTIMIZERS: "Table[Callable[[Parameters, OptimConfig], list[Optimizer]]]" = Tabl
     {name: f"phalanx.train.optim:{name}" for name in ("adamw", "lamb", "muon")},
     ("__call__",),
 )
+TOKENIZERS = {"gpt2": 50257, "bert-uncased": 30522, "bert-cased": 28996}  # those that are bundled: tokens of each

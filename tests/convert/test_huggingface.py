@@ -32,7 +32,6 @@ from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.errors import InputError
 from phalanx.infer.bundle import load_bundle
 from phalanx.nn.batch import Batch
-from phalanx.train.settle import expand
 from tests.batches import batch_of
 from tests.convert.folders import PIECES, config_of, tokenizer_of
 from tests.infer.runs import make_run
@@ -256,7 +255,7 @@ def test_recipes_can_go_there(tmp_path: Path, name: str) -> None:
     kind = "gpt2" if name.startswith("gpt") else "bert"
     tokenizer_of(kind).save(tmp_path / "letters.json")
     sizes = {"layers": 1, "hidden": 8, "heads": 2, "positions": 16, "vocab": VOCABULARIES[kind]}
-    config = expand(recipe.load_mapping(name, [f"model.{key}={size}" for key, size in sizes.items()]))
+    config = recipe.load(name, [f"model.{key}={size}" for key, size in sizes.items()])
     make_run(tmp_path / "run", config, str(tmp_path / "letters.json"))
     export_run(tmp_path / "run", tmp_path / "out")
     auto: Any = AutoModelForCausalLM if kind == "gpt2" else AutoModelForPreTraining

@@ -15,9 +15,10 @@ from phalanx.data import words
 from phalanx.data.backend import byte_level
 from phalanx.data.fastpath import CUT, MARK
 from phalanx.data.indexed import IndexedDataset
-from phalanx.data.tokenize import BUNDLED, Tokenizer, load_tokenizer
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.vocabulary import Text, train_tokenizer
 from phalanx.errors import InputError
+from phalanx.registry import TOKENIZERS
 
 NASTY = [
     "",
@@ -67,9 +68,10 @@ def test_ids_are_those_of_two_other_implementations(data_dir: Path) -> None:
 
 
 def test_special_ids_of_the_bundled_tokenizers() -> None:
-    gpt2, uncased, cased = map(load_tokenizer, BUNDLED)
-    assert (gpt2.vocab, gpt2.eod, gpt2.mask, gpt2.pad) == (50_257, 50_256, None, None)
-    assert (uncased.vocab, uncased.eod, cased.vocab, cased.eod) == (30_522, None, 28_996, None)
+    gpt2, uncased, cased = map(load_tokenizer, TOKENIZERS)
+    assert [gpt2.vocab, uncased.vocab, cased.vocab] == [50_257, 30_522, 28_996] == [*TOKENIZERS.values()]
+    assert (gpt2.eod, gpt2.mask, gpt2.pad) == (50_256, None, None)
+    assert (uncased.eod, cased.eod) == (None, None)
     for bert in (uncased, cased):
         assert (bert.pad, bert.unk, bert.cls, bert.sep, bert.mask) == (0, 100, 101, 102, 103)
 
@@ -83,7 +85,7 @@ def test_fast_path_gives_the_ids_of_the_slow_one(gpt2: Tokenizer) -> None:
         assert fast == gpt2.encode(text), repr(text)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [*TOKENIZERS])
 def test_texts_made_of_oddities_have_the_ids_that_the_library_gives(name: str) -> None:
     """Blanks of every kind in runs, marks of accents, controls, and the marks that the fast path puts between texts."""
     dice = random.Random(0)
@@ -169,7 +171,7 @@ def test_tiktoken_is_not_trusted_with_merges_that_hide_a_token() -> None:
     assert encode_all(tokenizer, ["abc"]) == [[pieces.index("a"), pieces.index("bc")]]
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [*TOKENIZERS])
 def test_names_of_special_tokens_in_a_text_are_text(name: str) -> None:
     tokenizer = load_tokenizer(name)
     special = {tokenizer.eod, tokenizer.mask, tokenizer.cls, tokenizer.sep, tokenizer.pad} - {None}

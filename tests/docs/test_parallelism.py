@@ -9,10 +9,8 @@ import pytest
 
 import phalanx
 from phalanx import recipe
-from phalanx.data.tokenize import load_tokenizer
-from phalanx.train.lay_out import processes_of
-from phalanx.train.resolve import resolve
-from phalanx.train.settle import expand
+from phalanx.train.layouts import processes_of
+from phalanx.train.resolve import Target, resolve
 
 PAGE = Path(__file__).parents[2] / "docs" / "parallelism.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -77,7 +75,7 @@ def commands() -> list[str]:
 def test_the_layouts_are_possible(command: str) -> None:
     program, verb, name, *overrides = shlex.split(command, comments=True)
     assert (program, verb) in {("phalanx", "train"), ("phalanx", "check")}
-    config = expand(recipe.load_mapping(name, [*overrides, "train.device=cpu"]))
+    config = recipe.load(name, overrides)
     count = processes_of(config.layout)
     assert count > 1
-    assert processes_of(resolve(config, load_tokenizer("gpt2").vocab, count).layout) == count
+    assert processes_of(resolve(config, Target(count)).layout) == count

@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from phalanx import recipe, registry
 from phalanx.data.tokenize import load_tokenizer
+from phalanx.train.machine import this_machine
 from phalanx.train.resolve import resolve
-from phalanx.train.settle import expand
 from phalanx.train.trainer import Trainer
 from tests.train.runs import SIZES, Corpus, Record
 
@@ -67,8 +67,8 @@ def tuned(folder: Path, kind: str, *words: str) -> Told:
     batch = ["train.batch=12", "layout.micro_batch=3"] if kind == "choice" else []
     files = [f"task={kind}", f"data.train={file}", f"data.valid={file}"]
     said = [*SIZES, *TINY, *batch, *base, *files, *FORMS[kind], *words]
-    config = expand(recipe.overridden({}, said))
-    config = resolve(registry.TASKS.find(kind).fitted(config), tokenizer.vocab, processes)
+    config = recipe.from_words(said)
+    config = resolve(config, this_machine(config.train, processes, tokenizer.vocab, files=True))
     record: Any = Record()
     trainer = Trainer(config, registry.TASKS.find(kind)(config, tokenizer), None, record)
     trainer.fit()

@@ -11,6 +11,7 @@ from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.measure.scale import grown, scale, turns
 from phalanx.models.family import spec_of
+from phalanx.run.folder import RunFolder
 from phalanx.spec.costs import flops_per_token
 
 pytestmark = pytest.mark.processes
@@ -54,6 +55,13 @@ def test_strong_scaling_keeps_the_work(parallel: str) -> None:
     one, two = (grown("gpt2-124m", TINY, parallel, "strong", n) for n in (1, 2))
     assert (one.train.batch, one.data.sequence) == (two.train.batch, two.data.sequence)
     assert one.model == two.model and getattr(two.layout, parallel) == 2
+
+
+def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
+    run = grown("gpt2-124m", TINY, "dp", "strong", 1)
+    RunFolder.create(tmp_path / "run", run)
+    two = grown(str(tmp_path / "run"), [], "dp", "weak", 2)
+    assert (two.model, two.train.batch, two.layout.dp) == (run.model, 2 * run.train.batch, 2)
 
 
 @two_cores

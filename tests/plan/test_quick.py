@@ -28,7 +28,7 @@ def test_planning_imports_no_torch() -> None:
 def test_most_layouts_cost_next_to_nothing() -> None:
     """Calls of Python's functions in a search: few layouts are worked out, no kernel is timed twice."""
     where, calls = cluster.load("dgx2h-2019"), Counter[str]()
-    config = Question("gpt2-8.3b", (), "dgx2h-2019", where, 512).config()
+    config = Question("gpt2-8.3b", (), "dgx2h-2019", where, 512).config
 
     def note(frame: FrameType, event: str, _: object) -> None:
         calls[frame.f_code.co_qualname] += event == "call"
@@ -39,6 +39,6 @@ def test_most_layouts_cost_next_to_nothing() -> None:
     finally:
         sys.setprofile(None)
     assert found.layouts > 17_000 and found.worked_out < 650
-    assert calls["lay_out"] < 2_000 and calls["Step.prediction"] < 500
+    assert calls["misfit"] < 2_000 and calls["Step.prediction"] < 500
     assert calls["Timer.busy"] < 1_200 < 25_000 < calls["Timer.__call__"]
     assert calls.total() < 60 * found.layouts

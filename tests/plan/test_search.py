@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from phalanx import recipe
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.plan import cluster
-from phalanx.plan.dry import rehearse
 from phalanx.plan.memory import memory
 from phalanx.plan.names import pins, short
 from phalanx.plan.predict import predict
@@ -17,7 +17,7 @@ from phalanx.plan.proposal import Question, answer
 from phalanx.plan.render import document, table, why
 from phalanx.plan.search import ROOM, search
 from phalanx.plan.work import Work
-from phalanx.train.lay_out import lay_out
+from phalanx.train.resolve import Target, resolve
 
 H100 = cluster.load("h100-eos")
 
@@ -35,14 +35,14 @@ def predicted(config: Config) -> float:
 def test_nothing_that_fits_is_faster() -> None:
     """The search by least times ends early; here all layouts are worked out."""
     asked = question(gpus=8)
-    config = asked.config()
+    config = asked.config
     early, every = search(config, H100, 8, {}, 5), search(config, H100, 8, {}, 10**6)
     assert early.worked_out < every.worked_out == every.layouts
     assert [p.prediction.seconds for p in early.best] == [p.prediction.seconds for p in every.best[:5]]
     for planned in every.best:
         assert planned.prediction.seconds == pytest.approx(predicted(planned.config))
         assert sum(planned.memory) <= ROOM * H100.gpu.memory
-        assert lay_out(planned.config, 8).layout == planned.config.layout
+        assert resolve(planned.config, Target(8)).layout == planned.config.layout
     named = {short(planned.config.layout) for planned in every.best}
     assert len(named) == len(every.best) and {"dp8 mb8", "tp8 dp1 mb64"} <= named
 
@@ -50,7 +50,7 @@ def test_nothing_that_fits_is_faster() -> None:
 def test_as_little_recompute_as_fits() -> None:
     """Where a layout needs recompute, the same layout with less does not fit."""
     asked = question("gpt2-1.5b", where="t4", gpus=16)
-    found = search(asked.config(), asked.cluster, 16, {}, 50)
+    found = search(asked.config, asked.cluster, 16, {}, 50)
     again = [p.config for p in found.best if p.config.layout.recompute != "none"]
     assert again and found.too_large
     for config in again:
@@ -62,7 +62,7 @@ def test_as_little_recompute_as_fits() -> None:
 
 def test_a_sequence_that_does_not_divide_among_tensor_parallel_ranks() -> None:
     """1,024 tokens are no multiple of three: such layouts keep whole sequences, and the others are there."""
-    config = rehearse("gpt2-124m", ["train.batch=12"], 1)
+    config = resolve(recipe.load("gpt2-124m", ["train.batch=12"]), Target(1))
     found = search(config, cluster.load("h100-eos"), 6, {})
     assert found.best and all(one.config.layout.tp % 3 or not one.config.layout.sequence_parallel for one in found.best)
     (wide, *_) = search(config, cluster.load("h100-eos"), 6, {"tp": 3}).best
@@ -103,7 +103,7 @@ def test_the_table_fits_a_terminal_and_its_commands_run() -> None:
     assert len(commands) == len(found.best) == 10
     for command, planned in zip(commands, found.best, strict=True):
         words = [word for word in command.split() if "=" in word and not word.startswith("data.")]
-        assert rehearse("gpt2-355m", words, 16).layout == planned.config.layout
+        assert resolve(recipe.load("gpt2-355m", words), Target(16)).layout == planned.config.layout
         assert "--nodes 2 --gpus-per-node 8" in command
 
 

@@ -2,15 +2,16 @@
 
 import pytest
 
+from phalanx import recipe
 from phalanx.config import Config
 from phalanx.parallel.mesh import Axis, Mesh
 from phalanx.plan.account import said
-from phalanx.plan.dry import rehearse
 from phalanx.plan.flops import flops
 from phalanx.plan.memory import memory
 from phalanx.plan.messages import Expected
 from phalanx.plan.portion import Portion, labels
 from phalanx.plan.trace import trace
+from phalanx.train.resolve import Target, resolve
 
 RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny"}
 TOY = "model.family=tests.plan.toy:Toy model.heads=8 model.ffn=1536 model.wider=512"
@@ -64,7 +65,8 @@ TOYS = """
 def laid_out(words: str) -> tuple[Config, int]:
     processes, family, *overrides = words.split()
     sizes = f"{SIZES} {TOY}" if family == "toy" else SIZES
-    return rehearse(RECIPES[family], [*sizes.split(), *overrides], int(processes)), int(processes)
+    asked = recipe.load(RECIPES[family], [*sizes.split(), *overrides])
+    return resolve(asked, Target(int(processes))), int(processes)
 
 
 def place(config: Config, pp: int) -> Mesh:

@@ -18,10 +18,10 @@ from phalanx.infer.kernels import compiled
 from phalanx.infer.sample import Options
 from phalanx.models.build import make
 from phalanx.models.family import configured, spec_of
-from phalanx.plan.dry import rehearse
 from phalanx.plan.portion import Portion
+from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import train
-from phalanx.train.settle import expand
+from phalanx.train.resolve import Target, resolve
 from tests.layouts.conftest import Alone
 from tests.layouts.curves import curve as train_and_tell
 from tests.layouts.curves import farthest
@@ -44,7 +44,7 @@ def test_its_keys_are_read_overridden_written_and_read_again(tmp_path: Path) -> 
     assert recipe.load(str(again)) == config
     assert "# Heads of keys and values; must divide heads.\nkv_heads = 4\n" in text
 
-    config = expand(recipe.load_mapping("gpt-tiny", ["model.preset=mini", f"model.family={NAME}", "model.heads=2"]))
+    config = recipe.load("gpt-tiny", ["model.preset=mini", f"model.family={NAME}", "model.heads=2"])
     assert isinstance(config.model, ToyConfig) and (config.model.hidden, config.model.heads) == (192, 2)
 
 
@@ -60,7 +60,7 @@ def test_its_keys_are_read_overridden_written_and_read_again(tmp_path: Path) -> 
 )
 def test_what_it_has_not_is_refused_in_one_line(word: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        expand(recipe.load_mapping("gpt-tiny", [f"model.family={NAME}", word]))
+        recipe.load("gpt-tiny", [f"model.family={NAME}", word])
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -68,7 +68,7 @@ def test_a_preset_with_a_key_that_the_family_has_not(monkeypatch: pytest.MonkeyP
     """It is the family's mistake, not the user's."""
     monkeypatch.setattr(Toy, "PRESETS", {"odd": {"hops": 1}})
     with pytest.raises(InputError, match=f"model.preset=odd of {NAME} has hops, which is no key of its"):
-        expand(recipe.load_mapping("gpt-tiny", [f"model.family={NAME}", "model.preset=odd"]))
+        recipe.load("gpt-tiny", [f"model.family={NAME}", "model.preset=odd"])
 
 
 def test_keys_that_every_family_had_once_are_nothing_to_it(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_planned_as_what_it_is(run: Path) -> None:
-    config = rehearse(str(run), [])
+    config = resolve(RunFolder.open(run).config(), Target())
     assert Portion(config).held == [*spec_of(config.model).parameters()]
 
 

@@ -14,7 +14,7 @@ from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
 from phalanx.run.folder import RunFolder
-from phalanx.tasks.run import _same_data, train, wanted
+from phalanx.tasks.run import _same_data, processes_here, train
 from phalanx.tasks.score import score
 from tests.train.runs import curve
 
@@ -248,7 +248,7 @@ def test_a_set_of_another_tokenizer_of_the_same_size(text: Path, tmp_path: Path)
 )
 def test_a_layout_that_cannot_be_is_refused_before_processes_start(words: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        wanted("gpt-tiny", words, None)
+        processes_here("gpt-tiny", words, None)
 
 
 def test_a_run_that_is_not_there_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

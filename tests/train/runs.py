@@ -18,8 +18,8 @@ from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.vocabulary import train_tokenizer
 from phalanx.run.folder import RunFolder
 from phalanx.run.verdict import judge
+from phalanx.train.machine import this_machine
 from phalanx.train.resolve import resolve
-from phalanx.train.settle import expand
 from phalanx.train.trainer import Trainer
 from tests.data.sets import write_set
 
@@ -57,8 +57,8 @@ class Corpus(NamedTuple):
 
     def config(self, family: str, *overrides: str, processes: int = 1) -> Config:
         """A resolved configuration of a tiny run."""
-        mapping = recipe.overridden({}, [*self.words(family), *overrides])
-        return resolve(expand(mapping), self.tokenizer(family).vocab, processes)
+        config = recipe.from_words([*self.words(family), *overrides])
+        return resolve(config, this_machine(config.train, processes, self.tokenizer(family).vocab))
 
 
 def make_corpus(folder: Path) -> Corpus:

@@ -10,8 +10,8 @@ from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.precision import gemm
-from phalanx.train.resolve import resolve
-from phalanx.train.settle import expand
+from phalanx.train.machine import this_machine
+from phalanx.train.resolve import Target, resolve
 from tests.train.runs import Corpus
 
 CPU = torch.device("cpu")
@@ -26,11 +26,11 @@ def test_what_was_automatic_is_definite(corpus: Corpus, monkeypatch: pytest.Monk
     assert config.layout.micro_batch == config.train.batch == 8
     assert (config.model.vocab, config.model.ffn) == (corpus.tokenizer("gpt").vocab, 128)
     assert corpus.config("gpt", "layout.micro_batch=99").layout.micro_batch == 8
-    assert resolve(config, corpus.tokenizer("gpt").vocab) == config, "once is enough"
+    assert resolve(config, this_machine(config.train, 1, corpus.tokenizer("gpt").vocab)) == config, "once is enough"
 
 
 def test_a_preset_lies_under_explicit_keys() -> None:
-    config = expand(recipe.overridden({}, ["model.preset=355m", "model.heads=8"]))
+    config = recipe.from_words(["model.preset=355m", "model.heads=8"])
     assert (config.model.layers, config.model.hidden, config.model.heads) == (24, 1024, 8)
 
 
@@ -65,6 +65,25 @@ def test_what_cannot_run_is_named(
         corpus.config("gpt", *words)
 
 
+@pytest.mark.parametrize("family", ["gpt", "bert", "llama"])
+def test_what_is_planned_is_what_is_trained(corpus: Corpus, family: str) -> None:
+    """Without the data and the machine, which say no more than the words do here."""
+    words = ["model.vocab=320", "layout.tp=2", "layout.pp=2", "layout.micro_batch=0", "train.batch=16"]
+    asked = recipe.from_words([*corpus.words(family), *words])
+    assert resolve(asked, Target(8)) == corpus.config(family, *words, processes=8)
+
+
+def test_a_schedule_that_takes_no_compiled_blocks_has_none(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the planner proposes without a word on it has to run."""
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    words = ["train.steps=1000000", "train.batch=4096", "layout.pp=2", "layout.micro_batch=4", "model.layers=4"]
+    for schedule, compiled in ("1f1b", "on"), ("zbv", "off"):
+        config = corpus.config("gpt", *words, f"layout.schedule={schedule}", "train.compile=auto", processes=2)
+        assert config.train.compile == compiled
+    with pytest.raises(InputError, match=r"zbv takes no compiled blocks; use train\.compile=off"):
+        corpus.config("gpt", *words, "layout.schedule=zbv", "train.compile=on", processes=2)
+
+
 def _compile(corpus: Corpus, *words: str) -> str:
     return corpus.config("gpt", *words).train.compile
 
@@ -85,7 +104,7 @@ def test_long_runs_are_compiled_where_there_is_a_compiler(corpus: Corpus, monkey
 
 def test_the_two_phases_of_bert_large_are_nvidias() -> None:
     """Number by number: sequences, batches, rates, steps, warm-ups, LAMB's constants, checkpoints."""
-    one, two = (expand(recipe.load_mapping(f"bert-large-phase{phase}")) for phase in (1, 2))
+    one, two = (recipe.load(f"bert-large-phase{phase}") for phase in (1, 2))
     _check_phase(one, sequence=128, batch=65_536, rate=6e-3, steps=7038, warmup=0.2843)
     _check_phase(two, sequence=512, batch=32_768, rate=4e-3, steps=1563, warmup=0.128)
     assert not one.train.init and two.train.init == "runs/bert-large-phase1"

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from torch import Tensor
 from typer.testing import CliRunner
 
-from phalanx import registry
+from phalanx import recipe, registry
 from phalanx.cli.app import app
 from phalanx.config import ModelConfig
 from phalanx.models.build import build, make
 from phalanx.models.family import configured, spec_of
 from phalanx.plan.account import said
-from phalanx.plan.dry import rehearse
+from phalanx.train.resolve import Target, resolve
 from tests.convert.folders import MODELS, config_of, tokenizer_of
 from tests.infer.runs import make_run
 from tests.unchanged.jobs import QUICK_PLANS
@@ -54,7 +54,7 @@ def plans() -> Iterator[str]:
 def messages() -> Iterator[str]:
     """What a step's first and last rank have to say, by the planner's closed forms."""
     for words in LAYOUTS:
-        config = rehearse(words.split()[0], words.split()[1:])
+        config = resolve(recipe.load(words.split()[0], words.split()[1:]), Target())
         layout = config.layout
         for rank in sorted({0, layout.tp * layout.cp * layout.pp * layout.dp - 1}):
             yield f"{words}, rank {rank}"

@@ -143,14 +143,16 @@ def trace(
 
     from phalanx.plan import cluster as clusters
     from phalanx.plan.account import Account
-    from phalanx.plan.dry import rehearse
     from phalanx.plan.export import Clock, write
     from phalanx.plan.trace import passes
     from phalanx.plan.trace import trace as traced_step
+    from phalanx.run.folder import load_config
+    from phalanx.train.layouts import processes_of
+    from phalanx.train.resolve import Target, resolve
 
     where = clusters.load(cluster)
-    config = rehearse(recipe, overrides or (), ranks, where)
-    processes = ranks or config.layout.tp * config.layout.cp * config.layout.pp * config.layout.dp
+    config = resolve(load_config(recipe, overrides or ()), Target(ranks, precision=where.precision))
+    processes = processes_of(config.layout)
     if rank >= processes:
         raise InputError(f"--rank {rank} of {processes} ranks; use 0 to {processes - 1}")
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()

@@ -42,12 +42,12 @@ def train(
     torchrun or srun the same command is one process of many. A run may continue on another layout.
     """
     from phalanx.parallel import launch, meeting, processes
+    from phalanx.tasks.run import processes_here, words_from
     from phalanx.tasks.run import train as run
-    from phalanx.tasks.run import wanted, words_from
 
     processes.adopt_slurm()
     words = [*(words_from(init) if init else ()), *(overrides or ())]
-    if meeting.world() == 1 and (count := procs or wanted(recipe, words, out)) > 1:
+    if meeting.world() == 1 and (count := procs or processes_here(recipe, words, out)) > 1:
         raise typer.Exit(launch.launch(sys.argv[1:], count, restarts))
     stopped_by = run(recipe, words, out)
     if stopped_by:
@@ -113,10 +113,10 @@ def check(
     """
     from phalanx.parallel import launch, meeting, processes
     from phalanx.tasks.check import check as compare
-    from phalanx.tasks.run import wanted
+    from phalanx.tasks.run import processes_here
 
     processes.adopt_slurm()
-    if meeting.world() == 1 and (count := procs or wanted(recipe, overrides or [], None)) > 1:
+    if meeting.world() == 1 and (count := procs or processes_here(recipe, overrides or [], None)) > 1:
         raise typer.Exit(launch.launch(sys.argv[1:], count))
     compared = compare(recipe, overrides or [], steps)
     if compared is None:

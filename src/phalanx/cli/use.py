@@ -72,7 +72,7 @@ def evaluate(
     from phalanx.tasks import sources
     from phalanx.tasks.judging import layout_of
     from phalanx.tasks.score import score
-    from phalanx.train.lay_out import processes_of
+    from phalanx.train.layouts import processes_of
 
     processes.adopt_slurm()
     words = overrides or []
@@ -149,7 +149,7 @@ def _generate_together(run: Path, prompt: str, options: Options, overrides: list
     from phalanx.parallel import launch, meeting, processes
     from phalanx.tasks.judging import layout_of
     from phalanx.tasks.together import laid_out
-    from phalanx.train.lay_out import processes_of
+    from phalanx.train.layouts import processes_of
 
     processes.adopt_slurm()
     if meeting.world() == 1 and (count := processes_of(layout_of(run, overrides).layout)) > 1:

@@ -24,8 +24,7 @@ from phalanx.data.fastpath import FastPath, fast_path, is_gpt2_like
 from phalanx.data.words import Words, is_bert_like
 from phalanx.errors import InputError
 from phalanx.foreign import reading
-
-BUNDLED = ("gpt2", "bert-uncased", "bert-cased")
+from phalanx.registry import TOKENIZERS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -193,11 +192,13 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     """A bundled tokenizer by name, or one from a tokenizer.json, a folder that holds one, or one that `read_folder` can
     read. Raises InputError.
     """
-    if name_or_path in BUNDLED:
+    if name_or_path in TOKENIZERS:
         return _bundled(name_or_path)
     path = Path(name_or_path)
     if not path.exists():
-        raise InputError(f"no tokenizer {name_or_path!r}: give {', '.join(BUNDLED)}, or a tokenizer.json or its folder")
+        raise InputError(
+            f"no tokenizer {name_or_path!r}: give {', '.join(TOKENIZERS)}, or a tokenizer.json or its folder"
+        )
 
     if file := whole_file(path):
         with reading(file, REMEDY):

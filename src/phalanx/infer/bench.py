@@ -22,7 +22,7 @@ from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
 from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.rows import rectangle
 from phalanx.models.build import build
-from phalanx.models.family import spec_of, with_preset
+from phalanx.models.family import spec_of
 from phalanx.run.checkpoint import Restored
 from phalanx.spec.links import links
 from phalanx.units import aligned
@@ -49,8 +49,8 @@ def subject(model: str) -> ModelBundle:
         if found.spec.causal:
             raise InputError(f"{model} is no BERT; bench infer is about those")
         return found
-    mapping, tokenizer = recipe.load_mapping(model), load_tokenizer("bert-uncased")
-    config = recipe.validate({**mapping, "model": {**with_preset(mapping.get("model", {})), "vocab": tokenizer.vocab}})
+    tokenizer = load_tokenizer("bert-uncased")
+    config = recipe.load(model, [f"model.vocab={tokenizer.vocab}"])
     if spec_of(config.model).causal:
         raise InputError(f"{model} is no BERT; bench infer is about those")
     sizes = config.model.tuned("span", 0)

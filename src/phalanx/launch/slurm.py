@@ -15,7 +15,7 @@ from pathlib import Path
 from phalanx import durable
 from phalanx.errors import InputError
 from phalanx.tasks.run import read
-from phalanx.train.resolve import resolve
+from phalanx.train.resolve import Target, resolve
 
 # What the script says itself, or, with --gpus-per-task, would undo: a process finds its GPU among all of its node's.
 _OWN = {
@@ -96,8 +96,7 @@ def launch(name: str, overrides: Sequence[str], out: Path | None, job: Job, dry:
     """
     job.check()
     folder, config, tokenizer = read(name, overrides, out)
-    here = config.train.model_copy(update={"device": "cpu"})  # it will run elsewhere
-    resolve(config.model_copy(update={"train": here}), tokenizer.vocab, job.nodes * job.processes)
+    resolve(config, Target(job.nodes * job.processes, vocab=tokenizer.vocab, files=True))
     text = script(name, overrides, folder.path, job)
     if dry:
         return text

@@ -14,12 +14,13 @@ from phalanx import recipe
 from phalanx.config import Config
 from phalanx.measure import probes
 from phalanx.measure.crew import Crew
-from phalanx.measure.rehearsal import definite
 from phalanx.plan import kernels
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.work import Work
 from phalanx.precision.gemm import native_bf16
+from phalanx.train.machine import this_machine
 from phalanx.train.peak import name_of
+from phalanx.train.resolve import resolve
 
 # The step whose kernels are timed, by device and family.
 SIZES = {
@@ -196,7 +197,8 @@ def _growing(latencies: dict[int, float]) -> tuple[float, float]:
 def _config(device: str, family: str) -> Config:
     sizes = [f"model.{word}" for word in SIZES[device]]
     words = [f"train.device={device}", *FAMILIES[family], *sizes, *LENGTHS[device]]
-    return definite(recipe.validate(recipe.overridden({}, words)), 1)
+    config = recipe.from_words([*words, "train.compile=off"])
+    return resolve(config, this_machine(config.train))
 
 
 def _counted(work: Work) -> tuple[dict[str, float], float]:

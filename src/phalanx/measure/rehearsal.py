@@ -9,19 +9,13 @@ from torch import Tensor
 
 from phalanx.config import Config
 from phalanx.data.source import Sample
-from phalanx.data.tokenize import load_tokenizer
-from phalanx.errors import InputError
-from phalanx.models.family import check, spec_of
+from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
-from phalanx.precision import gemm
-from phalanx.train.lay_out import lay_out
 from phalanx.train.monitor import Silent
-from phalanx.train.resolve import device_of
 from phalanx.train.task import Task
 from phalanx.train.trainer import Trainer
 
 SAMPLES = 64
-WORDS = {"mlm": "bert-uncased"}  # whose vocabulary a model has where neither it nor data says; GPT-2's else
 
 
 class Noise(list[Sample], Task):
@@ -63,22 +57,6 @@ class Noise(list[Sample], Task):
         assert batch.labels is not None
         counts = {self.losses[0]: (batch.labels >= 0).sum()}
         return counts if batch.related is None else {**counts, self.losses[1]: (batch.related >= 0).sum()}
-
-
-def definite(config: Config, processes: int) -> Config:
-    """The configuration with nothing left to decide, but the data. InputError for what cannot run."""
-    model, device = config.model, device_of(config.train.device)
-    if config.task not in ("clm", "mlm"):
-        raise InputError(f"task={config.task} has no random tokens here; use clm or mlm")
-    vocab = model.vocab or load_tokenizer(config.data.tokenizer or WORDS.get(config.task, "gpt2")).vocab
-    model = model.model_copy(update={"vocab": vocab})
-    check(model)
-    if config.data.sequence > model.positions:
-        raise InputError(f"data.sequence={config.data.sequence} is longer than model.positions={model.positions}")
-    compiled = "off" if config.train.compile == "auto" else config.train.compile
-    train = config.train.model_copy(update={"device": device.type, "compile": compiled})
-    dtype = config.precision.model_copy(update={"dtype": gemm.resolve(config.precision.dtype, device)})
-    return lay_out(config.model_copy(update={"model": model, "train": train, "precision": dtype}), processes)
 
 
 def rehearse(config: Config) -> Callable[[int], None]:

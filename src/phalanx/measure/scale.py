@@ -13,15 +13,17 @@ from typing import Any
 
 import torch
 
-from phalanx import processor, recipe
+from phalanx import processor
 from phalanx.config import Config
+from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.measure.crew import Crew
-from phalanx.measure.rehearsal import definite, rehearse
+from phalanx.measure.rehearsal import rehearse
 from phalanx.models.family import spec_of
+from phalanx.run.folder import load_config
 from phalanx.spec.costs import flops_per_token
-from phalanx.train.resolve import device_of
-from phalanx.train.settle import expand
+from phalanx.train.machine import this_machine
+from phalanx.train.resolve import resolve
 
 WARM = 2  # steps before the first that counts
 DEFAULT_BATCH = 8
@@ -95,42 +97,46 @@ def grown(name: str, words: Sequence[str], parallel: str, kind: str, count: int)
     """The recipe for so many processes. Weak scaling: their batch (dp), sequence (cp), layers and batch (pp) or width
     (tp, with as many parameters a process as one has alone) grow with them.
     """
-    config = expand(recipe.load_mapping(name, words))
+    config = load_config(name, words)
+    if config.task not in ("clm", "mlm"):
+        raise InputError(f"task={config.task} has no random tokens here; use clm or mlm")
     model, data, train, layout = config.model, config.data, config.train, config.layout
+    batch, length = train.batch, data.sequence
     if not any(word.startswith("train.batch=") for word in words):
-        train = train.model_copy(update={"batch": min(train.batch, layout.micro_batch or DEFAULT_BATCH)})
-    train = train.model_copy(
-        update={"rampup": (0, 0, 0), "compile": "off" if train.compile == "auto" else train.compile}
-    )
+        batch = min(batch, layout.micro_batch or DEFAULT_BATCH)
     micro_batch = layout.micro_batch if any(word.startswith("layout.micro_batch=") for word in words) else 0
     if parallel == "pp":
-        micro_batch = micro_batch or max(1, train.batch // 4)
+        micro_batch = micro_batch or max(1, batch // 4)
+
+    sizes: dict[str, int] = {}
     if kind == "weak" and parallel in ("dp", "pp"):
-        train = train.model_copy(update={"batch": train.batch * count})
+        batch *= count
     if kind == "weak" and parallel == "pp":
-        model = model.model_copy(update={"layers": model.layers * count})
+        sizes = {"layers": model.layers * count}
     if kind == "weak" and parallel == "cp":
-        data = data.model_copy(update={"sequence": data.sequence * count})
-        model = model.model_copy(update={"positions": max(model.positions, data.sequence)})
+        length *= count
+        sizes = {"positions": max(model.positions, length)}
     if kind == "weak" and parallel == "tp":
         heads = round(model.heads * sqrt(count) / count) * count
         hidden = model.hidden // model.heads * heads
         ffn = round(model.ffn * heads / model.heads / count) * count  # as much wider as the residual stream
-        wider = {"heads": heads, "hidden": hidden, "ffn": ffn}
+        sizes = {"heads": heads, "hidden": hidden, "ffn": ffn}
         if hasattr(model, "kv_heads"):  # about as many queries to a key head as before
             most = max(1, heads * model.kv_heads // model.heads)
-            wider["kv_heads"] = max(n for n in range(1, most + 1) if heads % n == 0)
-        model = model.model_copy(update=wider)
-    layout = layout.model_copy(update={"dp": 0, parallel: count, "micro_batch": micro_batch})
-    changed = {"model": model, "data": data, "train": train, "layout": layout}
-    return definite(config.model_copy(update=changed), count)
+            sizes["kv_heads"] = max(n for n in range(1, most + 1) if heads % n == 0)
+
+    config = config.updated(
+        model=sizes, data={"sequence": length}, layout={"dp": 0, parallel: count, "micro_batch": micro_batch},
+        train={"batch": batch, "rampup": (0, 0, 0), "compile": "on" if train.compile == "on" else "off"},
+    )  # fmt: skip
+    vocab = load_tokenizer(data.tokenizer).vocab if data.tokenizer else 0
+    return resolve(config, this_machine(config.train, count, vocab))
 
 
 def _check(device: str, counts: Sequence[int]) -> None:
-    here = torch.cuda.device_count() if device == "cuda" else processor.cpus()
-    if max(counts) > here:
-        what = "GPUs" if device_of(device).type == "cuda" else "cores"
-        raise InputError(f"--procs {max(counts)}: there are {here} {what} here, one for a process; use up to {here}")
+    there, what = (torch.cuda.device_count(), "GPUs") if device == "cuda" else (processor.cpus(), "cores")
+    if max(counts) > there:
+        raise InputError(f"--procs {max(counts)}: there are {there} {what} here, one for a process; use up to {there}")
 
 
 def _result(kind: str, parallel: str, count: int, config: Config, seconds: float) -> Result:

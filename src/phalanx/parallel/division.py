@@ -4,7 +4,6 @@ from functools import cache
 from heapq import heapify, heapreplace
 
 from phalanx.config import LayoutConfig
-from phalanx.errors import InputError
 from phalanx.spec.costs import decoders, kinds, products
 from phalanx.spec.leaves import Dim
 from phalanx.spec.model import Spec
@@ -13,15 +12,15 @@ from phalanx.spec.partition import Obstacle, obstacle, uneven
 KEYS = {"heads": "heads", "mlp": "ffn"}  # of [model], by the axis that they are the size of
 
 
-def check(spec: Spec, tp: int, pad_vocab_to: int) -> None:
-    """InputError for a model that tp ranks cannot share, with the numbers that would do."""
+def misfit(spec: Spec, tp: int, pad_vocab_to: int) -> str:
+    """Why `tp` ranks cannot share a model, with the numbers that would do; "" if they can."""
     if (found := obstacle(spec, tp)) is None:
-        return
+        return ""
     rows = _padding(found.dim, tp, pad_vocab_to) if found.dim.axis == "vocab" else 0
     most = max(block.attention.heads for block in kinds(spec))
     fits = [n for n in range(1, most + 1) if not obstacle(spec, n)]
     would = f"model.pad_vocab_to={rows}, or layout.tp=" if rows else "one of "
-    raise InputError(f"{_reason(found, tp, pad_vocab_to)}; use {would}{', '.join(map(str, fits))}")
+    return f"{_reason(found, tp, pad_vocab_to)}; use {would}{', '.join(map(str, fits))}"
 
 
 def _reason(found: Obstacle, tp: int, pad_vocab_to: int) -> str:

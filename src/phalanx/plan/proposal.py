@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from phalanx import recipe
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.plan.cluster import Cluster
-from phalanx.plan.dry import rehearse
 from phalanx.plan.names import short
 from phalanx.plan.search import ROOM, Found, search
-from phalanx.train.settle import expand
+from phalanx.run.folder import load_config
+from phalanx.train.resolve import Target, resolve
 
 GIB = 2**30
 BETTER = 1.15  # times as many tokens a second are worth another batch
@@ -35,10 +34,15 @@ class Question:
     tokens: float = 0.0  # 0: the recipe's own
     price: float = 0.0
 
+    @cached_property
+    def asked(self) -> Config:
+        """What was asked for."""
+        return load_config(self.name, self.overrides)
+
+    @cached_property
     def config(self) -> Config:
         """The run, on one GPU."""
-        single = [f"layout.{key}={value}" for key, value in _SINGLE.items()]
-        return rehearse(self.name, [*self.overrides, *single], 1, self.cluster)
+        return resolve(self.asked.updated(layout=_SINGLE), Target(1, precision=self.cluster.precision))
 
     def steps(self, config: Config) -> int:
         """Until all tokens are seen."""
@@ -48,24 +52,19 @@ class Question:
     def pins(self) -> dict[str, Any]:
         """What the overrides say of the layout, and so is not searched."""
         keys = [word.partition("=")[0] for word in self.overrides]
-        asked = self._asked.layout
         given = {key.removeprefix("layout."): None for key in keys if key.startswith("layout.")}
-        return {key: value for key in given if (value := getattr(asked, key)) != 0}
-
-    @cached_property
-    def _asked(self) -> Config:
-        return expand(recipe.load_mapping(self.name, self.overrides))
+        return {key: value for key in given if (value := getattr(self.asked.layout, key)) != 0}
 
     def command(self, layout: LayoutConfig) -> str:
         """What runs it."""
-        asked, words = self._asked.layout, [word for word in self.overrides if not word.startswith("layout.")]
+        words = [word for word in self.overrides if not word.startswith("layout.")]
         if self.tokens:
-            words.append(f"train.steps={self.steps(self.config())}")
-        if not self._asked.data.train:
+            words.append(f"train.steps={self.steps(self.config)}")
+        if not self.asked.data.train:
             words.append("data.train=PREFIX")
         pins, local = self.pins(), self.gpus <= self.cluster.node  # else the nodes say how many replicas there are
         for key, value in layout.model_dump().items():
-            if (key != "dp" or local) and (value != getattr(asked, key) or key in pins):
+            if (key != "dp" or local) and (value != getattr(self.asked.layout, key) or key in pins):
                 words.append(f"layout.{key}={str(value).lower() if isinstance(value, bool) else value}")
         line = shlex.join([self.name, *words])
         if local:
@@ -83,7 +82,7 @@ def answer(question: Question, most: int) -> Found:
             f"--gpus {question.gpus}: {question.cluster_name} has {node} in a node; use {question.gpus // node * node} "
             f"or {(question.gpus // node + 1) * node}"
         )
-    config, fixed = question.config(), question.pins()
+    config, fixed = question.config, question.pins()
     found = search(config, question.cluster, question.gpus, fixed, most)
     if not found.layouts:
         raise InputError(_undividable(question, config, fixed))
@@ -96,7 +95,7 @@ def better_batch(question: Question, found: Found) -> tuple[int, float] | None:
     """The batch within NEAR of the one asked for that the GPUs divide best, and how many times as many tokens a second
     it makes, where that is much more: which layouts there are hangs on what divides the batch.
     """
-    config = question.config()
+    config = question.config
     batch, slack = config.train.batch, int(config.train.batch * NEAR)
     if any(config.train.rampup):
         return None
@@ -107,8 +106,7 @@ def better_batch(question: Question, found: Found) -> tuple[int, float] | None:
     if best == batch:
         return None
 
-    train = config.train.model_copy(update={"batch": best})
-    other = search(config.model_copy(update={"train": train}), question.cluster, question.gpus, question.pins(), 1)
+    other = search(config.updated(train={"batch": best}), question.cluster, question.gpus, question.pins(), 1)
     if not other.best:
         return None
     times = best / other.best[0].prediction.seconds * found.best[0].prediction.seconds / batch
@@ -119,8 +117,7 @@ def _undividable(question: Question, config: Config, fixed: dict[str, Any]) -> s
     batch, near = config.train.batch, []
     for step in (n for n in range(1, question.gpus + 1) if question.gpus % n == 0):
         for size in {max(1, batch // step) * step, (batch // step + 1) * step}:
-            train = config.train.model_copy(update={"batch": size})
-            if search(config.model_copy(update={"train": train}), question.cluster, question.gpus, fixed, 0).layouts:
+            if search(config.updated(train={"batch": size}), question.cluster, question.gpus, fixed, 0).layouts:
                 near.append(size)
         if near:
             best = min(near, key=lambda size: abs(size - batch))

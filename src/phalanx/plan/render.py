@@ -3,12 +3,11 @@
 from typing import Any
 
 from phalanx.config import Config, LayoutConfig
-from phalanx.errors import InputError
 from phalanx.plan.names import pins, short
 from phalanx.plan.proposal import GIB, Question, answer, better_batch
 from phalanx.plan.search import ROOM, Found, Planned, search
 from phalanx.plan.work import Work
-from phalanx.train.lay_out import lay_out
+from phalanx.train.layouts import misfit
 from phalanx.units import aligned, count
 
 DAY = 86400
@@ -119,7 +118,7 @@ def _gib(size: float) -> str:
 
 def why(question: Question, text: str) -> list[str]:
     """What the best layout with these properties loses against the best of all, part by part."""
-    config, fixed = question.config(), question.pins() | pins(text)
+    config, fixed = question.config, question.pins() | pins(text)
     best = answer(question, 1).best[0]
     other = search(config, question.cluster, question.gpus, fixed, 1)
     if not other.layouts:
@@ -151,8 +150,5 @@ def why(question: Question, text: str) -> list[str]:
 
 def _refusal(question: Question, config: Config, fixed: dict[str, Any]) -> str:
     """What the trainer would say to it."""
-    try:
-        lay_out(config.model_copy(update={"layout": LayoutConfig(**fixed)}), question.gpus)
-    except InputError as error:
-        return str(error)
-    return "sizes and batch do not go together"
+    reason = misfit(config.model_copy(update={"layout": LayoutConfig(**fixed)}), question.gpus)
+    return reason or "sizes and batch do not go together"

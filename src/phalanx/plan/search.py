@@ -14,7 +14,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from phalanx.config import Config, LayoutConfig
-from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.parallel import division
 from phalanx.plan import measured
@@ -24,7 +23,7 @@ from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
 from phalanx.plan.work import Work
 from phalanx.spec.costs import kinds
-from phalanx.train.lay_out import fills, lay_out, parts_of
+from phalanx.train.layouts import filled, fills, misfit, parts_of
 from phalanx.train.schedule import batch_sizes
 
 ROOM = 0.92  # of a GPU's memory that a step may fill; the rest is the context's, the communicator's and lost in pieces
@@ -131,11 +130,7 @@ class _Search:
     def possible(self, sizes: dict[str, Any], schedule: str, chunks: int) -> bool:
         """Whether the trainer takes it."""
         layout = self.pinned.model_copy(update={**sizes, "schedule": schedule, "chunks": chunks})
-        try:
-            lay_out(self._with(layout), self.gpus)
-        except InputError:
-            return False
-        return True
+        return not misfit(self._with(layout), self.gpus)
 
     def schedules(self, pp: int) -> list[tuple[str, int]]:
         """With their chunks; interleaved, what divides the layers evenly."""
@@ -187,7 +182,7 @@ class _Search:
         for recompute in self.recompute:
             if layout.schedule == "zbv" and recompute != "none":
                 break  # torch's zbv asks for each weight's gradient apart, and computes the block again for each
-            config = lay_out(self._with(layout.model_copy(update={"recompute": recompute})), self.gpus)
+            config = filled(self._with(layout.model_copy(update={"recompute": recompute})), self.gpus)
             needed = max((memory(config, pp) for pp in {0, layout.pp - 1}), key=sum)
             if found.smallest is None or sum(needed) < found.smallest[0]:
                 found.smallest = sum(needed), config.layout

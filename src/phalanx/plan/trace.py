@@ -71,7 +71,7 @@ def trace(
     record: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> Trace:
-    """The second step of `rank` of so many processes; `config` is laid out for them (`lay_out`). A first step, with
+    """The second step of `rank` of so many processes; `config` is resolved for them. A first step, with
     blocks that do nothing and logits in one piece, comes before it, so that moments are there and pipelines have met.
     The device says in how large pieces the logits come; `record` asks for all operations; `progress` is called at each
     block's forward.

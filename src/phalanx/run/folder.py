@@ -8,7 +8,7 @@ Who trains takes it before anything else is written, and so makes the folder: of
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -136,6 +136,16 @@ class RunFolder:
         ours = self.tokenizer, self.data, self.metrics, self.tensorboard, self.checkpoints, self.path / "lock"
         names = {path.name for path in ours}
         return sorted(path.name for path in self.path.iterdir() if path.name.split(".partial")[0] not in names)
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that a recipe, a TOML file or a run folder asks for, with `section.key=value` words over it."""
+    return recipe.load(str(RunFolder.open(name).config_file) if names_run(name) else name, overrides)
+
+
+def names_run(name: str) -> bool:
+    """Whether what a command is to run is called by its folder, rather than by a recipe's name or a file."""
+    return name not in recipe.names() and Path(name).is_dir()
 
 
 def _cannot_be_made(path: str | Path, error: OSError) -> InputError:

@@ -23,8 +23,9 @@ from phalanx.parallel import meeting, processes
 from phalanx.run.comparison import Comparison, Point
 from phalanx.tasks.run import foresee, joined, read, task_of
 from phalanx.together import leading
-from phalanx.train.lay_out import lay_out
+from phalanx.train.machine import this_machine
 from phalanx.train.monitor import Silent
+from phalanx.train.resolve import resolve
 from phalanx.train.trainer import Trainer
 
 ALONE = "one process"
@@ -90,7 +91,7 @@ def _curve(config: Config, steps: int, advance: Callable[[], None]) -> list[Poin
 def _alone(config: Config, micro_batch: int) -> Config:
     """The run on one process, in micro-batches of so many sequences."""
     layout = LayoutConfig(micro_batch=micro_batch, recompute=config.layout.recompute)
-    return lay_out(config.model_copy(update={"layout": layout}), 1)
+    return resolve(config.model_copy(update={"layout": layout}), this_machine(config.train))
 
 
 def _other_micro_batches(config: Config) -> list[int]:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,7 +27,7 @@ from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
-from phalanx.train.lay_out import processes_of
+from phalanx.train.layouts import processes_of
 from phalanx.train.task import Task
 
 ROWS = 16  # sequences of a forward pass
@@ -70,11 +69,10 @@ def layout_of(run: Path, overrides: Sequence[str]) -> Config:
     group = max(1, answer.candidates if answer else 0)
     layout = LayoutConfig(micro_batch=-(-ROWS // group) * group)
     fresh = config.model_copy(update={"layout": layout, "precision": PrecisionConfig(dtype="fp32")})
-    mapping: dict[str, Any] = fresh.model_dump()
-    mapping["train"] |= {"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)}
-    asked = recipe.validate(recipe.overridden(mapping, overrides))
+    fresh = fresh.updated(train={"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)})
+    asked = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))
     rows = asked.layout.micro_batch * max(meeting.world(), processes_of(asked.layout)) * 2
-    return asked.model_copy(update={"train": asked.train.model_copy(update={"batch": rows})})
+    return asked.updated(train={"batch": rows})
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from phalanx import recipe, registry
+from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.manifest import checksum
 from phalanx.data.source import split_weight
@@ -21,14 +21,14 @@ from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.parallel import meeting, processes
 from phalanx.parallel.watchdog import watching
-from phalanx.run.folder import RunFolder
+from phalanx.run.folder import RunFolder, load_config, names_run
 from phalanx.strict_json import parse_json
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.together import leading, sharing
-from phalanx.train.lay_out import lay_out, processes_of
+from phalanx.train.layouts import misfit, processes_of
+from phalanx.train.machine import device_of, this_machine
 from phalanx.train.monitor import Monitor, Silent
-from phalanx.train.resolve import device_of, resolve
-from phalanx.train.settle import expand
+from phalanx.train.resolve import resolve
 from phalanx.train.task import Task
 from phalanx.train.trainer import Trainer
 from phalanx.values import toml
@@ -43,8 +43,8 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     saved something; its layout, saving and logging may change.
     """
     store = meeting.meet()
-    folder, asked, tokenizer = read(name, overrides, out)
-    with joined(asked, tokenizer, store) as config, ExitStack() as stack:
+    folder, config, tokenizer = read(name, overrides, out)
+    with joined(config, tokenizer, store) as config, ExitStack() as stack:
         prints = leading(lambda: _prints(folder, config, tokenizer), dist.group.WORLD)
         sharing(lambda rank, _: _same_here(rank, config, prints), dist.group.WORLD)
         leading(lambda: stack.enter_context(_held(folder, config, tokenizer, prints)), dist.group.WORLD)
@@ -54,10 +54,10 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
 
 
 @contextmanager
-def joined(asked: Config, tokenizer: Tokenizer, store: Store | None) -> Iterator[Config]:
+def joined(config: Config, tokenizer: Tokenizer, store: Store | None) -> Iterator[Config]:
     """The resolved configuration, when all processes that met at `store` agree on it; watched until the end."""
-    config = resolve(asked, tokenizer.vocab, meeting.world())
-    processes.join(device_of(config.train.device), store)
+    config = resolve(config, this_machine(config.train, meeting.world(), tokenizer.vocab, files=True))
+    processes.join(torch.device(config.train.device), store)
     with watching(config.layout.timeout):
         processes.agree(_flat(config))
         yield config
@@ -65,12 +65,10 @@ def joined(asked: Config, tokenizer: Tokenizer, store: Store | None) -> Iterator
 
 def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFolder, Config, Tokenizer]:
     """The folder that a command is about, the configuration as it was asked for, and the tokenizer of the data."""
-    folder = folder_of(name, out)
-    config = expand(recipe.load_mapping(source_of(name, folder), overrides))
-    config = registry.TASKS.find(config.task).fitted(config)
+    folder, config = folder_of(name, out), load_config(name, overrides)
     for tracker in config.log.trackers:
         registry.TRACKERS.find(tracker)  # before anything is made
-    tokenizer = load_tokenizer(str(folder.tokenizer)) if folder.path == Path(name) else _tokenizer(config)
+    tokenizer = load_tokenizer(str(folder.tokenizer)) if names_run(name) else _tokenizer(config)
     return folder, config, tokenizer
 
 
@@ -84,14 +82,18 @@ def words_from(run: str, heads: bool = True) -> list[str]:
     return ["model.preset=", f"task={config.task}", *words, f"train.init={run}"]
 
 
-def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
-    """Processes to start on this machine for a command: what its layout names, on GPUs all that it can use."""
-    config = expand(recipe.load_mapping(source_of(name, folder_of(name, out)), overrides))
+def processes_here(name: str, overrides: Sequence[str], out: Path | None) -> int:
+    """Processes to start on this machine for a command: what its layout names, on GPUs all that it can use.
+
+    InputError for a layout that is impossible whatever the data are.
+    """
+    folder_of(name, out)
+    config = load_config(name, overrides)
     least = processes_of(config.layout)
     if least > 1:
-        model = config.model
-        vocab = model.vocab or model.pad_vocab_to * config.layout.tp  # any that divides, if it is not known
-        lay_out(config.model_copy(update={"model": model.model_copy(update={"vocab": vocab})}), least)
+        vocab = config.model.vocab or config.model.pad_vocab_to * config.layout.tp  # any that divides
+        if reason := misfit(config.updated(model={"vocab": vocab}), least):
+            raise InputError(reason)
     if config.layout.dp or device_of(config.train.device).type == "cpu":
         return least
     return max(1, torch.cuda.device_count() // least) * least
@@ -99,16 +101,11 @@ def wanted(name: str, overrides: Sequence[str], out: Path | None) -> int:
 
 def folder_of(name: str, out: Path | None) -> RunFolder:
     """The run folder that a command is about."""
-    if name not in recipe.names() and Path(name).is_dir():
+    if names_run(name):
         if out:
             raise InputError(f"{name} is a run folder: it continues where it is; leave out --out {out}")
         return RunFolder.open(name)
     return RunFolder(out or Path("runs") / Path(name).name.removesuffix(".toml"))
-
-
-def source_of(name: str, folder: RunFolder) -> str:
-    """The recipe to read: the run's own configuration where a run folder was named."""
-    return str(folder.config_file) if folder.path == Path(name) and folder.exists else name
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence
     dataset = IndexedDataset(prefix)
     split = len(dataset) > len(dataset.documents) - 1
     words = [f"task={task or ('mlm' if split else 'clm')}", f"data.sequence={sequence}", *overrides]
-    config = recipe.validate(recipe.overridden({}, words))
+    config = recipe.from_words(words)
     data = config.data.model_copy(update={"valid": (prefix,)})
     config = config.model_copy(update={"data": data})
     tokenizer = sources.tokenizer_of(data)

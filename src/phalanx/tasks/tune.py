@@ -17,9 +17,8 @@ from phalanx.parallel import launch, meeting
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.tasks.known import KNOWN, Known, columns, files
+from phalanx.tasks.run import processes_here, words_from
 from phalanx.tasks.run import train as fit
-from phalanx.tasks.run import wanted, words_from
-from phalanx.train.settle import expand
 from phalanx.units import aligned
 
 RECIPE = "finetune"
@@ -89,7 +88,7 @@ def fit_all(asked: Sequence[Planned], model: str, out: Path, procs: int) -> int:
 
 def _fit(overrides: Sequence[str], folder: Path, procs: int) -> int:
     """Train one run, here or in processes of its own; its exit code."""
-    if meeting.world() == 1 and (count := procs or wanted(RECIPE, overrides, folder)) > 1:
+    if meeting.world() == 1 and (count := procs or processes_here(RECIPE, overrides, folder)) > 1:
         return launch.launch(["train", RECIPE, *overrides, "--out", str(folder)], count)
     stopped_by = fit(RECIPE, overrides, folder)
     return 128 + stopped_by if stopped_by else 0
@@ -98,7 +97,7 @@ def _fit(overrides: Sequence[str], folder: Path, procs: int) -> int:
 def check(wish: Wish, overrides: Sequence[str]) -> None:
     """InputError for what is wrong whatever the model is: the task's name, its files, a key of the overrides."""
     task, train, _ = _files(wish)
-    recipe.load_mapping(RECIPE, [*_columns(wish, task, train[0]), *overrides])
+    recipe.load(RECIPE, [*_columns(wish, task, train[0]), *overrides])
 
 
 def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
@@ -114,7 +113,7 @@ def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
         f"model.dropout={recipe.load(RECIPE).model.dropout}",
         f"data.split={'1,0,0' if valid else '9,1,0'}", *_columns(wish, task, train[0]),
     ]  # fmt: skip
-    config = expand(recipe.load_mapping(RECIPE, [*found, *overrides]))
+    config = recipe.load(RECIPE, [*found, *overrides])
     kind = registry.TASKS.find(config.task)
     an_epoch = len(kind(kind.fitted(config), load_tokenizer(config.data.tokenizer)).training) / config.train.batch
     steps = max(1, math.ceil((wish.epochs or task.epochs) * an_epoch))

@@ -1,47 +1,130 @@
-"""Turn what a user asked for into what will run: every value that depends on another, on the data or on the machine.
+"""From what was asked for to what will run: every value that depends on another, on the data or on the machine.
 
-This happens once. The result is written into the run folder and is never changed.
+Train, check, eval, plan, trace, scale and a cluster's job all come this way, so what one of them says of a run holds
+for the others. It happens once: the result is written into the run folder and never changes.
 """
 
-import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from phalanx.config import Config, DataConfig
-from phalanx.data.tokenize import BUNDLED
+from phalanx import registry
+from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.models.family import spec_of
-from phalanx.precision import gemm
+from phalanx.models.family import family, sketch_of, spec_of
 from phalanx.spec.costs import flops_per_token
-from phalanx.train.lay_out import lay_out
-from phalanx.train.schedule import batch_size
-from phalanx.train.settle import settle
+from phalanx.train.layouts import filled, misfit, processes_of
+from phalanx.train.schedule import batch_size, check_schedule
 
 # Compiling takes about a minute on a CPU and saves up to a third of every step after: worth it above this much work.
 _COMPILE_FLOPS = {"cpu": 1e15, "cuda": 1e17}
 
 
-def resolve(config: Config, vocab: int, processes: int = 1) -> Config:
-    """The configuration with nothing left to decide, for a tokenizer of `vocab` tokens and so many processes.
+def _bf16(dtype: str) -> str:
+    """What precision.dtype is on hardware that has all numbers."""
+    return "bf16" if dtype == "auto" else dtype
 
-    InputError for what cannot run.
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run is to take place, and what is there of its data. By default neither is at hand: it is only planned.
+
+    `train.machine.this_machine` makes the target that this machine is.
     """
-    config = settle(config, vocab)
-    device = device_of(config.train.device)
-    train = config.train.model_copy(update={"device": device.type, "init": _absolute(config.train.init)})
-    dtype = gemm.resolve(config.precision.dtype, device)
-    precision = config.precision.model_copy(update={"dtype": dtype})
-    resolved = config.model_copy(update={"data": _placed(config.data), "train": train, "precision": precision})
-    compiled = resolved.model_copy(update={"train": train.model_copy(update={"compile": _compile(resolved)})})
-    return lay_out(compiled, processes)
+
+    processes: int = 0
+    """Of the run; 0: as many as the layout names."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    precision: Callable[[str], str] = _bf16
+    """Makes precision.dtype definite. InputError for numbers that the device has not."""
+    compiler: bool = False
+    """Whether train.compile=auto may be on."""
+    vocab: int = 0
+    """Tokens of the data's tokenizer; 0 where the data are not at hand."""
+    files: bool = False
+    """Whether labelled files may be read, to learn from them what the model's head must be."""
 
 
-def _placed(data: DataConfig) -> DataConfig:
-    """The sets and the tokenizer by absolute paths, so that a run continues from any working directory."""
+def resolve(asked: Config, target: Target) -> Config:
+    """The configuration with nothing left open, on a target. InputError for what cannot run there.
+
+    What was resolved stays as it is.
+    """
+    config = _with_head(asked, target)
+    config = _with_vocabulary(config, target)
+    _check(config)
+    config = _placed(config)
+
+    dtype = target.precision(config.precision.dtype)
+    config = config.updated(train={"device": target.device}, precision={"dtype": dtype})
+    config = config.updated(train={"compile": _compiled(config, target)})
+
+    processes = target.processes or processes_of(config.layout)
+    if reason := misfit(config, processes):
+        raise InputError(reason)
+    return filled(config, processes)
+
+
+def _with_head(config: Config, target: Target) -> Config:
+    """With the head that the task trains: of the size that its files say, or where these are not at hand model.classes.
+
+    InputError for a task that the model does not learn.
+    """
+    task, pretraining = config.task, family(config.model.family).TASK
+    if task == pretraining:
+        if tuned := sketch_of(config.model).tuned:
+            raise InputError(f"task={task} does not train model.head={tuned}; use task={tuned}")
+        return config
+
+    kind: Any = registry.TASKS.find(task)  # imports torch, which pretraining is planned without
+    if target.files:
+        fitted: Config = kind.fitted(config)
+        return fitted
+    losses, model = set(kind.losses) if kind.labelled else {task}, config.model
+    if kind.labelled and not losses <= {*sketch_of(model).losses}:
+        model = model.tuned(task)
+    spec = sketch_of(model)
+    if not losses <= {*spec.losses}:
+        raise InputError(f"task={task} is not for model.family={model.family}; use task={pretraining}")
+    sizes = [matrix.outputs.size for head in spec.heads for _, matrix in head.matrices()]
+    if 0 in sizes or (spec.answer and spec.answer.candidates < (task == "choice")):
+        raise InputError(f"task={task} has as many classes, or candidates, as its data say; set model.classes")
+    return config.model_copy(update={"model": model})
+
+
+def _with_vocabulary(config: Config, target: Target) -> Config:
+    """With as many words as the data's tokenizer has; where that is not at hand, as the bundled one that is named, or
+    usual.
+    """
+    asked, usual = config.model.vocab, "gpt2" if sketch_of(config.model).causal else "bert-uncased"
+    if 0 < asked < target.vocab:
+        raise InputError(f"model.vocab={asked} but the data's tokenizer has {target.vocab} tokens; leave model.vocab=0")
+    bundled = registry.TOKENIZERS.get(config.data.tokenizer, registry.TOKENIZERS[usual])
+    return config.updated(model={"vocab": asked or target.vocab or bundled})
+
+
+def _check(config: Config) -> None:
+    """InputError for what cannot run anywhere."""
+    spec, data = spec_of(config.model), config.data
+    if data.sequence > spec.positions:
+        raise InputError(
+            f"data.sequence={data.sequence} is longer than model.positions={spec.positions}; lower it or raise those"
+        )
+    if spec.segments == 1 and config.task == "mlm" and data.pairs != "none":
+        raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
+    check_schedule(config)
+
+
+def _placed(config: Config) -> Config:
+    """With the sets, the tokenizer and the run to begin from by absolute paths, so that a run continues from any
+    working directory.
+    """
+    data = config.data
     sets = {name: tuple(map(_absolute, getattr(data, name))) for name in ("train", "valid", "test")}
-    tokenizer = data.tokenizer if data.tokenizer in BUNDLED else _absolute(data.tokenizer)
-    return data.model_copy(update={**sets, "tokenizer": tokenizer})
+    tokenizer = data.tokenizer if data.tokenizer in registry.TOKENIZERS else _absolute(data.tokenizer)
+    return config.updated(data={**sets, "tokenizer": tokenizer}, train={"init": _absolute(config.train.init)})
 
 
 def _absolute(path: str) -> str:
@@ -49,23 +132,15 @@ def _absolute(path: str) -> str:
     return str(Path(path).absolute()) if path else path
 
 
-def device_of(name: str) -> torch.device:
-    """The device of train.device."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device=cuda but torch sees no GPU here; use auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _compile(config: Config) -> str:
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if config.train.compile == "on" and not compiler:
-        raise InputError("train.compile=on needs a C++ compiler (g++ or clang++) and none is installed; use off")
+def _compiled(config: Config, target: Target) -> str:
+    """Whether blocks are compiled: on or off."""
     if config.train.compile != "auto":
         return config.train.compile
-    if config.train.device == "cpu" and spec_of(config.model).tuned:
+    if not target.compiler or config.layout.schedule == "zbv":
+        return "off"
+    spec = spec_of(config.model)
+    if target.device == "cpu" and spec.tuned:
         return "off"  # most of such rows is padding, which only blocks that are not compiled leave out there
     sequences = config.train.steps * batch_size(config.train.steps, config.train)
-    work = sequences * config.data.sequence * flops_per_token(spec_of(config.model), config.data.sequence)
-    return "on" if compiler and work > _COMPILE_FLOPS[config.train.device] else "off"
+    work = sequences * config.data.sequence * flops_per_token(spec, config.data.sequence)
+    return "on" if work > _COMPILE_FLOPS[target.device] else "off"

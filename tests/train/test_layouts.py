@@ -4,14 +4,14 @@ import pytest
 
 from phalanx.config import Config
 from phalanx.errors import InputError
-from phalanx.train.lay_out import lay_out
+from phalanx.train.resolve import Target, resolve
 from phalanx.train.schedule import check_schedule
 
 
 def laid_out(processes: int, length: int = 64, **sections: dict[str, object]) -> Config:
     small = {"vocab": 512, "layers": 4, "hidden": 32, "heads": 4}
     words = {**sections, "model": {**small, **sections.get("model", {})}, "data": {"sequence": length}}
-    return lay_out(Config.model_validate(words), processes)
+    return resolve(Config.model_validate(words), Target(processes))
 
 
 @pytest.mark.parametrize(
