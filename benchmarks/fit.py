@@ -14,7 +14,7 @@ from pathlib import Path
 
 from phalanx.plan import comparison, published
 from phalanx.plan.cluster import Cluster, load
-from phalanx.plan.links import Group
+from phalanx.plan.network import Group
 from phalanx.plan.predict import predict
 
 CLUSTERS = Path(__file__).parents[1] / "src" / "phalanx" / "clusters"

@@ -126,15 +126,15 @@ class Askers:
             self.due.append(self._job(reply.number))
 
     def _job(self, number: int) -> Any:
-        from phalanx.serve import shapes
-        from phalanx.serve.jobs import Job
+        from phalanx.serve import schemas
+        from phalanx.serve.messages import Job
 
-        forms: dict[str, Any] = {"answer": shapes.Question, "classify": shapes.Classify, "embed": shapes.Embed}
+        forms: dict[str, Any] = {"answer": schemas.Question, "classify": schemas.Classify, "embed": schemas.Embed}
         models = {"answer": "span", "classify": "classes", "embed": "plain"}
         kind, body = self.questions[number].next()
         if kind in forms:
             return Job(number, models[kind], kind, forms[kind](**body).model_dump(), time.monotonic() + 1e6)
-        asked = {"prompt": body["prompt"], "options": shapes.Completion(**body).options(0, number)}
+        asked = {"prompt": body["prompt"], "options": schemas.Completion(**body).options(0, number)}
         return Job(number, "gpt", "complete", asked, time.monotonic() + 1e6)
 
 

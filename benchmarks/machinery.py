@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.trained import Shape, phalanx
-from phalanx.measure.crew import Crew
+from phalanx.measure.worker_group import WorkerGroup
 
 SHAPE = Shape(6, 384, 6, 4)
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each contestant")
     rounds = parser.parse_args().rounds
     builds: dict[str, Any] = {"plain loop": plain, "trainer": phalanx, "trainer, group of one": grouped}
-    crews = {name: Crew(1, build, SHAPE) for name, build in builds.items()}
+    crews = {name: WorkerGroup(1, build, SHAPE) for name, build in builds.items()}
     times: dict[str, list[float]] = {name: [] for name in crews}
     for number in range(rounds + 2):
         for name, crew in crews.items():

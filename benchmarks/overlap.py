@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.trained import Shape, phalanx
-from phalanx.measure.crew import Crew, Step
+from phalanx.measure.worker_group import Step, WorkerGroup
 
 SHAPE = Shape(12, 512, 8, 8)  # 42 million parameters: ten buckets
 
@@ -31,13 +31,13 @@ def noting(shape: Shape, *words: str) -> Step:
     import torch
     import torch.distributed as dist
 
-    from phalanx.parallel import data
+    from phalanx.parallel import data_parallel
 
     step = phalanx(shape, *words)
     sent: list[float] = []
     done: dict[int, float] = {}
     edges: list[float] = []
-    send, backward = data.Buckets._send, torch.Tensor.backward
+    send, backward = data_parallel.Buckets._send, torch.Tensor.backward
 
     def noted_send(buckets: Any) -> None:
         begin, number = time.perf_counter(), len(sent)
@@ -55,7 +55,7 @@ def noting(shape: Shape, *words: str) -> Step:
         backward(*arguments, **named)  # type: ignore[no-untyped-call]
         edges.append(time.perf_counter())
 
-    data.Buckets._send = noted_send  # type: ignore[assignment,method-assign]
+    data_parallel.Buckets._send = noted_send  # type: ignore[assignment,method-assign]
     torch.Tensor.backward = noted_backward  # type: ignore[method-assign]
 
     def noted(number: int) -> Notes:
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--picture", type=Path, default=Path("docs/images/overlap.png"))
     words = parser.parse_args()
-    crew = Crew(4, noting, SHAPE, "layout.dp=4")
+    crew = WorkerGroup(4, noting, SHAPE, "layout.dp=4")
     steps: list[Notes] = [crew.turn().values[0] for _ in range(words.rounds + 2)][2:]
     crew.close()
     steps.sort(key=hidden)

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.measure.calibrate import Calibration
-from phalanx.measure.crew import Crew
-from phalanx.measure.rehearsal import rehearse
+from phalanx.measure.synthetic import synthetic_step
+from phalanx.measure.worker_group import WorkerGroup
 from phalanx.plan.predict import predict
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.train.machine import this_machine
 from phalanx.train.resolve import resolve
 
@@ -73,7 +73,7 @@ CASES = [
 
 def measure(case: Case) -> list[float]:
     """Seconds of a few steps."""
-    with Crew(case.processes, rehearse, case.config()) as crew:
+    with WorkerGroup(case.processes, synthetic_step, case.config()) as crew:
         return [crew.turn().seconds for _ in range(STEPS + 1)][1:]
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     errors = []
     print("| model | hidden | layout | processes | measured s | predicted s | error |", "|---" * 7 + "|", sep="\n")
     for case in cases:
-        told, seconds = predict(Work.of(case.config()), cluster), statistics.median(times[case])
+        told, seconds = predict(Workload.of(case.config()), cluster), statistics.median(times[case])
         errors.append(told.seconds / seconds - 1)
         named = f"| {case.family} | {case.hidden} | {case.layout} | {case.processes} "
         print(f"{named}| {seconds:.3f} | {told.seconds:.3f} | {errors[-1]:+.0%} |")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.trained import Shape, ddp, parallelize, phalanx
-from phalanx.measure.crew import Crew
+from phalanx.measure.worker_group import WorkerGroup
 
 GROWING = {1: Shape(6, 384, 6, 4), 2: Shape(7, 512, 8, 4), 4: Shape(6, 768, 12, 4)}  # of 14, 26 and 49 million
 PEERS = {"tp": ("parallelize_module", parallelize), "dp": ("DDP", ddp)}
@@ -39,7 +39,7 @@ def row(kind: str, processes: int, rounds: int) -> list[Result]:
     shape = GROWING[processes] if kind == "tp" else GROWING[1]._replace(batch=GROWING[1].batch * processes)
     name, peer = PEERS[kind]
     layout = f"layout.{kind}={processes}"
-    crews = {"phalanx": Crew(processes, phalanx, shape, layout), name: Crew(processes, peer, shape)}
+    crews = {"phalanx": WorkerGroup(processes, phalanx, shape, layout), name: WorkerGroup(processes, peer, shape)}
     times: dict[str, list[float]] = {name: [] for name in crews}
     for number in range(rounds + 2):
         for name, crew in crews.items():

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from phalanx.cli.app import app
 from phalanx.convert import huggingface
 from phalanx.errors import InputError
-from phalanx.parallel import launch, meeting
 from phalanx.run.folder import RunFolder
+from phalanx.runtime import launch, rendezvous
 from tests.convert.folders import write_folder
 
 QUICK = ["train.steps=1", "train.batch=2", "train.device=cpu", "train.compile=off", "model.dropout=0"]
@@ -103,7 +103,7 @@ def test_a_run_goes_on_only_from_its_own_folder(folder: Path, table: Path) -> No
 
 def test_many_processes_want_a_run(folder: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would read the model, and one write it."""
-    monkeypatch.setattr(meeting, "world", lambda: 2)
+    monkeypatch.setattr(rendezvous, "world", lambda: 2)
     assert "phalanx import" in refused(f"hf:{folder}", "--task", "classes", "--data", table)
 
 

@@ -1,4 +1,4 @@
-"""docs/parallelism.md: its layouts are possible, its pictures are there, and one step can be read in 1,500 lines."""
+"""docs/parallelism.md: its layouts are possible, its pictures are there, and one step can be read in 1,400 lines."""
 
 import ast
 import re
@@ -14,26 +14,31 @@ from phalanx.train.resolve import Target, resolve
 
 PAGE = Path(__file__).parents[2] / "docs" / "parallelism.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-MOST = 1500  # lines to read
+MOST = 1400  # lines to read
 
 READING = re.findall(r"^\| `([\w/]+\.py)`(?:: (.+?))? \| (\d+) \|", TEXT, re.MULTILINE)
 
 
 def lines(file: str, names: str) -> int:
-    """Of the definitions `names` of a file, decorators included, or of the whole file."""
-    text = (Path(phalanx.__file__).parent / file).read_text(encoding="utf-8")
+    """Of the definitions `names` of a file, decorators and docstrings included, but neither blank lines nor comments,
+    which make reading easier, not longer; or of the whole file.
+    """
+    text = (Path(phalanx.__file__).parent / file).read_text(encoding="utf-8").splitlines()
     if not names:
-        return len(text.splitlines())
-    return sum(_span(ast.parse(text), name.split(".")) for name in re.findall(r"`([\w.]+)`", names))
+        return len(text)
+    spans = [_span(ast.parse("\n".join(text)), name.split(".")) for name in re.findall(r"`([\w.]+)`", names)]
+    read = [line.strip() for first, last in spans for line in text[first - 1 : last]]
+    return len([line for line in read if line and not line.startswith("#")])
 
 
-def _span(scope: ast.AST, path: list[str]) -> int:
+def _span(scope: ast.AST, path: list[str]) -> tuple[int, int]:
+    """The first and the last line of a definition."""
     for name in path:
         found = [node for node in ast.iter_child_nodes(scope) if getattr(node, "name", "") == name]
         assert found, f"{'.'.join(path)} is gone"
         (scope,) = found
     assert isinstance(scope, ast.FunctionDef | ast.ClassDef) and scope.end_lineno
-    return scope.end_lineno - min([scope.lineno, *(each.lineno for each in scope.decorator_list)]) + 1
+    return min([scope.lineno, *(each.lineno for each in scope.decorator_list)]), scope.end_lineno
 
 
 def test_one_step_is_short_reading() -> None:

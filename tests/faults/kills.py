@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from phalanx.parallel.watchdog import EXIT_CODE
 from phalanx.run.folder import RunFolder
+from phalanx.runtime.watchdog import EXIT_CODE
 from tests.faults.launched import Launched, alive, is_free, wait_until
 from tests.train.runs import Corpus, curve, make_corpus, starts_and_steps
 

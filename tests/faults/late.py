@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from phalanx import registry
 from phalanx.config import OptimConfig
-from phalanx.parallel.watchdog import Watchdog
+from phalanx.runtime.watchdog import Watchdog
 from phalanx.tasks.clm import CausalLM
 
 STEPS = 2  # that are done

@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from phalanx.parallel import meeting
+from phalanx.runtime import rendezvous
 from tests.train.processes import start
 
 
@@ -35,7 +35,7 @@ class Ranks:
         self.address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
     def start(
-        self, rank: int, world: int, *words: object, patience: float = meeting.PATIENCE, together: int = 1,
+        self, rank: int, world: int, *words: object, patience: float = rendezvous.PATIENCE, together: int = 1,
         **environment: str,
     ) -> Rank:  # fmt: skip
         """Rank `rank` of `world`, which runs `phalanx WORDS`, and waits `patience` seconds for the others. It begins
@@ -79,7 +79,7 @@ def _phalanx(environment: dict[str, str], errors: Path, patience: float, up: tup
     from phalanx.train import monitor
 
     monitor.peak_flops = lambda *_: 1e9  # measuring takes longer than such a run
-    meeting.PATIENCE = patience
+    rendezvous.PATIENCE = patience
     os.environ.update(environment)
     os.chdir(environment.get("PWD", "."))
     sys.path[:0] = filter(None, [environment.get("PYTHONPATH")])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.parallel.watchdog import EXIT_CODE
+from phalanx.runtime.watchdog import EXIT_CODE
 from tests.faults.ranks import Ranks
 from tests.train.runs import QUIETLY, Corpus
 

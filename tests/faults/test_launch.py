@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.parallel.watchdog import EXIT_CODE
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.runtime.watchdog import EXIT_CODE
 from tests.faults.launched import PATIENCE, Launched, alive, is_free, wait_until
 from tests.train.runs import Corpus, curve
 

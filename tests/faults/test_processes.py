@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.parallel import meeting
+from phalanx.runtime import rendezvous
 from tests.faults.ranks import Ranks
 from tests.train.runs import QUIETLY, Corpus
 
@@ -138,7 +138,7 @@ def test_a_port_in_use(ranks: Ranks, command: list[object], answers: bool) -> No
     ({1}, "rank 1 of 2 did not come in time; start every process"),
 ])  # fmt: skip
 def test_processes_that_never_come(ranks: Ranks, command: list[object], missing: set[int], expected: str) -> None:
-    assert meeting.PATIENCE < PROMISED - 4, "which is left to start Python in"
+    assert rendezvous.PATIENCE < PROMISED - 4, "which is left to start Python in"
     world = 2 * len(missing)
     there = set(range(world)) - missing
     for rank in there:

@@ -9,7 +9,7 @@ import pytest
 
 from phalanx.errors import InputError
 from phalanx.launch.slurm import Job, launch, script
-from phalanx.parallel import meeting, processes
+from phalanx.runtime import process_group, rendezvous
 from tests.train.runs import Corpus, make_corpus
 
 
@@ -145,19 +145,19 @@ def environment(monkeypatch):
 
 def test_a_task_of_several_finds_its_place(environment):
     environment.setenv("SLURM_STEP_NUM_TASKS", "4")
-    processes.adopt_slurm()
-    assert (meeting.rank(), meeting.world()) == (3, 4)
+    process_group.adopt_slurm()
+    assert (rendezvous.rank(), rendezvous.world()) == (3, 4)
 
 
 def test_torchrun_in_a_task_is_believed(environment):
     environment.setenv("SLURM_STEP_NUM_TASKS", "4")
     environment.setenv("RANK", "0")
     environment.setenv("WORLD_SIZE", "2")
-    processes.adopt_slurm()
-    assert (meeting.rank(), meeting.world()) == (0, 2)
+    process_group.adopt_slurm()
+    assert (rendezvous.rank(), rendezvous.world()) == (0, 2)
 
 
 def test_a_job_script_without_srun_is_one_process(environment):
     """Its variables speak of the tasks that srun would start."""
-    processes.adopt_slurm()
-    assert (meeting.rank(), meeting.world()) == (0, 1)
+    process_group.adopt_slurm()
+    assert (rendezvous.rank(), rendezvous.world()) == (0, 1)

@@ -13,9 +13,9 @@ from phalanx import cli
 from phalanx.config import OptimConfig
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
-from phalanx.parallel import launch
 from phalanx.parallel.parameters import Parameters
 from phalanx.run.comparison import BOUNDS, FARTHER, Bounds, Comparison, Point, largest
+from phalanx.runtime import launch
 from phalanx.tasks import check
 from phalanx.train.optim import lamb
 from tests.faults.ranks import free_port

@@ -11,7 +11,7 @@ from torch import Tensor
 from phalanx.nn import random
 from phalanx.nn.batch import Batch
 from phalanx.parallel.layout import Layout
-from phalanx.parallel.stages import Objective, Sums
+from phalanx.parallel.pipeline import Objective, Sums
 from phalanx.spec import partition
 from tests.layouts.conftest import Alone
 from tests.layouts.curves import Curve, curve, farthest

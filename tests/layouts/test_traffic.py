@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import pytest
 
-from phalanx.parallel import data
-from phalanx.plan.messages import Expected, Messages
-from phalanx.plan.traffic import Traffic
+from phalanx.parallel import data_parallel
+from phalanx.plan.comm_counter import CommCounter
+from phalanx.plan.communication import ExpectedMessages, Messages
 from phalanx.train.trainer import Trainer
 from tests.layouts.curves import made
 from tests.layouts.pool import Pool
@@ -46,18 +46,18 @@ CASES = {
 }
 
 
-def listen(trainer: Trainer) -> Traffic:
+def listen(trainer: Trainer) -> CommCounter:
     """Counts what this rank takes part in."""
-    return Traffic(trainer.config.layout)
+    return CommCounter(trainer.config.layout)
 
 
-def expected(trainer: Trainer, step: int) -> Expected:
+def expected(trainer: Trainer, step: int) -> ExpectedMessages:
     """The closed form for this rank and the batch of a step."""
     batches = trainer._micro_batches(trainer.layout.batch(trainer.loader.make(step)))
     bert = trainer.config.task == "mlm"
     labels = [batch.labels for batch in batches if batch.labels is not None]
     labelled = [int((each >= 0).sum()) if bert else each.numel() for each in labels]
-    return Expected(trainer.config, trainer.mesh, labelled, "cpu")
+    return ExpectedMessages(trainer.config, trainer.mesh, labelled, "cpu")
 
 
 def one_step(folder: Path, family: str, *words: str) -> tuple[Messages, Messages]:
@@ -89,7 +89,7 @@ def of_both(what: Callable[..., T], folder: Path, *words: str) -> dict[str, T]:
 def buckets(folder: Path, elements: int) -> tuple[Messages, int]:
     """What two replicas say with small buckets, and how many gradients they have."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "BUCKET", elements)
+        patch.setattr(data_parallel, "BUCKET", elements)
         trainer, _ = made(folder, "gpt", "model.layers=4", ACCUMULATE)
         with listen(trainer) as traffic:
             trainer.step(0)

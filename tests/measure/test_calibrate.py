@@ -13,12 +13,12 @@ from phalanx.measure.clusterfile import text
 from phalanx.models.family import configured, spec_of
 from phalanx.plan import cluster
 from phalanx.plan.predict import predict
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 
 pytestmark = pytest.mark.processes
 
 MODEL = configured(layers=4, hidden=256, heads=4, vocab=8192, positions=128)
-GPT = Work(spec_of(MODEL), 128, batch=8, micro_batch=4, precision="fp32", stream_bytes=4)
+GPT = Workload(spec_of(MODEL), 128, batch=8, micro_batch=4, precision="fp32", stream_bytes=4)
 
 
 @pytest.mark.slow

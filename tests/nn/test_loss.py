@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_iter
 
 from phalanx.models.build import build
 from phalanx.models.family import configured
-from phalanx.nn import loss, pieces, slots
+from phalanx.nn import logit_chunks, loss, slots
 from tests.batches import batch_of
 
 ROWS, HIDDEN, VOCAB = 70, 8, 300
@@ -20,7 +20,7 @@ BERT = {"family": "bert", "norm_first": False, "gelu": "erf", "segments": 2}
 
 @pytest.fixture(params=[1, 1 << 11, 1 << 25], ids=["one row a chunk", "uneven chunks", "one chunk"])
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pieces.LIMITS, "cpu", (request.param, 1 << 20))
+    monkeypatch.setitem(logit_chunks.LIMITS, "cpu", (request.param, 1 << 20))
 
 
 def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -96,7 +96,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("training", [True, False])
 def test_no_tensor_of_the_size_of_the_logits(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 10 * VOCAB
-    monkeypatch.setitem(pieces.LIMITS, "cpu", (limit, 1 << 20))
+    monkeypatch.setitem(logit_chunks.LIMITS, "cpu", (limit, 1 << 20))
     *leaves, labels = inputs(bias=True)
     with torch.set_grad_enabled(training), Largest() as seen:
         if training:
@@ -113,7 +113,7 @@ def test_no_tensor_of_the_size_of_the_logits(training: bool, monkeypatch: pytest
 @pytest.mark.parametrize("training", [True, False])
 def test_no_model_makes_one(kind: dict[str, Any], training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 128 tokens, all labelled, where the loss may hold 16."""
-    monkeypatch.setitem(pieces.LIMITS, "cpu", (16 * 1024, 1 << 20))
+    monkeypatch.setitem(logit_chunks.LIMITS, "cpu", (16 * 1024, 1 << 20))
     model = build(configured(layers=1, hidden=8, heads=1, positions=32, vocab=1024, **kind), 0, torch.device("cpu"))
     labels = torch.randint(1024, (4, 32))
     with torch.set_grad_enabled(training), Largest() as seen:

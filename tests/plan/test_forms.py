@@ -10,7 +10,7 @@ import pytest
 
 from phalanx.plan.flops import flops
 from phalanx.plan.memory import memory
-from phalanx.plan.portion import Portion
+from phalanx.plan.rank import RankShard
 from tests.plan.test_trace import CASES, laid_out
 
 FIGURES = json.loads(Path(__file__).with_name("forms.json").read_text())
@@ -26,7 +26,7 @@ def figures(words: str) -> list[Any]:
     """Of the first rank and the last of the pipeline: parameters, FLOPs of a step, bytes by kind."""
     config, _ = laid_out(words)
     ranks = sorted({0, config.layout.pp - 1})
-    return [[Portion(config, pp).parameters, flops(config, pp), [*memory(config, pp)]] for pp in ranks]
+    return [[RankShard(config, pp).parameters, flops(config, pp), [*memory(config, pp)]] for pp in ranks]
 
 
 @pytest.mark.parametrize("words", [*CASES, *MORE])

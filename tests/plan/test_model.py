@@ -9,9 +9,9 @@ from phalanx.errors import InputError
 from phalanx.models.family import configured, spec_of
 from phalanx.plan import cluster, kernels
 from phalanx.plan.kernels import Kernel, Timer
-from phalanx.plan.links import Group, send
+from phalanx.plan.network import Group, send
 from phalanx.plan.predict import predict
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.spec.model import Spec
 
 LAYERS, HIDDEN, VOCAB, SEQUENCE = 24, 1024, 50304, 1024
@@ -21,12 +21,12 @@ def gpt(layers: int = LAYERS) -> Spec:
     return spec_of(configured(layers=layers, hidden=HIDDEN, heads=16, vocab=VOCAB, positions=SEQUENCE))
 
 
-GPT = Work(gpt(), SEQUENCE, batch=64, micro_batch=4, dp=8)
+GPT = Workload(gpt(), SEQUENCE, batch=64, micro_batch=4, dp=8)
 H100 = cluster.load("h100-eos")
 TEXT = files("phalanx").joinpath("clusters/h100-eos.toml").read_text()
 
 
-def multiplied(work: Work) -> float:
+def multiplied(work: Workload) -> float:
     """FLOPs of a step of all GPUs, by its kernels."""
     blocks = [kernels.Block(work, block) for block in work.spec.blocks]
     every = [kernel for block in blocks for kernel in (*block.forward(), *block.backward())]

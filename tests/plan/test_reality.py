@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pytest
 
 from phalanx.config import Config
-from phalanx.plan.ledger import Ledger
-from phalanx.plan.messages import Messages
+from phalanx.plan.comm_counter import CommCounter
+from phalanx.plan.communication import Messages
+from phalanx.plan.memory_profiler import MemoryProfiler
 from phalanx.plan.trace import take_stock, trace
-from phalanx.plan.traffic import Traffic
 from phalanx.train.trainer import Trainer
 from tests.layouts.curves import made
 from tests.layouts.pool import Pool
@@ -46,7 +46,7 @@ def real(folder: Path, family: str, *words: str) -> Step:
 
 
 def _measured(trainer: Trainer, i: int) -> Step:
-    ledger, traffic = Ledger(), Traffic(trainer.config.layout)
+    ledger, traffic = MemoryProfiler(), CommCounter(trainer.config.layout)
     with ledger, ledger.resizing(), traffic:
         take_stock(ledger, trainer.layout, trainer.optimizers)
         trainer.step(i)

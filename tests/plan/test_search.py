@@ -10,13 +10,13 @@ from phalanx import recipe
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.plan import cluster
+from phalanx.plan.layout_names import pins, short
 from phalanx.plan.memory import memory
-from phalanx.plan.names import pins, short
 from phalanx.plan.predict import predict
 from phalanx.plan.proposal import Question, answer
 from phalanx.plan.render import document, table, why
 from phalanx.plan.search import ROOM, search
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.train.resolve import Target, resolve
 
 H100 = cluster.load("h100-eos")
@@ -27,7 +27,7 @@ def question(name: str = "gpt2-355m", *words: str, where: str = "h100-eos", gpus
 
 
 def predicted(config: Config) -> float:
-    work = Work.of(config)
+    work = Workload.of(config)
     return predict(work if config.layout.schedule == "zbv" else replace(work, pointwise="fused"), H100).seconds
 
 

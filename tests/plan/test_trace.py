@@ -5,12 +5,12 @@ import pytest
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.parallel.mesh import Axis, Mesh
-from phalanx.plan.account import said
+from phalanx.plan.communication import ExpectedMessages
 from phalanx.plan.flops import flops
 from phalanx.plan.memory import memory
-from phalanx.plan.messages import Expected
-from phalanx.plan.portion import Portion, labels
+from phalanx.plan.rank import RankShard, labels
 from phalanx.plan.trace import trace
+from phalanx.plan.trace_report import planned_messages
 from phalanx.train.resolve import Target, resolve
 
 RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny"}
@@ -86,8 +86,8 @@ def test_trace_and_closed_forms(words: str) -> None:
     layout = config.layout
     micro_batches = config.train.batch // (layout.dp * layout.micro_batch)
     for pp in sorted({0, layout.pp - 1}):
-        seen, rank = trace(config, processes, rank=processes // layout.pp * pp, device="cpu"), Portion(config, pp)
-        expected = Expected(config, place(config, pp), [labels(config)] * micro_batches, "cpu")
+        seen, rank = trace(config, processes, rank=processes // layout.pp * pp, device="cpu"), RankShard(config, pp)
+        expected = ExpectedMessages(config, place(config, pp), [labels(config)] * micro_batches, "cpu")
         assert dict(seen.messages) == dict(expected.step())
         assert rank.sharded or seen.parameters == rank.parameters
         assert flops(config, pp) == pytest.approx(seen.flops, rel=0.01)
@@ -106,7 +106,9 @@ def test_messages_of_pipelines_that_are_sharded(words: str, rank: int) -> None:
     """Torch's stages keep weights between a backward pass and the next forward pass."""
     sizes = "model.hidden=64 model.heads=4 model.layers=4 data.sequence=32 model.positions=32 layout.micro_batch=1"
     config, processes = laid_out(f"{words} {sizes}")
-    assert dict(trace(config, processes, rank=rank, device="cpu").messages) == dict(said(config, rank, "cpu"))
+    assert dict(trace(config, processes, rank=rank, device="cpu").messages) == dict(
+        planned_messages(config, rank, "cpu")
+    )
 
 
 def test_parameters_are_those_of_the_shapes() -> None:

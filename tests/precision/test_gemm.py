@@ -11,7 +11,7 @@ from phalanx.models.build import build
 from phalanx.models.family import configured
 from phalanx.nn.attention import fused
 from phalanx.nn.linear import Linear
-from phalanx.plan.ledger import Ledger
+from phalanx.plan.memory_profiler import MemoryProfiler
 from phalanx.precision import gemm, onednn
 from phalanx.train.compiled import compile_parts
 from tests.batches import batch_of
@@ -134,7 +134,7 @@ def test_the_plan_counts_products_by_onednn(frozen: str, products: int) -> None:
     """One forward, one for each gradient that is wanted."""
     x, weight = torch.randn(2, 128, 128), torch.randn(64, 128)
     leaves = x.requires_grad_(frozen != "x"), weight.requires_grad_(frozen != "weight")
-    with Ledger() as ledger:
+    with MemoryProfiler() as ledger:
         onednn.linear(*leaves).sum().backward()
     assert ledger.flops == products * 2 * x.numel() * 64
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from phalanx.serve import connection, guard, http_server
-from phalanx.serve.guard import Guard
+from phalanx.serve import connection, http_server, middleware
 from phalanx.serve.http_server import HttpServer, raise_files
+from phalanx.serve.middleware import Middleware
 
 ASK = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 SEND = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\n"
@@ -45,7 +45,7 @@ async def serving(
     """`ending` is called when the server begins to end."""
     listening = listening or socket.socket()
     listening.bind(("127.0.0.1", 0))
-    guarded = Guard(app, 1000, [], lambda *_: None, {})
+    guarded = Middleware(app, 1000, [], lambda *_: None, {})
     server = HttpServer(guarded, listening, most, 60, lambda: (guarded.drain(), ending()))
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
@@ -301,12 +301,12 @@ def test_who_has_sent_most_goes_last() -> None:
 
 def test_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the bound a request is refused, and one that is refused, answered or left counts no more."""
-    monkeypatch.setattr(guard, "BODIES", 1500)
+    monkeypatch.setattr(middleware, "BODIES", 1500)
 
     async def run() -> list[int]:
         app, statuses = App(), list[int]()
         app.go.clear()
-        guarded = Guard(app, 1000, [], lambda *_: None, {})
+        guarded = Middleware(app, 1000, [], lambda *_: None, {})
 
         async def ask() -> None:
             messages = deque(

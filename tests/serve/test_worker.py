@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phalanx.infer import load_decoder
-from phalanx.serve.jobs import Cancel, Job, ToWorker
+from phalanx.serve.messages import Cancel, Job, ToWorker
 from phalanx.serve.worker import Mail, Worker
 
 

@@ -20,10 +20,10 @@ import pytest
 
 from phalanx.parent import end_with
 from phalanx.serve import worker
-from phalanx.serve.jobs import Cancel, Job, Ping, Pong, Ready, Reply, packed, read
+from phalanx.serve.messages import Cancel, Job, Ping, Pong, Ready, Reply, decode, encode
 from phalanx.serve.openai import Completing, first_refused
 from phalanx.serve.pending import Refused
-from phalanx.serve.shapes import Completion
+from phalanx.serve.schemas import Completion
 from phalanx.serve.worker import TOO_LATE, Worker
 from phalanx.serve.worker_handle import WorkerHandle
 from phalanx.serve.worker_pool import ATTEMPTS, WorkerPool, WorkerProcess
@@ -133,14 +133,14 @@ class Fake:
 
     def _work(self) -> None:
         with self.pipe, suppress(EOFError, OSError), self.pipe.makefile("rb") as stream:
-            self.pipe.sendall(packed(Ready({"m": {}})))
+            self.pipe.sendall(encode(Ready({"m": {}})))
             if self.stopped:
                 self.killed.wait()
                 return
             while True:
-                message = read(stream)
+                message = decode(stream)
                 answer = Pong() if isinstance(message, Ping) else Reply(message.number, "done")
-                self.pipe.sendall(packed(answer))
+                self.pipe.sendall(encode(answer))
 
 
 def pool_of(*launches: Callable[[socket.socket], Any], budget: float = 0.2) -> WorkerPool:

@@ -12,9 +12,9 @@ from phalanx.config import ModelConfig
 from phalanx.models import build
 from phalanx.models.family import configured, spec_of
 from phalanx.nn.model import Model
-from phalanx.parallel import division
+from phalanx.parallel import placement
 from phalanx.parallel.mesh import Axis
-from phalanx.parallel.shard import shard
+from phalanx.parallel.tensor_parallel import shard
 from phalanx.spec.leaves import Dim, Norm, Parameter
 from phalanx.spec.model import MLP, WORDS, Attention, Block, Spec
 from phalanx.spec.partition import Box, Ranks, obstacle, place, rows, shape, shared, stage, widened
@@ -80,7 +80,7 @@ def test_the_obstacle_is_named() -> None:
 @pytest.mark.parametrize("count", [2, 3])
 def test_stages_share_out_the_model(model: ModelConfig, count: int) -> None:
     """Every parameter is in one stage, in order; a head that is tied to the words has a copy of them in the last."""
-    spec, spread = spec_of(model), division.spread(spec_of(model), count)
+    spec, spread = spec_of(model), placement.assign_layers(spec_of(model), count)
     stages = [[p.name for p in stage(spec, number, spread).parameters()] for number in range(count)]
     assert (WORDS in stages[-1]) == spec.tied
     stages[-1] = [name for name in stages[-1] if name != WORDS]

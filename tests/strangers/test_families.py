@@ -18,7 +18,7 @@ from phalanx.infer.kernels import compiled
 from phalanx.infer.sample import Options
 from phalanx.models.build import make
 from phalanx.models.family import configured, spec_of
-from phalanx.plan.portion import Portion
+from phalanx.plan.rank import RankShard
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import train
 from phalanx.train.resolve import Target, resolve
@@ -124,7 +124,7 @@ def test_a_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
 
 def test_it_is_planned_as_what_it_is(run: Path) -> None:
     config = resolve(RunFolder.open(run).config(), Target())
-    assert Portion(config).held == [*spec_of(config.model).parameters()]
+    assert RankShard(config).held == [*spec_of(config.model).parameters()]
 
 
 def test_it_has_no_graph(run: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_data_are_looked_at_once(text: Path, finished: Path, tmp_path: Path, mon
     train(str(continued), quiet=True)
     assert len(looked) == 2
 
-    monkeypatch.setattr("phalanx.tasks.run.leading", lambda *_: None)  # as on another rank
+    monkeypatch.setattr("phalanx.tasks.run.on_rank_zero", lambda *_: None)  # as on another rank
     train(str(continued), quiet=True)
     assert len(looked) == 2
 

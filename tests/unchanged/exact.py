@@ -21,7 +21,7 @@ from phalanx.cli.app import app
 from phalanx.config import ModelConfig
 from phalanx.models.build import build, make
 from phalanx.models.family import configured, spec_of
-from phalanx.plan.account import said
+from phalanx.plan.trace_report import planned_messages
 from phalanx.train.resolve import Target, resolve
 from tests.convert.folders import MODELS, config_of, tokenizer_of
 from tests.infer.runs import make_run
@@ -58,7 +58,7 @@ def messages() -> Iterator[str]:
         layout = config.layout
         for rank in sorted({0, layout.tp * layout.cp * layout.pp * layout.dp - 1}):
             yield f"{words}, rank {rank}"
-            for message, times in sorted(said(config, rank, "cuda").items()):
+            for message, times in sorted(planned_messages(config, rank, "cuda").items()):
                 yield f"  {times:>5} × {message.kind} {message.axes} {message.bytes:,}"
 
 

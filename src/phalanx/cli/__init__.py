@@ -34,9 +34,9 @@ def main() -> None:
         line, together = _said(error), os.environ.get("WORLD_SIZE", "1") != "1"
         code = 1 if isinstance(error, OSError) and error.errno in PASSING else 2
         if together and not line:
-            from phalanx.parallel.meeting import lost
+            from phalanx.runtime.rendezvous import lost_process
 
-            line, code = lost(error), 1
+            line, code = lost_process(error), 1
         if not line or os.environ.get("PHALANX_TRACEBACK"):
             raise
         if not together or _speaks():
@@ -49,9 +49,9 @@ def main() -> None:
 
 def _speaks() -> bool:
     """Whether this process is the one of several to tell of an error."""
-    from phalanx.parallel.meeting import speaks
+    from phalanx.runtime.rendezvous import should_report
 
-    return speaks()
+    return should_report()
 
 
 def _said(error: Exception) -> str:

@@ -142,10 +142,10 @@ def trace(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from phalanx.plan import cluster as clusters
-    from phalanx.plan.account import Account
-    from phalanx.plan.export import Clock, write
+    from phalanx.plan.chrome_trace import Clock, write
     from phalanx.plan.trace import passes
     from phalanx.plan.trace import trace as traced_step
+    from phalanx.plan.trace_report import TraceReport
     from phalanx.run.folder import load_config
     from phalanx.train.layouts import processes_of
     from phalanx.train.resolve import Target, resolve
@@ -159,10 +159,10 @@ def trace(
     with Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         job = bar.add_task("tracing", total=passes(config, processes, rank))
         done = traced_step(config, processes, rank, record=export is not None, progress=lambda: bar.advance(job))
-    account = Account(config, done)
+    account = TraceReport(config, done)
     print(json.dumps(account.document(), indent=1) if as_json else "\n".join(account.lines()))
     if out:
-        from phalanx.plan.ledger import KINDS
+        from phalanx.plan.memory_profiler import KINDS
         from phalanx.report.memory import draw
 
         draw(done.timeline, KINDS, f"{Path(recipe).name}, {processes} ranks, rank {rank}: memory of a step", out)

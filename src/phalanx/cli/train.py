@@ -41,13 +41,13 @@ def train(
     On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
     torchrun or srun the same command is one process of many. A run may continue on another layout.
     """
-    from phalanx.parallel import launch, meeting, processes
+    from phalanx.runtime import launch, process_group, rendezvous
     from phalanx.tasks.run import processes_here, words_from
     from phalanx.tasks.run import train as run
 
-    processes.adopt_slurm()
+    process_group.adopt_slurm()
     words = [*(words_from(init) if init else ()), *(overrides or ())]
-    if meeting.world() == 1 and (count := procs or processes_here(recipe, words, out)) > 1:
+    if rendezvous.world() == 1 and (count := procs or processes_here(recipe, words, out)) > 1:
         raise typer.Exit(launch.launch(sys.argv[1:], count, restarts))
     stopped_by = run(recipe, words, out)
     if stopped_by:
@@ -83,12 +83,12 @@ def tune(
     The checkpoint that is best by the task's metric is kept. An interrupted run, or sweep, goes on when the same
     command is given again. phalanx eval judges the result on other files.
     """
-    from phalanx.parallel import meeting, processes
+    from phalanx.runtime import process_group, rendezvous
     from phalanx.tasks import tune as tuning
 
-    processes.adopt_slurm()
+    process_group.adopt_slurm()
     out = out or Path(f"{run.removeprefix('hf:').rstrip('/')}-{task}")
-    if (sweep or seeds > 1) and meeting.world() > 1:
+    if (sweep or seeds > 1) and rendezvous.world() > 1:
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
 
     wish = tuning.Wish(run, task, data, valid, text, pair, label, epochs)
@@ -111,12 +111,12 @@ def check(
     The first steps of the run are done on both, and nothing is saved. Exit code 0 where the curves agree, 1 where they
     do not or are too steep to tell. Under torchrun or srun it runs on all their processes, as phalanx train does.
     """
-    from phalanx.parallel import launch, meeting, processes
+    from phalanx.runtime import launch, process_group, rendezvous
     from phalanx.tasks.check import check as compare
     from phalanx.tasks.run import processes_here
 
-    processes.adopt_slurm()
-    if meeting.world() == 1 and (count := procs or processes_here(recipe, overrides or [], None)) > 1:
+    process_group.adopt_slurm()
+    if rendezvous.world() == 1 and (count := procs or processes_here(recipe, overrides or [], None)) > 1:
         raise typer.Exit(launch.launch(sys.argv[1:], count))
     compared = compare(recipe, overrides or [], steps)
     if compared is None:
@@ -135,14 +135,14 @@ def _brought(run: str, out: Path) -> Iterator[str]:
     block is refused before a step was done, what was made here goes again.
     """
     from phalanx.convert.huggingface import import_folder
-    from phalanx.parallel import meeting
     from phalanx.run.folder import RunFolder
     from phalanx.run.import_record import ImportRecord
+    from phalanx.runtime import rendezvous
 
     if not run.startswith("hf:"):
         yield run
         return
-    if meeting.world() > 1:
+    if rendezvous.world() > 1:
         raise InputError(f"{run} is no run folder: phalanx import {run} --out RUN makes one for all processes")
 
     model, fresh = RunFolder(out.with_name(f"{out.name}-model")), not out.exists()

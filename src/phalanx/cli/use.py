@@ -68,21 +68,21 @@ def evaluate(
     gives the same: phalanx eval RUN layout.tp=2
     """
     from phalanx.infer import brought
-    from phalanx.parallel import launch, meeting, processes
+    from phalanx.runtime import launch, process_group, rendezvous
     from phalanx.tasks import sources
-    from phalanx.tasks.judging import layout_of
+    from phalanx.tasks.distributed_model import layout_of
     from phalanx.tasks.score import score
     from phalanx.train.layouts import processes_of
 
-    processes.adopt_slurm()
+    process_group.adopt_slurm()
     words = overrides or []
-    if run.startswith("hf:") and meeting.world() > 1:
+    if run.startswith("hf:") and rendezvous.world() > 1:
         raise InputError(f"{run} is no run folder: phalanx import {run} --out RUN makes one for all processes")
     with interruptible(ANEW), brought(run) as folder:
-        if meeting.world() == 1 and (count := procs or processes_of(layout_of(folder, words).layout)) > 1:
+        if rendezvous.world() == 1 and (count := procs or processes_of(layout_of(folder, words).layout)) > 1:
             said = [str(folder) if word == run else word for word in sys.argv[1:]]
             raise typer.Exit(launch.launch(said, count))
-        first = meeting.rank() == 0
+        first = rendezvous.rank() == 0
         with _progress(first) as progress:
             part = sources.TEST if test else sources.VALID
             found = score(folder, task, data, limit, part, stride, not latest, words, progress)
@@ -146,17 +146,17 @@ def _show(prompt: str, stream: Iterable[str]) -> None:
 
 def _generate_together(run: Path, prompt: str, options: Options, overrides: list[str]) -> None:
     """On the processes of a layout; the first one writes."""
-    from phalanx.parallel import launch, meeting, processes
-    from phalanx.tasks.judging import layout_of
-    from phalanx.tasks.together import laid_out
+    from phalanx.runtime import launch, process_group, rendezvous
+    from phalanx.tasks.distributed_generate import distributed_generator
+    from phalanx.tasks.distributed_model import layout_of
     from phalanx.train.layouts import processes_of
 
-    processes.adopt_slurm()
-    if meeting.world() == 1 and (count := processes_of(layout_of(run, overrides).layout)) > 1:
+    process_group.adopt_slurm()
+    if rendezvous.world() == 1 and (count := processes_of(layout_of(run, overrides).layout)) > 1:
         raise typer.Exit(launch.launch(sys.argv[1:], count))
-    with laid_out(run, overrides) as gpt:
+    with distributed_generator(run, overrides) as gpt:
         stream = gpt.generate(prompt, options)
-        if meeting.rank() == 0:
+        if rendezvous.rank() == 0:
             _show(prompt, stream)
         else:
             deque(stream, 0)

@@ -13,10 +13,10 @@ import torch
 from phalanx import recipe
 from phalanx.config import Config
 from phalanx.measure import probes
-from phalanx.measure.crew import Crew
+from phalanx.measure.worker_group import WorkerGroup
 from phalanx.plan import kernels
 from phalanx.plan.cluster import Cluster
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.precision.gemm import native_bf16
 from phalanx.train.machine import this_machine
 from phalanx.train.peak import name_of
@@ -47,7 +47,7 @@ class Calibration:
         self.dtypes = ("fp32", "bf16") if native_bf16(torch.device(device)) else ("fp32",)
         self.configs = {family: _config(device, family) for family in FAMILIES}
         self.samples: dict[str, Samples] = {}  # by crew
-        self.crews: dict[str, Crew] = {}
+        self.crews: dict[str, WorkerGroup] = {}
 
     @property
     def names(self) -> list[str]:
@@ -66,14 +66,14 @@ class Calibration:
                 crew.turn()  # the first is slow
             yield self
 
-    def _crew(self, name: str) -> Crew:
+    def _crew(self, name: str) -> WorkerGroup:
         kind, _, count = name.partition(" ")
         if kind == "products":
-            return Crew(1, probes.products, self.device, self.dtypes, device=self.device)
+            return WorkerGroup(1, probes.products, self.device, self.dtypes, device=self.device)
         if kind in self.configs:
-            return Crew(1, probes.training, self.configs[kind], device=self.device)
+            return WorkerGroup(1, probes.training, self.configs[kind], device=self.device)
         build = probes.busy if kind == "busy" else probes.links
-        return Crew(int(count), build, self.device, device=self.device)
+        return WorkerGroup(int(count), build, self.device, device=self.device)
 
     def round(self) -> None:
         """A turn of every crew."""
@@ -101,7 +101,7 @@ class Calibration:
 
     def family(self, name: str) -> dict[str, Any]:
         """Speeds of a family's kernels."""
-        work = Work.of(self.configs[name])
+        work = Workload.of(self.configs[name])
         counted, attention = _counted(work)
         seconds = {kind: self.median(name, kind) for kind in (*MOVED, "sum", "attention")}
         moved = {kind: counted[kind] / seconds[kind] for kind in MOVED}
@@ -201,7 +201,7 @@ def _config(device: str, family: str) -> Config:
     return resolve(config, this_machine(config.train))
 
 
-def _counted(work: Work) -> tuple[dict[str, float], float]:
+def _counted(work: Workload) -> tuple[dict[str, float], float]:
     """Bytes that the plan counts in a step of one process, by kind, and FLOPs of its attention."""
     blocks = [kernels.Block(work, block) for block in work.spec.blocks]
     of_blocks = [kernel for block in blocks for kernel in (*block.forward(), *block.backward())]

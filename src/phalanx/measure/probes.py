@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from phalanx.config import Config, LayoutConfig
-from phalanx.measure.crew import Step
-from phalanx.measure.rehearsal import rehearse
+from phalanx.measure.synthetic import synthetic_step
+from phalanx.measure.worker_group import Step
 from phalanx.nn.linear import Slot
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis, make_mesh
@@ -114,7 +114,7 @@ def _both_ways(gather: Slot, scatter: Slot, whole: Tensor, part: Tensor) -> None
 
 def training(config: Config) -> Step:
     """Seconds of a training step by kind of kernel, from the profiler."""
-    step = rehearse(config)
+    step = synthetic_step(config)
     cuda = config.train.device == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
 

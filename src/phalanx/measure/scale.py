@@ -17,8 +17,8 @@ from phalanx import processor
 from phalanx.config import Config
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.measure.crew import Crew
-from phalanx.measure.rehearsal import rehearse
+from phalanx.measure.synthetic import synthetic_step
+from phalanx.measure.worker_group import WorkerGroup
 from phalanx.models.family import spec_of
 from phalanx.run.folder import load_config
 from phalanx.spec.costs import flops_per_token
@@ -75,9 +75,9 @@ def scale(
     _check(configs[1].train.device, counts)
     times: dict[int, list[float]] = {count: [] for count in counts}
     with ExitStack() as stack:
-        crews: dict[int, Crew] = {}
+        crews: dict[int, WorkerGroup] = {}
         for count, config in configs.items():
-            crews[count] = stack.enter_context(Crew(count, rehearse, config, device=config.train.device))
+            crews[count] = stack.enter_context(WorkerGroup(count, synthetic_step, config, device=config.train.device))
         for number in range(WARM + steps):
             for count, crew in crews.items():
                 seconds = crew.turn().seconds

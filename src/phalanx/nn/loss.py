@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from phalanx.nn import pieces, slots
+from phalanx.nn import logit_chunks, slots
 
 Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -118,7 +118,7 @@ class _Given(torch.autograd.Function):
 
 def _chunks(hidden: Tensor, weight: Tensor, fused: bool = False) -> list[slice]:
     part = 4 if fused else 1  # as much less is held
-    rows, height = hidden.shape[0], pieces.height(hidden.device.type, weight.shape[0], part)
+    rows, height = hidden.shape[0], logit_chunks.rows(hidden.device.type, weight.shape[0], part)
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 

@@ -15,11 +15,11 @@ from phalanx.config import Config
 from phalanx.nn.batch import Batch
 from phalanx.nn.init import Piece, initialise
 from phalanx.nn.model import Model
-from phalanx.parallel import context, data, division, stages
+from phalanx.parallel import context_parallel, data_parallel, pipeline, placement
 from phalanx.parallel.mesh import ALONE, Mesh
 from phalanx.parallel.parameters import Local, Parameters
-from phalanx.parallel.shard import shard
-from phalanx.parallel.stages import Objective, Pipeline, Stage, Sums
+from phalanx.parallel.pipeline import Objective, Pipeline, Stage, Sums
+from phalanx.parallel.tensor_parallel import shard
 from phalanx.spec import partition
 from phalanx.spec.model import WORDS, Spec
 from phalanx.spec.partition import Ranks
@@ -47,22 +47,22 @@ class Layout:
         self.stages: list[Stage] = []
         self.locals: dict[str, Local] = {}
         self.ranks = Ranks(mesh.tp.size, config.layout.sequence_parallel, mesh.tp.rank)
-        count = division.stages_of(config.layout)
-        spread = division.spread(spec, count)
-        for number in division.numbers(config.layout, mesh.pp.rank):
+        count = placement.stage_count(config.layout)
+        spread = placement.assign_layers(spec, count)
+        for number in placement.stage_numbers(config.layout, mesh.pp.rank):
             with torch.device("meta"):
                 model = Model(partition.stage(spec, number, spread))
             shard(model, mesh.tp, self.ranks)
-            context.fill(model, mesh.cp, config.layout.context)
+            context_parallel.split_sequences(model, mesh.cp, config.layout.context)
             prepare(model)
             stage = Stage(model, number == 0, number == count - 1)
-            stages.unsplit(stage)
+            pipeline.unsplit(stage)
             self.stages.append(stage)
         with memory or nullcontext():
             for stage in self.stages:
                 self._materialise(stage, write=memory is None)
         self.parameters = Parameters(self.locals, mesh.within, config.precision.dtype)
-        self.buckets = None if self.sharded else data.Buckets(self.parameters.values(), mesh.data)
+        self.buckets = None if self.sharded else data_parallel.Buckets(self.parameters.values(), mesh.data)
         self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
         self.module: nn.Module = self.stages[0].model if self.pipeline is None else Piped(self.stages, self.pipeline)
 
@@ -73,7 +73,7 @@ class Layout:
 
     def batch(self, batch: Batch) -> Batch:
         """This rank's part of its replica's sequences."""
-        return context.slice_batch(batch, self.mesh.cp)
+        return context_parallel.slice_batch(batch, self.mesh.cp)
 
     def counts(self, losses: Sequence[str], counts: dict[str, Tensor]) -> dict[str, int]:
         """How many positions each of the `losses` is over, from this rank's own `counts`. Both are on the CPU, so that
@@ -99,7 +99,7 @@ class Layout:
     def _accumulate(self, batch: Batch, objective: Objective, last: bool) -> Sums:
         model = self.stages[0].model
         if self.sharded:
-            data.accumulate(model, last, reshard=last or self.config.layout.shard == "zero3")
+            data_parallel.set_accumulation(model, last, reshard=last or self.config.layout.shard == "zero3")
         sums: Sums = self.module(batch)
         objective(sums).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in sums.items()}
@@ -111,11 +111,11 @@ class Layout:
         for local in self.locals.values():
             if local.source is not local.tensor:
                 grad = local.source.grad
-                local.tensor.grad = None if grad is None else data.local(grad)
+                local.tensor.grad = None if grad is None else data_parallel.local(grad)
             if local.tensor.grad is None:  # unused: between replicas zeros are summed, so zeros everywhere
                 local.tensor.grad = torch.zeros_like(local.tensor)
         if self.spec.tied and self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
-            stages.tie(self.parameters.get(WORDS), self.mesh.pp)
+            pipeline.tie(self.parameters.get(WORDS), self.mesh.pp)
         for axis in self.mesh.sharing:
             self.parameters.add_partial_gradients(axis)
 
@@ -140,7 +140,8 @@ class Layout:
     def _materialise(self, stage: Stage, write: bool) -> None:
         """Give memory to what is left of a stage, and first weights; note what there is."""
         model, mesh = stage.model, self.mesh
-        data.allocate(stage if mesh.pp.size > 1 else model, mesh, self.device, self.config.layout.shard == "zero3")
+        whole = stage if mesh.pp.size > 1 else model
+        data_parallel.allocate(whole, mesh, self.device, self.config.layout.shard == "zero3")
         shards = mesh.shards if self.sharded else ALONE
         for parameter in model.spec.parameters():
             name, source = parameter.name, model.get_parameter(parameter.name)
@@ -148,7 +149,7 @@ class Layout:
                 module, kind = name.rsplit(".", 1)
                 setattr(model.get_submodule(module), kind, self.locals[name].source)
                 continue
-            tensor = nn.Parameter(data.local(source)) if self.sharded else source
+            tensor = nn.Parameter(data_parallel.local(source)) if self.sharded else source
             rows = -(-source.shape[0] // shards.size)  # as `fully_shard` divides them: the last have fewer, or none
             boxes = partition.rows(partition.place(parameter, self.ranks), rows * shards.rank, rows)
             twin = stage.last and not stage.first and name == WORDS

@@ -11,10 +11,10 @@ from functools import cache
 from statistics import mean, median
 
 from phalanx.errors import InputError
-from phalanx.plan.links import Group
+from phalanx.plan.network import Group
 from phalanx.plan.predict import Prediction, Step, predict
 from phalanx.plan.published import EPOCH, PHASES, UNITS, Row, cluster, role, rows, source, unused, work
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.spec.costs import scores
 
 TIMES = ("iteration_time", "throughput", "time_to_train", "time_per_epoch", "layer_", "achieved_model_flops")
@@ -106,12 +106,12 @@ def layer(row: Row) -> float:
     return sum(sum(passes[name].parts.values()) for name in names.get(row["metric"], ("forward", "backward")))
 
 
-def hardware(shape: Work) -> float:
+def hardware(shape: Workload) -> float:
     """FLOPs of a step as the source counts them, with what is computed again."""
     return shape.flops("block" if shape.recompute == "block" else "none")
 
 
-def rate(shape: Work, prediction: Prediction) -> float:
+def rate(shape: Workload, prediction: Prediction) -> float:
     """FLOP/s of a GPU."""
     return hardware(shape) / prediction.seconds / shape.gpus
 
@@ -146,7 +146,7 @@ def _hfu(row: Row, prediction: Prediction) -> float:
     return 100 * (shape.flops() + again) / prediction.seconds / shape.gpus / _peak(row, shape)
 
 
-def _peak(row: Row, shape: Work) -> float:
+def _peak(row: Row, shape: Workload) -> float:
     return cluster(row).gpu.peak[shape.precision]
 
 

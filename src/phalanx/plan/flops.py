@@ -5,26 +5,26 @@ one kernel computes its scores once more in backward (Dao et al., arXiv 2205.141
 """
 
 from phalanx.config import Config
-from phalanx.plan.portion import Portion
+from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import products
 from phalanx.spec.model import Block, Part
 
 
 def flops(config: Config, pp: int = 0) -> float:
     """FLOPs of one step on a rank at place `pp` of its pipeline, recomputation included."""
-    rank = Portion(config, pp)
+    rank = RankShard(config, pp)
     blocks = sum(count * _block(rank, block) for block, count in rank.computed.items())
     heads = sum(3 * _multiplied(rank, head) for stage in rank.stages for head in stage.heads)
     return rank.micro_batches * (blocks + heads)
 
 
-def _multiplied(rank: Portion, part: Part) -> float:
+def _multiplied(rank: RankShard, part: Part) -> float:
     """The products of a part, forward, of a micro-batch."""
     made = products(part, rank.positions, rank.labels, rank.layout.micro_batch, rank.ranks)
     return sum(product.flops for product in made)
 
 
-def _block(rank: Portion, block: Block) -> float:
+def _block(rank: RankShard, block: Block) -> float:
     """Forward and backward of a micro-batch, and what is done again."""
     layout, attention = rank.layout, block.attention
     scores = 2 * rank.positions * attention.costs().scored * rank.config.data.sequence / layout.tp

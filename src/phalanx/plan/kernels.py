@@ -11,7 +11,7 @@ from math import ceil, prod
 from typing import NamedTuple
 
 from phalanx.plan.cluster import Cluster
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.spec import model
 from phalanx.spec.costs import products
 from phalanx.spec.partition import Ranks, local, widened
@@ -54,7 +54,7 @@ def gradients(kernel: Kernel) -> list[Kernel]:
 class Block:
     """The kernels of a block of the model on one GPU for one micro-batch."""
 
-    def __init__(self, work: Work, block: model.Block) -> None:
+    def __init__(self, work: Workload, block: model.Block) -> None:
         self.work, self.block, self.width = work, widened(block, work.tp), BYTES[work.precision]
         self.tokens = work.micro_batch * work.sequence // work.cp
         self.mine = self.tokens // (work.tp if work.sequence_parallel else 1)  # between the tensor-parallel parts
@@ -124,13 +124,13 @@ class Block:
         return [*again, *matrices, *back, *self.pointwise(False)]
 
 
-def embedding(work: Work, forward: bool) -> list[Kernel]:
+def embedding(work: Workload, forward: bool) -> list[Kernel]:
     """Rows looked up, positions added, dropout; backward sums into the rows."""
     size = work.micro_batch * work.sequence // work.cp * work.spec.hidden * BYTES[work.precision]
     return [Kernel("embedding", size * 7 / 3, times=3)] if forward else [Kernel("embedding", size * 2, times=2)]
 
 
-def head(work: Work, forward: bool) -> list[Kernel]:
+def head(work: Workload, forward: bool) -> list[Kernel]:
     """The products of the head and its loss, which is in fp32: the logits cast, their largest found, exponentiated,
     summed; backward makes and casts the gradient. Of several heads the first: what others, such as BERT's of pairs, ask
     of a whole sequence is next to nothing.
@@ -151,7 +151,7 @@ def _head(spec: model.Spec, ranks: Ranks) -> list[tuple[str, int, int]]:
     return [(each.per, local(each.outputs, ranks, padding=True), each.inputs.size) for each in matrices]
 
 
-def gather(work: Work, parameters: float) -> list[Kernel]:
+def gather(work: Workload, parameters: float) -> list[Kernel]:
     """What each micro-batch costs a weight: cast for use if it is kept wider, and its gradient added to the sum."""
     width = BYTES[work.precision]
     casts = (work.stream_bytes + width) * (2 if work.stream_bytes > width else 0)
@@ -159,7 +159,7 @@ def gather(work: Work, parameters: float) -> list[Kernel]:
     return [Kernel("gradients", parameters * (casts + adds))]
 
 
-def optimizer(work: Work, parameters: float) -> list[Kernel]:
+def optimizer(work: Workload, parameters: float) -> list[Kernel]:
     """Kernels that update `parameters` elements on this GPU.
 
     Gradients are unscaled and their norm taken, master weights and moments read and written, weights cast; LAMB reads

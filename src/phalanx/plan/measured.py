@@ -6,10 +6,10 @@ from math import exp, log, prod
 
 from phalanx.plan.cluster import Cluster, Measured
 from phalanx.plan.kernels import Kernel, Timer
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 
 
-def timer(cluster: Cluster, work: Work) -> Timer:
+def timer(cluster: Cluster, work: Workload) -> Timer:
     """By what was measured, if anything was, else by the roofline."""
     return MeasuredTimer(cluster, cluster.measured, work) if cluster.measured else Timer(cluster, work.precision)
 
@@ -19,7 +19,7 @@ class MeasuredTimer(Timer):
     both longer beside busy neighbours. Those of a causal model are known under "gpt2", of others under "bert"; where
     these were not measured, the first family that was is taken."""
 
-    def __init__(self, cluster: Cluster, measured: Measured, work: Work) -> None:
+    def __init__(self, cluster: Cluster, measured: Measured, work: Workload) -> None:
         super().__init__(cluster, work.precision)
         table = measured.products.get(self.precision) or next(iter(measured.products.values()))
         self.sides, self.rates = ([*map(log, column)] for column in zip(*sorted(table.items()), strict=True))

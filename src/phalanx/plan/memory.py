@@ -12,9 +12,9 @@ from math import prod
 from typing import NamedTuple
 
 from phalanx.config import Config
-from phalanx.nn import pieces
+from phalanx.nn import logit_chunks
 from phalanx.plan import pipeline
-from phalanx.plan.portion import Portion
+from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import WIDE, saved
 from phalanx.spec.model import Attention, Block, Layer
 
@@ -60,7 +60,7 @@ def _split(layer: Layer) -> int:
     return sum(each.elements for each in layer.costs().saved if each.held == "split")
 
 
-class _Rank(Portion):
+class _Rank(RankShard):
     def __init__(self, config: Config, pp: int, device: str) -> None:
         super().__init__(config, pp)
         self.mine = self.positions * self.spec.hidden // (self.layout.tp if self.sequence else 1)  # of the stream
@@ -164,7 +164,7 @@ class _Rank(Portion):
         """The last micro-batch meets the head, and the vocabulary, if that has one, in pieces."""
         weights, moments = self.states()
         columns, width = self.decoder
-        rows = min(self.labels, pieces.height(self.device, columns)) if columns else 0
+        rows = min(self.labels, logit_chunks.rows(self.device, columns)) if columns else 0
         piece = rows * columns * (WIDE + (2 * self.casts or WIDE))
         weight = columns * width * (WIDE + self.casts + WIDE * (rows < self.labels))
         per = next(matrix.per for _, matrix in self.spec.heads[0].matrices())

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from phalanx.plan import kernels, measured, pipeline
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.kernels import Kernel, Timer
-from phalanx.plan.links import Group, send
-from phalanx.plan.work import Work
+from phalanx.plan.network import Group, send
+from phalanx.plan.workload import Workload
 from phalanx.spec.costs import counted, decoders, kinds
 from phalanx.spec.model import Block, Spec
 
@@ -73,7 +73,7 @@ class _Sizes(NamedTuple):
     head: int
 
 
-def predict(work: Work, cluster: Cluster) -> Prediction:
+def predict(work: Workload, cluster: Cluster) -> Prediction:
     """A step of `work`."""
     return Step(work, cluster).prediction()
 
@@ -81,7 +81,7 @@ def predict(work: Work, cluster: Cluster) -> Prediction:
 class Step:
     """The parts of a step. A timer that another step had on as many GPUs of a node knows its kernels."""
 
-    def __init__(self, work: Work, cluster: Cluster, timer: Timer | None = None) -> None:
+    def __init__(self, work: Workload, cluster: Cluster, timer: Timer | None = None) -> None:
         self.work, self.cluster = work, cluster
         self.timer = timer or measured.timer(cluster, work)
         self.hidden = cluster.measured.hidden if cluster.measured else HIDDEN

@@ -10,7 +10,7 @@ from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.plan.cluster import Cluster
-from phalanx.plan.names import short
+from phalanx.plan.layout_names import short
 from phalanx.plan.search import ROOM, Found, search
 from phalanx.run.folder import load_config
 from phalanx.train.resolve import Target, resolve

@@ -14,7 +14,7 @@ from typing import Any
 
 from phalanx.models.family import configured, spec_of
 from phalanx.plan.cluster import Cluster, load
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 
 Row = dict[str, str]
 
@@ -139,7 +139,7 @@ def role(row: Row) -> str:
     return "fitted" if fitted else "held back"
 
 
-def work(row: Row) -> Work:
+def work(row: Row) -> Workload:
     """The step that a row measured."""
 
     def number(key: str, otherwise: int) -> int:
@@ -166,7 +166,7 @@ def work(row: Row) -> Work:
         vocab=vocab,
         positions=int(row["seq"]),
     )
-    return Work(
+    return Workload(
         spec=spec_of(model),
         sequence=int(row["seq"]),
         batch=number("global_batch", accumulated),

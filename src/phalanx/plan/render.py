@@ -3,10 +3,10 @@
 from typing import Any
 
 from phalanx.config import Config, LayoutConfig
-from phalanx.plan.names import pins, short
+from phalanx.plan.layout_names import pins, short
 from phalanx.plan.proposal import GIB, Question, answer, better_batch
 from phalanx.plan.search import ROOM, Found, Planned, search
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.train.layouts import misfit
 from phalanx.units import aligned, count
 
@@ -77,8 +77,9 @@ def table(question: Question, found: Found) -> list[str]:
             _short(planned.prediction.tflops), f"{row['mfu']:.1%}", count(row["tokens_per_s"]), row["bound"],
             f"{row['days']:.3g}", f"${count(row['dollars'])}",
         ])  # fmt: skip
+    parameters = count(Workload.of(config).parameters)
     return [
-        f"{question.name}: {count(Work.of(config).parameters)} parameters, {config.precision.dtype}, {batch} a step, "
+        f"{question.name}: {parameters} parameters, {config.precision.dtype}, {batch} a step, "
         f"{count(_tokens(question, found))} tokens in all",
         f"{question.gpus:,} × {question.cluster.gpu.name}, {question.cluster_name}",
         f"{found.layouts:,} layouts divide; {found.worked_out:,} worked out, {found.too_large:,} of them too large; "

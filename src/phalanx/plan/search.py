@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.models.family import spec_of
-from phalanx.parallel import division
+from phalanx.parallel import placement
 from phalanx.plan import measured
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.kernels import Timer
 from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
-from phalanx.plan.work import Work
+from phalanx.plan.workload import Workload
 from phalanx.spec.costs import kinds
 from phalanx.train.layouts import filled, fills, misfit, parts_of
 from phalanx.train.schedule import batch_sizes
@@ -155,8 +155,8 @@ class _Search:
     def _pipe(self, pp: int, schedule: str, chunks: int) -> tuple[int, int]:
         """Blocks of the busiest rank, and those of the pipeline's bubble."""
         layout = LayoutConfig().model_copy(update={"pp": pp, "schedule": schedule, "chunks": chunks})
-        spread = division.spread(self.spec, division.stages_of(layout))
-        busiest = max(sum(spread[n] for n in division.numbers(layout, rank)) for rank in (0, pp // 2))
+        spread = placement.assign_layers(self.spec, placement.stage_count(layout))
+        busiest = max(sum(spread[n] for n in placement.stage_numbers(layout, rank)) for rank in (0, pp // 2))
         return busiest, (pp - 1) * min(spread) * (schedule != "zbv")
 
     def _weights(self, tp: int, cp: int, pp: int, dp: int, shard: str, micro_batch: int) -> float:
@@ -169,7 +169,7 @@ class _Search:
         work = replace(one, recompute=recompute)
         return min(sum(each.seconds for each in passes.values()) for passes in self.step(work).blocks)
 
-    def step(self, work: Work) -> Step:
+    def step(self, work: Workload) -> Step:
         """With the timer of all on as many GPUs of a node."""
         near = min(work.gpus, self.cluster.node)
         if near not in self.timers:
@@ -191,9 +191,9 @@ class _Search:
         found.too_large += 1
         return None
 
-    def work(self, config: Config) -> Work:
+    def work(self, config: Config) -> Workload:
         """With compiled blocks, where a schedule takes them."""
-        work = Work.of(config)
+        work = Workload.of(config)
         return work if config.layout.schedule == "zbv" else replace(work, pointwise="fused")
 
     def _with(self, layout: LayoutConfig) -> Config:

@@ -27,17 +27,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.models.family import spec_of
-from phalanx.nn import pieces, random
+from phalanx.nn import logit_chunks, random
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
-from phalanx.plan.ledger import KINDS, Ledger
-from phalanx.plan.messages import Message
-from phalanx.plan.portion import Portion, labels
-from phalanx.plan.recorder import Operation, Recorder
-from phalanx.plan.traffic import Traffic
+from phalanx.plan.comm_counter import CommCounter
+from phalanx.plan.communication import Message
+from phalanx.plan.memory_profiler import KINDS, MemoryProfiler
+from phalanx.plan.op_recorder import Operation, OpRecorder
+from phalanx.plan.rank import RankShard, labels
 from phalanx.precision import gemm
 from phalanx.train.optim import clip
 
@@ -83,14 +83,15 @@ def trace(
         mesh = make_mesh(config.layout, torch.device("cpu"), spec)
         layout = Layout(config, mesh, spec, partial(_prepare, config), fake)
         optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
-        ledger, traffic = Ledger(), Traffic(config.layout)
-        limits, whole = (mock.patch.dict(pieces.LIMITS, cpu=limit) for limit in (pieces.LIMITS[device], _ONE_PIECE))
+        ledger, traffic = MemoryProfiler(), CommCounter(config.layout)
+        sizes = logit_chunks.LIMITS[device], _ONE_PIECE
+        limits, whole = (mock.patch.dict(logit_chunks.LIMITS, cpu=size) for size in sizes)
         with fake, _Answers(labels(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
             with mock.patch.object(Block, "forward", _pass_by), whole:
                 _step(config, layout, optimizers, ledger)
             for block in (m for m in _modules(layout) if isinstance(m, Block)):
                 block.register_forward_pre_hook(lambda *_: progress())
-            recorder = Recorder(traffic, ledger)
+            recorder = OpRecorder(traffic, ledger)
             with recorder if record else nullcontext(), ledger, ledger.resizing(), traffic:
                 take_stock(ledger, layout, optimizers, fake)
                 _step(config, layout, optimizers, ledger)
@@ -103,11 +104,11 @@ def passes(config: Config, processes: int, rank: int) -> int:
     layout = config.layout
     pp = rank // (processes // layout.pp)
     again = 2 if layout.recompute == "block" else 1
-    return again * config.train.batch // (layout.dp * layout.micro_batch) * Portion(config, pp).blocks
+    return again * config.train.batch // (layout.dp * layout.micro_batch) * RankShard(config, pp).blocks
 
 
 def take_stock(
-    ledger: Ledger, layout: Layout, optimizers: list[torch.optim.Optimizer], fake: FakeTensorMode | None = None
+    ledger: MemoryProfiler, layout: Layout, optimizers: list[torch.optim.Optimizer], fake: FakeTensorMode | None = None
 ) -> None:
     """Write down what is there before a step, fake tensors or real ones, and say of what kind it and gradients are."""
     kind, there = (FakeTensor, fake) if fake else (Tensor, None)
@@ -120,7 +121,7 @@ def take_stock(
         parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))  # type: ignore[no-untyped-call]
 
 
-def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: Ledger) -> None:
+def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: MemoryProfiler) -> None:
     """As the trainer does it."""
     losses = spec_of(config.model).losses
     batch = layout.batch(_batch(config))

@@ -13,7 +13,7 @@ from rich.text import Text
 import phalanx
 from phalanx.quickstart.ledger import Ledger
 from phalanx.quickstart.plan import Workspace
-from phalanx.train.crowd import SECONDS, WAITED, Waiting
+from phalanx.train.contention import SECONDS, WAITED, CoreWait
 from phalanx.units import duration
 
 Result = dict[str, Any]
@@ -60,7 +60,7 @@ def run(stages: Sequence[Stage], workspace: Workspace, console: Console) -> floa
         else:
             if ledger.begin(stage.name, inputs, stage.owns):
                 _print(console, "It was interrupted before and goes on from there.")
-            waiting = Waiting()
+            waiting = CoreWait()
             workspace.results[stage.name] = _work(stage, workspace, ledger)
             note = f"Took {duration(ledger.entries[stage.name]['seconds'])}.{_crowd(waiting)}"
         for line in stage.tell(workspace.results[stage.name]):
@@ -78,7 +78,7 @@ def _work(stage: Stage, workspace: Workspace, ledger: Ledger) -> Result:
     return result
 
 
-def _crowd(waiting: Waiting) -> str:
+def _crowd(waiting: CoreWait) -> str:
     """A sentence about other processes, where they made a stage of some length slow."""
     share = waiting.share()
     if waiting.seconds < SECONDS or share < WAITED:

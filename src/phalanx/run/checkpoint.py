@@ -29,7 +29,7 @@ from phalanx.run.folder import RunFolder
 from phalanx.run.shards import Place, part_of, place_of
 from phalanx.run.staging import Staging
 from phalanx.run.weights import Weights
-from phalanx.together import leading, sharing
+from phalanx.runtime.on_all_ranks import on_every_rank, on_rank_zero
 
 GIB = 1 << 30
 
@@ -67,7 +67,7 @@ class Checkpointer:
     @property
     def latest(self) -> int | None:
         """Step of the newest finished checkpoint."""
-        return leading(lambda: max(self._finished(), default=None), self.group)
+        return on_rank_zero(lambda: max(self._finished(), default=None), self.group)
 
     def prepare(self, state: tree.Tree) -> None:
         """Find memory for the copies of a state like this one, beside the first steps."""
@@ -138,9 +138,9 @@ class Checkpointer:
                      best: bool) -> tuple[Path, dict[str, Any], list[str]]:  # fmt: skip
         """The first of the candidates that `use` does not find Damaged, its index, and what was wrong before it."""
         damages: list[str] = []
-        for path in leading(lambda: [*self._candidates(self._finished(), step, best)], self.group):
+        for path in on_rank_zero(lambda: [*self._candidates(self._finished(), step, best)], self.group):
             try:
-                index = leading(partial(storage.read_index, path), self.group)
+                index = on_rank_zero(partial(storage.read_index, path), self.group)
                 use(path, index)
             except (Damaged, OSError) as damage:
                 if isinstance(damage, OSError) and damage.errno != errno.EIO:
@@ -213,11 +213,11 @@ class Checkpointer:
         path = self.path / f"step-{step:07d}"
         unfinished = path.with_name(path.name + ".partial")
         try:
-            leading(lambda: self._begin(unfinished), self.group)
+            on_rank_zero(lambda: self._begin(unfinished), self.group)
             storage.write(unfinished, {"step": step, "loss": loss, "values": values}, tensors, places, self.group)
-            leading(lambda: self._publish(unfinished, path, loss), self.group)
+            on_rank_zero(lambda: self._publish(unfinished, path, loss), self.group)
         except OSError as error:
-            leading(lambda: shutil.rmtree(unfinished, ignore_errors=True), self.group)
+            on_rank_zero(lambda: shutil.rmtree(unfinished, ignore_errors=True), self.group)
             size = sum(tensor.nbytes for tensor in tensors.values()) / GIB
             free = shutil.disk_usage(self.path).free / GIB
             raise InputError(
@@ -237,7 +237,7 @@ class Checkpointer:
         }
         here = {name: f"{NAMES[t.dtype]} {[*place_of(places, name, t)[0]]}" for name, t in tensors.items()}
         here |= dict.fromkeys(values, "a value")
-        sharing(lambda *_: _compare(path, here, {name: there.get(name, "absent") for name in here}), self.group)
+        on_every_rank(lambda *_: _compare(path, here, {name: there.get(name, "absent") for name in here}), self.group)
         if whole:
             _compare(path, dict.fromkeys(self._lacking(there, here), "absent"), there)
 

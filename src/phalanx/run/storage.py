@@ -25,8 +25,8 @@ from phalanx.errors import InputError
 from phalanx.run import shards
 from phalanx.run.files import Damaged, File, read_file, write_file
 from phalanx.run.shards import Place, Shard
+from phalanx.runtime.on_all_ranks import gather_objects, on_every_rank, on_rank_zero
 from phalanx.strict_json import parse_json
-from phalanx.together import gathered, leading, sharing
 
 INDEX = "checkpoint.json"
 FORMAT = 2  # one more with every change that older versions cannot read; 1 wrote Infinity as such
@@ -133,13 +133,13 @@ def fill(directory: Path, index: dict[str, Any], tensors: Mapping[str, Tensor], 
         for name in dict.fromkeys([*share, *found]):
             _read(directory, index, name, found.get(name, {}), summed=name in share)
 
-    sharing(mine, group)
+    on_every_rank(mine, group)
 
 
 def write(directory: Path, head: dict[str, Any], tensors: Mapping[str, Tensor], places: Mapping[str, Place],
           group: dist.ProcessGroup | None) -> None:  # fmt: skip
     """Write the tensors of all ranks, each part by one of them, and then the index, which `head` opens."""
-    plan = shards.shared_out(gathered(shards.held(tensors, places), group))
+    plan = shards.shared_out(gather_objects(shards.held(tensors, places), group))
     files: dict[str, File] = {}
 
     def mine(rank: int, _: int) -> None:
@@ -148,9 +148,9 @@ def write(directory: Path, head: dict[str, Any], tensors: Mapping[str, Tensor], 
             named[_file(shard, rank)][shard.name] = shards.content(shard, tensors, places)
         files.update({name: write_file(directory / name, some, some.__getitem__) for name, some in named.items()})
 
-    sharing(mine, group)
-    written = {name: file for each in gathered(files, group) for name, file in each.items()}
-    leading(lambda: write_index(directory, head | _listed(plan, written)), group)
+    on_every_rank(mine, group)
+    written = {name: file for each in gather_objects(files, group) for name, file in each.items()}
+    on_rank_zero(lambda: write_index(directory, head | _listed(plan, written)), group)
 
 
 def _listed(plan: list[list[Shard]], written: Mapping[str, File]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from phalanx.serve import openai, shapes
+from phalanx.serve import openai, schemas
 from phalanx.serve.metrics import Metrics
 from phalanx.serve.pending import Refused
 from phalanx.serve.strict import StrictRoute
@@ -54,34 +54,34 @@ def make(pool: WorkerPool) -> FastAPI:
 
 
 def _plain(app: FastAPI, pool: WorkerPool) -> None:
-    async def ask(kind: str, asked: shapes.Asked) -> Any:
+    async def ask(kind: str, asked: schemas.Request) -> Any:
         fields = asked.model_dump(exclude={"model", "timeout"})
         return await pool.ask(_named(pool, asked.model, kind), kind, fields, asked.timeout)
 
     @app.post("/answer", summary="Answer a question about a text")
-    async def answer(asked: shapes.Question) -> Any:
+    async def answer(asked: schemas.Question) -> Any:
         """The part of `context` that answers, and its place in characters; empty where the model says there is none."""
         return await ask("answer", asked)
 
     @app.post("/classify", summary="Say the class of a text or a pair")
-    async def classify(asked: shapes.Classify) -> Any:
+    async def classify(asked: schemas.Classify) -> Any:
         """The likeliest class and the probability of each; of a model for numbers, the number."""
         return await ask("classify", asked)
 
     @app.post("/fill", summary="Fill the masks of a text")
-    async def fill(asked: shapes.Fill) -> Any:
+    async def fill(asked: schemas.Fill) -> Any:
         """The likeliest words of each [MASK]."""
         return await ask("fill", asked)
 
     @app.post("/embed", summary="Texts as vectors")
-    async def embed(asked: shapes.Embed) -> Any:
+    async def embed(asked: schemas.Embed) -> Any:
         """A vector of length 1 for each text."""
         return await ask("embed", asked)
 
 
 def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.post("/v1/completions", summary="Continue a text, in OpenAI's shape")
-    async def completions(asked: shapes.Completion) -> Any:
+    async def completions(asked: schemas.Completion) -> Any:
         """The completions of each prompt; with `stream` they come in parts, as server-sent events."""
         completing = openai.Completing(pool, _named(pool, asked.model, "complete"), asked)
         if not asked.stream:
@@ -105,7 +105,7 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     @app.post("/v1/embeddings", summary="Texts as vectors, in OpenAI's shape")
-    async def embeddings(asked: shapes.Embeddings) -> Any:
+    async def embeddings(asked: schemas.Embeddings) -> Any:
         """A vector of length 1 for each text, as numbers or, as OpenAI's client asks, packed."""
         return await openai.embeddings(pool, _named(pool, asked.model, "embed"), asked)
 
@@ -189,7 +189,7 @@ def _told(pool: WorkerPool, name: str) -> dict[str, Any]:
 def _errors(app: FastAPI) -> None:
     def told(status: int, message: str, param: str | None = None, after: float = 0.0) -> JSONResponse:
         headers = {"Retry-After": str(round(after))} if after else None
-        return JSONResponse({"error": shapes.error(status, message, param)}, status, headers)
+        return JSONResponse({"error": schemas.error(status, message, param)}, status, headers)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
@@ -217,6 +217,6 @@ def _errors(app: FastAPI) -> None:
             return told(415, "send the body as JSON, with the header Content-Type: application/json")
         if first["type"] == "json_invalid":
             return told(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
-        where = [str(part) for part in first["loc"] if part not in ("body", *shapes.TAGS)]
+        where = [str(part) for part in first["loc"] if part not in ("body", *schemas.TAGS)]
         message = str(first["msg"]).removeprefix("Value error, ")
         return told(400, f"{'.'.join(where) or 'the body'}: {message}", where[0] if where else None)

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from phalanx.serve.parser import Parser
-from phalanx.serve.shapes import error
+from phalanx.serve.schemas import error
 
 HEAD, BODY, REST, ANSWER = "head", "body", "rest", "answer"  # what comes next: from the client but for the answer
 SECONDS = {HEAD: 20.0, BODY: 60.0}  # until all of it is there; for how long a connection may rest uvicorn knows

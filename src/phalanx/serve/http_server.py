@@ -16,7 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from phalanx.serve.connection import Connection, Open
-from phalanx.serve.guard import Guard
+from phalanx.serve.middleware import Middleware
 
 BACKLOG = 2048  # connections that the kernel takes before they are accepted
 AT_ONCE = 64  # accepted before others get their turn
@@ -51,8 +51,9 @@ class HttpServer(uvicorn.Server):
     accepts what the kernel has taken, and answers what has been sent, for at most `grace` seconds.
     """
 
-    def __init__(self, app: Guard, listening: socket.socket, connections: int, grace: int, draining: Callable[[], None]
-                 ) -> None:  # fmt: skip
+    def __init__(
+        self, app: Middleware, listening: socket.socket, connections: int, grace: int, draining: Callable[[], None]
+    ) -> None:
         super().__init__(uvicorn.Config(
             app, http="h11", ws="none", log_level="error", server_header=False, timeout_keep_alive=KEPT,
             timeout_graceful_shutdown=grace,

@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from phalanx.serve.pending import Pending, Refused
-from phalanx.serve.shapes import Completion, Embeddings, error
+from phalanx.serve.schemas import Completion, Embeddings, error
 from phalanx.serve.worker_pool import WorkerPool
 
 

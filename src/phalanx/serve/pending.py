@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from phalanx.serve.jobs import Cancel, Job, Reply
+from phalanx.serve.messages import Cancel, Job, Reply
 from phalanx.serve.worker import TOO_LATE
 from phalanx.serve.worker_handle import WorkerHandle
 

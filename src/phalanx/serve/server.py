@@ -12,9 +12,9 @@ import torch
 from phalanx import processor
 from phalanx.errors import InputError
 from phalanx.serve.api import make
-from phalanx.serve.guard import Guard, read_keys
 from phalanx.serve.http_server import HttpServer, raise_files
-from phalanx.serve.jobs import Spec
+from phalanx.serve.messages import WorkerSpec
+from phalanx.serve.middleware import Middleware, read_keys
 from phalanx.serve.scratch import sweep
 from phalanx.serve.worker_pool import WorkerPool
 
@@ -37,9 +37,9 @@ class Options:
     workers: int
 
 
-def specs(models: Sequence[str], backend: str, precision: str) -> list[Spec]:
+def specs(models: Sequence[str], backend: str, precision: str) -> list[WorkerSpec]:
     """Models by name: NAME=SOURCE, or the last part of the source."""
-    found: dict[str, Spec] = {}
+    found: dict[str, WorkerSpec] = {}
     for model in models:
         name, equals, source = model.partition("=")
         if not equals:
@@ -51,7 +51,7 @@ def specs(models: Sequence[str], backend: str, precision: str) -> list[Spec]:
         where = Path(source.removeprefix("hf:")).absolute()
         if not where.is_dir():
             raise InputError(f"{source} is no folder; give a run, or hf:FOLDER")
-        found[name] = Spec(name, f"hf:{where}" if source.startswith("hf:") else str(where), backend, precision)
+        found[name] = WorkerSpec(name, f"hf:{where}" if source.startswith("hf:") else str(where), backend, precision)
     return list(found.values())
 
 
@@ -66,7 +66,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(models: Sequence[Spec], options: Options) -> None:
+def serve(models: Sequence[WorkerSpec], options: Options) -> None:
     """Serve until the process is told to stop. InputError where it cannot listen, or the models cannot be loaded."""
     if not math.isfinite(options.budget):
         raise InputError(f"--budget {options.budget}: give seconds")
@@ -80,7 +80,7 @@ def serve(models: Sequence[Spec], options: Options) -> None:
     sweep()
     pool = WorkerPool(models, devices, threads, options.queue, options.budget)
     app = make(pool)
-    guard = Guard(app, options.body, keys, app.state.metrics.told, app.state.pages)
+    guard = Middleware(app, options.body, keys, app.state.metrics.told, app.state.pages)
     server = HttpServer(guard, listening, raise_files(), math.ceil(options.budget) + GRACE, guard.drain)
 
     def stop() -> None:

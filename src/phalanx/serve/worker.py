@@ -22,7 +22,20 @@ from phalanx.infer import load
 from phalanx.infer.decoder_model import DecoderModel
 from phalanx.infer.encoder_model import EncoderModel
 from phalanx.parent import end_with
-from phalanx.serve.jobs import Cancel, Failed, FromWorker, Job, Ping, Pong, Ready, Reply, Spec, ToWorker, packed, read
+from phalanx.serve.messages import (
+    Cancel,
+    Failed,
+    FromWorker,
+    Job,
+    Ping,
+    Pong,
+    Ready,
+    Reply,
+    ToWorker,
+    WorkerSpec,
+    decode,
+    encode,
+)
 from phalanx.serve.writing import Writing
 
 BATCH, TEXT = 32, 100_000  # questions and characters computed together: those behind them must not wait for long
@@ -30,7 +43,7 @@ TOO_LATE = "the deadline passed before this could be computed; try again, or ask
 
 
 def work(
-    specs: Sequence[Spec], pipe: socket.socket, device: int | None, threads: int, scratch: str, parent: int
+    specs: Sequence[WorkerSpec], pipe: socket.socket, device: int | None, threads: int, scratch: str, parent: int
 ) -> None:
     """Load the models and answer jobs until the socket to the server, the process `parent`, closes. A worker that
     computes sees that at its next message, one that is stopped never would: the kernel ends it with the server. The
@@ -58,7 +71,7 @@ def work(
             worker.turn()
 
 
-def _loaded(spec: Spec, scratch: str) -> EncoderModel | DecoderModel:
+def _loaded(spec: WorkerSpec, scratch: str) -> EncoderModel | DecoderModel:
     """The model of `spec`, whose errors call it by its name, for they go to clients."""
     model = load(spec.source, spec.backend, spec.precision, scratch=scratch)
     model.bundle = replace(model.bundle, run=Path(spec.name))
@@ -82,7 +95,7 @@ class Mail:
 
     def send(self, message: FromWorker) -> None:
         """Send a message to the server; OSError where it is gone."""
-        self.pipe.sendall(packed(message))
+        self.pipe.sendall(encode(message))
 
     def poll(self) -> bool:
         """Whether something has come."""
@@ -98,7 +111,7 @@ class Mail:
     def _listen(self) -> None:
         with suppress(EOFError, OSError), self.pipe.makefile("rb") as stream:
             while True:
-                self.come.put(read(stream))
+                self.come.put(decode(stream))
         self.come.put(None)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from phalanx.serve.jobs import SIZE, Cancel, Failed, FromWorker, Job, PerKind, Ping, Pong, Ready, Reply, packed
+from phalanx.serve.messages import SIZE, Cancel, Failed, FromWorker, Job, PerKind, Ping, Pong, Ready, Reply, encode
 
 LOST = "the process that computed this ended unexpectedly; it is being started again, try in a moment"
 ENDED = "a process ended while it loaded the models; is there enough memory?"
@@ -65,7 +65,7 @@ class WorkerHandle:
             del self.outbox[message.number]
         elif self.models:
             # packed here, so that a message that cannot be fails its own request
-            self.outbox[message.number] = packed(message)
+            self.outbox[message.number] = encode(message)
             self.posted.set()
 
     def check(self, seconds: float, limit: float) -> None:
@@ -79,7 +79,7 @@ class WorkerHandle:
         if self.process and self.silence > (limit if self.models else self.patience):
             self.process.kill()
         elif self.models and not self.pinged:
-            self.pinged, self.outbox[PING] = True, packed(Ping())
+            self.pinged, self.outbox[PING] = True, encode(Ping())
             self.posted.set()
 
     async def run(self) -> None:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
-from phalanx.serve.jobs import Job, PerKind, Spec
+from phalanx.serve.messages import Job, PerKind, WorkerSpec
 from phalanx.serve.pending import SLACK, Pace, Pending, Refused
 from phalanx.serve.scratch import Scratch
 from phalanx.serve.worker import work
@@ -33,8 +33,9 @@ ATTEMPTS = 8  # starts of a worker in a row that failed, while no other works: t
 class WorkerPool:
     """All workers. `queue` bounds the jobs that wait or are computed; `budget` is the seconds that a job may take."""
 
-    def __init__(self, specs: Sequence[Spec], devices: Sequence[int | None], threads: int, queue: int, budget: float
-                 ) -> None:  # fmt: skip
+    def __init__(
+        self, specs: Sequence[WorkerSpec], devices: Sequence[int | None], threads: int, queue: int, budget: float
+    ) -> None:
         self.queue, self.budget = queue, budget
         launches = [partial(WorkerProcess, specs, device, threads) for device in devices]
         starting = asyncio.Lock()
@@ -154,7 +155,7 @@ class WorkerProcess:
     ended, however that came. OSError where it cannot be started.
     """
 
-    def __init__(self, specs: Sequence[Spec], device: int | None, threads: int, pipe: socket.socket) -> None:
+    def __init__(self, specs: Sequence[WorkerSpec], device: int | None, threads: int, pipe: socket.socket) -> None:
         self.scratch = Scratch()
         arguments = specs, pipe, device, threads, self.scratch.path, os.getpid()
         self.process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)

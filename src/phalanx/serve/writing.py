@@ -9,7 +9,7 @@ from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.decoder_model import DecoderModel, Pieces
 from phalanx.infer.sample import Options, Scored
-from phalanx.serve.jobs import Job
+from phalanx.serve.messages import Job
 
 
 class Writing:

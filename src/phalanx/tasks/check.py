@@ -19,10 +19,10 @@ from rich.progress import Progress as Bar
 from phalanx.config import Config, LayoutConfig
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
-from phalanx.parallel import meeting, processes
 from phalanx.run.comparison import Comparison, Point
+from phalanx.runtime import process_group, rendezvous
+from phalanx.runtime.on_all_ranks import on_rank_zero
 from phalanx.tasks.run import foresee, joined, read, task_of
-from phalanx.together import leading
 from phalanx.train.machine import this_machine
 from phalanx.train.monitor import Silent
 from phalanx.train.resolve import resolve
@@ -37,17 +37,17 @@ def check(name: str, overrides: Sequence[str], steps: int) -> Comparison | None:
     Every process of the layout calls this alike. Nothing is saved. InputError for what cannot run, and for a model that
     one process cannot hold.
     """
-    store = meeting.meet()
+    store = rendezvous.meet()
     _, asked, tokenizer = read(name, overrides, None)
-    with Bar(transient=True, disable=meeting.rank() > 0 or not sys.stdout.isatty()) as bar:
+    with Bar(transient=True, disable=rendezvous.rank() > 0 or not sys.stdout.isatty()) as bar:
         with joined(asked, tokenizer, store) as config:
-            leading(lambda: _possible(config), dist.group.WORLD)
-            leading(lambda: foresee(config, tokenizer), dist.group.WORLD)
+            on_rank_zero(lambda: _possible(config), dist.group.WORLD)
+            on_rank_zero(lambda: foresee(config, tokenizer), dist.group.WORLD)
             steps, title = min(steps, config.train.steps), _title(config.layout)
             first, second = (bar.add_task(name, total=steps) for name in (title, ALONE))
             split = _curve(config, steps, lambda: bar.advance(first))
-            processes.leave()
-        if meeting.rank():
+            process_group.leave()
+        if rendezvous.rank():
             return None
         torch.set_num_threads(torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         whole = _curve(_alone(config, config.layout.micro_batch), steps, lambda: bar.advance(second))
@@ -103,7 +103,7 @@ def _other_micro_batches(config: Config) -> list[int]:
 
 def _possible(config: Config) -> None:
     """InputError where one process surely lacks the memory: weights, gradients and two moments are 16 bytes each."""
-    if meeting.world() == 1:
+    if rendezvous.world() == 1:
         raise InputError("one process has nothing to compare; name a layout, as layout.tp=2, or --procs 2")
     model, have = config.model, _memory(torch.device(config.train.device))
     deeper = (model.model_copy(update={"layers": n + 1}) for n in range(model.layers))

@@ -19,12 +19,12 @@ from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
-from phalanx.parallel import meeting, processes
-from phalanx.parallel.watchdog import watching
 from phalanx.run.folder import RunFolder, load_config, names_run
+from phalanx.runtime import process_group, rendezvous
+from phalanx.runtime.on_all_ranks import on_every_rank, on_rank_zero
+from phalanx.runtime.watchdog import watching
 from phalanx.strict_json import parse_json
 from phalanx.tasks.sources import tokenizer_of
-from phalanx.together import leading, sharing
 from phalanx.train.layouts import misfit, processes_of
 from phalanx.train.machine import device_of, this_machine
 from phalanx.train.monitor import Monitor, Silent
@@ -42,24 +42,24 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     Every process of the run calls this alike. InputError when the folder holds a run of another configuration that has
     saved something; its layout, saving and logging may change.
     """
-    store = meeting.meet()
+    store = rendezvous.meet()
     folder, config, tokenizer = read(name, overrides, out)
     with joined(config, tokenizer, store) as config, ExitStack() as stack:
-        prints = leading(lambda: _prints(folder, config, tokenizer), dist.group.WORLD)
-        sharing(lambda rank, _: _same_here(rank, config, prints), dist.group.WORLD)
-        leading(lambda: stack.enter_context(_held(folder, config, tokenizer, prints)), dist.group.WORLD)
+        prints = on_rank_zero(lambda: _prints(folder, config, tokenizer), dist.group.WORLD)
+        on_every_rank(lambda rank, _: _same_here(rank, config, prints), dist.group.WORLD)
+        on_rank_zero(lambda: stack.enter_context(_held(folder, config, tokenizer, prints)), dist.group.WORLD)
         stopped_by = _fit(folder, config, quiet)
-        processes.leave()
+        process_group.leave()
     return stopped_by
 
 
 @contextmanager
 def joined(config: Config, tokenizer: Tokenizer, store: Store | None) -> Iterator[Config]:
     """The resolved configuration, when all processes that met at `store` agree on it; watched until the end."""
-    config = resolve(config, this_machine(config.train, meeting.world(), tokenizer.vocab, files=True))
-    processes.join(torch.device(config.train.device), store)
+    config = resolve(config, this_machine(config.train, rendezvous.world(), tokenizer.vocab, files=True))
+    process_group.join(torch.device(config.train.device), store)
     with watching(config.layout.timeout):
-        processes.agree(_flat(config))
+        process_group.check_agreement(_flat(config))
         yield config
 
 
@@ -129,7 +129,7 @@ def _continues(folder: RunFolder, config: Config) -> bool:
 
 
 def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
-    monitor = Silent() if meeting.rank() else Monitor(config, folder, quiet, meeting.world())
+    monitor = Silent() if rendezvous.rank() else Monitor(config, folder, quiet, rendezvous.world())
     trainer = Trainer(config, task_of(config, load_tokenizer(str(folder.tokenizer))), folder, monitor)
     trainer.fit()
     return trainer.stopped_by
@@ -195,7 +195,7 @@ def _same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
     """InputError if the data of this process's machine are not those of rank 0, whose fingerprints are `firsts`: of the
     processes on a machine the first compares.
     """
-    if rank == 0 or not meeting.first_here():
+    if rank == 0 or not rendezvous.first_here():
         return
     here = f"on {platform.node()}, the machine of rank {rank},"
     try:

@@ -14,8 +14,8 @@ from phalanx.data.source import Array
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.tasks import sources, zeroshot
-from phalanx.tasks.judging import Judged, judging
-from phalanx.tasks.known import KNOWN, columns, files
+from phalanx.tasks.benchmarks import BENCHMARKS, columns, files
+from phalanx.tasks.distributed_model import DistributedModel, distributed_model
 from phalanx.tasks.scores import MEANINGS, Scores
 from phalanx.train.evaluate import OnProgress, sample_numbers
 
@@ -34,11 +34,11 @@ def score(
     """The run's model on a task's `data`, over `limit` examples at most. Without a task: on the run's own kind of data,
     which `data` names, or its own `part` of held-out data. Every process of the layout in `overrides` gets the same.
     """
-    if task and task not in zeroshot.TASKS and task not in KNOWN and task != "glue":
-        raise InputError(f"no task {task!r}; use one of {', '.join([*zeroshot.TASKS, 'glue', *KNOWN])}")
+    if task and task not in zeroshot.TASKS and task not in BENCHMARKS and task != "glue":
+        raise InputError(f"no task {task!r}; use one of {', '.join([*zeroshot.TASKS, 'glue', *BENCHMARKS])}")
     if task and not data:
         raise InputError(f"--task {task} needs its data: --data FILE")
-    with judging(run, overrides, best) as judged:
+    with distributed_model(run, overrides, best) as judged:
         if task in zeroshot.TASKS:
             return zeroshot.TASKS[task](judged, Path(data), limit, stride, progress)
         if registry.TASKS.find(judged.config.task).labelled:
@@ -48,7 +48,7 @@ def score(
         return _prepared(judged, data, limit, part, progress)
 
 
-def _labelled(judged: Judged, name: str, data: str, limit: int | None, progress: OnProgress | None) -> Scores:
+def _labelled(judged: DistributedModel, name: str, data: str, limit: int | None, progress: OnProgress | None) -> Scores:
     """On labelled files: the run's own held-out ones, others of their form, or those of a published task."""
     config, files_ = judged.config, [data] if data else [*judged.config.data.valid]
     if name and name != "glue":
@@ -64,9 +64,9 @@ def _labelled(judged: Judged, name: str, data: str, limit: int | None, progress:
     return Scores(values, MEANINGS, len(source.examples), task.predictions(answers, source))
 
 
-def _as_published(judged: Judged, name: str, data: str) -> tuple[Config, list[str]]:
+def _as_published(judged: DistributedModel, name: str, data: str) -> tuple[Config, list[str]]:
     """The configuration that reads a published task's files, and those to judge by."""
-    task, config = KNOWN[name], judged.config
+    task, config = BENCHMARKS[name], judged.config
     if task.task != config.task:
         raise InputError(f"{judged.run} was tuned for task={config.task}, and {name} is of task={task.task}")
     found = files(Path(data), task.valid)
@@ -79,7 +79,7 @@ def _as_published(judged: Judged, name: str, data: str) -> tuple[Config, list[st
     return config.model_copy(update={"examples": config.examples.model_copy(update=update)}), found
 
 
-def _prepared(judged: Judged, data: str, limit: int | None, part: int, progress: OnProgress | None) -> Scores:
+def _prepared(judged: DistributedModel, data: str, limit: int | None, part: int, progress: OnProgress | None) -> Scores:
     """On a prepared set. For a causal model also `bits_per_byte` of the predicted text and `word_perplexity`. The nats
     of end-of-text tokens count, their names are no text.
     """

@@ -13,20 +13,20 @@ from phalanx import durable, recipe, registry
 from phalanx.data.examples import Columns
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
-from phalanx.parallel import launch, meeting
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
-from phalanx.tasks.known import KNOWN, Known, columns, files
+from phalanx.runtime import launch, rendezvous
+from phalanx.tasks.benchmarks import BENCHMARKS, Benchmark, columns, files
 from phalanx.tasks.run import processes_here, words_from
 from phalanx.tasks.run import train as fit
 from phalanx.units import aligned
 
 RECIPE = "finetune"
 KINDS = {  # tasks without a published name, on the user's own columns
-    "classes": Known("classes", ""),
-    "value": Known("value", ""),
-    "tokens": Known("tokens", "", form="tags"),
-    "completion": Known("completion", "", sequence=1 << 20),
+    "classes": Benchmark("classes", ""),
+    "value": Benchmark("value", ""),
+    "tokens": Benchmark("tokens", "", form="tags"),
+    "completion": Benchmark("completion", "", sequence=1 << 20),
 }
 MOST_EPOCHS = 1_000_000
 SHORT = {"lr": "optim.lr", "batch": "train.batch", "seed": "train.seed", "dropout": "model.dropout"}
@@ -77,10 +77,10 @@ def fit_all(asked: Sequence[Planned], model: str, out: Path, procs: int) -> int:
         if code := _fit(words(replace(wish, run=model), overrides), folder, procs):
             return code
         outcomes.append((setting, outcome(folder)))
-        if meeting.rank() == 0:
+        if rendezvous.rank() == 0:
             print(outcomes[-1][1].line(), flush=True)
 
-    if len(outcomes) > 1 and meeting.rank() == 0:
+    if len(outcomes) > 1 and rendezvous.rank() == 0:
         write_summary(out / "summary.json", outcomes)
         print(*summary(outcomes), f"best: {best_of(outcomes).folder}", sep="\n", flush=True)
     return 0
@@ -88,7 +88,7 @@ def fit_all(asked: Sequence[Planned], model: str, out: Path, procs: int) -> int:
 
 def _fit(overrides: Sequence[str], folder: Path, procs: int) -> int:
     """Train one run, here or in processes of its own; its exit code."""
-    if meeting.world() == 1 and (count := procs or processes_here(RECIPE, overrides, folder)) > 1:
+    if rendezvous.world() == 1 and (count := procs or processes_here(RECIPE, overrides, folder)) > 1:
         return launch.launch(["train", RECIPE, *overrides, "--out", str(folder)], count)
     stopped_by = fit(RECIPE, overrides, folder)
     return 128 + stopped_by if stopped_by else 0
@@ -120,18 +120,18 @@ def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
     return [*found, f"train.steps={steps}", f"train.eval_every={max(1, min(steps, round(an_epoch / 2)))}", *overrides]
 
 
-def _files(wish: Wish) -> tuple[Known, list[str], list[str]]:
+def _files(wish: Wish) -> tuple[Benchmark, list[str], list[str]]:
     """The task, its training files, and its held-out ones."""
-    if wish.task not in KNOWN | KINDS:
-        raise InputError(f"no task {wish.task!r}; use one of {', '.join([*KNOWN, *KINDS])}")
-    task = (KNOWN | KINDS)[wish.task]
+    if wish.task not in BENCHMARKS | KINDS:
+        raise InputError(f"no task {wish.task!r}; use one of {', '.join([*BENCHMARKS, *KINDS])}")
+    task = (BENCHMARKS | KINDS)[wish.task]
     train = files(wish.data, task.train)
     if not train:
         raise InputError(f"{wish.data} has none of {', '.join(task.train)}; name the file itself with --data")
     return task, train, files(wish.valid or wish.data, task.valid) if wish.valid or wish.data.is_dir() else []
 
 
-def _columns(wish: Wish, task: Known, file: str) -> list[str]:
+def _columns(wish: Wish, task: Benchmark, file: str) -> list[str]:
     """The task's own columns, or those that were named."""
     if task.form != "table" and task.form != "tags":
         return []

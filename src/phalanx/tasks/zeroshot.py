@@ -19,7 +19,7 @@ from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.score.detokenize import wikitext as detokenized
-from phalanx.tasks.judging import Judged
+from phalanx.tasks.distributed_model import DistributedModel
 from phalanx.tasks.scores import Scores
 from phalanx.train.evaluate import OnProgress
 from phalanx.train.task import Task
@@ -91,7 +91,11 @@ def verdicts(answers: Sequence[Array], source: Examples) -> tuple[Array, Array]:
 
 
 def wikitext(
-    judged: Judged, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
+    judged: DistributedModel,
+    file: Path,
+    limit: int | None = None,
+    stride: int = STRIDE,
+    progress: OnProgress | None = None,
 ) -> Scores:
     """The perplexity for each word of a WikiText file, whose words are what single spaces separate before the text is
     put back into the form that people write. `limit` counts windows, from the text's beginning.
@@ -102,7 +106,11 @@ def wikitext(
 
 
 def perplexity(
-    judged: Judged, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
+    judged: DistributedModel,
+    file: Path,
+    limit: int | None = None,
+    stride: int = STRIDE,
+    progress: OnProgress | None = None,
 ) -> Scores:
     """The same of any text as it stands; words are what white space separates."""
     text = _read(file)
@@ -110,7 +118,7 @@ def perplexity(
 
 
 def _perplexity(
-    judged: Judged, text: str, words: int, limit: int | None, stride: int, progress: OnProgress | None
+    judged: DistributedModel, text: str, words: int, limit: int | None, stride: int, progress: OnProgress | None
 ) -> Scores:
     _causal(judged)
     tokens = np.array(judged.tokenizer.encode(text), dtype=np.int64)
@@ -139,7 +147,11 @@ def _perplexity(
 
 
 def lambada(
-    judged: Judged, file: Path, limit: int | None = None, stride: int = STRIDE, progress: OnProgress | None = None
+    judged: DistributedModel,
+    file: Path,
+    limit: int | None = None,
+    stride: int = STRIDE,
+    progress: OnProgress | None = None,
 ) -> Scores:
     """Whether the last word of each passage is what the model finds likeliest: all of its tokens (strict), and the
     passage's last token alone. `limit` takes the first passages.
@@ -201,7 +213,7 @@ def _read(file: Path) -> str:
     return text
 
 
-def _causal(judged: Judged) -> None:
+def _causal(judged: DistributedModel) -> None:
     if not spec_of(judged.config.model).causal:
         raise InputError(f"{judged.run} learned to fill masks; these tasks are for models that continue a text")
 

@@ -13,7 +13,7 @@ from phalanx.config import Config
 from phalanx.data.order import Permutation
 from phalanx.data.source import Array, Source
 from phalanx.nn.batch import Batch
-from phalanx.parallel.context import slice_batch, whole
+from phalanx.parallel.context_parallel import gather_sequence, slice_batch
 from phalanx.parallel.mesh import Axis, Mesh
 from phalanx.train.task import Task, make_batch, trimmed
 
@@ -66,7 +66,7 @@ def answered(
             batch = slice_batch(_batch(task, source, picked, size, config, mesh).to(device), mesh.cp)
             found = model(batch)
             if task.labelled and "answers" in found:
-                rows = whole(found["answers"], mesh.cp) if found["answers"].ndim > 2 else found["answers"]
+                rows = gather_sequence(found["answers"], mesh.cp) if found["answers"].ndim > 2 else found["answers"]
                 if mesh.tp.rank == mesh.cp.rank == 0:  # the others have the same, or not the first position
                     answers |= zip(picked, rows.float().cpu().numpy(), strict=False)
             sums += torch.stack([torch.as_tensor(found.get(name, 0.0)).double().cpu() for name in names])

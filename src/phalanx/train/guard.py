@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from phalanx.together import gathered
+from phalanx.runtime.on_all_ranks import gather_objects
 
 
 class Guard:
@@ -47,7 +47,7 @@ class Guard:
         origin, passed_on = _bad_output(model, forward)
         found = [_bad_parameter(model), origin, passed_on, _bad_gradient(model), "nowhere on a second look"]
         mine = next((order, where) for order, where in enumerate(found) if where)
-        _, where = min(gathered(mine, dist.group.WORLD), key=lambda suspect: suspect[0])
+        _, where = min(gather_objects(mine, dist.group.WORLD), key=lambda suspect: suspect[0])
         return (
             f"{self.bad} steps in a row had a NaN or infinite loss or gradient; not finite first: {where}. The weights "
             "are as before those steps, and saved. Look at that batch of data, or start a new run from them by "

@@ -2,7 +2,7 @@
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.models.family import spec_of
-from phalanx.parallel import division
+from phalanx.parallel import placement
 from phalanx.train.schedule import batch_sizes
 
 FEW = 8  # numbers that are named of those that would do
@@ -73,7 +73,7 @@ def _sizes(layout: LayoutConfig, processes: int) -> str:
 
 
 def _tensor(config: Config, layout: LayoutConfig) -> str:
-    return division.misfit(spec_of(config.model), layout.tp, config.model.pad_vocab_to)
+    return placement.misfit(spec_of(config.model), layout.tp, config.model.pad_vocab_to)
 
 
 def _sequence(config: Config, layout: LayoutConfig) -> str:
@@ -109,7 +109,7 @@ def _chunks(config: Config, layout: LayoutConfig) -> str:
 
 
 def _stages(config: Config, layout: LayoutConfig) -> str:
-    count, layers = division.stages_of(layout), len(spec_of(config.model).blocks)
+    count, layers = placement.stage_count(layout), len(spec_of(config.model).blocks)
     if count > layers:
         each = count // layout.pp
         would = f"layout.pp={layers // each} at most" if layers >= each else f"model.layers={count} or more"

@@ -15,7 +15,7 @@ from phalanx.run.records import FILE, read
 from phalanx.run.verdict import judge
 from phalanx.spec.costs import flops_per_token
 from phalanx.train.console import Console
-from phalanx.train.crowd import Crowd
+from phalanx.train.contention import Contention
 from phalanx.train.metrics import Throughput, memory_gib
 from phalanx.train.peak import peak_flops
 from phalanx.train.trackers import JsonLines, Tracker
@@ -73,7 +73,7 @@ class Monitor:
             self.seen = tokens
             self.rate = Throughput(record.last.get("seconds", 0.0))
             alone = self.device.type == "cpu" and self.processes == 1  # ranks crowd each other by their layout
-            self.crowd = Crowd(torch.get_num_threads()) if alone else None
+            self.crowd = Contention(torch.get_num_threads()) if alone else None
             parameters = spec_of(self.config.model).elements
             facts = {
                 "parameters": parameters, "device": self.device.type, "dtype": self.config.precision.dtype,

@@ -20,17 +20,17 @@ from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.parallel.layout import Layout
-from phalanx.parallel.lifeline import failing_together
 from phalanx.parallel.mesh import make_mesh
 from phalanx.precision import gemm
 from phalanx.precision.scale import LossScale
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.runtime.keepalive import fail_together
 from phalanx.train import begin, state
+from phalanx.train.allocator import keep_freed
 from phalanx.train.compiled import compile_parts
 from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
-from phalanx.train.heap import keep_freed
 from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.optim import clip
@@ -93,7 +93,7 @@ class Trainer:
         self.start()
         self.checkpointer.prepare(self._state())
         try:
-            with self._signals(), failing_together(), self.monitor.running(progress.step, progress.tokens):
+            with self._signals(), fail_together(), self.monitor.running(progress.step, progress.tokens):
                 while progress.step < train.steps and not self.stopped_by and not progress.finished:
                     self.step(progress.step)
                     progress.step += 1

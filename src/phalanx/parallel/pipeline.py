@@ -1,0 +1,132 @@
+"""Pipeline parallelism: stages of the model, run by the schedules of torch.distributed.pipelining.
+
+Stage 0 has the embeddings, the last one the final norm, the heads and a copy of the word embedding, which the head
+multiplies by. Between stages the residual stream travels; everything else of a micro-batch (coordinates, labels) every
+rank has already. Each schedule lets a stage see the micro-batches in their order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from phalanx.config import LayoutConfig
+from phalanx.nn import slots
+from phalanx.nn.batch import Batch
+from phalanx.nn.model import Model
+from phalanx.nn.transformer import Transformer
+from phalanx.parallel import placement
+from phalanx.parallel.mesh import Axis
+
+Sums = dict[str, Tensor]
+Objective = Callable[[Sums], Tensor]
+
+
+class Stage(nn.Module):
+    """A stage as the schedules want it: the stream of the next micro-batch in, the stream or the loss out."""
+
+    def __init__(self, model: Model, first: bool, last: bool) -> None:
+        super().__init__()
+        self.model, self.first, self.last = model, first, last
+        self.coming: Iterator[Batch] = iter(())
+        self.objective: Objective = lambda sums: next(iter(sums.values()))
+        self.sums: list[Sums] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: the stream [rows, seq, hidden], anything in the first stage"""
+        batch = next(self.coming)
+        out = self.model(batch) if self.first else self.model(batch, x)
+        if not self.last:
+            y: Tensor = out
+            return y
+        self.sums.append({name: value.detach() for name, value in out.items()})
+        return self.objective(out)
+
+
+class Pipeline:
+    """The stages of this rank and the schedule that drives them."""
+
+    def __init__(self, stages: Sequence[Stage], layout: LayoutConfig, axis: Axis, stream: Sequence[int],
+                 device: torch.device) -> None:  # fmt: skip
+        """`stream` is the shape of what travels between stages: [rows, seq, hidden] of a micro-batch."""
+        self.stages, self.layout, self.axis, self.stream, self.device = stages, layout, axis, tuple(stream), device
+        self.schedules: dict[int, Any] = {}  # by the number of micro-batches
+
+    def run(self, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
+        """Gradients of the objective of every micro-batch; each one's sums on the last stage."""
+        for stage in self.stages:
+            stage.coming, stage.objective, stage.sums = iter(batches), objective, []
+        if len(batches) not in self.schedules:
+            self.schedules[len(batches)] = self._make(len(batches))
+        nothing = torch.zeros(len(batches), device=self.device)  # a schedule wants something to split
+        args = (nothing,) if any(stage.first for stage in self.stages) else ()
+        last = any(stage.last for stage in self.stages)
+        self.schedules[len(batches)].step(
+            *args, target=nothing if last else None, losses=[] if last else None, return_outputs=False
+        )
+        return [sums for stage in self.stages for sums in stage.sums]
+
+    def forward(self, batch: Batch) -> Sums:
+        """The sums of one batch, without gradients, on the last stage; nothing elsewhere."""
+        count, group = placement.stage_count(self.layout), self.axis.group
+        mine = dict(zip(placement.stage_numbers(self.layout, self.axis.rank), self.stages, strict=True))
+        stream, sums = torch.empty(self.stream, device=self.device), Sums()
+        for number in range(count):
+            here, there = placement.rank_of_stage(number, self.layout), placement.rank_of_stage(number + 1, self.layout)
+            if number in mine:
+                stage = mine[number]
+                stage.coming, stage.sums = iter([batch]), []
+                out = stage(stream)
+                if stage.last:
+                    sums = stage.sums[0]
+                elif there == here:
+                    stream = out
+                else:
+                    dist.send(out.contiguous(), group=group, group_dst=there)
+            elif number + 1 in mine:
+                dist.recv(stream, group=group, group_src=here)
+        return sums
+
+    def _make(self, micro_batches: int) -> Any:
+        from torch.distributed import pipelining  # takes 1.5 s, and only pipelines need it
+
+        count = placement.stage_count(self.layout)
+        nothing = torch.zeros(1, device=self.device)
+        stream = torch.empty(self.stream, device=self.device, requires_grad=True)
+        wrapped: list[Any] = []
+        for index, stage in zip(placement.stage_numbers(self.layout, self.axis.rank), self.stages, strict=True):
+            wrapped.append(pipelining.PipelineStage(
+                stage, index, count, self.device, group=self.axis.group,
+                input_args=nothing if stage.first else stream,
+                output_args=torch.zeros((), device=self.device, requires_grad=True) if stage.last else stream,
+            ))  # fmt: skip
+        options: dict[str, Any] = {"loss_fn": lambda output, _: output, "scale_grads": False}
+        if self.layout.schedule == "zbv":
+            return pipelining.ScheduleZBVZeroBubble(wrapped, micro_batches, **options)
+        if self.layout.chunks > 1:
+            return pipelining.ScheduleInterleaved1F1B(wrapped, micro_batches, **options)
+        return pipelining.Schedule1F1B(wrapped[0], micro_batches, **options)
+
+
+def tie(parameter: nn.Parameter | None, axis: Axis) -> None:
+    """Sum the gradients of the word embedding's two copies, on the first rank and the last of the pp axis."""
+    if axis.rank not in (0, axis.size - 1) or parameter is None:
+        return
+    grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    other = torch.empty_like(grad)
+    peer = axis.size - 1 - axis.rank
+    exchange = [
+        dist.P2POp(op, t, group=axis.group, group_peer=peer) for op, t in ((dist.isend, grad), (dist.irecv, other))
+    ]
+    for work in dist.batch_isend_irecv(exchange if axis.rank == 0 else exchange[::-1]):
+        work.wait()
+    parameter.grad = grad + other if axis.rank == 0 else other + grad
+
+
+def unsplit(stage: Stage) -> None:
+    """What leaves a stage before the last stays split as the stream is."""
+    for module in stage.modules():
+        if isinstance(module, Transformer) and not stage.last:
+            module.leave = slots.same

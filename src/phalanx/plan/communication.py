@@ -1,0 +1,233 @@
+"""What a rank has to say in one training step, from the methods and the sizes of the model alone.
+
+Tensor parallelism (Shoeybi et al., arXiv 1909.08053), sequence parallelism (Korthikanti et al., arXiv 2205.05198), ZeRO
+(Rajbhandari et al., arXiv 1910.02054), context parallelism by gathered keys, pipelines that send the residual stream.
+A message's bytes are those of the whole: what an all-gather makes, what a reduce-scatter begins with.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+from phalanx.config import Config
+from phalanx.nn import logit_chunks
+from phalanx.parallel.data_parallel import BUCKET
+from phalanx.parallel.mesh import Mesh
+from phalanx.plan.rank import RankShard
+from phalanx.spec.costs import WIDE, collectives, decoders
+from phalanx.spec.partition import place, rows, shape
+
+
+class Message(NamedTuple):
+    """A collective, or one side of a message between two ranks."""
+
+    kind: str  # all-reduce, all-gather, reduce-scatter, send, receive
+    axes: str  # along which its ranks differ, as "dp tp"
+    bytes: int  # of the whole
+
+
+Messages = Counter[Message]
+
+FORWARD, BACKWARD = 0, 1
+CONJUGATES = {  # what the collectives of a layer say forward and backward
+    "gather": ("all-gather", "reduce-scatter"), "scatter": ("reduce-scatter", "all-gather"),
+    "copy": ("", "all-reduce"), "reduce": ("all-reduce", ""),
+}  # fmt: skip
+
+
+def count_messages(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Messages:
+    """So many messages of each of these numbers of elements; none of no kind, or along an axis of one rank."""
+    return sum(
+        (Counter({Message(kind, axes, size * width): times}) for size in sizes if kind and axes and times), Messages()
+    )
+
+
+class ExpectedMessages(RankShard):
+    """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary. The device says in how
+    large pieces."""
+
+    def __init__(self, config: Config, mesh: Mesh, labelled: list[int], device: str = "cuda") -> None:
+        super().__init__(config, mesh.pp.rank, mesh.tp.rank)
+        self.mesh, self.labelled, self.device = mesh, labelled, device
+        self.stream = self.positions * self.spec.hidden  # elements of a micro-batch's residual stream
+        self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
+
+    def axes(self, *names: str) -> str:
+        """Those that are longer than one rank."""
+        return " ".join(name for name in names if getattr(self.mesh, name).size > 1)
+
+    def step(self) -> Messages:
+        """All that is said."""
+        said = self.gradients() + self.weights() + self.neighbours() + self.overhead() + self.optimizer()
+        for labelled in self.labelled:
+            said += self.forward(labelled) + self.backward(labelled)
+        return said
+
+    def forward(self, labelled: int) -> Messages:
+        """Messages of a forward pass: of embedding, blocks, loss; over cp see `keys`."""
+        said = count_messages(self.first, "reduce-scatter" if self.sequence else "all-reduce", self.tp, self.stream)
+        said += self.layers(FORWARD) + count_messages(self.last and self.sequence, "all-gather", self.tp, self.stream)
+        for height in self.pieces(labelled):
+            said += count_messages(self.last, "all-reduce", self.tp, height, 2 * height)
+        return said + self.keys(FORWARD) + self.order() + self.spans(FORWARD)
+
+    def layers(self, direction: int, first: int | None = None) -> Messages:
+        """The collectives of all blocks over tp, or the `first` of each block."""
+        said: Messages = Counter()
+        for block, count in self.computed.items():
+            for kind, elements in [*collectives(block, self.ranks)][:first]:
+                width = WIDE if kind in ("gather", "copy") else self.narrow  # the stream, or what a product gave
+                said += count_messages(
+                    count, CONJUGATES[kind][direction], self.tp, self.positions * elements, width=width
+                )
+        return said
+
+    def order(self) -> Messages:
+        """Once in a stage, of the positions of all ranks of cp: who is before whom in a causal model, else padding."""
+        if self.layout.context == "ring" and self.spec.causal:
+            return Counter()
+        width = 8 if self.spec.causal else 4
+        return count_messages(
+            len(self.stages), "all-gather", self.axes("cp"), self.positions * self.mesh.cp.size, width=width
+        )
+
+    def spans(self, direction: int) -> Messages:
+        """Over cp, of a head that looks for the answer in the whole sequence: logits, labels and who is padding."""
+        axes, positions = self.axes("cp"), self.positions * self.mesh.cp.size
+        if not self.last or "span" not in self.spec.losses:
+            return Counter()
+        if direction == BACKWARD:
+            return count_messages(1, "reduce-scatter", axes, 2 * positions)
+        return count_messages(1, "all-gather", axes, 2 * positions, positions) + count_messages(
+            1, "all-gather", axes, positions, width=8
+        )
+
+    def pieces(self, labelled: int) -> list[int]:
+        """Rows of the logits that are there at once: see `vocabulary_loss`."""
+        columns, _ = self.decoder
+        if not columns:
+            return []
+        height = logit_chunks.rows(self.device, columns)
+        return [min(height, labelled - start) for start in range(0, labelled, height)]
+
+    def backward(self, labelled: int) -> Messages:
+        """The conjugates. Into the head: where the vocabulary follows the stream at once, as in GPT, of all of it; of
+        the labelled positions where layers that every rank computes alike are between, as in BERT."""
+        said = self.keys(BACKWARD) + self.layers(BACKWARD) + self.recomputed() + self.spans(BACKWARD)
+        if self.sequence:
+            said += count_messages(self.first, "all-gather", self.tp, self.stream)
+        if not any(decoders(self.spec)):
+            return said
+        matrices = (matrix for head in self.spec.heads for _, matrix in head.matrices())
+        if self.sequence and all(matrix.outputs.axis == "vocab" for matrix in matrices):
+            return said + count_messages(self.last, "reduce-scatter", self.tp, self.stream)
+        return said + count_messages(self.last, "all-reduce", self.tp, labelled * self.spec.hidden)
+
+    def recomputed(self) -> Messages:
+        """What is said again for backward: a block's forward pass, or attention's without what it gives back."""
+        if self.layout.recompute == "none":
+            return Counter()
+        return self.layers(FORWARD, first=1 if self.layout.recompute == "attention" else None) + self.keys(FORWARD)
+
+    def keys(self, direction: int) -> Messages:
+        """Keys and values of a block are gathered, and their gradients scattered; or both go around a ring, and around
+        again with their gradients, which take one hop more to come home."""
+        axes, ranks, said = self.axes("cp"), self.mesh.cp.size, Messages()
+        for block, count in self.computed.items():
+            both = self.positions * block.attention.costs().cached // self.mesh.tp.size
+            if self.layout.context == "gather":
+                kind = "all-gather" if direction == FORWARD else "reduce-scatter"
+                said += count_messages(2 * count, kind, axes, both // 2 * ranks, width=self.narrow)
+                continue
+            for kind in ("send", "receive"):
+                said += count_messages((ranks - 1) * count, kind, axes, both, width=self.narrow)
+                said += count_messages(ranks * count * (direction == BACKWARD), kind, axes, both)
+        return said
+
+    def gradients(self) -> Messages:
+        """Once a step, however many micro-batches: the sum over replicas, in ZeRO by blocks, in hybrid sharding of a
+        shard over its copies; then what each rank of tp has of the gradients of what it applies to its own positions,
+        and neighbours of key heads that they share.
+        """
+        shards, said = self.shards, Messages()
+        for elements in self.partial().values():
+            said += count_messages(1, "all-reduce", self.tp, elements)
+        if shards == 1:
+            return sum((count_messages(1, "all-reduce", self.data, size) for size in self.buckets()), start=said)
+        for size, times in self.groups():
+            said += count_messages(times, "reduce-scatter", self.data, size)
+            said += count_messages(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
+        return said
+
+    def partial(self) -> Counter[int]:
+        """Elements of which ranks of tp have different terms of the gradient, by how many ranks these are."""
+        found, shard = Counter[int](), self.mesh.shards.rank if self.sharded else 0
+        for parameter in self.held:
+            length = -(-shape(parameter, self.ranks)[0] // self.shards)
+            for box in rows(place(parameter, self.ranks), length * shard, length):
+                found[box.alike] += prod(box.shape) * box.partial
+        return +found
+
+    def groups(self) -> Iterator[tuple[int, int]]:
+        """Elements of what is sharded together, and how often: each block, and the rest, which inner stages lack."""
+        yield from ((self.block(block), count) for block, count in self.kinds.items())
+        if self.rest:
+            yield self.rest, 1
+
+    def buckets(self) -> list[int]:
+        """Elements of the pieces in which replicated gradients are summed, the last parameters' first."""
+        sizes = [0]
+        for parameter in reversed(self.held):
+            if sizes[-1] >= BUCKET:
+                sizes.append(0)
+            sizes[-1] += prod(shape(parameter, self.ranks))
+        return sizes
+
+    def weights(self) -> Messages:
+        """ZeRO-2 gathers them once a step; ZeRO-3 in each micro-batch, those of a block for each direction.
+
+        In a pipeline torch's stages keep weights after a backward pass until a forward pass has used them again: of a
+        block they are gathered for the forward passes that follow none and for the backward passes that follow a
+        forward one, in any order of the micro-batches once more than there are of these; the rest once.
+        """
+        if not self.sharded:
+            return Counter()
+        passes, of_a_block = 1, 1
+        if self.layout.shard == "zero3":
+            passes, of_a_block = len(self.labelled), 2 * len(self.labelled)
+            if self.mesh.pp.size > 1:
+                passes, of_a_block = 1, len(self.labelled) + 1
+
+        said = count_messages(passes, "all-gather", self.data, self.rest) if self.rest else Messages()
+        for block, count in self.kinds.items():
+            said += count_messages(of_a_block * count, "all-gather", self.data, self.block(block))
+        return said
+
+    def neighbours(self) -> Messages:
+        """Over each boundary between stages of two ranks the stream one way, its gradient the other, in each
+        micro-batch; once a step the gradients of the two copies of the word embedding."""
+        stream = self.stream // (self.mesh.tp.size if self.sequence else 1)
+        said: Messages = Counter()
+        for kind in ("send", "receive"):
+            said += count_messages(self.boundaries * len(self.labelled), kind, self.axes("pp"), stream)
+            said += count_messages(self.twins, kind, self.axes("pp"), prod(self.decoder) // self.shards)
+        return said
+
+    def overhead(self) -> Messages:
+        """The labels counted; then, together, losses, the gradients' norm, and whether someone was told to stop."""
+        everyone, losses = self.axes("pp", "dp", "cp", "tp"), len(self.spec.losses)
+        return count_messages(1, "all-reduce", self.data, losses, width=8) + count_messages(
+            1, "all-reduce", everyone, losses + 2
+        )
+
+    def optimizer(self) -> Messages:
+        """LAMB: norms of all that decays, and of its updates. Muon: each whole matrix of a block."""
+        axes = self.axes("dp", "cp", "tp") if self.sharded else self.tp
+        wholes = [parameter for parameter in self.held if parameter.role in ("matrix", "table")]
+        if self.config.optim.name == "lamb":
+            return count_messages(2 * (self.config.optim.weight_decay > 0), "all-reduce", axes, len(wholes))
+        if self.config.optim.name == "muon":
+            matrices = [prod(whole.shape) for whole in wholes if "blocks" in whole.name.split(".")]
+            return count_messages(1, "all-reduce", axes, *matrices)
+        return Counter()

@@ -1,0 +1,128 @@
+"""What a rank of a layout holds of a model: its stages, its part of their parameters, its part of a micro-batch."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache, cached_property
+from math import prod
+
+from phalanx.config import Config
+from phalanx.models.family import spec_of
+from phalanx.parallel import placement
+from phalanx.spec.costs import counted, decoders
+from phalanx.spec.leaves import Parameter
+from phalanx.spec.model import Block, Spec
+from phalanx.spec.partition import Ranks, local, shape, stage, widened
+
+NARROW = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # bytes of a number that a product gives
+
+
+class RankShard:
+    """The stages of one rank and its part of them, in elements. `pp` and `tp` are its coordinates on those axes."""
+
+    def __init__(self, config: Config, pp: int = 0, tp: int = 0) -> None:
+        self.config, self.layout, self.spec = config, config.layout, spec_of(config.model)
+        self.narrow = NARROW[config.precision.dtype]
+        self.sequence = self.layout.tp > 1 and self.layout.sequence_parallel
+        self.ranks = Ranks(self.layout.tp, self.sequence, tp)
+        self.positions = self.layout.micro_batch * config.data.sequence // self.layout.cp  # of a micro-batch
+        self.labels = labels(config)
+        self.micro_batches = config.train.batch // (self.layout.dp * self.layout.micro_batch)
+        self.shards = (self.layout.shard_ways or self.layout.dp * self.layout.cp) if self.sharded else 1
+
+        self.numbers, self.final = placement.stage_numbers(self.layout, pp), placement.stage_count(self.layout) - 1
+        spread = placement.assign_layers(self.spec, self.final + 1)
+        self.stages = [stage(self.spec, number, spread) for number in self.numbers]
+        self.first, self.last = 0 in self.numbers, self.final in self.numbers
+        self.twins = self.spec.tied and self.first != self.last  # whether another rank has a copy of its words
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters are split over replicas."""
+        return self.layout.shard != "none"
+
+    @cached_property
+    def boundaries(self) -> int:
+        """How many of its stages' sides are to another rank's stage."""
+        beside = [number + side for number in self.numbers for side in (-1, 1)]
+        return len([number for number in beside if 0 <= number <= self.final and number not in self.numbers])
+
+    @cached_property
+    def kinds(self) -> dict[Block, int]:
+        """Its blocks that differ, and how many there are of each."""
+        return counted([block for each in self.stages for block in each.blocks])
+
+    @cached_property
+    def computed(self) -> dict[Block, int]:
+        """The same as it computes them: with copies of key heads that more ranks than key heads share."""
+        return {widened(block, self.ranks.tp): count for block, count in self.kinds.items()}
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return sum(self.kinds.values())
+
+    @property
+    def words(self) -> int:
+        """Elements of its part of the word embedding."""
+        return _words(self.spec, self.ranks)
+
+    @property
+    def decoder(self) -> tuple[int, int]:
+        """Rows, with padding, and width of its part of a head over the vocabulary; no rows where there is none."""
+        return _decoder(self.spec, self.ranks)
+
+    @cached_property
+    def held(self) -> list[Parameter]:
+        """Its parameters, in the model's order. Where it has the first and the last stage it has the words once."""
+        return [*{parameter.name: parameter for each in self.stages for parameter in each.parameters()}.values()]
+
+    def block(self, block: Block) -> int:
+        """Elements of a block's parameters, padded so that shards are equally long."""
+        return _padded(block, self.ranks, self.shards)
+
+    @cached_property
+    def rest(self) -> int:
+        """Elements of the parameters in no block, padded so that shards are equally long."""
+        return _rest(self.spec, self.first, self.last, self.ranks, self.shards)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Elements of all parameters of this rank, before they are sharded over replicas."""
+        return sum(count * self.block(block) for block, count in self.kinds.items()) + self.rest
+
+
+def labels(config: Config) -> int:
+    """Positions of a micro-batch that have a label: all, or those that a masked model is asked about, on average."""
+    positions = config.layout.micro_batch * config.data.sequence // config.layout.cp
+    return round(config.data.mask_fraction * positions) if "mlm" in spec_of(config.model).losses else positions
+
+
+@cache
+def _words(spec: Spec, ranks: Ranks) -> int:
+    assert spec.embeddings is not None
+    return prod(shape(next(spec.embeddings.token.parameters()), ranks))
+
+
+@cache
+def _decoder(spec: Spec, ranks: Ranks) -> tuple[int, int]:
+    matrix = next(decoders(spec), None)
+    return (local(matrix.outputs, ranks, padding=True), matrix.inputs.size) if matrix else (0, 1)
+
+
+@cache
+def _padded(block: Block, ranks: Ranks, shards: int) -> int:
+    return _elements(block.parameters(), ranks, shards)
+
+
+@cache
+def _rest(spec: Spec, first: bool, last: bool, ranks: Ranks, shards: int) -> int:
+    """Elements of the parameters in no block, of the first stage and of the last, whose words are the same."""
+    ends = [stage(replace(spec, blocks=()), number, (0, 0)) for number in [0] * first + [1] * last]
+    held = {parameter.name: parameter for each in ends for parameter in each.parameters()}
+    return _elements(held.values(), ranks, shards)
+
+
+def _elements(parameters: Iterable[Parameter], ranks: Ranks, shards: int) -> int:
+    """Elements of a rank's part of parameters, with as many rows in every shard."""
+    shapes = (shape(parameter, ranks) for parameter in parameters)
+    return sum(-(-rows // shards) * shards * prod(others) for rows, *others in shapes)

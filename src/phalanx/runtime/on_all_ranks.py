@@ -1,0 +1,54 @@
+"""What several processes do as one: an error that one of them meets is raised on all, so that none waits for it."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from phalanx.errors import InputError
+
+T = TypeVar("T")
+
+
+def on_rank_zero(action: Callable[[], T], group: dist.ProcessGroup | None) -> T:
+    """What rank 0 of the group gets of an action that it alone takes, or the error it meets: on every rank. Without a
+    group this process is the one.
+    """
+    if group is None:
+        return action()
+    outcome: list[Any] = [None, None]
+    if group.rank() == 0:
+        try:
+            outcome[0] = action()
+        except (InputError, OSError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, group=group, group_src=0)
+    if outcome[1]:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
+def on_every_rank(action: Callable[[int, int], None], group: dist.ProcessGroup | None) -> None:
+    """Let every rank of the group do its part, given its number and how many they are; the first one's error is raised
+    on all.
+    """
+    if group is None:
+        action(0, 1)
+        return
+    failure = None
+    try:
+        action(group.rank(), group.size())
+    except (InputError, OSError) as error:
+        failure = error
+    if met := [each for each in gather_objects(failure, group) if each]:
+        raise met[0]
+
+
+def gather_objects(value: T, group: dist.ProcessGroup | None) -> list[T]:
+    """The value of each rank of the group, on every rank."""
+    if group is None:
+        return [value]
+    values: list[Any] = [None] * group.size()
+    dist.all_gather_object(values, value, group=group)
+    return values

@@ -1,0 +1,100 @@
+"""A trained model laid out to be judged: the same scores on one process and on any layout."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from phalanx import recipe
+from phalanx.config import Config, LayoutConfig, PrecisionConfig
+from phalanx.data.source import Array, Source
+from phalanx.data.tokenize import Tokenizer
+from phalanx.errors import InputError
+from phalanx.infer.abilities import refusal
+from phalanx.infer.bundle import open_run
+from phalanx.models.family import spec_of
+from phalanx.parallel.layout import Layout
+from phalanx.parallel.mesh import Mesh, make_mesh
+from phalanx.precision import gemm
+from phalanx.run.checkpoint import Checkpointer, Restored
+from phalanx.run.folder import RunFolder
+from phalanx.runtime import process_group, rendezvous
+from phalanx.tasks.run import joined
+from phalanx.train import state
+from phalanx.train.evaluate import OnProgress, answered
+from phalanx.train.layouts import processes_of
+from phalanx.train.task import Task
+
+ROWS = 16  # sequences of a forward pass
+
+
+@dataclass(frozen=True)
+class DistributedModel:
+    """A model of a run, on every rank its part. `restored` says which checkpoint it is."""
+
+    run: Path
+    config: Config
+    tokenizer: Tokenizer
+    model: nn.Module
+    mesh: Mesh
+    restored: Restored
+
+    @property
+    def context(self) -> int:
+        """Tokens the model has learned to see at once."""
+        return min(self.config.model.positions, self.config.data.sequence)
+
+    def evaluate(
+        self, task: Task, source: Source, limit: int | None = None, progress: OnProgress | None = None
+    ) -> tuple[dict[str, float], list[Array]]:
+        """The values of an evaluation, and of a labelled task what the model said to each sample."""
+        return answered(self.model, task, source, self.config, limit, progress, self.mesh)
+
+
+def layout_of(run: Path, overrides: Sequence[str]) -> Config:
+    """The run's configuration with a layout to be judged on: one process, fp32, unless `overrides` say otherwise."""
+    config = RunFolder.open(run).config()
+    for word in overrides:
+        if not word.startswith(("layout.", "precision.", "train.device=", "examples.threshold=", "examples.longest=")):
+            raise InputError(
+                f"{word}: an evaluation takes layout.*, precision.*, train.device, examples.threshold and "
+                "examples.longest; the rest is given"
+            )
+    answer = spec_of(config.model).answer
+    group = max(1, answer.candidates if answer else 0)
+    layout = LayoutConfig(micro_batch=-(-ROWS // group) * group)
+    fresh = config.model_copy(update={"layout": layout, "precision": PrecisionConfig(dtype="fp32")})
+    fresh = fresh.updated(train={"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)})
+    asked = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))
+    rows = asked.layout.micro_batch * max(rendezvous.world(), processes_of(asked.layout)) * 2
+    return asked.updated(train={"batch": rows})
+
+
+@contextmanager
+def distributed_model(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iterator[DistributedModel]:
+    """The model of a run folder, best or newest; every process of the layout calls this alike."""
+    store = rendezvous.meet()
+    opened, asked = open_run(run), layout_of(run, overrides)
+    if reason := refusal("judge", run, opened.config, opened.record):
+        raise InputError(reason)
+    with joined(asked, opened.tokenizer, store) as config:
+        yield _loaded(opened.folder, config, opened.tokenizer, best)
+        process_group.leave()
+
+
+def _loaded(folder: RunFolder, config: Config, tokenizer: Tokenizer, best: bool) -> DistributedModel:
+    device = torch.device(config.train.device)
+    spec, fill = spec_of(config.model), partial(gemm.fill, dtype=config.precision.dtype, device=device)
+    mesh = make_mesh(config.layout, device, spec)
+    layout = Layout(config, mesh, spec, fill)
+    weights = {"model": state.capture_weights(layout.parameters, [])["model"]}
+    group = dist.new_group(backend="gloo", group_desc="loading") if mesh.world.size > 1 else None
+    restored = Checkpointer(folder, group=group).load(
+        weights, best=best, places=state.places(weights, layout.parameters)
+    )
+    return DistributedModel(folder.path, config, tokenizer, layout.module.eval(), mesh, restored)
