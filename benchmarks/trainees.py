@@ -53,7 +53,7 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     from phalanx.models.build import build
     from phalanx.models.family import configured, family
     from phalanx.nn.batch import Batch
-    from phalanx.nn.line import line_up
+    from phalanx.nn.packed import enable_packing
     from phalanx.precision import gemm
     from phalanx.train.compiled import compile_parts
 
@@ -66,11 +66,11 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     device = data["tokens"].device
     model = build(config, 1, device)
     gemm.fill(model, dtype, device)
-    lined = shape.ragged and (device.type == "cuda" or not compiled)  # as runs do
-    if lined:
-        line_up(model)
+    packs = shape.ragged and (device.type == "cuda" or not compiled)  # as runs do
+    if packs:
+        enable_packing(model, kernel=device.type == "cuda" and dtype != "fp32")
     if compiled:
-        compile_parts(model, lengths_vary=lined)
+        compile_parts(model, lengths_vary=packs)
     rows, length = data["tokens"].shape
     index = torch.arange(rows * length, device=device).view(rows, length)
     key = torch.ones(rows, dtype=torch.int32, device=device)

@@ -1,6 +1,7 @@
 """Run folders and answers for the tests of inference."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from phalanx.infer.decoder_model import DecoderModel as Model
 from phalanx.infer.sample import likeliest
 from phalanx.models.build import build
 from phalanx.models.family import configured
+from phalanx.nn.attention import Context
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
 
@@ -81,10 +83,27 @@ def scripted(answer: Callable[[list[int]], int], config: Config = GPT) -> tuple[
     return Model(loaded, decoder=decoder, lookup=False), decoder
 
 
-def sliced(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, causal: bool = False) -> Tensor:
-    """`nn.line.within` on any device, in any precision."""
+def sliced(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    """`attend_varlen` on any device, in any precision."""
+    assert context.cu_seqlens is not None
     y = torch.full_like(q, torch.nan)
-    for part in (slice(first, last) for first, last in pairwise(ends.tolist())):
-        assert part.stop - part.start <= longest
-        y[:, :, part] = F.scaled_dot_product_attention(*(x[:, :, part] for x in (q, k, v)), is_causal=causal)
+    for part in (slice(first, last) for first, last in pairwise(context.cu_seqlens.tolist())):
+        assert part.stop - part.start <= context.max_seqlen
+        y[:, :, part] = F.scaled_dot_product_attention(*(x[:, :, part] for x in (q, k, v)), is_causal=context.causal)
     return y
+
+
+@contextmanager
+def interrupted(block: nn.Module, other: Callable[[], object]) -> Iterator[None]:
+    """In every call of a model do something `other` before `block` is computed, but not in the middle of that too."""
+    busy: list[bool] = []
+
+    def interrupt(*_: object) -> None:
+        if not busy:
+            busy.append(True)
+            other()
+            busy.clear()
+
+    handle = block.register_forward_pre_hook(interrupt)
+    yield
+    handle.remove()

@@ -16,12 +16,13 @@ from phalanx.infer import load as ready
 from phalanx.infer.backends import onnxruntime
 from phalanx.infer.backends.protocol import ProgramSpec
 from phalanx.infer.bundle import ModelBundle, load_bundle
+from phalanx.infer.encoder import Encoder
+from phalanx.infer.encoder_graphs import EncoderGraphs
 from phalanx.infer.fill import fill
 from phalanx.infer.kernels import compiled
-from phalanx.infer.recorded import Recorded
-from phalanx.infer.rows import OneAfterAnother, Said, groups
+from phalanx.infer.rows import PackedBatcher, groups
 from tests.batches import batch_of
-from tests.infer.runs import BERT, make_run, sliced
+from tests.infer.runs import BERT, interrupted, make_run, sliced
 
 HEADS = ("classes", "value", "span", "tokens", "")
 CLOSE = {"fp32": 1e-4, "int8": 0.2}
@@ -119,14 +120,28 @@ def test_every_backend_says_what_the_model_says(runs: dict[str, Path], head: str
 @pytest.mark.parametrize("head", HEADS)
 def test_what_a_gpu_records(runs: dict[str, Path], head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here without its graphs: rounded up, with tokens that are nobody's."""
-    monkeypatch.setattr("phalanx.infer.recorded.within", sliced)
+    monkeypatch.setattr("phalanx.nn.packed.attend_varlen", sliced)
     loaded = load_bundle(runs[head])
     model: Any = loaded.shared()
-    said = Said(model, head in ("", "span", "tokens"), hidden=not head)
-    program = OneAfterAnother(Recorded(said, loaded.context, torch.device("cpu")), said.per_token)
+    encoder = Encoder(model, head in ("", "span", "tokens"), hidden=not head)
+    program = PackedBatcher(EncoderGraphs(encoder, loaded.context, torch.device("cpu")), encoder.per_token)
     for asked in (rows(), rows()[:3], rows()[:1], rows()[1:]):
         for found, row in zip(program(asked), asked, strict=True):
             np.testing.assert_allclose(found, alone(loaded, row, hidden=not head), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_a_call_in_the_middle_of_another(runs: dict[str, Path], name: str) -> None:
+    """All that a call needs travels with it: what the model is asked meanwhile changes nothing."""
+    bundle = load_bundle(runs["span"])
+    if reason := backends.unavailable(name, "encoder", bundle.spec, "fp32"):
+        pytest.skip(f"{name}: {reason}")
+    program: Any = backends.encoder_program(name, ProgramSpec(bundle, "fp32", hidden=False))
+    block = next(iter(program.program.program.model.transformer.blocks.values()))
+    right = program(rows())
+    with interrupted(block, lambda: program(rows()[2:4])):
+        found = program(rows())
+    assert all(np.array_equal(one, other) for one, other in zip(found, right, strict=True))
 
 
 def test_rows_of_about_one_length_go_together() -> None:

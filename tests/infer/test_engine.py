@@ -8,14 +8,14 @@ import torch
 from phalanx.infer import kernels
 from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.cache import PAGE, Cache, New
-from phalanx.infer.decoder import Decoder, Past
+from phalanx.infer.decoder import Decoder, remember
 from phalanx.infer.engine import Engine, looked_up
 from phalanx.infer.kernels import compiled
 from phalanx.infer.sample import Options
 from phalanx.infer.steps import Steps
 from phalanx.precision import packed
 from tests.batches import batch_of
-from tests.infer.runs import GPT, make_run, sliced
+from tests.infer.runs import GPT, interrupted, make_run, sliced
 
 CONTEXT = 64
 KINDS = ("torch", "steps", "native")
@@ -37,13 +37,13 @@ def decoder(loaded: ModelBundle, memory: int = 1 << 24, kind: str = "torch", pre
     if kind == "native":
         if reason := compiled.unavailable():
             pytest.skip(reason)
-        past: Any = kernels.fill(model, precision, memory)
+        cache = kernels.fill(model, precision, memory).cache
     else:
         packed.fill(model, precision, torch.device("cpu"), model.words)
-        past = Past(model, memory)
-    for kept in (*past.cache.keys, *past.cache.values):
+        cache = remember(model, memory)
+    for kept in (*cache.keys, *cache.values):
         kept.fill_(torch.nan)  # what is not written is not read
-    return (Steps if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, past)
+    return (Steps if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, cache)
 
 
 def engine(
@@ -98,6 +98,20 @@ def test_a_text_that_overflows_leaves_its_neighbours_alone(loaded: ModelBundle) 
     assert found[0][0].equal(found[1][0]) and found[1][1].isnan().any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_in_the_middle_of_another(loaded: ModelBundle, kind: str) -> None:
+    """Cache positions travel with the call: what the model goes on with meanwhile changes nothing."""
+    made = decoder(loaded, kind=kind)
+    a, b = made.reserve(40), made.reserve(40)
+    assert a and b
+    made([New(a, 0, PROMPTS[3]), New(b, 0, PROMPTS[2])])
+    right = made([New(a, 20, [5, 6, 7], 3)])[0].clone()
+    block = next(iter(made.model.transformer.blocks.values()))
+    with interrupted(block, lambda: made([New(b, 18, [9, 8])])):
+        found = made([New(a, 20, [5, 6, 7], 3)])[0]
+    assert found.equal(right)
+
+
 @pytest.mark.parametrize(
     "options", [Options(max_tokens=30, seed=3), Options(max_tokens=30, seed=4, top_k=3, temperature=0.5)]
 )
@@ -130,11 +144,11 @@ def test_prompts_on_a_gpu(loaded: ModelBundle, monkeypatch: pytest.MonkeyPatch) 
     """Here by another kernel: those that begin together go through it at once."""
     made, ends = engine(loaded, kind="steps"), []
 
-    def attend(*words: Any, causal: bool) -> torch.Tensor:
-        ends.append(words[3].tolist())
-        return sliced(*words, causal)
+    def attend(*given: Any) -> torch.Tensor:
+        ends.append(given[3].cu_seqlens.tolist())
+        return sliced(*given)
 
-    monkeypatch.setattr("phalanx.infer.steps.within", attend)
+    monkeypatch.setattr("phalanx.infer.steps.attend_varlen", attend)
     made.decoder.half = True  # type: ignore[attr-defined]
     requests = [made.submit(prompt, Options(max_tokens=5, temperature=0)) for prompt in PROMPTS]
     while made.busy:

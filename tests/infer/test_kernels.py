@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -59,8 +61,8 @@ def test_blocks_of_any_size(
                 part = block(part, context)
         right.append(part)
     blocks = kernels.fill(model, precision)
-    blocks.lengths = LENGTHS
-    found = blocks(x.clone(), context)
+    ends = torch.tensor([0, *accumulate(LENGTHS)], dtype=torch.int32)
+    found = blocks(x.clone(), replace(context, cu_seqlens=ends))
     if precision == "fp32":
         torch.testing.assert_close(found, torch.cat(right, 1), atol=2e-4, rtol=1e-4)
     else:
@@ -94,8 +96,8 @@ def test_what_is_not_finite_shows(where: str, precision: str) -> None:
     with torch.no_grad():
         next(iter(model.transformer.blocks.values())).get_submodule(where).weight[3, 3] = np.nan
     blocks = kernels.fill(model, precision)
-    blocks.lengths = (4,)
-    context = Context(torch.arange(4)[None], torch.zeros(1, dtype=torch.int32), None, True)
+    ends = torch.tensor([0, 4], dtype=torch.int32)
+    context = Context(torch.arange(4)[None], torch.zeros(1, dtype=torch.int32), None, True, cu_seqlens=ends)
     assert not blocks(torch.randn(1, 4, config.hidden), context).isfinite().all()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from phalanx.nn.batch import Batch
-from phalanx.nn.line import line_up
+from phalanx.nn.packed import enable_packing
 from phalanx.train import padding
 from tests.batches import batch_of
 from tests.layouts.labelled import tuned
@@ -39,11 +39,16 @@ def test_where_there_is_some(corpus: Corpus) -> None:
 @pytest.mark.parametrize("kind", ["tokens", "classes"])
 def test_the_same_curve(corpus: Corpus, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a BERT that is fine-tuned, dropout on."""
-    lined: list[bool] = []
-    monkeypatch.setattr(padding, "line_up", lambda model: [lined.append(True), line_up(model)])
-    line = tuned(corpus.folder, kind)
+    kernels: list[bool] = []
+
+    def watched(model: Any, kernel: bool) -> None:
+        kernels.append(kernel)
+        enable_packing(model, kernel)
+
+    monkeypatch.setattr(padding, "enable_packing", watched)
+    packed = tuned(corpus.folder, kind)
     monkeypatch.setattr(padding, "_pays", lambda *_: False)
     rows = tuned(corpus.folder, kind)
-    assert lined == [True]
-    assert line.losses == pytest.approx(rows.losses, abs=1e-5) and line.norms == pytest.approx(rows.norms, rel=1e-4)
-    assert line.valids[-1]["loss"] == pytest.approx(rows.valids[-1]["loss"], abs=1e-5)
+    assert kernels == [False]
+    assert packed.losses == pytest.approx(rows.losses, abs=1e-5) and packed.norms == pytest.approx(rows.norms, rel=1e-4)
+    assert packed.valids[-1]["loss"] == pytest.approx(rows.valids[-1]["loss"], abs=1e-5)

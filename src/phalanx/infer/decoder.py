@@ -2,49 +2,41 @@
 them at once and nothing is filled up; attention looks into each sequence's own past.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from phalanx.infer.cache import PAGE, Cache, New, Place
-from phalanx.infer.rows import attend_by
 from phalanx.infer.sample import likeliest
 from phalanx.nn.attention import Context
-from phalanx.nn.batch import Batch
+from phalanx.nn.packed import PackedBatch
 
 GIB = 1 << 30
 
 
-class Remembers(Protocol):
-    """What keeps keys and values: `Past`, or kernels. It is told of the new tokens before they are computed."""
-
-    cache: Cache
-    news: Sequence[New]
-
-
 class Decoder:
-    """Scores of the next token. `gathered` puts together the vocabulary where a layout splits it."""
+    """A model that goes on from its cache. `gathered` puts together the vocabulary where a layout splits it."""
 
     takes_drafts = True
 
-    def __init__(self, model: Any, vocab: int, past: Remembers, gathered: Callable[[Tensor], Tensor] | None = None
+    def __init__(self, model: Any, vocab: int, cache: Cache, gathered: Callable[[Tensor], Tensor] | None = None
                  ) -> None:  # fmt: skip
-        self.model, self.vocab, self.past, self.gathered = model, vocab, past, gathered
-        self.cache, self.room = past.cache, len(past.cache.free) * PAGE
-        self.device = past.cache.keys[0].device
+        """The model's attention is that of `attend_in_cache`, or of kernels, with `cache` as its memory."""
+        self.model, self.vocab, self.cache, self.gathered = model, vocab, cache, gathered
+        self.room = len(cache.free) * PAGE
+        self.device = cache.keys[0].device
 
     def reserve(self, tokens: int) -> Place | None:
-        """Room for a sequence."""
+        """Return room for a sequence; None where there is none now."""
         return self.cache.reserve(tokens)
 
     def release(self, place: Place) -> None:
-        """It has ended."""
+        """Give back the room of a sequence that has ended."""
         self.cache.release(place)
 
     @torch.inference_mode()
@@ -53,68 +45,59 @@ class Decoder:
 
         For each sequence float32 [wanted, vocab] on the CPU, or `likeliest` of that where it is greedy.
         """
-        self.past.news = news
-        tokens = torch.tensor([[token for new in news for token in new.tokens]], device=self.device)
-        index = torch.tensor([[at for new in news for at in range(new.start, new.stop)]], device=self.device)
-        key = torch.zeros(1, dtype=torch.int32, device=self.device)
-        hidden = self.model.transformer(Batch(tokens, index, key))[0]
-        ends = accumulate(len(new.tokens) for new in news)
-        rows = [at for end, new in zip(ends, news, strict=True) for at in range(end - new.wanted, end)]
-        if len(rows) < len(hidden):
-            hidden = hidden[rows]
+        tokens = torch.tensor([token for new in news for token in new.tokens], device=self.device)
+        index = torch.tensor([at for new in news for at in range(new.start, new.stop)], device=self.device)
+        ends = [*accumulate((len(new.tokens) for new in news), initial=0)]
+        longest = max(len(new.tokens) for new in news)
+        rows = PackedBatch.of(tokens, index, torch.tensor(ends, dtype=torch.int32, device=self.device), longest)
+        hidden = self.model.transformer(rows.batch, context=rows.context(causal=True, cache=self.cached(news)))[0]
+
+        wanted = [at for end, new in zip(ends[1:], news, strict=True) for at in range(end - new.wanted, end)]
+        if len(wanted) < len(hidden):
+            hidden = hidden[wanted]
         logits = self.model.head(self.model.head.enter(hidden), self.model.words)
         if self.gathered is not None:
             logits = self.gathered(logits)
         scores = torch.split(logits[:, : self.vocab].float().cpu(), [new.wanted for new in news])
         return [likeliest(rows) if new.greedy else rows for rows, new in zip(scores, news, strict=True)]
 
-
-class Together(Protocol):
-    """Several sequences at once: their keys and values are kept, and each attends to its own."""
-
-    def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keys and values [kv_heads, slots, width]; q [1, heads, new tokens, width], k and v [1, kv_heads, …]."""
+    def cached(self, news: Sequence[New]) -> Any:
+        """Return `Context.cache` of a call: where the new tokens go and what each of them attends to."""
+        return Ragged(news)
 
 
-class Step(NamedTuple):
-    """The same number of new tokens in each of several sequences, fewer being filled up. Attention is written out: a
-    compiler makes of it kernels that read keys and values where they lie, once.
+Layer = tuple[Tensor, Tensor]  # its keys and its values, [kv_heads, slots, width] each
+
+
+def attend_in_cache(layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    """Put the new tokens' keys and values into a layer's cache and attend to what each token may see there, as
+    `context.cache` says: q [1, heads, new tokens, width], k and v [1, kv_heads, new tokens, width].
     """
-
-    at: Tensor  # int64 [sequences × new]: where their keys go
-    slots: Tensor  # int64 [sequences, longest]: where each one's past and new tokens lie
-    mask: Tensor  # bool [sequences, new, longest]
-
-    def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keys and values [kv_heads, slots, width]; q [1, heads, sequences × new, width], k and v [1, kv_heads, …]."""
-        keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
-        apart = q.view(q.shape[1], *self.mask.shape[:2], 1, q.shape[3]).float() / math.sqrt(q.shape[3])
-        seen, said = keys[:, self.slots][:, :, None], values[:, self.slots][:, :, None]
-        if (group := q.shape[1] // len(keys)) > 1:
-            seen, said = seen.repeat_interleave(group, 0), said.repeat_interleave(group, 0)
-        shares = (apart * seen).sum(-1).masked_fill(~self.mask, -math.inf).softmax(-1)  # [heads, rows, new, longest]
-        y = (shares[..., None] * said.masked_fill(~self.mask[..., None], 0)).sum(-2)  # what fills up may be anything
-        return y.to(q.dtype).view_as(q)
+    y: Tensor = context.cache.attend(layer, q, k, v, context)
+    return y
 
 
-class Past:
-    """Attention of a model's blocks by torch: keys and values are kept, then each sequence attends to its own."""
+def remember(model: Any, memory: int = GIB, number: torch.dtype = torch.float32) -> Cache:
+    """Let the attention of a model's blocks be by `attend_in_cache`, and return its cache, of `memory` bytes."""
+    attentions = [block.attention for block in model.transformer.blocks.values()]
+    weight, width = attentions[0].qkv.weight, attentions[0].width
+    heads, longest = weight.shape[0] // ((attentions[0].group + 2) * width), model.transformer.positions
+    cache = Cache.within(memory, longest, len(attentions), heads, width, weight.new_empty(0, dtype=number))
 
-    def __init__(self, model: Any, memory: int = GIB, number: torch.dtype = torch.float32) -> None:
-        attentions = [block.attention for block in model.transformer.blocks.values()]
-        weight, width = attentions[0].qkv.weight, attentions[0].width
-        heads, longest = weight.shape[0] // ((attentions[0].group + 2) * width), model.transformer.positions
-        like = weight.new_empty(0, dtype=number)
-        self.cache = Cache.within(memory, longest, len(attentions), heads, width, like)
-        self.news: Sequence[New] = ()
-        self.step: Together | None = None  # where many are taken alike
-        for layer, attention in enumerate(attentions):
-            attend_by(attention, partial(self._attend, self.cache.keys[layer], self.cache.values[layer]))
+    for attention, layer in zip(attentions, zip(cache.keys, cache.values, strict=True), strict=True):
+        del attention.attend  # may be dropout's module, which no function can take the place of
+        attention.attend = partial(attend_in_cache, layer)
+    return cache
 
-    def _attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Keys and values [kv_heads, slots, width]; q [1, heads, new tokens, width], k and v [1, kv_heads, …]."""
-        if self.step is not None:
-            return self.step.attend(keys, values, q, k, v)
+
+class Ragged(NamedTuple):
+    """Any number of new tokens in each of several sequences, which attend one after another."""
+
+    news: Sequence[New]
+
+    def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Attend as `attend_in_cache` says."""
+        keys, values = layer
         parts, first = [], 0
         for new in self.news:
             last = first + len(new.tokens)

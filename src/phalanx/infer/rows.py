@@ -5,17 +5,14 @@ after another and nothing is filled up.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
-from phalanx.nn.attention import Attention, Context
-from phalanx.nn.batch import Batch
+from phalanx.infer.encoder import packed
+from phalanx.nn.packed import PackedBatch
 
 TOKENS = 8192  # of a batch, at most: more gain nothing and take memory
 
@@ -71,129 +68,25 @@ def together(outputs: list[Array]) -> Array:
     return outputs[0] if len(outputs) == 1 else np.stack(outputs, -1)
 
 
-class Apart:
-    """Attention of a model within each of several sequences that lie one after another; those of one length in one
-    call.
+class PackedBatcher:
+    """Lets a program of packed batches take rows of any length. It gives float32 [tokens, …], or [sequences, …] where
+    it gives one answer for a row.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.lengths: Sequence[int] = ()
-        for module in model.modules():
-            if isinstance(module, Attention):
-                attend_by(module, self)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """All [1, heads, tokens, width]."""
-        if len(set(self.lengths)) == 1:
-            return self._alike(q, k, v, len(self.lengths))
-        parts, start = [], 0
-        for length, count in _runs(self.lengths):
-            stop = start + length * count
-            parts.append(self._alike(q[:, :, start:stop], k[:, :, start:stop], v[:, :, start:stop], count))
-            start = stop
-        return torch.cat(parts, 2)
-
-    @staticmethod
-    def _alike(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
-        _, heads, tokens, width = q.shape
-        q, k, v = (x.reshape(heads, count, tokens // count, width).transpose(0, 1) for x in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v)
-        return y.transpose(0, 1).reshape(1, heads, tokens, width)
-
-
-def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each length with how many of it stand together."""
-    start = 0
-    for i in range(1, len(lengths) + 1):
-        if i == len(lengths) or lengths[i] != lengths[start]:
-            yield lengths[start], i - start
-            start = i
-
-
-def attend_by(attention: Attention, attend: Callable[[Tensor, Tensor, Tensor, Context], Tensor]) -> None:
-    """Let something else do the arithmetic; a module that did it, dropout's, is let go."""
-    del attention.attend
-    attention.attend = attend
-
-
-class Line(NamedTuple):
-    """Rows one after another: int64 [tokens], and how long each row is."""
-
-    tokens: Array
-    places: Array
-    segment: Array
-    lengths: list[int]
-
-    @classmethod
-    def of(cls, rows: Sequence[Encoded]) -> "Line":
-        """Concatenate one row or more."""
-        lengths = [len(row.tokens) for row in rows]
-        places = np.concatenate([np.arange(length) for length in lengths])
-        second = [np.arange(length) >= row.second for length, row in zip(lengths, rows, strict=True)]
-        segment = np.concatenate(second).astype(np.int64)
-        return cls(np.concatenate([row.tokens for row in rows]), places, segment, lengths)
-
-
-class OneAfterAnother:
-    """Lets a program of lines take rows of any length, so that nothing is filled up. It gives float32 [tokens, …], or
-    [rows, …] where it gives one answer for a row.
-    """
-
-    def __init__(self, program: Callable[[Line], Array], per_token: bool) -> None:
+    def __init__(self, program: Callable[[PackedBatch], Array], per_token: bool) -> None:
         self.program, self.per_token = program, per_token
 
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
-        """One answer a row."""
+        """Return one answer a row."""
         found: list[Any] = [None] * len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
-        for group in _filled(order, [len(row.tokens) for row in rows]):
-            line = Line.of([rows[i] for i in group])
-            answers = self.program(line)
-            parts = np.split(answers, np.cumsum(line.lengths)[:-1]) if self.per_token else answers
+        lengths = [len(row.tokens) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: lengths[i])
+        for group in _filled(order, lengths):
+            answers = self.program(packed([rows[i] for i in group]))
+            parts = np.split(answers, np.cumsum([lengths[i] for i in group])[:-1]) if self.per_token else answers
             for i, answer in zip(group, parts, strict=True):
                 found[i] = answer
         return found
-
-
-class Lengthy(Protocol):
-    """What must know which rows are of which sequence: `Apart`, or kernels."""
-
-    lengths: Sequence[int]
-
-
-class Said:
-    """What a BERT says to a line: its head, or what lies under it (`hidden`)."""
-
-    def __init__(self, model: Any, per_token: bool, hidden: bool) -> None:
-        self.model, self.per_token, self.hidden = model, per_token, hidden
-
-    def __call__(self, tokens: Tensor, places: Tensor, segment: Tensor, firsts: Tensor) -> Tensor:
-        """Whole numbers [tokens], where rows begin [rows] -> float32 [tokens, …], or [rows, …] of a pooled head."""
-        key = torch.zeros(1, dtype=torch.int32, device=tokens.device)
-        batch = Batch(tokens[None], places[None], key, segment=segment[None])
-        hidden = self.model.transformer(batch)
-        if self.hidden:
-            return hidden[0].float()  # type: ignore[no-any-return]
-        if self.per_token:
-            return self.model.answer(hidden, batch)[0]  # type: ignore[no-any-return]
-        first = Batch(tokens[firsts, None], places[firsts, None], key.expand(len(firsts)))
-        return self.model.answer(hidden[0, firsts, None], first)  # type: ignore[no-any-return]
-
-
-class Eager:
-    """A BERT as a program of lines; `apart` is told the rows' lengths."""
-
-    def __init__(self, said: Said, apart: Lengthy, device: torch.device) -> None:
-        self.said, self.apart, self.device = said, apart, device
-
-    @torch.inference_mode()
-    def __call__(self, line: Line) -> Array:
-        """float32"""
-        self.apart.lengths = line.lengths
-        tokens, places, segment = (torch.from_numpy(array).to(self.device) for array in line[:3])
-        firsts = torch.tensor([0, *np.cumsum(line.lengths)[:-1]], device=self.device)
-        answers: Array = self.said(tokens, places, segment, firsts).cpu().numpy()
-        return answers
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:

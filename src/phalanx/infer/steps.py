@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from phalanx.infer.cache import PAGE, New
-from phalanx.infer.decoder import Decoder, Past, Step
+from phalanx.infer.cache import PAGE, Cache, New
+from phalanx.infer.decoder import Decoder, Layer
 from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.infer.sample import likeliest
+from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
-from phalanx.nn.line import kernel_takes, within
+from phalanx.nn.packed import attend_varlen, has_varlen
 
 FEW = 16  # new tokens of a sequence that a step takes at most
 STEP = 128  # tokens to which the past is rounded up
@@ -24,34 +25,33 @@ STEP = 128  # tokens to which the past is rounded up
 class Steps(Decoder):
     """Scores of the next token."""
 
-    past: Past
-
-    def __init__(self, model: Any, vocab: int, past: Past) -> None:
-        super().__init__(model, vocab, past)
-        nowhere = past.cache.reserve(1)
+    def __init__(self, model: Any, vocab: int, cache: Cache) -> None:
+        super().__init__(model, vocab, cache)
+        nowhere = cache.reserve(1)
         assert nowhere is not None
         self.nowhere = nowhere.pages[0] * PAGE  # the slot of what only fills up
         self.room -= PAGE
         self.shapes = Replays()
         self.host = torch.empty(0)
-        kept = past.cache.keys[0]
-        self.half = kept.dtype != torch.float32 and kernel_takes(self.device, kept.shape[-1])
-        for kept in (*past.cache.keys, *past.cache.values):
+        kept = cache.keys[0]
+        self.half = kept.dtype != torch.float32 and has_varlen(self.device, kept.shape[-1])
+        for kept in (*cache.keys, *cache.values):
             torch._dynamo.mark_static(kept)
         compile_blocks(model, self.device)
+
+    def cached(self, news: Sequence[New]) -> Any:
+        """Return `Context.cache` of a call that is not recorded."""
+        if self.half and not any(new.start for new in news):
+            return Prompts(torch.cat([new.place.slots[: new.stop] for new in news]))
+        return super().cached(news)
 
     @torch.inference_mode()
     def __call__(self, news: Sequence[New]) -> list[Tensor]:
         """As `Decoder`; good until the next call."""
         widest = max(len(new.tokens) for new in news)
         if widest > FEW:
-            begin = self.half and not any(new.start for new in news)
-            self.past.step = Prompts.of(news) if begin else None
-            try:
-                with torch.compiler.set_stance("force_eager"):
-                    return super().__call__(news)
-            finally:
-                self.past.step = None
+            with torch.compiler.set_stance("force_eager"):
+                return super().__call__(news)
         width = power(widest)
         shape = max(2, power(len(news))), width, rounded(max(new.start + width for new in news), STEP)
         scores, best = self.shapes.of(shape, lambda: _Shape(self, *shape))(news)
@@ -83,34 +83,46 @@ class Steps(Decoder):
         device = tokens.device
         seen = starts[:, None] + torch.arange(tokens.shape[1], device=device)
         mask = torch.arange(slots.shape[1], device=device) <= seen[:, :, None]
-        self.past.step = Step(at.flatten(), slots, mask)
-        try:
-            key = torch.zeros(1, dtype=torch.int32, device=device)
-            hidden = self.model.transformer(Batch(tokens.view(1, -1), index.view(1, -1), key))[0]
-        finally:
-            self.past.step = None
+        key = torch.zeros(1, dtype=torch.int32, device=device)
+        batch = Batch(tokens.view(1, -1), index.view(1, -1), key)
+        context = Context(batch.index, key, None, True, cache=Step(at.flatten(), slots, mask))
+        hidden = self.model.transformer(batch, context=context)[0]
         scores = self.model.head(hidden, self.model.words)[:, : self.vocab].float()
         return scores, likeliest(scores)
 
 
+class Step(NamedTuple):
+    """The same number of new tokens in each of several sequences, fewer being filled up. Attention is written out: a
+    compiler makes of it kernels that read keys and values where they lie, once.
+    """
+
+    at: Tensor  # int64 [sequences × new]: where their keys go
+    slots: Tensor  # int64 [sequences, longest]: where each one's past and new tokens lie
+    mask: Tensor  # bool [sequences, new, longest]
+
+    def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Attend as `attend_in_cache` says."""
+        keys, values = layer
+        keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
+        apart = q.view(q.shape[1], *self.mask.shape[:2], 1, q.shape[3]).float() / math.sqrt(q.shape[3])
+        seen, said = keys[:, self.slots][:, :, None], values[:, self.slots][:, :, None]
+        if (group := q.shape[1] // len(keys)) > 1:
+            seen, said = seen.repeat_interleave(group, 0), said.repeat_interleave(group, 0)
+        shares = (apart * seen).sum(-1).masked_fill(~self.mask, -math.inf).softmax(-1)  # [heads, rows, new, longest]
+        y = (shares[..., None] * said.masked_fill(~self.mask[..., None], 0)).sum(-2)  # what fills up may be anything
+        return y.to(q.dtype).view_as(q)
+
+
 class Prompts(NamedTuple):
-    """Sequences that begin, one after another."""
+    """Sequences that begin: none sees more than its own new tokens."""
 
     at: Tensor  # int64 [tokens]: where their keys go
-    ends: Tensor  # int32 [sequences + 1]
-    longest: int
 
-    @classmethod
-    def of(cls, news: Sequence[New]) -> "Prompts":
-        """Where the tokens of all of them go, and where each ends."""
-        at = torch.cat([new.place.slots[: new.stop] for new in news])
-        ends = torch.tensor([0, *accumulate(new.stop for new in news)], dtype=torch.int32, device=at.device)
-        return cls(at, ends, max(new.stop for new in news))
-
-    def attend(self, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keys and values [heads, slots, width]; the rest [1, heads, tokens, width]."""
+    def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Attend as `attend_in_cache` says."""
+        keys, values = layer
         keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
-        return within(q, k, v, self.ends, self.longest, causal=True)
+        return attend_varlen(q, k, v, context)
 
 
 class _Shape:

@@ -7,6 +7,7 @@ faster kernel, or, with dropout of the probabilities, the plain formula that kee
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,10 @@ class Context:
     mask: Tensor | None  # bool [batch, 1, seq, keys], True where attention is allowed; None: all, or all that is past
     causal: bool
     documents: Tensor | None = None  # int32 [batch, keys], where attention stays within equal numbers
-    ends: Tensor | None = None  # int32 [sequences + 1], from 0 on, where a row is a line of them
-    longest: int = 0  # of these at most
+    cu_seqlens: Tensor | None = None  # int32 [sequences + 1], of a packed batch: 0, then where each sequence ends
+    max_seqlen: int = 0  # tokens of these sequences at most
     turn: Turn | None = None  # by which queries and keys are rotated, where their positions are told so
+    cache: Any = None  # of a decoder: where keys and values of these tokens go and earlier ones lie (infer/kv_cache.py)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]
@@ -106,5 +108,4 @@ class Attention(nn.Module):
         if context.turn is not None:  # v is copied, or it would keep all of `joined` for backward
             q, k, v = rotated(q, context.turn), rotated(k, context.turn), v.contiguous()
         y = self.attend(q, self.keys(k), self.keys(v), context)
-        mixed: Tensor = self.out(y.transpose(1, 2).reshape(batch, seq, -1))
-        return mixed
+        return self.out(y.transpose(1, 2).reshape(batch, seq, -1))  # type: ignore[no-any-return]

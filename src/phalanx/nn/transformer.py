@@ -10,9 +10,9 @@ from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.nn.dropout import Dropout
-from phalanx.nn.line import Line
 from phalanx.nn.linear import Embedding, Slot
 from phalanx.nn.norm import Norm
+from phalanx.nn.packed import pack
 from phalanx.nn.rotary import Rotary
 from phalanx.spec import model
 
@@ -39,8 +39,7 @@ class Embeddings(nn.Module):
             if self.segment is not None and batch.segment is not None:
                 place = place + self.segment(self.rows(batch.segment))
             x = x + place
-        if self.norm is not None:
-            x = self.norm(x)
+        x = x if self.norm is None else self.norm(x)
         y: Tensor = x if self.dropout is None else self.dropout(x, batch.index, batch.key)
         return y
 
@@ -50,7 +49,7 @@ class Transformer(nn.Module):
 
     A layout that splits the stream puts it together again in `leave`; one that splits the sequence of every batch lets
     `everywhere` collect what the mask needs of the keys, or does without (`masked`) where attention makes its own. A
-    pipeline's stage lacks what is not its own. Where all is here, padding may be left out (`lined`).
+    pipeline's stage lacks what is not its own. Where all is here, padding may be left out (`packs`).
     """
 
     def __init__(self, spec: model.Spec) -> None:
@@ -63,20 +62,21 @@ class Transformer(nn.Module):
         self.norm = Norm(spec.norm) if spec.norm else None
         self.leave: Slot = slots.same
         self.everywhere: Slot = slots.same
-        self.masked, self.lined = True, False
+        self.masked, self.packs = True, False
 
-    def forward(self, batch: Batch, x: Tensor | None = None) -> Tensor:
-        """-> float32 [batch, seq, hidden]; `x` is the stream as the stage before left it"""
-        line = Line(batch, self.causal) if self.lined else None
-        batch, context = (batch, self.context(batch)) if line is None else (line.batch, line.context)
+    def forward(self, batch: Batch, x: Tensor | None = None, context: Context | None = None) -> Tensor:
+        """-> float32 [batch, seq, hidden]; `x` is the stream of the stage before, `context` that of a packed batch"""
+        packed = pack(batch) if self.packs and context is None else None
+        if packed is not None:
+            batch, context = packed.batch, packed.context(self.causal)
+        context = context or self.context(batch)
         if self.rotary is not None:
             context = replace(context, turn=self.rotary(batch.index % self.positions))
         x = self.embeddings(batch) if x is None else x
         for block in self.blocks.values():
             x = block(x, context)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.leave(x) if line is None else line.back(x)
+        x = x if self.norm is None else self.norm(x)
+        return self.leave(x) if packed is None else packed.unpack(x)
 
     def context(self, batch: Batch) -> Context:
         """Who may attend to whom: within a document, and for a causal model to the past only."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from phalanx.errors import InputError
 from phalanx.infer.bundle import ModelBundle
-from phalanx.infer.decoder import Decoder, Past
+from phalanx.infer.decoder import Decoder, remember
 from phalanx.infer.decoder_model import DecoderModel
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
@@ -29,7 +29,8 @@ def distributed_generator(run: Path, overrides: Sequence[str]) -> Iterator[Decod
         def gathered(logits: Tensor) -> Tensor:
             return _whole(logits, rows, judged.mesh.tp)
 
-        yield DecoderModel(bundle, decoder=Decoder(judged.model, judged.tokenizer.vocab, Past(judged.model), gathered))
+        decoder = Decoder(judged.model, judged.tokenizer.vocab, remember(judged.model), gathered)
+        yield DecoderModel(bundle, decoder=decoder)
 
 
 def _whole(logits: Tensor, rows: int, tp: Axis) -> Tensor:

@@ -5,11 +5,11 @@ from torch import nn
 
 from phalanx.config import Config
 from phalanx.models.family import spec_of
-from phalanx.nn.line import kernel_takes, line_up
+from phalanx.nn.packed import enable_packing, has_varlen
 from phalanx.spec.costs import kinds
 from phalanx.train.loader import Loader
 
-WORTH_IT = 0.1  # of a batch being padding: on a GPU the kernel for lines is a third slower than the one for rows
+WORTH_IT = 0.1  # of a batch being padding: on a GPU the kernel for packed rows is a third slower than the one for rows
 ROWS = 64  # of a batch that are looked at
 
 
@@ -17,7 +17,7 @@ def leave_out(model: nn.Module, config: Config, loader: Loader) -> bool:
     """Let a model do so where it pays; whether it does."""
     pays = _pays(config, loader)
     if pays:
-        line_up(model)
+        enable_packing(model, kernel=config.train.device == "cuda")
     return pays
 
 
@@ -29,7 +29,7 @@ def _pays(config: Config, loader: Loader) -> bool:
     possible = config.train.compile == "off"
     if config.train.device == "cuda":
         device = torch.device("cuda")
-        possible = config.precision.dtype != "fp32" and all(kernel_takes(device, each.width) for each in attentions)
+        possible = config.precision.dtype != "fp32" and all(has_varlen(device, each.width) for each in attentions)
     if not possible or max(layout.tp, layout.cp, layout.pp) > 1 or any(each.drop for each in attentions):
         return False
     document = loader.make(0, ROWS).document

@@ -204,9 +204,9 @@ class Trainer:
         gemm.fill(model, self.config.precision.dtype, self.device)
         for block in (m for m in model.modules() if isinstance(m, Block)):
             block.recompute = self.config.layout.recompute
-        lined = leave_out(model, self.config, self.loader)
+        packs = leave_out(model, self.config, self.loader)
         if self.config.train.compile == "on":
-            compile_parts(model, self.task.labelled or lined)
+            compile_parts(model, self.task.labelled or packs)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

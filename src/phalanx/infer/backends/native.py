@@ -4,13 +4,12 @@ another, so that nothing is filled up.
 
 from typing import Any
 
-import torch
-
 from phalanx.infer import kernels
 from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
 from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.decoder import GIB, Decoder
-from phalanx.infer.rows import Eager, OneAfterAnother, Said
+from phalanx.infer.encoder import Encoder
+from phalanx.infer.rows import PackedBatcher
 from phalanx.spec.model import Spec
 
 
@@ -24,11 +23,10 @@ class Native:
     def encoder(self, program: ProgramSpec) -> EncoderProgram:
         """Make a program of the model's embeddings and head around blocks in C++."""
         model: Any = program.bundle.shared()
-        blocks = kernels.fill(model, program.precision)
-        said = Said(model, program.per_token, program.hidden)
-        return OneAfterAnother(Eager(said, blocks, torch.device("cpu")), program.per_token)
+        kernels.fill(model, program.precision)
+        return PackedBatcher(Encoder(model, program.per_token, program.hidden), program.per_token)
 
     def decoder(self, bundle: ModelBundle, precision: str) -> DecoderProgram:
         """Make a program whose blocks, keys and values are the kernels'; its memory is 1 GiB."""
         model: Any = bundle.shared()
-        return Decoder(model, bundle.tokenizer.vocab, kernels.fill(model, precision, GIB))
+        return Decoder(model, bundle.tokenizer.vocab, kernels.fill(model, precision, GIB).cache)

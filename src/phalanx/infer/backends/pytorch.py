@@ -9,11 +9,13 @@ import torch
 from phalanx.infer.backends import missing_precision
 from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
 from phalanx.infer.bundle import ModelBundle
-from phalanx.infer.decoder import GIB, Decoder, Past
-from phalanx.infer.recorded import Recorded
+from phalanx.infer.decoder import GIB, Decoder, remember
+from phalanx.infer.encoder import Encoder
+from phalanx.infer.encoder_graphs import EncoderGraphs
 from phalanx.infer.replay import compiles
-from phalanx.infer.rows import Apart, Eager, OneAfterAnother, Said
+from phalanx.infer.rows import PackedBatcher
 from phalanx.infer.steps import Steps
+from phalanx.nn.packed import enable_packing
 from phalanx.precision import gemm, packed
 from phalanx.spec.model import Spec
 
@@ -30,12 +32,13 @@ class Torch:
         model: Any = program.bundle.shared()
         device = next(model.parameters()).device
         packed.fill(model, program.precision, device)
-        said = Said(model, program.per_token, program.hidden)
+        encoder = Encoder(model, program.per_token, program.hidden)
 
-        recorded = device.type == "cuda" and program.precision != "fp32" and gemm.native_bf16(device)
-        if not recorded:  # flash attention, which graphs need, is for bf16 and fp16 from Ampere on
-            return OneAfterAnother(Eager(said, Apart(model), device), program.per_token)
-        return OneAfterAnother(Recorded(said, program.bundle.context, device), program.per_token)
+        graphs = device.type == "cuda" and program.precision != "fp32" and gemm.native_bf16(device)
+        if graphs:  # which need flash attention, and that is for bf16 and fp16 from Ampere on
+            return PackedBatcher(EncoderGraphs(encoder, program.bundle.context, device), program.per_token)
+        enable_packing(model, kernel=False)
+        return PackedBatcher(encoder, program.per_token)
 
     def decoder(self, bundle: ModelBundle, precision: str) -> DecoderProgram:
         """Make a program. Keys and values may take 1 GiB on a CPU, half of what is free on a GPU."""
@@ -44,11 +47,11 @@ class Torch:
         packed.fill(model, precision, device, model.words)
 
         if device.type == "cpu":
-            program = Decoder(model, vocab, Past(model, GIB, number))
+            program = Decoder(model, vocab, remember(model, GIB, number))
             program.takes_drafts = precision != "int8"  # whose tokens are rounded by the largest of a call
             return program
-        past = Past(model, torch.cuda.mem_get_info(device)[0] // 2, number)
-        return (Steps if compiles() else Decoder)(model, vocab, past)
+        cache = remember(model, torch.cuda.mem_get_info(device)[0] // 2, number)
+        return (Steps if compiles() else Decoder)(model, vocab, cache)
 
 
 def _device() -> torch.device:

@@ -2,13 +2,14 @@
 
 import ctypes
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 from weakref import finalize
 
 import torch
 from torch import Tensor, nn
 
-from phalanx.infer.cache import Cache, New
+from phalanx.infer.cache import Cache
 from phalanx.infer.kernels import compiled
 from phalanx.infer.kernels.compiled import functions
 from phalanx.models.gpt2 import unlike
@@ -47,16 +48,12 @@ def fill(model: Any, precision: str, memory: int | None = None) -> "Blocks":
 
 
 class Blocks(nn.Module):
-    """Takes the place of a model's blocks. Who calls the model says before which rows are of which sequence: `lengths`
-    of a BERT's, `news` of a GPT's, whose past is in `cache`.
-    """
+    """Takes the place of a model's blocks, for packed batches. A GPT's keys and values are kept in `cache`."""
 
     cache: Cache
 
     def __init__(self, transformer: Any, spec: Spec, integers: bool) -> None:
         super().__init__()
-        self.lengths: Sequence[int] = ()
-        self.news: Sequence[New] = ()
         self.caches: tuple[Any, Any, int] = None, None, 0
         blocks = list(transformer.blocks.values())
         part = spec.blocks[0]
@@ -79,10 +76,13 @@ class Blocks(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """float32 [1, tokens, hidden], which it may change."""
         if self.caches[0] is None:
-            sequences = [_Sequence(length, 0, None) for length in self.lengths]
+            assert context.cu_seqlens is not None
+            ends = context.cu_seqlens.tolist()
+            sequences = [_Sequence(stop - start, 0, None) for start, stop in pairwise(ends)]
         else:
-            assert all(new.stop <= len(new.place.slots) for new in self.news)
-            sequences = [_Sequence(len(new.tokens), new.start, new.place.slots.data_ptr()) for new in self.news]
+            news = context.cache.news
+            assert all(new.stop <= len(new.place.slots) for new in news)
+            sequences = [_Sequence(len(new.tokens), new.start, new.place.slots.data_ptr()) for new in news]
         x = x.contiguous()
         assert x.dtype == torch.float32 and x.shape[:2] == (1, sum(one.tokens for one in sequences))
         listed = (_Sequence * len(sequences))(*sequences)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from phalanx.models.build import build
 from phalanx.models.family import configured
 from phalanx.nn.batch import Batch
-from phalanx.nn.line import STEP, line_up
+from phalanx.nn.packed import STEP, enable_packing
 from tests.batches import batch_of
 
 LENGTHS = (5, 24, 1, 17, 24, 9)
@@ -49,20 +49,20 @@ def test_the_same_sums_and_gradients(family: str) -> None:
     form = {"segments": 2, "norm_first": False} if family == "bert" else {}
     config = configured(family=family, **SIZES, **form)
     batch = padded() if family == "bert" else several()
-    rows, line = (build(config, 1, torch.device("cpu")).train() for _ in range(2))
-    line_up(line)
-    (found, grads), (lined, lined_grads) = sums(rows, batch), sums(line, batch)
-    assert found.keys() == lined.keys() and len(grads) == len(lined_grads)
-    for a, b in zip([*found.values(), *grads], [*lined.values(), *lined_grads], strict=True):
+    rows, packed = (build(config, 1, torch.device("cpu")).train() for _ in range(2))
+    enable_packing(packed, kernel=False)
+    (found, grads), (again, again_grads) = sums(rows, batch), sums(packed, batch)
+    assert found.keys() == again.keys() and len(grads) == len(again_grads)
+    for a, b in zip([*found.values(), *grads], [*again.values(), *again_grads], strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
-    rows.eval(), line.eval()
+    rows.eval(), packed.eval()
     with torch.no_grad():
-        torch.testing.assert_close(rows(batch)["answers"], line(batch)["answers"])
+        torch.testing.assert_close(rows(batch)["answers"], packed(batch)["answers"])
 
 
 def test_padding_is_not_computed() -> None:
     model, seen = build(configured(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), []
-    line_up(model)
+    enable_packing(model, kernel=False)
     model.transformer.blocks["0"].register_forward_pre_hook(lambda _, words: seen.append(words[0].shape))
     model(padded())
     used = -(-sum(LENGTHS) // STEP) * STEP
@@ -71,7 +71,7 @@ def test_padding_is_not_computed() -> None:
 
 def test_a_batch_of_padding_alone() -> None:
     model, batch = build(configured(family="bert", segments=2, **SIZES), 1, torch.device("cpu")), padded()
-    line_up(model)
+    enable_packing(model, kernel=False)
     assert batch.document is not None and batch.labels is not None
     empty = replace(batch, document=batch.document.fill_(-1), labels=batch.labels.fill_(-1))
     assert model(empty)["mlm"] == 0

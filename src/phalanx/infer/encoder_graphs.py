@@ -1,0 +1,43 @@
+"""An encoder on a GPU: packed batches are CUDA graphs, one for each number of tokens and of sequences, rounded up."""
+
+import torch
+from torch import Tensor
+
+from phalanx.data.source import Array
+from phalanx.infer.encoder import Encoder
+from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
+from phalanx.nn.packed import PackedBatch, enable_packing
+
+STEP = 32  # tokens to which a batch is rounded up at least
+
+
+class EncoderGraphs:
+    """A program as `Encoder` is one. Its graphs are made as they are wanted; attention is by `attend_varlen`."""
+
+    def __init__(self, encoder: Encoder, context: int, device: torch.device) -> None:
+        """`context` is the tokens of a sequence at most."""
+        self.encoder, self.context, self.device = encoder, context, device
+        enable_packing(encoder.model, kernel=True)
+        compile_blocks(encoder.model, device)
+        self.replays = Replays()
+
+    def __call__(self, rows: PackedBatch) -> Array:
+        """Return float32 [tokens, …], or [sequences, …]."""
+        used, count = rows.batch.tokens.shape[1], len(rows.cu_seqlens) - 1
+        tokens, sequences = rounded(used, STEP), power(count)
+
+        def made() -> Replay:
+            return Replay(lambda given: self._compute(given, tokens), 3 * tokens + sequences + 1, self.device)
+
+        replay = self.replays.of((tokens, sequences), made)
+        batch, ends = replay.numbers[: 3 * tokens].reshape(3, tokens), replay.numbers[3 * tokens :]
+        for part, given in zip(batch, (rows.batch.tokens, rows.batch.index, rows.batch.segment), strict=True):
+            part[:used], part[used:] = given, 0
+        ends[: count + 1], ends[count + 1 :] = rows.cu_seqlens, used
+        answers: Array = replay()[: used if self.encoder.per_token else count].cpu().numpy()
+        return answers
+
+    def _compute(self, given: Tensor, tokens: int) -> Tensor:
+        line, index, segment = given[: 3 * tokens].view(3, tokens)
+        ends = given[3 * tokens :].clone()
+        return self.encoder.encode(PackedBatch.of(line, index, ends, min(tokens, self.context), segment))
