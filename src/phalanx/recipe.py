@@ -63,9 +63,9 @@ def from_words(words: Sequence[str]) -> Config:
 def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
     """A recipe with its base (`extends = "name"`) under it and the overrides over it, as nested plain dicts."""
     path = _find(name_or_path)
-    mapping = _read(path)
+    mapping = read(path)
     if (base := mapping.pop("extends", None)) is not None:
-        below = _read(_find(str(base), path.parent))
+        below = read(_find(str(base), path.parent))
         if "extends" in below:
             raise InputError(f"{path}: extends={base}, which extends another in turn; one step is allowed")
         mapping = _lay(mapping, below)
@@ -83,6 +83,32 @@ def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
         value = parse(text, _field(key, family))
         mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
     return mapping
+
+
+def read(path: Path) -> Mapped:
+    """The content of a TOML file. InputError where it cannot be read."""
+    text = text_of(path)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # of its syntax, its longest number, its depth
+        raise InputError(f"{path} is not TOML that can be read: {brief(error)}") from error
+
+
+def text_of(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a mark at its beginning. InputError where it cannot be read, or is
+    in another encoding.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if "\0" in text:
+        raise InputError(
+            f"{path} is not text in UTF-8 (is it in UTF-16?); save it as UTF-8, or put the whole file back"
+        )
+    return text
 
 
 def validate(mapping: Mapping[str, Any]) -> Config:
@@ -208,15 +234,6 @@ def _find(name_or_path: str, beside: Path = Path()) -> Path:
     near = difflib.get_close_matches(name_or_path, names(), 1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"{name_or_path} is neither a recipe nor a TOML file; {hint}recipes: {', '.join(names())}")
-
-
-def _read(path: Path) -> Mapped:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of its syntax, its encoding, its longest number, its depth
-        raise InputError(f"{path} is not TOML that can be read: {brief(error)}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _lay(over: Mapped, under: Mapped) -> Mapped:

@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def test_create_then_open(tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path / "a" / "run")
     assert folder.config() == config
     assert folder.tokenizer.read_text() == "{}"
-    assert sorted(p.name for p in folder.path.iterdir()) == ["checkpoints", "config.toml", "tokenizer.json"]
+    assert {p.name for p in folder.path.iterdir()} == {"checkpoints", "config.toml", "data.json", "tokenizer.json"}
 
 
 def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", config)
     text = folder.config_file.read_text()
     keys = text.index("print_every = 25") + len("print_every = 25")
-    for cut in [*range(0, keys, 199), keys - 1, keys]:
+    for cut in [*range(199, keys, 199), keys - 1, keys]:
         folder.config_file.write_text(text[:cut])
         with pytest.raises(InputError, match=rf"^{folder.config_file} is cut off .* put the whole file back"):
             RunFolder.open(folder.path)
@@ -47,6 +49,22 @@ def test_a_configuration_that_was_cut_off_is_refused(tmp_path: Path) -> None:
             RunFolder(folder.path).config()
     for whole in (text, text[: keys + 1], text + "# a note of mine\n"):
         folder.config_file.write_text(whole)
+        assert RunFolder.open(folder.path).config() == config
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(lambda text: b"", "is empty; put the whole file back"), (lambda text: b"\n \n", "is empty"),
+     (lambda text: text.encode("utf-16"), r"is not text in UTF-8 \(is it in UTF-16\?\); save it as UTF-8"),
+     (lambda text: text.encode("utf-16-be"), "is not text"), (lambda text: text.encode("utf-32"), "is not text"),
+     (lambda text: bytes(len(text)), "is not text"), (lambda text: text.encode("utf-8-sig"), "")],
+)  # fmt: skip
+def test_a_configuration_in_another_encoding(tmp_path: Path, damage: Callable[[str], bytes], said: str) -> None:
+    """It is not called cut off; a mark at the beginning, as editors leave it, is no fault."""
+    config = recipe.load("gpt-tiny")
+    folder = RunFolder.create(tmp_path / "run", config)
+    folder.config_file.write_bytes(damage(folder.config_file.read_text()))
+    with pytest.raises(InputError, match=rf"^{folder.config_file} {said}") if said else nullcontext():
         assert RunFolder.open(folder.path).config() == config
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from phalanx import durable, recipe
+from phalanx.convert.huggingface import export_run
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
+from phalanx.infer.bundle import load_bundle
+from phalanx.report.runs import open_runs
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import _same_data, processes_here, train
 from phalanx.tasks.score import score
@@ -164,6 +168,40 @@ def test_a_damaged_record_of_the_data_is_one_line(finished: Path, tmp_path: Path
         train(str(run), quiet=True)
     (run / "data.json").unlink()
     assert train(str(run), quiet=True) == 0
+
+
+def test_a_tokenizer_that_was_changed_is_told(finished: Path, tmp_path: Path) -> None:
+    """Tokens would mean something else than the model has learned. Runs of before do not know theirs, and are taken."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    uses: list[Callable[[], object]] = [
+        lambda: train(str(run), quiet=True), lambda: load_bundle(run), lambda: export_run(run, tmp_path / "exported"),
+        lambda: score(run),
+    ]  # fmt: skip
+    file, began = run / "tokenizer.json", json.loads((run / "data.json").read_text())
+    words = json.loads(file.read_text())
+    words["model"]["vocab"] |= {"a": words["model"]["vocab"]["b"], "b": words["model"]["vocab"]["a"]}
+    file.write_text(json.dumps(words))
+    for use in uses:
+        with pytest.raises(InputError, match=rf"^{file} is not the one that the run began with; put that back \("):
+            use()
+
+    del began["tokenizer.json"]
+    (run / "data.json").write_text(json.dumps(began))
+    assert load_bundle(run).tokenizer.json() != load_bundle(finished).tokenizer.json()
+    file.unlink()
+    with pytest.raises(InputError, match=rf"^{file} is missing; put it back$"):
+        load_bundle(run)
+
+
+def test_records_that_are_no_numbers_are_told(finished: Path, tmp_path: Path) -> None:
+    """Before anything is trained, in the words of a report."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    first, second, *rest = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    second = json.dumps(json.loads(second) | {"loss": "low"}) + "\n"
+    (run / "metrics.jsonl").write_text("".join([first, second, *rest]))
+    for use in (lambda: train(str(run), quiet=True), lambda: open_runs([run])):
+        with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: loss='low' in the train record of step 1 is no"):
+            use()
 
 
 @pytest.mark.slow

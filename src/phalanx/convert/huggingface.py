@@ -160,7 +160,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     """
     folder = RunFolder.open(run)
     config = folder.config()
-    tokenizer = load_run_tokenizer(folder.tokenizer, config.model.vocab)
+    tokenizer = load_run_tokenizer(folder.own_tokenizer(), config.model.vocab)
     spec, (kind, form) = spec_of(config.model), form_of(config.model, run)
     if name := unnamed(spec, form.names):
         raise InputError(f"{run} has {name}, for which Hugging Face's {kind} has no name")

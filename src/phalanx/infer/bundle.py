@@ -97,7 +97,7 @@ def open_run(run: Path) -> OpenRun:
     """
     folder = RunFolder.open(run)
     config = folder.config()
-    tokenizer = load_run_tokenizer(folder.tokenizer, config.model.vocab)
+    tokenizer = load_run_tokenizer(folder.own_tokenizer(), config.model.vocab)
     return OpenRun(folder, config, tokenizer, ImportRecord.read(folder))
 
 

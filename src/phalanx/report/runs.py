@@ -1,6 +1,5 @@
 """Runs as a report sees them: series over steps, a configuration, and the facts of the summary."""
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from phalanx import recipe
 from phalanx.errors import InputError
 from phalanx.report.curves import smooth
 from phalanx.run.records import FILE, Record, read
@@ -62,30 +62,16 @@ def _open(folder: Path, name: str) -> Run:
         raise InputError(f"{folder} {what}; give the folder of a run, as `phalanx train` makes them")
     newest = {(record["kind"], record["step"]): record for record in read(folder / FILE)}
     records: dict[str, list[Record]] = {}
-    for (kind, step), record in sorted(newest.items(), key=lambda item: item[0][1]):
-        if odd := _no_numbers(record):
-            raise InputError(f"{folder / FILE}: {odd} in the {kind} record of step {step} is no number; mend that line")
+    for (kind, _), record in sorted(newest.items(), key=lambda item: item[0][1]):
         records.setdefault(kind, []).append(record)
     if not records.keys() & {"train", "valid"}:
         raise InputError(f"{folder / FILE} holds no steps yet; report again once the run has trained some")
     return Run(name, _config(folder / "config.toml"), records)
 
 
-def _no_numbers(record: Record) -> str:
-    """The first value that should be a number and is none, as key=value; starts tell names as well."""
-    wanted = record.keys() - {"kind"} if record["kind"] in ("train", "valid") else {"parameters"}
-    odd = (item for item in record.items() if item[0] in wanted and not isinstance(item[1], int | float | None))
-    return next((f"{key}={value!r}" for key, value in odd), "")
-
-
 def _config(path: Path) -> dict[str, str]:
     """The resolved configuration as dotted keys."""
-    try:
-        return dict(_flat(tomllib.loads(path.read_text(encoding="utf-8"))))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    return dict(_flat(recipe.read(path))) if path.exists() else {}
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

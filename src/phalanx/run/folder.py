@@ -6,9 +6,11 @@ Who trains takes it before anything else is written, and so makes the folder: of
 """
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -16,6 +18,7 @@ from typing import Self
 from phalanx import durable, recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
+from phalanx.strict_json import parse_json
 
 
 class RunFolder:
@@ -31,9 +34,11 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     @classmethod
-    def create(cls, path: str | Path, config: Config, tokenizer: str = "", data: str = "") -> Self:
+    def create(
+        cls, path: str | Path, config: Config, tokenizer: str = "", data: Mapping[str, str] | None = None
+    ) -> Self:
         """A new run at `path` with its resolved configuration, its tokenizer (the text of a tokenizer.json) and what
-        tells its data from others (the text of a data.json).
+        tells its data from others, by their names.
 
         InputError when a run is there already, or when the folder cannot be made.
         """
@@ -47,9 +52,12 @@ class RunFolder:
             )
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            for file, text in ((folder.tokenizer, tokenizer), (folder.data, data)):
-                if text:
-                    durable.write(file, text.encode())
+            began = {**data} if data else {}
+            if tokenizer:
+                durable.write(folder.tokenizer, tokenizer.encode())
+                began[folder.tokenizer.name] = hashlib.sha256(tokenizer.encode()).hexdigest()
+            if began:
+                durable.write(folder.data, json.dumps(began, indent=1).encode())
             folder.write_config(config)  # last: it makes the folder a run
         except OSError as error:
             raise _cannot_be_made(path, error) from error
@@ -91,14 +99,46 @@ class RunFolder:
         """Write the resolved configuration, with the help text of every key."""
         durable.write(self.config_file, recipe.dump(config).encode())
 
+    def began_with(self) -> dict[str, str]:
+        """What told the run's data and its tokenizer from others when it began, by their names; nothing where nothing
+        was written. InputError where that is damaged.
+        """
+        if not self.data.is_file():
+            return {}
+        try:
+            began = parse_json(self.data.read_bytes())
+        except ValueError:
+            began = None
+        if not isinstance(began, dict) or not all(isinstance(value, str) for value in began.values()):
+            raise InputError(
+                f"{self.data} is damaged, which told what data the run began with; put it back, or remove it if the "
+                "data are the same"
+            )
+        return began
+
+    def own_tokenizer(self) -> Path:
+        """The path of the run's tokenizer, for who loads it. InputError where it is missing, or is not the one that the
+        run began with: its tokens would mean something else than the model has learned.
+        """
+        try:
+            found = hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            raise InputError(f"{self.tokenizer} is missing; put it back") from None
+        except OSError as error:
+            raise InputError(f"{self.tokenizer} cannot be read: {error.strerror}") from error
+        if self.began_with().get(self.tokenizer.name, found) != found:
+            raise InputError(
+                f"{self.tokenizer} is not the one that the run began with; put that back (if all its tokens are the "
+                f"same, remove the line {self.tokenizer.name} from {self.data})"
+            )
+        return self.tokenizer
+
     def _check_whole(self) -> None:
         """InputError where the end of the configuration is lost: the defaults would stand for what is missing."""
-        try:
-            text = self.config_file.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise InputError(f"{self.config_file} cannot be read: {error.strerror}") from error
+        text = recipe.text_of(self.config_file)
         if not recipe.is_whole(text):
-            raise InputError(f"{self.config_file} is cut off (its last lines are missing); put the whole file back")
+            what = "is cut off (its last lines are missing)" if text.strip() else "is empty"
+            raise InputError(f"{self.config_file} {what}; put the whole file back")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """From a recipe's name to a finished run: the one place where task, data, folder and trainer meet."""
 
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,6 @@ from phalanx.run.folder import RunFolder, load_config, names_run
 from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_every_rank, on_rank_zero
 from phalanx.runtime.watchdog import watching
-from phalanx.strict_json import parse_json
 from phalanx.tasks.sources import tokenizer_of
 from phalanx.train.layouts import misfit, processes_of
 from phalanx.train.machine import device_of, this_machine
@@ -68,7 +66,7 @@ def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFold
     folder, config = folder_of(name, out), load_config(name, overrides)
     for tracker in config.log.trackers:
         registry.TRACKERS.find(tracker)  # before anything is made
-    tokenizer = load_tokenizer(str(folder.tokenizer)) if names_run(name) else _tokenizer(config)
+    tokenizer = load_tokenizer(str(folder.own_tokenizer())) if names_run(name) else _tokenizer(config)
     return folder, config, tokenizer
 
 
@@ -119,7 +117,7 @@ def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer, prints: dict[
         else:
             if folder.exists:
                 folder.discard()
-            RunFolder.create(folder.path, config, tokenizer.json(), json.dumps(prints, indent=1))
+            RunFolder.create(folder.path, config, tokenizer.json(), prints)
         yield
 
 
@@ -130,7 +128,7 @@ def _continues(folder: RunFolder, config: Config) -> bool:
 
 def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
     monitor = Silent() if rendezvous.rank() else Monitor(config, folder, quiet, rendezvous.world())
-    trainer = Trainer(config, task_of(config, load_tokenizer(str(folder.tokenizer))), folder, monitor)
+    trainer = Trainer(config, task_of(config, load_tokenizer(str(folder.own_tokenizer()))), folder, monitor)
     trainer.fit()
     return trainer.stopped_by
 
@@ -153,7 +151,7 @@ def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     """Find what is wrong with a run before it begins. The fingerprints of its data, which take time to work out."""
     registry.OPTIMIZERS.find(config.optim.name)
     if init := config.train.init:
-        other = load_tokenizer(str(RunFolder.open(init).tokenizer))
+        other = load_tokenizer(str(RunFolder.open(init).own_tokenizer()))
         if other.json() != tokenizer.json():
             raise InputError(
                 f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
@@ -184,7 +182,7 @@ def _fingerprints(config: Config) -> dict[str, str]:
 
 def _same_data(folder: RunFolder, prints: dict[str, str]) -> None:
     """InputError if a set was prepared anew since the run began: its curve would not be one curve."""
-    began = _began_with(folder.data)
+    began = folder.began_with()
     for prefix, now in prints.items():
         count = now.split()[0]  # of sets without a manifest runs once kept this alone
         if began.get(prefix, now) not in (now, count):
@@ -204,22 +202,6 @@ def _same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
         raise InputError(f"{here} {error}") from error
     if others := [name for name, found in prints.items() if found != firsts[name]]:
         raise InputError(f"{others[0]} {here} is another set than on that of rank 0; copy it from there")
-
-
-def _began_with(file: Path) -> dict[str, str]:
-    """The fingerprints that a run wrote when it began; none where it wrote none. InputError where they are damaged."""
-    if not file.is_file():
-        return {}
-    try:
-        began = parse_json(file.read_bytes())
-    except ValueError:
-        began = None
-    if not isinstance(began, dict) or not all(isinstance(value, str) for value in began.values()):
-        raise InputError(
-            f"{file} is damaged, which told what data the run began with; put it back, or remove it if the data are "
-            "the same"
-        )
-    return began
 
 
 def task_of(config: Config, tokenizer: Tokenizer | None = None) -> Task:

@@ -159,9 +159,9 @@ class Outcome:
 
 def outcome(folder: Path) -> Outcome:
     """The best evaluation of a finished run, by its task's metric; InputError where the run was never evaluated."""
-    config, records = RunFolder.open(folder).config(), read(folder / FILE)
-    kind = registry.TASKS.find(config.task)
-    metric = kind(config, load_tokenizer(str(folder / "tokenizer.json"))).best_by
+    run, records = RunFolder.open(folder), read(folder / FILE)
+    config = run.config()
+    metric = registry.TASKS.find(config.task)(config, load_tokenizer(str(run.own_tokenizer()))).best_by
     found = [record for record in records if record["kind"] == "valid"]
     if not found:
         raise InputError(f"{folder} was never evaluated; give it held-out data")
