@@ -59,7 +59,7 @@ def _there_already(path: Path) -> InputError:
 
 
 def _umask() -> int:
-    """What new files are not allowed to all; there is no other way to ask."""
+    """The process's umask, which can be asked for only by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

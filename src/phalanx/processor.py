@@ -12,12 +12,12 @@ CAPS = "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"
 
 
 def name() -> str:
-    """What its maker calls it."""
+    """The processor's model name, as its maker gives it."""
     return _facts().get("model name") or platform.processor() or platform.machine()
 
 
 def vendor() -> str:
-    """Its maker as the processor itself says it, such as GenuineIntel; nothing where that is not told."""
+    """The processor's vendor string, such as GenuineIntel; nothing where that is not told."""
     return _facts().get("vendor_id", "")
 
 

@@ -59,7 +59,7 @@ def root(
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """SIGTERM has come: raised in the main thread, so that files that are being written are put away."""
 
 
 @contextmanager

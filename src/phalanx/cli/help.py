@@ -91,7 +91,7 @@ class Trains(TakesWords):
 
 
 class Tunes(Trains):
-    """The same of fine-tuning, whose recipe is its task."""
+    """A command of fine-tuning: its --help shows the keys of the recipe that its task has."""
 
     recipes, keys = False, FINE_TUNING
 

@@ -65,7 +65,7 @@ def first_shared(text: str, known: Hashes) -> str:
 
 
 def built_in() -> Hashes:
-    """Those of the test sets of WikiText and LAMBADA."""
+    """Hashes of all runs of 13 words in the test sets of WikiText and LAMBADA, which come with the program."""
     with files("phalanx").joinpath(BUILT_IN).open("rb") as file:
         return unpack(np.load(file, allow_pickle=False))
 
@@ -83,7 +83,9 @@ def unpack(steps: np.ndarray[Any, np.dtype[np.uint32]]) -> Hashes:
 
 
 def of_file(file: Path) -> Hashes:
-    """Those of an evaluation set: the texts of a .jsonl file, whatever their keys, or the lines of any other."""
+    """Hashes of all runs of 13 words in an evaluation set: the texts of a .jsonl file, whatever their keys, or the
+    lines of any other file.
+    """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:

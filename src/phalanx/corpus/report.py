@@ -33,7 +33,7 @@ class Report(PipelineStep):  # type: ignore[misc]
         self.places, self.rules = places, dict(rules)
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """One task alone."""
+        """Write the report, in one task alone."""
         counts = {name: _sum(self.places.tally(name)) for name in ("in", *self.rules, "out")}
         samples = {rule: _samples(self.places.removed(rule)) for rule in self.rules}
         told = {name: count._asdict() for name, count in counts.items()}

@@ -37,25 +37,25 @@ class Settings:
 
 @dataclass(frozen=True)
 class Places:
-    """What lies where in the folder of a curation."""
+    """Paths within the folder of a curation."""
 
     out: Path
 
     @property
     def text(self) -> Path:
-        """What is kept: for phalanx prepare."""
+        """The folder of the documents that are kept, which `phalanx prepare` reads."""
         return self.out / "text"
 
     def removed(self, rule: str) -> Path:
-        """What a rule removed."""
+        """The folder of the documents that a rule removed."""
         return self.out / "removed" / rule
 
     def work(self, name: str) -> Path:
-        """What passes from stage to stage."""
+        """The folder of what one stage leaves for the next."""
         return self.out / "work" / name
 
     def tally(self, name: str) -> Path:
-        """What each task counted."""
+        """The folder of the counts of each task of a stage."""
         return self.out / "work" / "tally" / name
 
 

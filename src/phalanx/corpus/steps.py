@@ -33,7 +33,7 @@ class Counted(JsonlWriter):  # type: ignore[misc]
         self.tally = Tally(tally)
 
     def write(self, document: Document, rank: int = 0, **kwargs: Any) -> None:
-        """Write one."""
+        """Write a document."""
         self.tally.add(rank, document.text)
         super().write(document, rank, **kwargs)
 
@@ -50,7 +50,7 @@ class Tally:
         self.folder, self.rank, self.documents, self.bytes = str(folder), 0, 0, 0
 
     def add(self, rank: int, text: str) -> None:
-        """One more."""
+        """Count one more document."""
         self.rank, self.documents, self.bytes = rank, self.documents + 1, self.bytes + len(text.encode())
 
     def write(self) -> None:
@@ -174,11 +174,11 @@ class Overlap(BaseFilter):  # type: ignore[misc]
 
     @cached_property
     def known(self) -> overlap.Hashes:
-        """What is looked for."""
+        """The hashes of the evaluation sets' runs of words, read once."""
         return overlap.unpack(np.load(self.against, allow_pickle=False))
 
     def filter(self, doc: Document) -> bool:
-        """What is shared is noted."""
+        """Keep a document unless it shares a run of words with an evaluation set; note the run in its metadata."""
         if shared := overlap.first_shared(doc.text, self.known):
             doc.metadata["shared"] = shared
         return not shared
@@ -188,7 +188,7 @@ class Words(WordTokenizer):  # type: ignore[misc]
     """Words between white space, for MinHash's shingles: datatrove has simplified the text before."""
 
     def word_tokenize(self, text: str) -> list[str]:
-        """Its words."""
+        """The words of a text, in order."""
         return text.split()
 
     def sent_tokenize(self, text: str) -> list[str]:
@@ -196,10 +196,10 @@ class Words(WordTokenizer):  # type: ignore[misc]
         raise NotImplementedError
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Nor for spans."""
+        """Not offered: no filter here asks for spans."""
         raise NotImplementedError
 
 
 def content(doc: Document) -> bytes:
-    """What makes two documents equal: their words."""
+    """The text by which two documents are compared: the words alone."""
     return " ".join(doc.text.split()).encode()

@@ -183,7 +183,7 @@ class DocumentReader:
                 yield Record(piece.replace("\r\n", "\n"), ends)
 
     def _look_through(self) -> tuple[int, bool]:
-        """As `_look`, of the whole file."""
+        """Do as `_look`, for the whole file at once."""
         with self._unpacked() as (stream, _):
             return self._look(iter(lambda: stream.read(BLOCK), b""))
 

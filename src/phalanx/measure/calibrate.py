@@ -87,7 +87,7 @@ class Calibration:
             self.samples[name][probe].append(max(value[probe] for value in values))
 
     def median(self, crew: str, probe: str) -> float:
-        """Seconds."""
+        """Median seconds of a group's probe."""
         return statistics.median(self.samples[crew][probe])
 
     def products(self) -> dict[str, dict[int, float]]:

@@ -30,7 +30,7 @@ COMMENTS = {
 
 
 def text(cluster: Cluster, command: str) -> str:
-    """The whole file."""
+    """The cluster file as TOML, with a comment for each measured number."""
     lines = [f"# Measured on {date.today()} by: {command}", ""]
     tables: list[tuple[str, dict[str, Any]]] = [("", cluster.model_dump(exclude_none=True))]
     while tables:

@@ -47,22 +47,22 @@ class Result:
 
     @property
     def name(self) -> str:
-        """In a picture."""
+        """The curve's label in a picture."""
         return f"{self.parallel}, {self.kind}"
 
     @property
     def gpus(self) -> int:
-        """Devices."""
+        """Devices used: one a process."""
         return self.processes
 
     @property
     def flops(self) -> float:
-        """A second, of all."""
+        """The model's FLOP/s of all processes together."""
         return self.processes * self.model_flops_per_process
 
     @property
     def published(self) -> None:
-        """By nobody."""
+        """None: a measurement of one's own, which no one has published."""
 
 
 def scale(
@@ -147,7 +147,7 @@ def _result(kind: str, parallel: str, count: int, config: Config, seconds: float
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """For a terminal."""
+    """The measurements as lines of a table for a terminal."""
     lines = [f"{'processes':>9}{'layers':>8}{'hidden':>8}{'tokens a step':>15}{'s/step':>9}{'tokens/s':>11}"
              f"{'GFLOP/s a process':>19}{'efficiency':>12}"]  # fmt: skip
     for r in results:
@@ -159,5 +159,5 @@ def table(results: Sequence[Result]) -> list[str]:
 
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """For machines."""
+    """The measurements as dicts for JSON."""
     return [asdict(result) for result in results]

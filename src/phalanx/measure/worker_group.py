@@ -63,7 +63,7 @@ class WorkerGroup:
         self.folder.cleanup()
 
     def turn(self) -> TimedStep:
-        """Take a step."""
+        """Run one step in all processes of the group: its seconds, and what each process returned."""
         answers = self._ask(self.steps)
         self.steps += 1
         return TimedStep(max(seconds for seconds, _ in answers), [value for _, value in answers])

@@ -27,7 +27,9 @@ class Family(Protocol):
 
     @property
     def Config(self) -> type[ModelConfig]:
-        """Its [model] section: keys, each with a default and a help text, and `spec`, what they describe."""
+        """The family's [model] section: keys, each with a default and a help text, and `spec`, the model that they
+        describe.
+        """
         ...
 
     @property

@@ -70,7 +70,7 @@ class Dropping(nn.Module):
         self.site.fill_(self.number)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """As `fused`, with dropout while training."""
+        """Compute `fused` attention, with dropout of the probabilities while training."""
         if not self.training:
             return fused(q, k, v, context)
         if (group := q.shape[1] // k.shape[1]) > 1:

@@ -63,7 +63,9 @@ class MaskedHead(nn.Module):
         return logits
 
     def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """As `VocabularyHead.sums`; only the masked positions meet the transform and the vocabulary."""
+        """Sums of the loss and of right answers, as `VocabularyHead.sums` gives them. Only masked positions meet the
+        transform and the vocabulary.
+        """
         masked = labels >= 0
         return self.decoder.sums(name, self._transform(hidden[masked]), weight, labels[masked])
 

@@ -72,7 +72,7 @@ def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
 
 
 class _Judged(NamedTuple):
-    """As `_Scored`, its gradient known."""
+    """Logits scored as by `_Scored`, for a gradient of the sum that is known beforehand."""
 
     loss: Tensor
     given: Tensor

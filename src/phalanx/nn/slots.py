@@ -1,4 +1,4 @@
-"""What fills a slot until a layout or a precision does."""
+"""Default contents of a slot, used until a layout or a precision fills it."""
 
 from torch import Tensor
 from torch.nn import functional as F

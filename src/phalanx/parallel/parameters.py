@@ -38,7 +38,7 @@ class Parameters(Mapping[str, nn.Parameter]):
 
     @classmethod
     def of(cls, model: nn.Module) -> Self:
-        """Those of a model that one process holds whole."""
+        """The parameters of a model that one process holds whole."""
         named = model.named_parameters()
         held = {name: (p, partition.whole(tuple(p.shape))) for name, p in named if p.requires_grad}
         return cls({name: Local(p, p, box.shape, (box,)) for name, (p, box) in held.items()})

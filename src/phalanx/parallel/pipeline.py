@@ -126,7 +126,7 @@ def tie(parameter: nn.Parameter | None, axis: Axis) -> None:
 
 
 def unsplit(stage: Stage) -> None:
-    """What leaves a stage before the last stays split as the stream is."""
+    """Let a stage before the last pass on its hidden states split as its residual stream is, instead of gathered."""
     for module in stage.modules():
         if isinstance(module, Transformer) and not stage.last:
             module.leave = slots.same

@@ -1,4 +1,4 @@
-"""What a layout allows a model and who has which part of it, in numbers alone: no torch, so that planning is quick."""
+"""Whether a layout fits a model, and which stage and rank holds which blocks. No torch, so that planning is quick."""
 
 from functools import cache
 from heapq import heapify, heapreplace

@@ -94,7 +94,7 @@ class _Hop:
         ])  # fmt: skip
 
     def wait(self) -> Tensor:
-        """What the previous rank gave."""
+        """Wait for the tensors that the previous rank sends, and return them."""
         for work in self.works:
             work.wait()
         return self.received

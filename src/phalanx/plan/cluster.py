@@ -42,7 +42,7 @@ class Link(Part):
 
 
 class Fitted(Part):
-    """What benchmarks/fit.py finds."""
+    """Constants that benchmarks/fit.py fits to published measurements."""
 
     matrix: float = Field(gt=0, le=1)  # of the peak that a long product sustains
     ramp: float = Field(ge=0)  # columns of k that a tile of a product could have done while it starts and ends

@@ -1,4 +1,4 @@
-"""What a rank has to say in one training step, from the methods and the sizes of the model alone.
+"""The messages of one rank in a training step, from the model's description and the layout alone.
 
 Tensor parallelism (Shoeybi et al., arXiv 1909.08053), sequence parallelism (Korthikanti et al., arXiv 2205.05198), ZeRO
 (Rajbhandari et al., arXiv 1910.02054), context parallelism by gathered keys, pipelines that send the residual stream.
@@ -54,7 +54,7 @@ class ExpectedMessages(RankShard):
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
 
     def axes(self, *names: str) -> str:
-        """Those that are longer than one rank."""
+        """Those of the named axes on which the layout has more than one rank, joined as in a message's name."""
         return " ".join(name for name in names if getattr(self.mesh, name).size > 1)
 
     def step(self) -> Messages:
@@ -125,7 +125,9 @@ class ExpectedMessages(RankShard):
         return said + count_messages(self.last, "all-reduce", self.tp, labelled * self.spec.hidden)
 
     def recomputed(self) -> Messages:
-        """What is said again for backward: a block's forward pass, or attention's without what it gives back."""
+        """Messages of the recomputation before backward: those of a block's forward pass, or of attention's without its
+        last.
+        """
         if self.layout.recompute == "none":
             return Counter()
         return self.layers(FORWARD, first=1 if self.layout.recompute == "attention" else None) + self.keys(FORWARD)

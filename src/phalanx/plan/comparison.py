@@ -73,7 +73,7 @@ def errors(lines: Sequence[Line]) -> Errors:
 
 
 def expected(row: Row) -> float:
-    """What the model says, in the row's unit."""
+    """The model's prediction, in the row's unit."""
     metric = row["metric"]
     if metric == "allreduce_time":
         return Group(cluster(row), int(row["num_gpus"]), 1).all_reduce(float(row["bytes"])) * UNITS[row["unit"]]

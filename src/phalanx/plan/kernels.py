@@ -146,13 +146,15 @@ def head(work: Workload, forward: bool) -> list[Kernel]:
 
 @cache
 def _head(spec: model.Spec, ranks: Ranks) -> list[tuple[str, int, int]]:
-    """What each matrix of the first head is applied to, its outputs here, with padding, and its inputs."""
+    """For each matrix of the first head: the rows it is applied to, its outputs here with padding, its inputs."""
     matrices = (matrix for _, matrix in spec.heads[0].matrices())
     return [(each.per, local(each.outputs, ranks, padding=True), each.inputs.size) for each in matrices]
 
 
 def gather(work: Workload, parameters: float) -> list[Kernel]:
-    """What each micro-batch costs a weight: cast for use if it is kept wider, and its gradient added to the sum."""
+    """Kernels that each micro-batch costs the weights: a cast for use where they are kept wider, and the addition of
+    their gradients to the sum.
+    """
     width = BYTES[work.precision]
     casts = (work.stream_bytes + width) * (2 if work.stream_bytes > width else 0)
     adds = (width + 2 * work.gradient_bytes) if work.adds and work.micro_batches > 1 else 0
@@ -184,7 +186,7 @@ class Timer:
         self.known: dict[Kernel, float] = {}
 
     def __call__(self, kernel: Kernel) -> float:
-        """Seconds."""
+        """Seconds of a kernel."""
         if (seconds := self.known.get(kernel)) is None:
             seconds = self.known[kernel] = kernel.times * (self.busy(kernel) + self.fitted.kernel)
         return seconds

@@ -23,7 +23,7 @@ _NUMBERS = {"tp": "tp", "cp": "cp", "pp": "pp", "×": "chunks", "x": "chunks", "
 
 
 def short(layout: LayoutConfig) -> str:
-    """What differs from one process, axes first."""
+    """The layout's keys that differ from those of one process, as short words, axes first."""
     words = [f"{axis}{getattr(layout, axis)}" for axis in ("tp", "cp", "pp") if getattr(layout, axis) > 1]
     if layout.chunks > 1:
         words[-1] += f"×{layout.chunks}"

@@ -34,7 +34,7 @@ def ranks(schedule: str, pp: int, chunks: int) -> tuple[int, ...]:
 
 
 def order(schedule: str, pp: int, chunks: int, count: int, rank: int) -> list[Operation]:
-    """What a rank does, in order."""
+    """The operations of a rank, in order."""
     if schedule == "zbv":
         return [operation for operation in _zbv(pp, max(2 * pp - 1, count), rank) if operation[2] < count]
     rounds = max(1, count // pp)
@@ -116,7 +116,7 @@ def plan(schedule: str, pp: int, chunks: int, count: int) -> list[Played]:
 
 
 def _need(kind: str, stage: int, batch: int, last: int) -> Operation | None:
-    """What an operation waits for, besides its rank's previous one."""
+    """The operations that one waits for, besides the previous one of its rank."""
     if kind == "F":
         return ("F", stage - 1, batch) if stage else None
     if kind == "B":

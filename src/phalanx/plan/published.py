@@ -93,7 +93,7 @@ FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """All of them."""
+    """All rows of the published tables."""
     text = files("phalanx").joinpath("assets/published.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 

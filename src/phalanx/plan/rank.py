@@ -1,4 +1,4 @@
-"""What a rank of a layout holds of a model: its stages, its part of their parameters, its part of a micro-batch."""
+"""Per-rank sizes: the stages, the parameters and the share of a micro-batch that a rank of a layout holds."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -48,12 +48,12 @@ class RankShard:
 
     @cached_property
     def kinds(self) -> dict[Block, int]:
-        """Its blocks that differ, and how many there are of each."""
+        """How many blocks of each kind this rank holds."""
         return counted([block for each in self.stages for block in each.blocks])
 
     @cached_property
     def computed(self) -> dict[Block, int]:
-        """The same as it computes them: with copies of key heads that more ranks than key heads share."""
+        """How many blocks of each kind it computes: `kinds` with the copies of key heads that ranks share."""
         return {widened(block, self.ranks.tp): count for block, count in self.kinds.items()}
 
     @property
@@ -73,7 +73,9 @@ class RankShard:
 
     @cached_property
     def held(self) -> list[Parameter]:
-        """Its parameters, in the model's order. Where it has the first and the last stage it has the words once."""
+        """The parameters of this rank in the model's order; with the first and the last stage it has the tied table
+        once.
+        """
         return [*{parameter.name: parameter for each in self.stages for parameter in each.parameters()}.values()]
 
     def block(self, block: Block) -> int:

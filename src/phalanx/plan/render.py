@@ -1,4 +1,4 @@
-"""What the planner tells people and machines: the table of layouts, and why one lost."""
+"""The planner's answer as text and JSON: the table of layouts, and why one lost against another."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ def table(question: Question, found: Found) -> list[str]:
 
 
 def notes(question: Question, found: Found) -> list[str]:
-    """What would be much faster than what was asked, in sentences."""
+    """Sentences on changes of the request that would make the step much faster."""
     config, peak, said = found.best[0].config, question.cluster.gpu.peak, []
     if better := better_batch(question, found):
         batch, times = better
@@ -118,7 +118,7 @@ def _gib(size: float) -> str:
 
 
 def why(question: Question, text: str) -> list[str]:
-    """What the best layout with these properties loses against the best of all, part by part."""
+    """Where the best layout with these properties loses time against the best of all, part by part, in seconds."""
     config, fixed = question.config, question.pins() | pins(text)
     best = answer(question, 1).best[0]
     other = search(config, question.cluster, question.gpus, fixed, 1)
@@ -150,6 +150,6 @@ def why(question: Question, text: str) -> list[str]:
 
 
 def _refusal(question: Question, config: Config, fixed: dict[str, Any]) -> str:
-    """What the trainer would say to it."""
+    """The trainer's refusal of a layout, or nothing."""
     reason = misfit(config.model_copy(update={"layout": LayoutConfig(**fixed)}), question.gpus)
     return reason or "sizes and batch do not go together"

@@ -98,7 +98,7 @@ class _Search:
         return found
 
     def choices(self, key: str, values: Sequence[Any]) -> Sequence[Any]:
-        """Those that the user allows."""
+        """Values of a layout's key that the user allows."""
         if key not in self.pins:
             return values
         return [value for value in values if value == self.pins[key]]

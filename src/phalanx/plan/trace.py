@@ -47,7 +47,7 @@ _ONE_PIECE = (1 << 62, 1 << 62)  # of logits, which take no memory here
 
 @dataclass(frozen=True)
 class Trace:
-    """What a step of one rank takes."""
+    """The messages, FLOPs, memory and operations of one rank's step."""
 
     rank: int
     parameters: int  # held by the rank
@@ -122,7 +122,7 @@ def take_stock(
 
 
 def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: MemoryProfiler) -> None:
-    """As the trainer does it."""
+    """Run one step as the trainer does."""
     losses = spec_of(config.model).losses
     batch = layout.batch(_batch(config))
     counts = layout.counts(losses, {name: torch.ones((), dtype=torch.int64) for name in losses})

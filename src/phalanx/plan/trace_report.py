@@ -1,4 +1,4 @@
-"""What a trace tells people, beside what the closed forms say."""
+"""Report: a traced step beside the closed-form prediction."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ class TraceReport:
         self.flops = flops(config, self.at["pp"])
 
     def document(self) -> dict[str, Any]:
-        """For machines."""
+        """The report as a dict for JSON."""
         return {
             "rank": self.traced.rank,
             "coordinates": self.at,
@@ -76,7 +76,7 @@ class TraceReport:
         return sorted(self.traced.messages.items(), key=lambda item: (-item[0].bytes * item[1], item[0]))
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """The report as lines for a terminal."""
         traced, peak = self.traced, self.traced.peak
         where = " ".join(f"{axis} {place}" for axis, place in self.at.items() if getattr(self.config.layout, axis) > 1)
         planned = self.memory._asdict()

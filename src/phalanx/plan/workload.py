@@ -54,7 +54,7 @@ class Workload:
 
     @classmethod
     def of(cls, config: Config) -> "Workload":
-        """What Phalanx does for a resolved configuration."""
+        """The workload of a step of Phalanx's trainer with a resolved configuration."""
         spec, layout = spec_of(config.model), config.layout
         return cls(
             spec=spec,

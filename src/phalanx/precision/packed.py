@@ -21,7 +21,7 @@ NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
-    """Those that it multiplies in."""
+    """Names of the precisions that packed products offer on a device."""
     if device.type == "cuda":
         return ("fp32", "bf16", "fp16") if native_bf16(device) else ("fp32", "fp16")
     return ("fp32", "bf16", "int8") if native_bf16(device) else ("fp32", "int8")
@@ -68,7 +68,7 @@ class _Plain:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(number).contiguous(), None)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As of `_Held`."""
+        """x [..., in] times the packed weight, plus its bias if one is given."""
         x, bias = x.to(self.number).contiguous(), None if bias is None else self.bias
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
         return y
@@ -88,7 +88,7 @@ class _Integers:
         self.packed: dict[bool, Any] = {}  # with a bias, without
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As of `_Held`."""
+        """x [..., in] times the packed weight, plus its bias if one is given."""
         biased = bias is not None
         if biased not in self.packed:
             self.packed[biased] = torch.ops.quantized.linear_prepack(self.weight, self.bias if biased else None)

@@ -20,7 +20,7 @@ from phalanx.train.evaluate import evaluate
 
 
 def learn_gpt(workspace: Workspace) -> Result:
-    """runs/gpt."""
+    """Train the GPT into runs/gpt."""
     return _learn(workspace, "gpt", workspace.plan.gpt)
 
 
@@ -36,7 +36,7 @@ def tell_gpt(result: Result) -> Iterator[str]:
 
 
 def learn_bert(workspace: Workspace) -> Result:
-    """runs/bert."""
+    """Train the BERT into runs/bert."""
     return _learn(workspace, "bert", workspace.plan.bert)
 
 

@@ -39,7 +39,7 @@ def write_page(workspace: Workspace) -> Result:
 
 
 def tell_page(result: Result) -> Iterator[str]:
-    """Where it is."""
+    """Print where the page is."""
     yield f"Open {result['at']} in a browser."
 
 

@@ -72,7 +72,7 @@ def prepare_sets(workspace: Workspace) -> Result:
 
 
 def tell_sets(result: Result) -> Iterator[str]:
-    """What was written."""
+    """Print which sets were written, and how large they are."""
     tokens = result["tokens"]
     yield f"For GPT, whole books: {tokens['gpt-train']:,} tokens to learn from, {tokens['gpt-held-out']:,} held out."
     yield f"For BERT, sentence by sentence: {tokens['bert-train']:,} and {tokens['bert-held-out']:,}."

@@ -9,7 +9,7 @@ from phalanx.run.comparison import Comparison
 
 
 def draw(compared: Comparison, out: Path) -> None:
-    """Write a PNG."""
+    """Write the picture as a PNG."""
     steps = range(1, len(compared.losses) + 1)
     one, other = ([point.loss for point in curve] for curve in compared.curves)
     losses, norms = ([gap or math.nan for gap in gaps] for gaps in (compared.losses, compared.norms))  # log 0: a gap

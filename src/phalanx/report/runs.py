@@ -44,7 +44,7 @@ class Run:
 
     @property
     def judged(self) -> str:
-        """What its losses say of it."""
+        """The verdict on its losses (`run.verdict.judge`)."""
         return judge([*self.records.get("train", []), *self.records.get("valid", [])])
 
 

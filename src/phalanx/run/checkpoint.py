@@ -161,7 +161,7 @@ class Checkpointer:
         return {path.removeprefix(f"{part}/"): tuple(entry["shape"]) for path, entry in found if part_of(path) == part}
 
     def weights(self, best: bool = True) -> Weights:
-        """Those of a whole checkpoint, read one at a time when they are asked for."""
+        """The tensors of a checkpoint, each read when it is asked for."""
         path, index, _ = self._first_whole(partial(storage.verify, parts=["model"]), None, best)
         return Weights(path, index)
 

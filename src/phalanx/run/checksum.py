@@ -11,7 +11,10 @@ _DIVISOR, _ONE, _X = 0xEDB88320, 1 << 31, 1 << 30
 
 
 def joined(pieces: Iterable[tuple[int, int]]) -> int:
-    """That of the pieces, of each of which there are the CRC-32 and how many bytes it is of, in a row."""
+    """CRC-32 of a concatenation, from the (CRC-32, size in bytes) of its pieces in order.
+
+    For pieces b"ab" and b"c", joined([(crc32(b"ab"), 2), (crc32(b"c"), 1)]) is crc32(b"abc").
+    """
     total = 0
     for crc, size in pieces:
         total = _product(_power(8 * size), total) ^ crc
@@ -20,7 +23,7 @@ def joined(pieces: Iterable[tuple[int, int]]) -> int:
 
 @lru_cache
 def _power(exponent: int) -> int:
-    """x^exponent."""
+    """x to a power, modulo the divisor, by squaring."""
     result, square = _ONE, _X
     while exponent:
         if exponent & 1:

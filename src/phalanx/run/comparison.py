@@ -34,7 +34,7 @@ LOSS_CEILING, NORM_CEILING = 10, 0.5
 
 
 class Point(NamedTuple):
-    """What a step told. A step that overflowed has a norm that is not finite."""
+    """Loss and gradient norm of a step. A step that overflowed has a norm that is not finite."""
 
     loss: float
     norm: float
@@ -74,7 +74,9 @@ class Comparison:
 
     @cached_property
     def spread(self) -> list[Bounds]:
-        """What the first curve differs from itself in other micro-batches at most, by step; nothing without any."""
+        """Largest difference, by step, of the first curve from the same run in other micro-batches; empty without such
+        a run.
+        """
         one, others = self.curves[0], self.others.values()
         losses, norms = (_most([gaps(one, other) for other in others], len(one)) for gaps in (_losses, _norms))
         return [Bounds(*both) for both in zip(losses, norms, strict=True)]
@@ -152,7 +154,7 @@ class Comparison:
         yield self._verdict()
 
     def _verdict(self) -> str:
-        """A sentence."""
+        """The verdict as a sentence."""
         one, other = self.names
         if self.agree and not self.steep:
             return "the curves agree"

@@ -101,7 +101,7 @@ class _Sink:
             self.handle, self.direct = os.open(path, flags, 0o666), 0
 
     def write(self, piece: memoryview) -> None:
-        """Append bytes."""
+        """Append bytes to the file and to its checksum."""
         at = 0
         while at < len(piece):
             some = piece[at : at + WRITTEN - self.filled]

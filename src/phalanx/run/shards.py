@@ -30,7 +30,7 @@ class Shard(NamedTuple):
 
     @property
     def name(self) -> str:
-        """That within the file of its part of the state."""
+        """The shard's name within the file of its part of the state."""
         return shard_name(self.path.partition("/")[2], self.offsets)
 
 
@@ -51,7 +51,7 @@ def place_of(places: Mapping[str, Place], path: str, tensor: Tensor) -> Place:
 
 
 def held(tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Shard]:
-    """What is here; a box without elements only of a whole without elements."""
+    """The shards that this rank holds of some tensors. A box without elements counts only where the whole has none."""
     found = []
     for path, tensor in tensors.items():
         whole, boxes = place_of(places, path, tensor)

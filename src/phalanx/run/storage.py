@@ -165,7 +165,7 @@ def _listed(plan: list[list[Shard]], written: Mapping[str, File]) -> dict[str, A
 
 
 def sizes(file: File) -> dict[str, int]:
-    """What the index says of a file."""
+    """Size in bytes and checksum of a file, as checkpoint.json keeps them."""
     return {"bytes": file.bytes, "checksum": file.checksum}
 
 

@@ -1,4 +1,4 @@
-"""What a process can tell of where it is: its stacks, and from torch's flight recorder the collectives it has begun."""
+"""The state of a process: its stacks, and from torch's flight recorder the collectives that it has begun."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ class Operation(TypedDict):
 
 
 class ProcessState(TypedDict):
-    """What a process tells of itself, as JSON. `begun` counts the collectives it has begun, by group."""
+    """The state of a process, as JSON. `begun` counts the collectives that it has begun, by group."""
 
     process: str
     still: float  # seconds for which its main thread has not moved
@@ -55,7 +55,7 @@ def process_state(process: str, still: float) -> ProcessState:
 
 
 def progress_marker() -> tuple[object, ...]:
-    """What is different when this process has moved: its collectives, or where its main thread is."""
+    """A value that changes when this process makes progress: its collectives' numbers and its main thread's place."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     groups: list[Any] = list(_world.pg_map)
     return id(frame), frame and frame.f_lasti, *(group._get_sequence_number_for_group() for group in groups)

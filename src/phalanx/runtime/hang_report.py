@@ -1,4 +1,4 @@
-"""What the answers of all processes say about a hang: who waits for whom.
+"""Diagnosis of a hang from the states of all processes: who waits for whom.
 
 Who has begun a collective that others of its group have not has arrived there; the others are late, and of these the
 ones that wait nowhere themselves are the cause. Messages between stages of a pipeline are not recorded on CPUs: there

@@ -1,4 +1,4 @@
-"""What several processes do as one: an error that one of them meets is raised on all, so that none waits for it."""
+"""Run an action on rank 0 or on all ranks and raise its error on every rank, so that none waits for one that failed."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

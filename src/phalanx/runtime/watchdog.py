@@ -86,7 +86,7 @@ class Watchdog(threading.Thread):
         self.telling = threading.Lock()
 
     def run(self) -> None:
-        """Until `over`."""
+        """Watch until `over` is set."""
         threading.Thread(target=self._talk, name="watchdog's talk", daemon=True).start()
         while not self.over.is_set():
             faulthandler.dump_traceback_later(self.timeout, file=STDERR)
@@ -139,7 +139,7 @@ class Watchdog(threading.Thread):
         self._leave(last=True)  # or who tells would hear that the others are gone
 
     def _answers(self) -> dict[int, ProcessState]:
-        """Those that come within a few ticks."""
+        """The states of all processes that answer within a few ticks, by rank."""
         answers: dict[int, ProcessState] = {}
         deadline = time.monotonic() + self.patience
         while len(answers) < world() and time.monotonic() < deadline:

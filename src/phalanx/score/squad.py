@@ -24,7 +24,7 @@ class Reference:
 
 
 def normal(text: str) -> str:
-    """As answers are compared."""
+    """Normalise an answer for comparison: lower case, without punctuation, articles and further blanks."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 

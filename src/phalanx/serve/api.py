@@ -123,7 +123,7 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
 
     @app.get("/v1/models/{name:path}", summary="One of the models")
     async def model(name: str) -> Any:
-        """What it can do."""
+        """What a model can do."""
         _must_know(pool, name)
         return _told(pool, name)
 

@@ -58,7 +58,7 @@ class Logprobs:
         self.held: deque[Entry] = deque()
 
     def add(self, entries: Sequence[Entry], length: int, rest: bool) -> list[Entry]:
-        """Those of a text of `length` characters, or all that are left."""
+        """Take the tokens of the next `length` characters of text, or all that are left."""
         self.held.extend(entries)
         told = []
         while self.held and (rest or self.held[0][3] < length):

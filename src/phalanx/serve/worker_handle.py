@@ -24,7 +24,7 @@ PING = -1  # a Ping's key in the outbox, where jobs and cancellations lie under 
 
 
 class Process(Protocol):
-    """What is asked of a worker's process."""
+    """A worker's process, as its handle needs it."""
 
     def kill(self) -> None:
         """End it, stopped or not."""

@@ -32,7 +32,7 @@ class Writing:
         self.offsets: deque[int] = deque(self._prompt_offsets() if options.prompt_logprobs else ())
 
     def news(self) -> dict[str, Any] | None:
-        """What has come since this was last called; None while there is nothing to tell."""
+        """The text that has come since the last call; None while there is none."""
         request, text = self.request, ""
         fresh, request.fresh = request.fresh, []
         for token in fresh:

@@ -27,7 +27,7 @@ class Product(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Its floating-point operations: a whole number, if `rows` is one."""
+        """Floating-point operations of the product: a whole number, if `rows` is one."""
         return 2 * self.rows * self.k * self.n
 
 

@@ -42,7 +42,7 @@ class Dim(NamedTuple):
 
     @property
     def stored(self) -> int:
-        """Its size with padding."""
+        """The dimension's size with padding."""
         return self.padded or self.size
 
 
@@ -60,7 +60,7 @@ class Parameter(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape as it is stored. A bias has no padding, though the rows of its matrix may."""
+        """The parameter's shape as it is stored. A bias has no padding, though the rows of its matrix may."""
         return tuple(dim.size if self.role == "bias" else dim.stored for dim in self.dims)
 
 
