@@ -65,7 +65,7 @@ def test_arguments_first(
     [
         (["--text", "title"], "title"),  # a column that is not there
         (["layout.tp=3"], "3"),  # heads that do not divide
-        (["model.layers=3"], "blocks.2"),
+        (["model.layers=3"], "model.layers=2, not model.layers=3; take its keys"),
     ],
 )
 def test_what_the_model_refuses_leaves_nothing(folder: Path, table: Path, words: list[str], said: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from torch.optim import Optimizer
+from typer.testing import CliRunner
 
 from phalanx import cli
 from phalanx.config import OptimConfig
@@ -43,6 +44,13 @@ def growing(first: float) -> list[Point]:
 def careless(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
     """LAMB that takes the norms of this rank's parts for those of the wholes."""
     return lamb(Parameters(parameters.locals), optim)
+
+
+def test_fewer_steps_than_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "check", lambda *_: compared(CURVE))
+    told = CliRunner().invoke(cli.app, ["check", "gpt-tiny", "--steps", "40"])
+    assert told.exit_code == 0
+    assert told.stdout.endswith("all 12 steps of the run were compared, as train.steps=12, not the 40 of --steps\n")
 
 
 def _rank(environment: dict[str, str], told: Path, words: list[str]) -> None:

@@ -45,9 +45,21 @@ def test_a_second_phase_takes_weights_and_moments_and_starts_anew(corpus: Corpus
 
 
 def test_a_second_phase_of_another_model_is_refused(corpus: Corpus, run: Path) -> None:
+    """By the keys of [model], before there is a folder."""
     first, _ = _phase_one(corpus, run)
-    with pytest.raises(InputError, match=r"one.*step-0000006.*model/"):
-        fit(run / "two", corpus.config("bert", f"train.init={first}", "optim.name=lamb", "model.hidden=64"))
+    words = [*corpus.words("bert"), f"train.init={first}", "optim.name=lamb"]
+    with pytest.raises(InputError) as refused:
+        train("bert-tiny", [*words, "model.hidden=64", "model.positions=48"], run / "two", quiet=True)
+    assert str(refused.value) == (
+        f"train.init={first} is of another model: model.hidden=32, model.ffn=128, model.positions=32, not "
+        f"model.hidden=64, model.ffn=256, model.positions=48; take its keys, as `phalanx train … --from {first}` does"
+    )
+    with pytest.raises(InputError, match=r"model.heads=2, not model.heads=4;"):
+        train("bert-tiny", [*words, "model.heads=4"], run / "two", quiet=True)
+    with pytest.raises(InputError, match=r'model.family="bert", not model.family="llama";'):
+        train("gpt-tiny", [*corpus.words("llama"), *words[-2:], f"data.tokenizer={corpus.file('bert')}",
+                           f"data.train={corpus.folder / 'bert'}"], run / "two", quiet=True)  # fmt: skip
+    assert not (run / "two").exists()
 
 
 def test_a_second_phase_of_another_tokenizer_is_refused(corpus: Corpus, run: Path) -> None:

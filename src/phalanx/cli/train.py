@@ -122,6 +122,10 @@ def check(
     if compared is None:
         return
     print(*compared.lines(), sep="\n", flush=True)
+    if (done := len(compared.curves[0])) < steps:
+        print(
+            f"all {done} steps of the run were compared, as train.steps={done}, not the {steps} of --steps", flush=True
+        )
     if out:
         from phalanx.report.comparison import draw
 

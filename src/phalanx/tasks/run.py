@@ -23,6 +23,7 @@ from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_every_rank, on_rank_zero
 from phalanx.runtime.watchdog import watching
 from phalanx.tasks.sources import tokenizer_of
+from phalanx.train import warm_start
 from phalanx.train.layouts import misfit, processes_of
 from phalanx.train.machine import device_of, this_machine
 from phalanx.train.monitor import Monitor, Silent
@@ -157,6 +158,8 @@ def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
                 f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
             )
     task = task_of(config)
+    if init and (reason := warm_start.misfit(config, task.labelled)):
+        raise InputError(reason)
     _ = task.train, task.valid  # opens the sets
     prints = _fingerprints(config)  # compares their checksums
 

@@ -26,7 +26,7 @@ from phalanx.precision.scale import LossScale
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.runtime.keepalive import fail_together
-from phalanx.train import begin, state
+from phalanx.train import state
 from phalanx.train.allocator import keep_freed
 from phalanx.train.compiled import compile_parts
 from phalanx.train.evaluate import evaluate
@@ -38,6 +38,7 @@ from phalanx.train.padding import leave_out
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import learning_rate
 from phalanx.train.task import Task, goal
+from phalanx.train.warm_start import warm_start
 
 
 class Unsaved:
@@ -186,8 +187,8 @@ class Trainer:
             ended = f"{run} is finished at step {step}; train.init={run} starts another run from it"
             self.monitor.note(ended if done else f"continuing {run} after step {step}")
         elif self.config.train.init:
-            group, tune = self.checkpointer.group, self.task.labelled
-            self.monitor.note(begin.begin(self.config, self.parameters, self.optimizers, group, tune))
+            group, body = self.checkpointer.group, self.task.labelled
+            self.monitor.note(warm_start(self.config, self.parameters, self.optimizers, group, body))
 
     def _finish(self) -> None:
         if self.progress.step > self.saved:

@@ -1,0 +1,112 @@
+"""A run that begins with the weights of another: of the same model, or of one to be fine-tuned, with another head."""
+
+from collections.abc import Mapping
+
+import torch
+from torch.distributed import ProcessGroup
+from torch.optim import Optimizer
+
+from phalanx.config import Config, ModelConfig
+from phalanx.models.family import spec_of
+from phalanx.parallel.parameters import Parameters
+from phalanx.run.checkpoint import Checkpointer
+from phalanx.run.folder import RunFolder
+from phalanx.spec.model import Spec
+from phalanx.train import state
+from phalanx.values import toml
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def misfit(config: Config, body: bool) -> str:
+    """Why the weights of the run that train.init names are not those of this model, by the keys of [model]; "" if they
+    are. Of a model to be fine-tuned its `body` alone is compared, all but the head.
+    """
+    init, run = config.train.init, RunFolder.open(config.train.init)
+    ours, theirs = config.model, run.config().model
+    spec, there = spec_of(ours), Checkpointer(run).shapes("model", best=body)
+    here, taken = _shapes(spec), _taken(spec, there)
+    wrong = [name for name in here if name not in taken and not (body and name.startswith("answer."))]
+    if not body:
+        wrong += there.keys() - here.keys()
+    if not wrong and _heads(spec) == _heads(spec_of(theirs)):
+        return ""
+
+    if body and ours.family == theirs.family:
+        ours, theirs = ours.tuned("", 0), theirs.tuned("", 0)
+    keys = _different(ours, theirs)
+    if not keys:
+        return f"train.init={init}: {wrong[0]} is {there.get(wrong[0], 'absent')} there and {here.get(wrong[0])} here"
+    of_theirs, of_ours = (
+        ", ".join(f"model.{key}={toml(getattr(model, key))}" for key in keys) for model in (theirs, ours)
+    )
+    return (
+        f"train.init={init} is of another model: {of_theirs}, not {of_ours}; `phalanx train … --from {init}` takes its"
+    )
+
+
+def warm_start(config: Config, parameters: Parameters, optimizers: list[Optimizer], group: ProcessGroup | None,
+               body: bool) -> str:  # fmt: skip
+    """Load what train.init names, on every rank alike, and say what was done; to fine-tune, the weights of its `body`
+    alone.
+    """
+    other = Checkpointer(RunFolder.open(config.train.init), group=group)
+    if body:
+        return _load_body(config, parameters, other)
+    return _load_whole(config, parameters, optimizers if other.shapes("optimizer") else [], other)
+
+
+def _load_whole(config: Config, parameters: Parameters, optimizers: list[Optimizer], other: Checkpointer) -> str:
+    """The newest weights and moments. The optimizer's count of steps begins anew with the learning rate, as in the
+    second phase of NVIDIA's BERT recipe.
+    """
+    weights = state.capture_weights(parameters, optimizers)
+    restored = other.load(weights, places=state.places(weights, parameters))
+    with torch.no_grad():
+        for moments in weights["optimizer"]["state"].values():
+            if "step" in moments:
+                moments["step"].zero_()
+    return f"starting from step {restored.step} of {config.train.init}"
+
+
+def _load_body(config: Config, parameters: Parameters, other: Checkpointer) -> str:
+    """The best weights, as far as the model has them too."""
+    spec, there, init = spec_of(config.model), other.shapes("model", best=True), config.train.init
+    names = _taken(spec, there)
+    tensors = state.capture_weights(parameters, [])["model"]
+    weights = {"model": {names[name]: tensor for name, tensor in tensors.items() if name in names}}
+    places = {f"model/{names[name]}": place for name, place in parameters.places().items() if name in names}
+    restored = other.load(weights, best=True, places=places, whole=False)
+    new, left = _shapes(spec).keys() - names.keys(), there.keys() - set(names.values())
+    told = f"starting from step {restored.step} of {init}"
+    told += f"; at random: {', '.join(sorted(new))}" if new else ""
+    return told + (f"; of no use here: {', '.join(sorted(left))}" if left else "")
+
+
+def _taken(spec: Spec, there: Shapes) -> dict[str, str]:
+    """Which weights of a model a checkpoint has in the same shape: their names here, and there. BERT's pooler was
+    taught by the question about pairs.
+    """
+    names = {}
+    for name, shape in _shapes(spec).items():
+        theirs = name if name in there else name.replace("answer.pooler.", "pair.pooler.")
+        if there.get(theirs) == shape:
+            names[name] = theirs
+    return names
+
+
+def _shapes(spec: Spec) -> Shapes:
+    return {parameter.name: parameter.shape for parameter in spec.parameters()}
+
+
+def _heads(spec: Spec) -> list[tuple[int, int]]:
+    """What no shape tells: into how many heads the rows of each block's attention are divided."""
+    return [(block.attention.heads, block.attention.kv_heads) for block in spec.blocks]
+
+
+def _different(ours: ModelConfig, theirs: ModelConfig) -> list[str]:
+    """The keys in which two models differ, but for rates that change no weight."""
+    if ours.family != theirs.family:
+        return ["family"]
+    both = ((key, getattr(ours, key), getattr(theirs, key)) for key in type(ours).model_fields if key != "preset")
+    return [key for key, one, other in both if one != other and not isinstance(one, float)]
