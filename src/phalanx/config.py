@@ -2,7 +2,8 @@
 
 A recipe (TOML) is read, `key=value` words override it, `resolve` fills what depends on other keys, once, into a new
 value; that value is written into the run folder and never changes. Every key's docstring is its help text. [model]
-belongs to the family that it names: `ModelConfig` has what all families share, the family's class adds its own.
+belongs to the family that it names: `ModelConfig` has what all families share, the family's class adds its own. So does
+[optim] to the optimizer that it names.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -22,12 +22,13 @@ from pydantic import (
 
 from phalanx import registry
 from phalanx.errors import InputError
+from phalanx.optimizer import OptimConfig
 from phalanx.section import Fraction, Section, Share, Size
 
 if TYPE_CHECKING:
     from phalanx.spec.model import Spec
 
-FAMILY = "gpt2"  # the model family where none is named
+FAMILY, OPTIMIZER = "gpt2", "adamw"  # where none is named
 MOST_CLASSES = 1 << 20  # of a head
 LARGEST_SCALE = 2.0**32  # of fp16's loss: beyond it the loss itself would overflow before long
 
@@ -153,33 +154,6 @@ class ExamplesConfig(Section):
     """SQuAD 2.0: how much likelier no answer must be than the best one."""
 
 
-class OptimConfig(Section):
-    """How the weights move."""
-
-    name: str = "adamw"
-    """Optimizer: adamw, lamb, muon (matrices; AdamW for the rest), or module:Name."""
-    lr: PositiveFloat = 3e-4
-    """Peak learning rate."""
-    min_lr: NonNegativeFloat = 0.0
-    """Learning rate the decay ends at."""
-    weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay; never applied to biases and norms."""
-    beta1: Fraction = 0.9
-    """Decay of the first moment."""
-    beta2: Fraction = 0.999
-    """Decay of the second moment."""
-    eps: PositiveFloat = 1e-8
-    """Epsilon of the update's denominator."""
-    clip: NonNegativeFloat = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
-    schedule: Literal["constant", "linear", "polynomial", "cosine"] = "cosine"
-    """Decay of the learning rate after the warm-up."""
-    power: PositiveFloat = 0.5
-    """Degree of the polynomial decay."""
-    warmup: NonNegativeFloat = 0.0
-    """Linear warm-up: steps, or a fraction of train.steps when below 1."""
-
-
 class TrainConfig(Section):
     """How long, how much at a time."""
 
@@ -281,7 +255,7 @@ class Config(Section):
     model: SerializeAsAny[ModelConfig] = Field(default_factory=lambda: section_of(FAMILY).model_validate({}))
     data: DataConfig = DataConfig()
     examples: ExamplesConfig = ExamplesConfig()
-    optim: OptimConfig = OptimConfig()
+    optim: SerializeAsAny[OptimConfig] = Field(default_factory=lambda: optimizer_of(OPTIMIZER).model_validate({}))
     train: TrainConfig = TrainConfig()
     layout: LayoutConfig = LayoutConfig()
     precision: PrecisionConfig = PrecisionConfig()
@@ -294,8 +268,21 @@ class Config(Section):
         """Have [model] validated by the class of the family that it names."""
         if not isinstance(value, Mapping):
             return handler(value)
-        name = value.get("family", FAMILY)
-        return section_of(name if isinstance(name, str) else FAMILY).model_validate(value)
+        return section_of(_named(value, "family", FAMILY)).model_validate(value)
+
+    @field_validator("optim", mode="wrap")
+    @classmethod
+    def _by_optimizer(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Have [optim] validated by the class of the optimizer that it names."""
+        if not isinstance(value, Mapping):
+            return handler(value)
+        return optimizer_of(_named(value, "name", OPTIMIZER)).model_validate(value)
+
+
+def _named(section: Mapping[str, Any], key: str, otherwise: str) -> str:
+    """Return whose section it is, where that is a text; what is none is refused with the section."""
+    name = section.get(key, otherwise)
+    return name if isinstance(name, str) else otherwise
 
 
 def section_of(family: str) -> type[ModelConfig]:
@@ -303,4 +290,12 @@ def section_of(family: str) -> type[ModelConfig]:
     section = registry.MODELS.find(family).Config
     if not (isinstance(section, type) and issubclass(section, ModelConfig)):
         raise InputError(f"model.family={family}: its Config is no subclass of phalanx.config.ModelConfig")
+    return section
+
+
+def optimizer_of(name: str) -> type[OptimConfig]:
+    """Return the class of an optimizer's [optim] section. InputError where there is no such optimizer."""
+    section = registry.OPTIMIZERS.find(name)
+    if not (isinstance(section, type) and issubclass(section, OptimConfig)):
+        raise InputError(f"optim.name={name} is no subclass of phalanx.optimizer.OptimConfig")
     return section

@@ -3,8 +3,8 @@
 `load` composes two steps that are of use alone: `load_mapping` reads a recipe and lays overrides over it, as plain
 nested dicts, and `validate` lays the model's preset under that and makes the frozen `Config`. `dump` writes a
 configuration as TOML that explains itself and loads back to the same value. Types come from `Config`, so `train.init=7`
-is the text "7" and `data.train=a,b` two texts, without quotes. Which keys [model] has is said by the family that the
-words, the recipe or its base name, in this order.
+is the text "7" and `data.train=a,b` two texts, without quotes. Which keys [model] and [optim] have is said by the
+family and the optimizer that the words, the recipe or its base name, in this order.
 """
 
 import difflib
@@ -19,15 +19,15 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from phalanx import registry
-from phalanx.config import FAMILY, Config, ModelConfig, section_of
+from phalanx.config import FAMILY, OPTIMIZER, Config, ModelConfig, optimizer_of, section_of
 from phalanx.errors import InputError
 from phalanx.foreign import brief
 from phalanx.models.family import with_preset
+from phalanx.optimizer import OptimConfig
+from phalanx.owners import Owners, owners_of, shared_alone, without_former, without_others
 from phalanx.section import Section, help_of
-from phalanx.values import kind_of, parse, scalar, shown, toml
+from phalanx.values import kind_of, parse, shown, toml
 
-# What run folders that were begun when all families had the same keys say of keys that their family has not.
-FORMER = {"segments": 0, "norm_first": True, "gelu": "tanh", "head": "", "classes": 0}
 BUNDLED = Path(__file__).parent / "recipes"
 Mapped = dict[str, Any]
 MOST = 4  # further wrong keys that are named
@@ -60,27 +60,42 @@ def from_words(words: Sequence[str]) -> Config:
     return validate(overridden({}, words))
 
 
+def load_dump(path: Path, trained: bool) -> Config:
+    """The configuration that was written to `path`. Where it is not to be `trained` an optimizer from outside the
+    package need not be there: of its keys those that all optimizers have are read.
+    """
+    mapping = read(path) if trained else shared_alone(read(path))
+    return validate(without_former(mapping, _known(owners_of(mapping))))
+
+
 def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
     """A recipe with its base (`extends = "name"`) under it and the overrides over it, as nested plain dicts."""
     path = _find(name_or_path)
-    mapping = read(path)
+    mapping, below = read(path), Mapped()
     if (base := mapping.pop("extends", None)) is not None:
         below = read(_find(str(base), path.parent))
         if "extends" in below:
             raise InputError(f"{path}: extends={base}, which extends another in turn; one step is allowed")
-        mapping = _lay(mapping, below)
-    return overridden(_without_former(mapping, _family(mapping, overrides)), overrides)
+    return overridden(_merged(mapping, below, overrides), overrides)
+
+
+def _merged(mapping: Mapped, below: Mapped, words: Sequence[str]) -> Mapped:
+    """A recipe laid over its base, both without the keys of an optimizer in whose place another is named."""
+    whole = _lay(mapping, below)
+    owners = owners_of(whole, words)
+    whole = _lay(without_others(mapping, owners_of(whole), owners), without_others(below, owners_of(below), owners))
+    return without_former(whole, _known(owners))
 
 
 def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
     """A mapping with `section.key=value` words laid over it."""
-    family = _family(mapping, words)
+    owners = owners_of(mapping, words)
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise InputError(f"{word} is not an override; write section.key=value{_such_as(word)}")
         *section, leaf = key.split(".")
-        value = parse(text, _field(key, family))
+        value = parse(text, _field(key, owners))
         mapping = _lay({section[0]: {leaf: value}} if section else {leaf: value}, mapping)
     return mapping
 
@@ -116,45 +131,26 @@ def validate(mapping: Mapping[str, Any]) -> Config:
 
     InputError in one line for all that is wrong, each with its value and what would do.
     """
-    family = _family(mapping)
+    owners = owners_of(mapping)
     for name, value in mapping.items():
         for key in [f"{name}.{leaf}" for leaf in value] if isinstance(value, Mapping) else [name]:
-            _field(key, family)
+            _field(key, owners)
 
     model = mapping.get("model")
-    if isinstance(model, Mapping) and isinstance(model.get("preset"), str) and model.get("family", family) == family:
+    if (
+        isinstance(model, Mapping)
+        and isinstance(model.get("preset"), str)
+        and model.get("family", owners.family) == owners.family
+    ):
         mapping = {**mapping, "model": with_preset(model)}
     try:
         return Config.model_validate(mapping)
     except ValidationError as error:
         wrong = dict.fromkeys(".".join(map(str, complaint["loc"][:2])) for complaint in error.errors())
-        first, *others = ((f"{key}={shown(_value(mapping, key))}", kind_of(_field(key, family))) for key in wrong)
+        first, *others = ((f"{key}={shown(_value(mapping, key))}", kind_of(_field(key, owners))) for key in wrong)
         more = "".join(f"; {said} neither, it takes {kind}" for said, kind in others[:MOST])
         more += f" (and {len(others) - MOST} more like it)" * (len(others) > MOST)
         raise InputError(f"{first[0]} will not do; it takes {first[1]}{more}") from error
-
-
-def _family(mapping: Mapping[str, Any], words: Sequence[str] = ()) -> str:
-    """The model family that words name, the last of them, or else a mapping."""
-    for word in reversed(words):
-        key, _, text = word.partition("=")
-        if key == "model.family":
-            return str(scalar(text, str))
-    model = mapping.get("model")
-    name = model.get("family", FAMILY) if isinstance(model, Mapping) else FAMILY
-    return name if isinstance(name, str) else FAMILY
-
-
-def _without_former(mapping: Mapped, family: str) -> Mapped:
-    """A mapping without the keys of other families that every [model] had once, where they hold what they then held by
-    default.
-    """
-    model = mapping.get("model")
-    if not isinstance(model, dict):
-        return mapping
-    known = _known(family)
-    unmeant = [key for key, value in FORMER.items() if f"model.{key}" not in known and model.get(key) == value]
-    return {**mapping, "model": {key: value for key, value in model.items() if key not in unmeant}}
 
 
 def _value(mapping: Mapping[str, Any], key: str) -> Any:
@@ -183,13 +179,18 @@ def is_whole(text: str) -> bool:
 
 
 def all_keys() -> list[str]:
-    """The dotted names of all keys, those of every bundled family among them."""
-    return [*dict.fromkeys(key for family in registry.MODELS.places for key in _known(family))]
+    """The dotted names of all keys, those of every bundled family and optimizer among them."""
+    return [*dict.fromkeys(key for owners in _bundled() for key in _known(owners))]
 
 
-def keys_of(family: str) -> list[str]:
-    """The dotted names of a family's keys. InputError where there is no such family."""
-    return [key for key in _known(family) if key.startswith("model.")]
+def _bundled() -> Iterator[Owners]:
+    yield from (Owners(family=family) for family in registry.MODELS.places)
+    yield from (Owners(optimizer=optimizer) for optimizer in registry.OPTIMIZERS.places)
+
+
+def keys_of(owners: Owners, sections: Collection[str]) -> list[str]:
+    """The dotted names of the keys of a family or an optimizer. InputError where there is no such one."""
+    return [key for key in _known(owners) if key.partition(".")[0] in sections]
 
 
 def meant_by(name: str, keys: Collection[str] = ()) -> list[str]:
@@ -201,13 +202,15 @@ def meant_by(name: str, keys: Collection[str] = ()) -> list[str]:
     return same or ([ELSEWHERE[leaf]] if leaf in ELSEWHERE else [])
 
 
-def help_text(only: Sequence[str] = (), family: str = "") -> str:
+def help_text(only: Sequence[str] = (), owners: Owners | None = None) -> str:
     """Every key, or those of `only` without their sections, with its default, what it may be, and what it does.
 
-    Without a `family` those of `only` are keys that all families share, and none is looked up.
+    Without `owners` those of `only` are keys that all families and optimizers share, and none is looked up.
     """
-    shared = only and not family
-    config = Config(model=ModelConfig(family=FAMILY)) if shared else _default(family or FAMILY)
+    if only and not owners:
+        config = Config(model=ModelConfig(family=FAMILY), optim=OptimConfig(name=OPTIMIZER))
+    else:
+        config = _default(owners or Owners())
     lines, last = [], ""
     for key, value, field in _keys(config):
         if only and key not in only:
@@ -255,31 +258,35 @@ def _keys(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldIn
             yield prefix + name, value, field
 
 
-def _default(family: str) -> Config:
-    """The configuration of a family in which no key is given."""
-    section_of(family)  # where there is none, said in its own words
+def _default(owners: Owners) -> Config:
+    """The configuration of a family and an optimizer in which no key is given."""
+    section_of(owners.family)  # where there is none, said in its own words
+    optimizer_of(owners.optimizer)
     try:
-        return Config.model_validate({"model": {"family": family}})
+        return Config.model_validate({"model": {"family": owners.family}, "optim": {"name": owners.optimizer}})
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(f"model.family={family}: {key} has no default that will do; every key needs one") from error
+        whose = f"optim.name={owners.optimizer}" if key.startswith("optim") else f"model.family={owners.family}"
+        raise InputError(f"{whose}: {key} has no default that will do; every key needs one") from error
 
 
 @cache
-def _known(family: str) -> dict[str, FieldInfo]:
-    return {name: field for name, _, field in _keys(_default(family))}
+def _known(owners: Owners) -> dict[str, FieldInfo]:
+    return {name: field for name, _, field in _keys(_default(owners))}
 
 
-def _field(key: str, family: str) -> FieldInfo:
-    """What is known of a key of a family's configuration; InputError with the nearest known key when there is none."""
-    known = _known(family)
+def _field(key: str, owners: Owners) -> FieldInfo:
+    """What is known of a key of a configuration; InputError with the nearest known key when there is none."""
+    known = _known(owners)
     if key in known:
         return known[key]
     if key in Config.model_fields:
         raise InputError(f"{key} is a section, not a key; write {key}.KEY=value, or [{key}] and its keys in TOML")
-    for other in registry.MODELS.places:
+    which, its = ("optim.name", owners.optimizer) if key.startswith("optim.") else ("model.family", owners.family)
+    for other in _bundled():
         if key in _known(other):
-            raise InputError(f"{key} is a key of model.family={other}, and {family} has none of that name")
+            name = other.optimizer if key.startswith("optim.") else other.family
+            raise InputError(f"{key} is a key of {which}={name}, and {its} has none of that name")
     near = meant_by(key, known) or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "`phalanx train --help --all` lists all"
     raise InputError(f"{key} is not a key of the configuration; {hint}")

@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from phalanx.errors import InputError
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
-    from phalanx.config import Config, OptimConfig
+    from phalanx.config import Config
     from phalanx.infer.backends.protocol import Backend
     from phalanx.models.family import Family
-    from phalanx.parallel.parameters import Parameters
+    from phalanx.optimizer import OptimConfig
     from phalanx.train.task import Kind
     from phalanx.train.trackers import Tracker
 
@@ -110,9 +108,9 @@ BACKENDS: "Table[Callable[[], Backend]]" = Table(
 TRACKERS: "Table[Callable[[Config, Path, int], Tracker]]" = Table(
     "log.trackers", {"tensorboard": "phalanx.train.trackers:TensorBoard"}, ("start", "train", "valid", "close")
 )
-OPTIMIZERS: "Table[Callable[[Parameters, OptimConfig], list[Optimizer]]]" = Table(
+OPTIMIZERS: "Table[type[OptimConfig]]" = Table(
     "optim.name",
-    {name: f"phalanx.train.optim:{name}" for name in ("adamw", "lamb", "muon")},
-    ("__call__",),
+    {name.lower(): f"phalanx.train.optimizers:{name}" for name in ("AdamW", "Lamb", "Muon")},
+    ("build", "state", "messages"),
 )
 TOKENIZERS = {"gpt2": 50257, "bert-uncased": 30522, "bert-cased": 28996}  # those that are bundled: tokens of each

@@ -1,4 +1,4 @@
-"""Optimizers, and a task, by which rank 1 does not come to step 3: `optim.name=tests.faults.late:asleep`.
+"""Optimizers, and a task, by which rank 1 does not come to step 3: `optim.name=tests.faults.late:Asleep`.
 
 Until then the watchdog is patient, however slow a busy machine makes the start; from there on it is quick.
 """
@@ -9,16 +9,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from phalanx import registry
-from phalanx.config import OptimConfig
 from phalanx.runtime.watchdog import Watchdog
 from phalanx.tasks.clm import CausalLM
+from phalanx.train.optimizers import AdamW
 
 STEPS = 2  # that are done
 TIMEOUT = 1.0  # seconds of the watchdog from then on
@@ -39,51 +37,74 @@ def _elsewhere() -> None:
     dist.all_gather([torch.empty(7), torch.empty(7)], torch.ones(7))
 
 
-def _made(
-    fault: Callable[[], object], parameters: Any, config: OptimConfig, late: tuple[str, ...] = ("1",)
-) -> list[torch.optim.Optimizer]:
-    """AdamW, after whose second step rank 1 meets with a fault."""
-    made: list[torch.optim.Optimizer] = registry.OPTIMIZERS.find("adamw")(parameters, config)
-    inner, steps = made[0].step, iter(range(1, 1000))
+class Late(AdamW):
+    """AdamW, after whose second step ranks meet with a fault."""
 
-    def step() -> None:
-        while not watchdog().keeper:
-            time.sleep(0.01)
-        inner()
-        if next(steps) == STEPS:
-            found = watchdog()
-            found.timeout, found.tick = TIMEOUT, TIMEOUT / 10
-            found.still.tick = found.tick
-            if os.environ["RANK"] in late:
-                fault()
+    def build(self, parameters: Any) -> list[torch.optim.Optimizer]:
+        """Return AdamW, whose third step does not come."""
+        made = super().build(parameters)
+        inner, steps = made[0].step, iter(range(1, 1000))
 
-    vars(made[0])["step"] = step
-    return made
+        def step() -> None:
+            while not watchdog().keeper:
+                time.sleep(0.01)
+            inner()
+            if next(steps) == STEPS:
+                found = watchdog()
+                found.timeout, found.tick = TIMEOUT, TIMEOUT / 10
+                found.still.tick = found.tick
+                if os.environ["RANK"] in self.late():
+                    self.fault()
+
+        vars(made[0])["step"] = step
+        return made
+
+    def late(self) -> tuple[str, ...]:
+        """Return the ranks that do not come."""
+        return ("1",)
+
+    def fault(self) -> None:
+        """Be where the late one is."""
 
 
-def asleep(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class Asleep(Late):
     """Rank 1 sleeps."""
-    return _made(sleeping, parameters, config)
+
+    def fault(self) -> None:
+        """Sleep."""
+        sleeping()
 
 
-def elsewhere(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class Elsewhere(Late):
     """Rank 1 is in a collective of its own."""
-    return _made(_elsewhere, parameters, config)
+
+    def fault(self) -> None:
+        """Gather what nobody gives."""
+        _elsewhere()
 
 
-def stopped(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class Stopped(Late):
     """Rank 1 is stopped."""
-    return _made(lambda: os.kill(os.getpid(), signal.SIGSTOP), parameters, config)
+
+    def fault(self) -> None:
+        """Stop."""
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def keeper_stopped(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class KeeperStopped(Stopped):
     """Rank 0 is stopped, and with it the store."""
-    return _made(lambda: os.kill(os.getpid(), signal.SIGSTOP), parameters, config, ("0",))
+
+    def late(self) -> tuple[str, ...]:
+        """Return the keeper."""
+        return ("0",)
 
 
-def locked(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class Locked(Late):
     """Rank 1 is in a function of C that does not let go of the interpreter."""
-    return _made(_hold_all, parameters, config)
+
+    def fault(self) -> None:
+        """Hold all."""
+        _hold_all()
 
 
 def _hold_all() -> None:
@@ -91,34 +112,43 @@ def _hold_all() -> None:
     ctypes.PyDLL(None).sleep(1000)
 
 
-def slow(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class Slow(Late):
     """All ranks take so much time that an alarm is raised."""
-    return _made(_until_an_alarm, parameters, config, ("0", "1"))
+
+    def late(self) -> tuple[str, ...]:
+        """Return both."""
+        return ("0", "1")
+
+    def fault(self) -> None:
+        """Wait for the alarm."""
+        before = watchdog().alarm
+        while watchdog().alarm == before:
+            time.sleep(0.01)
 
 
-def _until_an_alarm() -> None:
-    before = watchdog().alarm
-    while watchdog().alarm == before:
-        time.sleep(0.01)
-
-
-def punctual(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class Punctual(Late):
     """None is late, in the optimizer."""
-    return _made(lambda: None, parameters, config, ())
+
+    def late(self) -> tuple[str, ...]:
+        """Return nobody."""
+        return ()
 
 
-def held(parameters: Any, config: OptimConfig) -> list[torch.optim.Optimizer]:
+class Held(AdamW):
     """AdamW, with which rank 1 does seven steps and no more, where its launcher may start it again."""
-    made: list[torch.optim.Optimizer] = registry.OPTIMIZERS.find("adamw")(parameters, config)
-    inner, steps = made[0].step, iter(range(1, 1000))
 
-    def step() -> None:
-        if os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and os.environ["RANK"] == "1" and next(steps) > 7:
-            sleeping()
-        inner()
+    def build(self, parameters: Any) -> list[torch.optim.Optimizer]:
+        """Return AdamW, whose eighth step does not come."""
+        made = super().build(parameters)
+        inner, steps = made[0].step, iter(range(1, 1000))
 
-    vars(made[0])["step"] = step
-    return made
+        def step() -> None:
+            if os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and os.environ["RANK"] == "1" and next(steps) > 7:
+                sleeping()
+            inner()
+
+        vars(made[0])["step"] = step
+        return made
 
 
 class Reading(CausalLM):

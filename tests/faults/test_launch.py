@@ -37,7 +37,7 @@ def test_a_killed_process_costs_what_was_not_saved(launch: Launch, tmp_path: Pat
     """Twice; then no restart is left, and by hand it goes on to the same end as a run that nobody disturbed. Rank 1 is
     killed while it dawdles and the other waits for it, so that no run is over before.
     """
-    words = ["train.steps=16", "layout.tp=2", "optim.name=tests.faults.late:held"]
+    words = ["train.steps=16", "layout.tp=2", "optim.name=tests.faults.late:Held"]
     disturbed = launch(*words, "--restarts", "1")
     for start in (1, 2):
         ranks = disturbed.trains(start, 6)

@@ -11,14 +11,13 @@ from torch.optim import Optimizer
 from typer.testing import CliRunner
 
 from phalanx import cli
-from phalanx.config import OptimConfig
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.parallel.parameters import Parameters
 from phalanx.run.comparison import BOUNDS, FARTHER, Bounds, Comparison, Point, largest
 from phalanx.runtime import launch
 from phalanx.tasks import check
-from phalanx.train.optim import lamb
+from phalanx.train.optimizers import Lamb
 from tests.faults.ranks import free_port
 from tests.train.processes import start
 from tests.train.runs import Corpus
@@ -41,9 +40,14 @@ def growing(first: float) -> list[Point]:
     return [Point(point.loss + first * 4**step, point.norm) for step, point in enumerate(CURVE)]
 
 
-def careless(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
+class Careless(Lamb):
     """LAMB that takes the norms of this rank's parts for those of the wholes."""
-    return lamb(Parameters(parameters.locals), optim)
+
+    name: str = f"{__name__}:Careless"
+
+    def build(self, parameters: Parameters) -> list[Optimizer]:
+        """Return LAMB of parameters that know of no other ranks."""
+        return super().build(Parameters(parameters.locals))
 
 
 def test_fewer_steps_than_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,9 +80,9 @@ def both_ranks(told: Path, words: list[str]) -> list[int | None]:
     ("optimizer", "rate", "verdict", "steep"),
     [
         ("lamb", "0.03", "the curves agree", False),
-        (f"{__name__}:careless", "0.03", "the curves do NOT agree", False),
+        (f"{__name__}:Careless", "0.03", "the curves do NOT agree", False),
         ("adamw", "0.5", "too steep to tell", True),
-        (f"{__name__}:careless", "2", "the curves do NOT agree", True),
+        (f"{__name__}:Careless", "2", "the curves do NOT agree", True),
     ],
 )
 def test_the_command(corpus: Corpus, tmp_path: Path, optimizer: str, rate: str, verdict: str, steep: bool) -> None:

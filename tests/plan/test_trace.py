@@ -44,6 +44,12 @@ CASES = """
 4 bert train.batch=64 layout.micro_batch=16 layout.shard=zero2
 2 bert train.batch=12 layout.micro_batch=4 layout.pp=2
 """.strip().splitlines()
+MUON = """
+1 gpt train.batch=8 layout.micro_batch=4 optim.name=muon optim.split_fused=true
+4 gpt train.batch=16 layout.micro_batch=4 layout.tp=2 layout.shard=zero2 optim.name=muon
+2 bert train.batch=12 layout.micro_batch=4 layout.pp=2 optim.name=muon
+2 toy train.batch=8 layout.micro_batch=2 layout.tp=2 optim.name=muon optim.split_fused=true
+""".strip().splitlines()
 HEADS = """
 1 bert task=classes model.classes=3 train.batch=16 layout.micro_batch=8
 2 bert task=value train.batch=16 layout.tp=2 layout.sequence_parallel=false
@@ -80,7 +86,7 @@ def place(config: Config, pp: int) -> Mesh:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [*CASES, *HEADS, *TOYS])
+@pytest.mark.parametrize("words", [*CASES, *MUON, *HEADS, *TOYS])
 def test_trace_and_closed_forms(words: str) -> None:
     config, processes = laid_out(words)
     layout = config.layout

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phalanx.parallel.parameters import Parameters
 from phalanx.train.guard import Guard
 from phalanx.train.optim import clip
+from tests.train.described import parameters_of
 
 NAN, INF = float("nan"), float("inf")
 
@@ -103,7 +103,7 @@ def test_the_weights_stay_as_they_were(bad: float, guarded: bool) -> None:
 
 
 def clipped(model: nn.Module) -> Tensor:
-    parameters = Parameters.of(model)
+    parameters = parameters_of(model)
     return clip(parameters, parameters.square(), 1.0)
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phalanx.config import OptimConfig
-from phalanx.parallel.parameters import Parameters
 from phalanx.train.guard import Guard
-from phalanx.train.optim import clip, lamb
+from phalanx.train.optim import clip
+from phalanx.train.optimizers import Lamb
+from tests.train.described import parameters_of
 
-OPTIM = OptimConfig(name="lamb", lr=0.02, weight_decay=0.01, eps=1e-6, clip=1.0)
+OPTIM = Lamb(lr=0.02, weight_decay=0.01, eps=1e-6, clip=1.0)
 SKIPPED = {5, 6, 13}
 
 
@@ -65,10 +65,10 @@ def weights(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: p.detach().numpy().astype(np.float64) for name, p in model.named_parameters()}
 
 
-def train(model: nn.Module, steps: int, optim: OptimConfig = OPTIM) -> None:
+def train(model: nn.Module, steps: int, optim: Lamb = OPTIM) -> None:
     """The trainer's order: clip, guard, step. A skipped step has one infinite gradient."""
-    parameters = Parameters.of(model)
-    (optimizer,) = lamb(parameters, optim)
+    parameters = parameters_of(model)
+    (optimizer,) = optim.build(parameters)
     guard = Guard(10)
     for step in range(steps):
         for name, p in model.named_parameters():
@@ -111,7 +111,7 @@ def test_the_first_step_of_a_matrix_is_lr_times_its_norm() -> None:
     for size in (1e-3, 1.0, 1e3):
         model = Toy()
         before = model.matrix.detach().clone()
-        (optimizer,) = lamb(Parameters.of(model), OPTIM)
+        (optimizer,) = OPTIM.build(parameters_of(model))
         model.matrix.grad = torch.full_like(before, size)
         optimizer.step()
         length: Tensor = (model.matrix.detach() - before).norm()
@@ -123,7 +123,7 @@ def test_an_update_that_cancels_the_decay_moves_nothing() -> None:
     """Its norm is 0, and a ratio of norm(p) / 0 would be NaN."""
     model = nn.Linear(2, 2, bias=False)
     nn.init.constant_(model.weight, -1.0)
-    (optimizer,) = lamb(Parameters.of(model), OptimConfig(lr=0.1, beta1=0, beta2=0, eps=1e-12, weight_decay=1.0))
+    (optimizer,) = Lamb(lr=0.1, beta1=0, beta2=0, eps=1e-12, weight_decay=1.0).build(parameters_of(model))
     model.weight.grad = torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(model.weight, torch.full((2, 2), -1.0))

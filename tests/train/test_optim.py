@@ -10,15 +10,16 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
-from phalanx import registry
-from phalanx.config import OptimConfig
+from phalanx.config import optimizer_of
 from phalanx.errors import InputError
-from phalanx.parallel.parameters import Parameters
 from phalanx.train.muon import orthogonal
-from phalanx.train.optim import adamw, clip, muon
+from phalanx.train.optim import clip
+from phalanx.train.optimizers import AdamW, Muon
+from tests.train.described import parameters_of
 
 BUILDERS = ("adamw", "lamb", "muon")
-OPTIM = OptimConfig(lr=0.01, weight_decay=0.1)
+OPTIM = AdamW(lr=0.01, weight_decay=0.1)
+MUON = Muon(lr=0.01, weight_decay=0.1)
 
 
 class Toy(nn.Module):
@@ -41,8 +42,7 @@ class Toy(nn.Module):
 
 
 def build(name: str, model: nn.Module) -> list[Optimizer]:
-    optimizers: list[Optimizer] = registry.OPTIMIZERS.find(name)(Parameters.of(model), OPTIM)
-    return optimizers
+    return optimizer_of(name)(name=name, lr=0.01, weight_decay=0.1).build(parameters_of(model))
 
 
 def train(model: nn.Module, optimizers: list[Optimizer], steps: range) -> list[float]:
@@ -85,7 +85,7 @@ def test_it_learns(name: str) -> None:
 
 def test_adamw_is_fused_and_equals_the_plain_one() -> None:
     model, plain = Toy(), Toy()
-    (optimizer,) = adamw(Parameters.of(model), OPTIM)
+    (optimizer,) = OPTIM.build(parameters_of(model))
     assert optimizer.param_groups[0]["fused"]
     groups = [
         {"params": [p for p in plain.parameters() if p.ndim == 2], "weight_decay": 0.1},
@@ -99,7 +99,7 @@ def test_adamw_is_fused_and_equals_the_plain_one() -> None:
 
 def test_muon_takes_the_blocks_matrices_at_the_rate_of_adamw() -> None:
     model = Toy()
-    spectral, rest = muon(Parameters.of(model), OPTIM)
+    spectral, rest = MUON.build(parameters_of(model))
     matrices = [p for group in spectral.param_groups for p in group["params"]]
     names = {id(p): name for name, p in model.named_parameters()}
     assert [names[id(p)] for p in matrices] == ["blocks.0.0.weight", "blocks.1.0.weight", "blocks.unused.weight"]
@@ -118,7 +118,7 @@ def test_muon_steps_as_torchs_does(shape: tuple[int, int]) -> None:
     model = nn.ModuleDict({"blocks": nn.Linear(*reversed(shape), bias=False)})
     (p,), theirs = model.parameters(), nn.Parameter(torch.zeros(shape))
     theirs.data.copy_(p.data)
-    ours, _ = muon(Parameters.of(nn.ModuleDict({"blocks": model["blocks"], "head": nn.Linear(2, 2)})), OPTIM)
+    ours, _ = MUON.build(parameters_of(nn.ModuleDict({"blocks": model["blocks"], "head": nn.Linear(2, 2)})))
     vars(ours)["number"] = torch.bfloat16
     other = torch.optim.Muon([theirs], OPTIM.lr, OPTIM.weight_decay, adjust_lr_fn="match_rms_adamw")
     for _ in range(4):
@@ -134,15 +134,15 @@ def test_muon_steps_as_torchs_does(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("dtype", "narrow"), [("fp32", False), ("bf16", True), ("fp8", True), ("fp16", True)])
 def test_muon_is_narrow_only_where_the_run_is(dtype: str, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And where the device multiplies bf16."""
-    parameters = Parameters(Parameters.of(Toy()).locals, dtype=dtype)
+    parameters = parameters_of(Toy(), dtype)
     for native in (True, False):
         monkeypatch.setattr("phalanx.train.muon.native_bf16", lambda _, native=native: native)
-        assert muon(parameters, OPTIM)[0].number == (torch.bfloat16 if narrow and native else torch.float32)  # type: ignore[attr-defined]
+        assert MUON.build(parameters)[0].number == (torch.bfloat16 if narrow and native else torch.float32)  # type: ignore[attr-defined]
 
 
 def test_muon_without_blocks_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"optim\.name=muon finds no matrices .*; use adamw"):
-        muon(Parameters.of(nn.Linear(3, 3)), OPTIM)
+        MUON.build(parameters_of(nn.Linear(3, 3)))
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -189,7 +189,7 @@ def parameters_with(*grads: list[float]) -> list[nn.Parameter]:
 
 
 def clipped(parameters: list[nn.Parameter], limit: float, scale: float = 1.0) -> Tensor:
-    of = Parameters.of(nn.ParameterList(parameters))
+    of = parameters_of(nn.ParameterList(parameters))
     return clip(of, of.square(), limit, scale)
 
 

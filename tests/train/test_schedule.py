@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phalanx.config import Config, OptimConfig, TrainConfig
+from phalanx.config import Config, TrainConfig
 from phalanx.errors import InputError
+from phalanx.train.optimizers import AdamW
 from phalanx.train.schedule import batch_size, check_schedule, learning_rate, samples_before
 
 
@@ -17,7 +18,7 @@ from phalanx.train.schedule import batch_size, check_schedule, learning_rate, sa
 )
 def test_nvidias_two_phases(lr: float, total: int, warmup: float, ends: int) -> None:
     """Its scheduler: progress × base / warmup below the warm-up's share, then base × √(1 - progress), at step + 1."""
-    optim = OptimConfig(lr=lr, warmup=warmup, schedule="polynomial", power=0.5)
+    optim = AdamW(lr=lr, warmup=warmup, schedule="polynomial", power=0.5)
     rates = [learning_rate(step, optim, total) for step in range(total)]
     for step, rate in enumerate(rates):
         progress = (step + 1) / total
@@ -30,7 +31,7 @@ def test_nvidias_two_phases(lr: float, total: int, warmup: float, ends: int) -> 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "polynomial"])
 def test_warm_up_is_linear_and_ends_at_the_peak(schedule: str) -> None:
-    optim = OptimConfig(lr=1.0, warmup=10, schedule=schedule)
+    optim = AdamW(lr=1.0, warmup=10, schedule=schedule)
     assert [learning_rate(step, optim, 100) for step in range(10)] == [(step + 1) / 10 for step in range(10)]
 
 
@@ -40,7 +41,7 @@ def test_warm_up_is_linear_and_ends_at_the_peak(schedule: str) -> None:
 )
 def test_decay_to_the_lowest_rate(schedule: str, middle: float, last: float) -> None:
     """At the middle of what follows the warm-up; the polynomial, of degree 1 here, counts from the run's begin."""
-    optim = OptimConfig(lr=1.0, min_lr=0.2, warmup=0.1, schedule=schedule, power=1.0)
+    optim = AdamW(lr=1.0, min_lr=0.2, warmup=0.1, schedule=schedule, power=1.0)
     rates = [learning_rate(step, optim, 100) for step in range(100)]
     assert rates[54] == pytest.approx(middle)
     assert rates[99] == pytest.approx(last)
@@ -48,12 +49,12 @@ def test_decay_to_the_lowest_rate(schedule: str, middle: float, last: float) -> 
 
 
 def test_cosine_at_a_quarter() -> None:
-    optim = OptimConfig(lr=1.0, schedule="cosine")
+    optim = AdamW(lr=1.0, schedule="cosine")
     assert learning_rate(24, optim, 100) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
 def test_beyond_the_end_the_rate_stays_lowest() -> None:
-    optim = OptimConfig(lr=1.0, min_lr=0.1, schedule="linear")
+    optim = AdamW(lr=1.0, min_lr=0.1, schedule="linear")
     assert learning_rate(150, optim, 100) == 0.1
 
 

@@ -32,8 +32,10 @@ class Expected:
 
 
 OTHERWISE = "traced from the module of a description: the same products, its views and values in another order"
-EXPECTED: tuple[Expected, ...] = tuple(
-    Expected(f"export-{run}-onnx", "out.onnx", OTHERWISE) for run in ("gpt-run", "post", "classes")
+MUON = "Muon keeps two moments of what is no matrix of a layer, multiplies, and sends whole matrices, all of it planned"
+EXPECTED: tuple[Expected, ...] = (
+    *(Expected(f"export-{run}-onnx", "out.onnx", OTHERWISE) for run in ("gpt-run", "post", "classes")),
+    *(Expected(job, "output.txt", MUON) for job in ("plan-02-gpt-tiny", "plan-22-gpt2-1.5b", "trace-1-gpt-tiny")),
 )
 
 TINY = (

@@ -59,32 +59,33 @@ class TakesWords(TyperCommand):
 
 
 class Trains(TakesWords):
-    """A command whose help ends with the recipes and with the keys that matter most, and with those of a family that a
-    word `model.family=NAME` beside `--help` names; with `--all`, with every key.
+    """A command whose help ends with the recipes and with the keys that matter most, and with those of a family or an
+    optimizer that a word `model.family=NAME` or `optim.name=NAME` beside `--help` names; with `--all`, with every key.
     """
 
     recipes, keys = True, PRETRAINING
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`--all`, with `--help` or alone, asks for the help with every key."""
-        families = [arg.partition("=")[2] for arg in args if arg.startswith("model.family=")]
-        ctx.meta[__name__] = "--all" in args, families[-1] if families else ""
+        ctx.meta[__name__] = "--all" in args, [arg for arg in args if arg.startswith(("model.family=", "optim.name="))]
         return super().parse_args(ctx, ["--help"] if "--all" in args else args)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write recipes and keys, which are read only when somebody asks."""
         from phalanx import recipe
+        from phalanx.owners import owners_of
 
-        everything, family = ctx.meta[__name__]
+        everything, words = ctx.meta[__name__]
+        owners = owners_of({}, words) if words else None
         kept: list[str] = [] if everything else [*self.keys]
-        which = "All keys" if everything else "Keys that matter most"
-        if kept and family:
-            kept, which = [*kept, *recipe.keys_of(family)], f"{which} and all of model.family={family}"
+        which, named = "All keys" if everything else "Keys that matter most", " ".join(words)
+        if kept and owners:
+            kept += recipe.keys_of(owners, [word.partition(".")[0] for word in words])
+            which = f"{which} and all of {named}"
         formatter.write(f"\n{which}, as section.key=value, with their defaults (recipes and tasks have others):\n")
-        formatter.write(f"{recipe.help_text(kept, family)}\n")
+        formatter.write(f"{recipe.help_text(kept, owners)}\n")
         if not everything:
-            named = f" model.family={family}" if family else ""
-            formatter.write(f"\n  The others: {ctx.command_path} --help --all{named}\n")
+            formatter.write(f"\n  The others: {ctx.command_path} --help --all{f' {named}' if named else ''}\n")
         if self.recipes:
             with formatter.section("Recipes"):
                 formatter.write_dl([(name, _brief(text)) for name, text in recipe.names().items()])

@@ -154,7 +154,7 @@ class Layout:
             boxes = partition.rows(partition.place(parameter, self.ranks), rows * shards.rank, rows)
             twin = stage.last and not stage.first and name == WORDS
             replicas = mesh.data.size // shards.size
-            self.locals[name] = Local(tensor, source, parameter.shape, tuple(boxes), twin, replicas)
+            self.locals[name] = Local(tensor, source, parameter, tuple(boxes), twin, replicas)
 
         if write:
             pieces = {

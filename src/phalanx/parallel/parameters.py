@@ -6,7 +6,7 @@ for all of them.
 
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from phalanx.parallel.mesh import ALONE, Axis
-from phalanx.spec import partition
+from phalanx.spec.leaves import Parameter
 from phalanx.spec.partition import Box
 
 
@@ -23,7 +23,7 @@ class Local(NamedTuple):
 
     tensor: nn.Parameter  # what the optimizer moves
     source: nn.Parameter  # the model's own; `tensor` itself unless `fully_shard` wraps it
-    shape: tuple[int, ...]  # of the whole
+    parameter: Parameter  # of the model's description: its role, and the shape of the whole
     boxes: tuple[Box, ...]  # of the whole, which `tensor` consists of; none where it has no elements
     twin: bool = False  # a second copy: of the first stage's word embedding, in the last stage
     replicas: int = 1  # ranks along the data axis that hold the same boxes
@@ -36,13 +36,6 @@ class Parameters(Mapping[str, nn.Parameter]):
     def __init__(self, locals: Mapping[str, Local], within: Axis = ALONE, dtype: str = "fp32") -> None:
         self.locals, self.within, self.dtype = dict(locals), within, dtype
 
-    @classmethod
-    def of(cls, model: nn.Module) -> Self:
-        """The parameters of a model that one process holds whole."""
-        named = model.named_parameters()
-        held = {name: (p, partition.whole(tuple(p.shape))) for name, p in named if p.requires_grad}
-        return cls({name: Local(p, p, box.shape, (box,)) for name, (p, box) in held.items()})
-
     def __getitem__(self, name: str) -> nn.Parameter:
         return self.locals[name].tensor
 
@@ -51,6 +44,10 @@ class Parameters(Mapping[str, nn.Parameter]):
 
     def __len__(self) -> int:
         return len(self.locals)
+
+    def described(self, name: str) -> Parameter:
+        """Return what the model's description says of a parameter: its role and its dimensions, as a whole."""
+        return self.locals[name].parameter
 
     def norms(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The 2-norm of the whole of each tensor that lies as the parameter of its name: float32 [] by name."""
@@ -64,7 +61,7 @@ class Parameters(Mapping[str, nn.Parameter]):
         local = self.locals[name]
         if self.within.size == 1:
             return tensor
-        out = tensor.new_zeros(local.shape)
+        out = tensor.new_zeros(local.parameter.shape)
         for box in local.boxes:
             out[box.global_slices] = tensor[box.local_slices] / box.alike
         dist.all_reduce(out, group=self.within.group)
@@ -114,7 +111,7 @@ class Parameters(Mapping[str, nn.Parameter]):
 
     def places(self) -> dict[str, tuple[tuple[int, ...], tuple[Box, ...]]]:
         """Shape of the whole and boxes of the part, by name."""
-        return {name: (local.shape, local.boxes) for name, local in self.locals.items()}
+        return {name: (local.parameter.shape, local.boxes) for name, local in self.locals.items()}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -224,12 +224,6 @@ class ExpectedMessages(RankShard):
         )
 
     def optimizer(self) -> Messages:
-        """LAMB: norms of all that decays, and of its updates. Muon: each whole matrix of a block."""
+        """What it asks of whole parameters, among those that have parts of them."""
         axes = self.axes("dp", "cp", "tp") if self.sharded else self.tp
-        wholes = [parameter for parameter in self.held if parameter.role in ("matrix", "table")]
-        if self.config.optim.name == "lamb":
-            return count_messages(2 * (self.config.optim.weight_decay > 0), "all-reduce", axes, len(wholes))
-        if self.config.optim.name == "muon":
-            matrices = [prod(whole.shape) for whole in wholes if "blocks" in whole.name.split(".")]
-            return count_messages(1, "all-reduce", axes, *matrices)
-        return Counter()
+        return count_messages(1, "all-reduce", axes, *self.config.optim.messages(self.held))

@@ -4,6 +4,8 @@ What is computed again counts here, as hardware does it; a model's own FLOPs, fo
 one kernel computes its scores once more in backward (Dao et al., arXiv 2205.14135).
 """
 
+from math import prod
+
 from phalanx.config import Config
 from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import products
@@ -11,11 +13,12 @@ from phalanx.spec.model import Block, Part
 
 
 def flops(config: Config, pp: int = 0) -> float:
-    """FLOPs of one step on a rank at place `pp` of its pipeline, recomputation included."""
+    """FLOPs of one step on a rank at place `pp` of its pipeline, recomputation and the optimizer's own included."""
     rank = RankShard(config, pp)
     blocks = sum(count * _block(rank, block) for block, count in rank.computed.items())
     heads = sum(3 * _multiplied(rank, head) for stage in rank.stages for head in stage.heads)
-    return rank.micro_batches * (blocks + heads)
+    update = sum(2 * prod(shape) for parameter in rank.held for shape in config.optim.products(parameter))
+    return rank.micro_batches * (blocks + heads) + update
 
 
 def _multiplied(rank: RankShard, part: Part) -> float:

@@ -10,6 +10,7 @@ from functools import cache
 from math import ceil, prod
 from typing import NamedTuple
 
+from phalanx.optimizer import OptimConfig, Product
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.workload import Workload
 from phalanx.spec import model
@@ -22,7 +23,6 @@ SIDE = 8  # columns that a tile could have had while it loads: small tiles reuse
 SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
 FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
 GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3))}  # passes and kernels, forward and backward
-STATES = {"adamw": 3, "lamb": 3, "muon": 2}  # fp32 numbers of a parameter that an optimizer reads and writes
 
 
 class Kernel(NamedTuple):
@@ -162,15 +162,25 @@ def gather(work: Workload, parameters: float) -> list[Kernel]:
 
 
 def optimizer(work: Workload, parameters: float) -> list[Kernel]:
-    """Kernels that update `parameters` elements on this GPU.
-
-    Gradients are unscaled and their norm taken, master weights and moments read and written, weights cast; LAMB reads
-    all again for the norms of its updates.
+    """Kernels that update `parameters` elements on this GPU: gradients are unscaled and their norm taken, weights and
+    state read and written, and weights cast.
     """
     cast = BYTES[work.precision] if work.precision != "fp32" else 0
-    once = 8 * STATES.get(work.optimizer, 3) + 2 * work.gradient_bytes + cast
-    again = 16 if work.optimizer == "lamb" else 0
-    return [Kernel("optimizer", parameters * (once + again + 2 * work.gradient_bytes) / 8, times=8)]
+    once = _moved(work.spec, work.optimizer) + 2 * work.gradient_bytes + cast
+    return [Kernel("optimizer", parameters * (once + 2 * work.gradient_bytes) / 8, times=8)]
+
+
+@cache
+def _moved(spec: model.Spec, optim: OptimConfig) -> float:
+    """Bytes that an optimizer moves of an element, on average of the whole model."""
+    parameters = [*spec.parameters()]
+    moved = sum(optim.moved(parameter) * parameter.elements for parameter in parameters)
+    return moved / sum(parameter.elements for parameter in parameters)
+
+
+def of_wholes(work: Workload, shape: Product, times: int) -> Kernel:
+    """The optimizer's own product of whole parameters, so many of one shape."""
+    return product("optimizer", *shape, BYTES[work.precision], times=times)
 
 
 class Timer:

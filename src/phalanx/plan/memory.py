@@ -139,9 +139,8 @@ class _Rank(RankShard):
         return WIDE * self.mine * self.boundaries * self.micro_batches
 
     def states(self) -> tuple[float, float]:
-        """Bytes of weights and of moments."""
-        moments = 1 if self.config.optim.name == "muon" else 2
-        return WIDE * self.parameters / self.shards, WIDE * moments * self.parameters / self.shards
+        """Bytes of weights and of what the optimizer keeps of them."""
+        return WIDE * self.parameters / self.shards, self.state / self.shards
 
     @cached_property
     def largest(self) -> int:

@@ -4,7 +4,7 @@ A stage's forward and backward are sums of kernels and of collectives that wait 
 if that is longer. The pipeline is simulated. Gradients are summed after backward, or under it as far as it lasts.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -13,12 +13,14 @@ from math import inf, log, prod, sqrt
 from operator import mul
 from typing import NamedTuple
 
+from phalanx.optimizer import OptimConfig, Product
 from phalanx.plan import kernels, measured, pipeline
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.kernels import Kernel, Timer
 from phalanx.plan.network import Group, send
 from phalanx.plan.workload import Workload
-from phalanx.spec.costs import counted, decoders, kinds
+from phalanx.spec import partition
+from phalanx.spec.costs import WIDE, counted, decoders, kinds
 from phalanx.spec.model import Block, Spec
 
 # Set by hand, for all machines; what belongs to one is in its cluster file.
@@ -26,6 +28,7 @@ HIDDEN = 0.9  # of what goes on under compute costs nothing; the rest is units a
 BUCKET = 25e6  # bytes that are summed together, as torch's DistributedDataParallel does
 LAST = 1 / 8  # of the gradients have no backward left to hide under
 SOFT = 5  # how sharply the longer of computing and launching rules
+SMALL = 1e6  # bytes: messages of the optimizer that are fewer together are next to nothing
 SPREAD = 0.01  # deviation between GPUs: a step waits for the slowest of n, about sqrt(2 ln n) deviations late
 
 
@@ -204,6 +207,27 @@ class Step:
         ways = (self.work.shard_ways or self.data.size) if self.work.shard != "none" else 1
         return self.timer.total(kernels.optimizer(self.work, parameters / ways))
 
+    def wholes(self) -> float:
+        """Seconds of what the optimizer does with whole parameters, on the rank that has most of them: it multiplies
+        them, after they have been put together from the parts of all ranks that share them.
+        """
+        work, most = self.work, 0.0
+        made, sent = _wholes(work.spec, work.optimizer, (len(work.spec.blocks),), (0,))
+        if not made and sum(sent) < SMALL:
+            return 0.0  # most optimizers, told without a look at each rank
+
+        shards = (work.shard_ways or self.data.size) if work.shard != "none" else 1
+        shared, where = (
+            Group(self.cluster, self.tp.size * shards, 1),
+            pipeline.ranks(work.schedule, work.pp, work.chunks),
+        )
+        for rank in range(work.pp):
+            stages = tuple(stage for stage, its in enumerate(where) if its == rank)
+            made, sent = _wholes(work.spec, work.optimizer, work.spread, stages)
+            multiplied = sum(self.timer(kernels.of_wholes(work, shape, times)) for shape, times in made)
+            most = max(most, multiplied + sum(map(shared.all_reduce, sent)))
+        return most
+
     def _exposed(self, busy: float, under: float) -> float:
         return busy - self.hidden * min(busy * (1 - LAST), under) if self.work.overlap else busy
 
@@ -219,7 +243,7 @@ class Step:
             hop += self.tp.scatter(self.wide) if work.scattered and not work.sequence_parallel else 0.0
         flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, forward, backward, hop)
         parameters = self.rank_parameters()
-        update = self.update(parameters)
+        update = self.update(parameters) + self.wholes()
         exposed, tied = self.replicas(flow.forward, flow.backward, parameters), self._tied()
         seconds = flow.seconds + exposed + update + tied
 
@@ -244,6 +268,19 @@ class Step:
             return 0.0
         size = self.sizes.words / self.work.tp * self.work.gradient_bytes
         return 2 * send(self.cluster, size, self.work.tp * self.work.cp * self.work.dp)
+
+
+@cache
+def _wholes(
+    spec: Spec, optim: OptimConfig, spread: tuple[int, ...], stages: tuple[int, ...]
+) -> tuple[list[tuple[Product, int]], list[int]]:
+    """An optimizer's products of the parameters of a rank's stages, by shape and number, and the bytes that it sends of
+    them. Of words that a rank has twice one counts.
+    """
+    parts = (partition.stage(spec, number, spread) for number in stages)
+    held = [*{each.name: each for part in parts for each in part.parameters()}.values()]
+    shapes = Counter(shape for parameter in held for shape in optim.products(parameter))
+    return [*shapes.items()], [WIDE * size for size in optim.messages(held)]
 
 
 @cache

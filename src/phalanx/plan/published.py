@@ -15,6 +15,7 @@ from typing import Any
 from phalanx.models.family import configured, spec_of
 from phalanx.plan.cluster import Cluster, load
 from phalanx.plan.workload import Workload
+from phalanx.train.optimizers import Lamb
 
 Row = dict[str, str]
 
@@ -40,7 +41,7 @@ AMPERE = {"A100-SXM4-40GB": "dgx-a100", "A100-SXM4-80GB": "selene", "A100": "vtr
 OLD = {"attention": "plain", "pointwise": "split", "overlap": False, "gradient_bytes": 2}
 MEGATRON = {"attention": "softmax", "overlap": False, "gradient_bytes": 2, "scattered": True}  # arXiv 2104.04473, 4.1
 AUGUST = OLD | {"gradient_bytes": 4, "micro_batch": 8}
-DLE = OLD | {"optimizer": "lamb"}
+DLE = OLD | {"optimizer": Lamb()}
 
 SYSTEMS = {  # by the beginning of the row's number; the first that fits
     "vtrain": System(

@@ -7,6 +7,7 @@ from math import prod
 
 from phalanx.config import Config
 from phalanx.models.family import spec_of
+from phalanx.optimizer import OptimConfig
 from phalanx.parallel import placement
 from phalanx.spec.costs import counted, decoders
 from phalanx.spec.leaves import Parameter
@@ -92,6 +93,13 @@ class RankShard:
         """Elements of all parameters of this rank, before they are sharded over replicas."""
         return sum(count * self.block(block) for block, count in self.kinds.items()) + self.rest
 
+    @cached_property
+    def state(self) -> int:
+        """Bytes that the optimizer keeps of all parameters of this rank, before they are sharded over replicas."""
+        optim, shards = self.config.optim, self.shards
+        blocks = sum(count * _padded(block, self.ranks, shards, optim) for block, count in self.kinds.items())
+        return blocks + _rest(self.spec, self.first, self.last, self.ranks, shards, optim)
+
 
 def labels(config: Config) -> int:
     """Positions of a micro-batch that have a label: all, or those that a masked model is asked about, on average."""
@@ -112,19 +120,25 @@ def _decoder(spec: Spec, ranks: Ranks) -> tuple[int, int]:
 
 
 @cache
-def _padded(block: Block, ranks: Ranks, shards: int) -> int:
-    return _elements(block.parameters(), ranks, shards)
+def _padded(block: Block, ranks: Ranks, shards: int, optim: OptimConfig | None = None) -> int:
+    """Elements of a block's parameters, or bytes of their state."""
+    return _elements(block.parameters(), ranks, shards, optim)
 
 
 @cache
-def _rest(spec: Spec, first: bool, last: bool, ranks: Ranks, shards: int) -> int:
-    """Elements of the parameters in no block, of the first stage and of the last, whose words are the same."""
+def _rest(spec: Spec, first: bool, last: bool, ranks: Ranks, shards: int, optim: OptimConfig | None = None) -> int:
+    """Elements of the parameters in no block, of the first stage and of the last, whose words are the same; or bytes of
+    their state.
+    """
     ends = [stage(replace(spec, blocks=()), number, (0, 0)) for number in [0] * first + [1] * last]
     held = {parameter.name: parameter for each in ends for parameter in each.parameters()}
-    return _elements(held.values(), ranks, shards)
+    return _elements(held.values(), ranks, shards, optim)
 
 
-def _elements(parameters: Iterable[Parameter], ranks: Ranks, shards: int) -> int:
-    """Elements of a rank's part of parameters, with as many rows in every shard."""
-    shapes = (shape(parameter, ranks) for parameter in parameters)
-    return sum(-(-rows // shards) * shards * prod(others) for rows, *others in shapes)
+def _elements(parameters: Iterable[Parameter], ranks: Ranks, shards: int, optim: OptimConfig | None) -> int:
+    """Elements of a rank's part of parameters, with as many rows in every shard, or bytes of their state."""
+    found = 0
+    for parameter in parameters:
+        rows, *others = shape(parameter, ranks)
+        found += -(-rows // shards) * shards * prod(others) * (optim.state(parameter) if optim else 1)
+    return found

@@ -24,7 +24,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from phalanx import registry
 from phalanx.config import Config
 from phalanx.models.family import spec_of
 from phalanx.nn import logit_chunks, random
@@ -82,7 +81,7 @@ def trace(
         spec = spec_of(config.model)
         mesh = make_mesh(config.layout, torch.device("cpu"), spec)
         layout = Layout(config, mesh, spec, partial(_prepare, config), fake)
-        optimizers = registry.OPTIMIZERS.find(config.optim.name)(layout.parameters, config.optim)
+        optimizers = config.optim.build(layout.parameters)
         ledger, traffic = MemoryProfiler(), CommCounter(config.layout)
         sizes = logit_chunks.LIMITS[device], _ONE_PIECE
         limits, whole = (mock.patch.dict(logit_chunks.LIMITS, cpu=size) for size in sizes)

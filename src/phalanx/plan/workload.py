@@ -4,16 +4,18 @@ The arithmetic of a step is that of Narayanan et al. (arXiv 2104.04473, section 
 [m, k] with a [k, n] matrix counts 2mkn; backward is twice forward; recompute is not counted as the model's work.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from phalanx.config import Config
 from phalanx.models.family import spec_of
+from phalanx.optimizer import OptimConfig
 from phalanx.parallel import placement
 from phalanx.spec.costs import decoders, kinds, products, scores
 from phalanx.spec.model import Spec
 from phalanx.spec.partition import Ranks
+from phalanx.train.optimizers import AdamW
 
 Attention = Literal["fused", "softmax", "plain"]
 Pointwise = Literal["fused", "split"]
@@ -38,7 +40,7 @@ class Workload:
     shard_ways: int = 0  # 0: all of dp × cp
     recompute: str = "none"
     precision: str = "bf16"
-    optimizer: str = "adamw"
+    optimizer: OptimConfig = field(default_factory=AdamW)
     blocks: tuple[int, ...] = ()  # empty: as even as can be
     attention: Attention = "fused"  # one kernel; a softmax kernel between two products; each operation a kernel
     pointwise: Pointwise = "fused"  # bias, dropout and residual sum, or bias and GELU, in one kernel, or each a kernel
@@ -72,7 +74,7 @@ class Workload:
             shard_ways=layout.shard_ways,
             recompute=layout.recompute,
             precision="bf16" if config.precision.dtype == "auto" else config.precision.dtype,
-            optimizer=config.optim.name,
+            optimizer=config.optim,
             blocks=placement.assign_layers(spec, placement.stage_count(layout)),
             attention="plain" if any(block.attention.drop for block in kinds(spec)) else "fused",
             pointwise="split" if config.train.compile == "off" else "fused",

@@ -90,10 +90,14 @@ class RunFolder:
             shutil.rmtree(self.tensorboard, ignore_errors=True)
             self.config_file.unlink()
 
-    def config(self) -> Config:
-        """The run's resolved configuration. InputError where it cannot be read, or was cut off."""
+    def config(self, trained: bool = False) -> Config:
+        """The run's resolved configuration. InputError where it cannot be read, or was cut off.
+
+        Only where it is to be `trained` an optimizer from outside the package has to be there; else [optim] has no more
+        than what all optimizers have.
+        """
         self._check_whole()
-        return recipe.load(str(self.config_file))
+        return recipe.load_dump(self.config_file, trained)
 
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration, with the help text of every key."""

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Role = Literal["matrix", "table", "norm", "bias"]  # weight decay and Muon go by role, never by the number of dimensions
+# What a parameter is, by which optimizers go rather than by its dimensions or its name: the matrix of a layer or of a
+# head, a table of embeddings, a norm's weight or bias, a matrix's bias.
+Role = Literal["matrix", "head", "table", "norm", "bias"]
+DECAYING = frozenset[Role]({"matrix", "head", "table"})  # what weight decay is applied to, as is the custom
 
 
 class Fused(NamedTuple):

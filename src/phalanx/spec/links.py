@@ -183,7 +183,7 @@ def _links(parameter: Parameter, entry: Foreign, ranks: Ranks, rows: int) -> Ite
             theirs.append(("narrow", at, 0, run.length))
         shape.append(stored)
 
-    turned = entry.transposed and parameter.role == "matrix"
+    turned = entry.transposed and parameter.role in ("matrix", "head")
     for name, length, mine, its in _rows(parameter.dims[0], shape[0], entry, ways):
         whole = (length, *shape[1:])
         first = (("transpose", 0, 1),) if turned else ()

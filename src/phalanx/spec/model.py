@@ -242,6 +242,14 @@ class Spec(Part):
         for head in self.heads:
             yield from head.chain
 
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield all parameters in the order of the modules. The role of a head's matrices is "head"."""
+        heads = {path for head in self.heads for path, _ in head.chain}
+        for path, leaf in self.leaves():
+            for parameter in leaf.parameters():
+                role = "head" if path in heads and parameter.role == "matrix" else parameter.role
+                yield parameter._replace(name=f"{path}.{parameter.name}", role=role)
+
     def numbered(self) -> Iterator[tuple[int, Block]]:
         """Yield its blocks with their numbers in the whole model."""
         return enumerate(self.blocks, self.first)

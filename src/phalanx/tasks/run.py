@@ -124,7 +124,7 @@ def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer, prints: dict[
 
 def _continues(folder: RunFolder, config: Config) -> bool:
     """Whether the folder's run goes on, rather than make room for another that is asked for in its place."""
-    return folder.exists and (folder.saved or folder.config() == config)
+    return folder.exists and (folder.saved or folder.config(trained=True) == config)
 
 
 def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
@@ -150,7 +150,6 @@ def _prints(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> dict[str
 
 def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     """Find what is wrong with a run before it begins. The fingerprints of its data, which take time to work out."""
-    registry.OPTIMIZERS.find(config.optim.name)
     if init := config.train.init:
         other = load_tokenizer(str(RunFolder.open(init).own_tokenizer()))
         if other.json() != tokenizer.json():
@@ -224,7 +223,7 @@ def _tokenizer(config: Config) -> Tokenizer:
 
 def _agree(folder: RunFolder, config: Config) -> None:
     """InputError unless the folder's run has this configuration, apart from what may change between two sittings."""
-    there, here = _flat(folder.config()), _flat(config)
+    there, here = _flat(folder.config(trained=True)), _flat(config)
     for key, value in here.items():
         if there[key] != value and not key.startswith(FREE):
             raise InputError(

@@ -1,40 +1,54 @@
-"""Optimizers by name, what decays, and gradient clipping.
+"""Torch's side of optimizers: what decays, AdamW, state that checkpoints can hold, and gradient clipping."""
 
-A builder takes the parameters by name and the [optim] section and returns a list: most are one optimizer, Muon is two.
-Moments are there from the start, also those of a parameter that never gets a gradient, so that every checkpoint of a
-run holds the same tensors.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from inspect import unwrap
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from phalanx.config import OptimConfig
 from phalanx.errors import InputError
+from phalanx.optimizer import OptimConfig
 from phalanx.parallel.parameters import Parameters
-from phalanx.train.lamb import Lamb
-from phalanx.train.muon import Muon
+from phalanx.spec.leaves import DECAYING, Role
+from phalanx.train import optimizers
+
+Groups = list[dict[str, Any]]
 
 
-def adamw(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), fused."""
-    return [_adamw(list(parameters.values()), optim)]
+def check_state(optim: OptimConfig, made: Sequence[Optimizer], parameters: Parameters) -> None:
+    """Raise InputError for state of the optimizers `made` that a checkpoint could not hold."""
+    for name, p in parameters.items():
+        state = {key: value for optimizer in made for key, value in optimizer.state.get(p, {}).items()}
+        if not state and optim.state(parameters.described(name)):
+            wrong = "is not there when it is built, so no run could continue; make it in __init__"
+        else:
+            wrong = _unfit(state, p, parameters.within.size)
+        if wrong:
+            raise InputError(f"optim.name={optim.name}: the state of {name} {wrong}")
 
 
-def _adamw(parameters: list[nn.Parameter], optim: OptimConfig) -> Optimizer:
-    groups = _groups(parameters, optim.weight_decay)
-    optimizer = Uncompiled(groups, optim.lr, (optim.beta1, optim.beta2), optim.eps, fused=True)
-    for p in parameters:
+def _unfit(state: dict[str, Any], p: Tensor, ranks: int) -> str:
+    """Return what is wrong with a parameter's state, of which each of so many ranks has a part; "" if nothing is."""
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            return f"has {key}={value!r}; checkpoints hold tensors alone, as torch.zeros(()) for a count"
+        if ranks > 1 and value.ndim and value.shape != p.shape:
+            return f"has {key} of shape {[*value.shape]}, whose place in the whole nobody knows on this layout"
+    return ""
+
+
+def fused_adamw(groups: Groups, optim: optimizers.AdamW) -> Optimizer:
+    """Return torch's AdamW. Parameters that never get a gradient have moments too: all checkpoints hold the same."""
+    optimizer = FusedAdamW(groups, optim.lr, (optim.beta1, optim.beta2), optim.eps, fused=True)
+    for p in (p for group in groups for p in group["params"]):
         moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
     return optimizer
 
 
-class Uncompiled(AdamW):
+class FusedAdamW(AdamW):
     """torch's, with methods that are not wrapped in a message to torch's compiler, which would be imported for it and
     takes as long as torch itself.
     """
@@ -48,36 +62,19 @@ class Uncompiled(AdamW):
         unwrap(AdamW.step)(self)
 
 
-def lamb(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
-    """LAMB, for batches of tens of thousands."""
-    groups = _groups(list(parameters.values()), optim.weight_decay)
-    return [Lamb(parameters, groups, optim.lr, (optim.beta1, optim.beta2), optim.eps)]
-
-
-def muon(parameters: Parameters, optim: OptimConfig) -> list[Optimizer]:
-    """Muon for the blocks' matrices, AdamW for embeddings, heads, biases and norms."""
-    matrices = [name for name, p in parameters.items() if "blocks" in name.split(".") and p.ndim == 2]
-    if not matrices:
-        raise InputError("optim.name=muon finds no matrices under 'blocks' in this model; use adamw")
-    rest = [p for name, p in parameters.items() if name not in matrices]
-    return [Muon(parameters, matrices, optim.lr, optim.weight_decay), _adamw(rest, optim)]
-
-
-def _groups(parameters: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and norms do not."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def groups(parameters: Parameters, decay: float, without: Set[Role] = frozenset()) -> Groups:
+    """Return torch's parameter groups: what decays by its role, and what does not; none of the roles in `without`."""
+    roles = {p: role for name, p in parameters.items() if (role := parameters.described(name).role) not in without}
+    decaying, others = ([p for p, role in roles.items() if (role in DECAYING) == decays] for decays in (True, False))
+    found = (decaying, decay), (others, 0.0)
+    return [{"params": some, "weight_decay": its} for some, its in found if some]
 
 
 def clip(parameters: Parameters, square: Tensor, limit: float, scale: float = 1.0) -> Tensor:
     """Divide the gradients, whose squared norm over the whole model is `square`, by `scale` and clip their norm to
     `limit` (0: no limit); the norm before clipping.
 
-    Where the norm is not finite nothing is clipped: nobody may use these gradients, but the guard wants to see which of
-    them are to blame.
+    Where it is not finite nothing is clipped: the guard wants to see which gradients are to blame.
     """
     norm = square.sqrt() / scale
     factor = torch.ones_like(norm)

@@ -6,8 +6,9 @@ the peak with the 200th, and a decay to zero ends at zero with the last.
 
 import math
 
-from phalanx.config import Config, OptimConfig, TrainConfig
+from phalanx.config import Config, TrainConfig
 from phalanx.errors import InputError
+from phalanx.optimizer import OptimConfig
 
 
 def warmup_steps(optim: OptimConfig, total: int) -> float:

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from phalanx import registry
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
@@ -33,7 +32,7 @@ from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
 from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
-from phalanx.train.optim import clip
+from phalanx.train.optim import check_state, clip
 from phalanx.train.padding import leave_out
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import learning_rate
@@ -77,7 +76,8 @@ class Trainer:
         self.loader = Loader(task, config, self.mesh.dp)
         self.layout = Layout(config, self.mesh, spec_of(config.model), self._prepare)
         self.model, self.parameters = self.layout.module, self.layout.parameters
-        self.optimizers = registry.OPTIMIZERS.find(config.optim.name)(self.parameters, config.optim)
+        self.optimizers = config.optim.build(self.parameters)
+        check_state(config.optim, self.optimizers, self.parameters)
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
         group = dist.new_group(backend="gloo", group_desc="saving") if self.mesh.world.size > 1 else None

@@ -1,0 +1,72 @@
+"""What an optimizer is: its [optim] section, which makes torch's optimizers and says what they keep, compute and send.
+
+It is known by its name in the registry, or by "module:Name". The planner asks it before there is any tensor, so a
+section says what it costs by the parameters of a model's description; torch is imported where `build` wants it.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from phalanx.errors import InputError
+from phalanx.section import Section
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from phalanx.parallel.parameters import Parameters
+    from phalanx.spec.leaves import Parameter
+
+WEIGHT = 4  # bytes of an element: weights are fp32, and so is what is summed over ranks
+Product = tuple[int, int, int]  # m, n and k of a product of an [m, k] with a [k, n] matrix
+
+
+class OptimConfig(Section):
+    """How the weights move."""
+
+    # The keys that all optimizers have. An optimizer is a subclass with its own keys and what is below them.
+    name: str
+    """Optimizer: adamw, lamb, muon, or module:Name; `phalanx train --help optim.name=NAME` lists its keys."""
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate the decay ends at."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay; never applied to biases and norms."""
+    clip: NonNegativeFloat = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    schedule: Literal["constant", "linear", "polynomial", "cosine"] = "cosine"
+    """Decay of the learning rate after the warm-up."""
+    power: PositiveFloat = 0.5
+    """Degree of the polynomial decay."""
+    warmup: NonNegativeFloat = 0.0
+    """Linear warm-up: steps, or a fraction of train.steps when below 1."""
+
+    def build(self, parameters: "Parameters") -> "list[Optimizer]":
+        """Return torch's optimizers of this rank's parameters; the trainer sets the `lr` of their groups in each step.
+
+        Their state is there from the start, in tensors: a checkpoint holds those that lie as their parameter does, and
+        numbers [].
+        """
+        raise InputError(f"optim.name={self.name}: it has no build(), which makes torch's optimizers")
+
+    def state(self, parameter: "Parameter") -> int:
+        """Return the bytes of state that it keeps of each element of a parameter."""
+        raise InputError(f"optim.name={self.name} does not say what state it keeps; to be planned it needs state()")
+
+    def messages(self, parameters: "Sequence[Parameter]") -> list[int]:
+        """Return the elements, in fp32, of each all-reduce of a step over the ranks that share `parameters`, which are
+        those of a rank's stages.
+        """
+        raise InputError(f"optim.name={self.name} does not say what it sends; to be planned it needs messages()")
+
+    def products(self, parameter: "Parameter") -> list[Product]:
+        """Return the matrix products of a step for a parameter, which every rank computes that holds a part of it."""
+        return []
+
+    def moved(self, parameter: "Parameter") -> int:
+        """Return the bytes that a step reads and writes for each element of a parameter, its gradient not counted: of
+        its weight and state, once, if it says nothing else.
+        """
+        return 2 * (WEIGHT + self.state(parameter))
