@@ -9,9 +9,10 @@ GPT, at the right for a BERT.
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from phalanx.config import ModelConfig
 from phalanx.errors import InputError
 from phalanx.infer.bundle import ModelBundle
 from phalanx.models.gpt2 import unlike
-from phalanx.nn.attention import Attention
+from phalanx.nn.attention import Attention, Context, fused
 from phalanx.nn.batch import Batch
 from phalanx.spec.model import Spec
 
@@ -53,7 +54,7 @@ class Graph(nn.Module):
     def __init__(self, bundle: ModelBundle) -> None:
         super().__init__()
         here = next(bundle.model.parameters()).device.type == "cpu"
-        self.model = (bundle.model if here else copy.deepcopy(bundle.model).cpu()).eval()
+        self.model = (bundle.shared() if here else copy.deepcopy(bundle.model).cpu()).eval()
         self.config: ModelConfig = bundle.config.model
         self.spec = bundle.spec
 
@@ -101,6 +102,11 @@ class GPTGraph(Graph):
         super().__init__(bundle)
         model = self.config
         self.layers = model.layers
+        attentions = [module for module in self.model.modules() if isinstance(module, Attention)]
+        for layer, attention in enumerate(attentions):
+            del attention.attend  # may be dropout's module, which no function can take the place of
+            attention.attend = partial(_attend, layer)
+
         pasts = [f"past.{layer}.{kind}" for layer in range(self.layers) for kind in ("key", "value")]
         self.outputs = ("logits", *(name.replace("past", "present") for name in pasts))
         batch, new = torch.export.Dim("batch", min=1), torch.export.Dim("sequence", max=model.positions)
@@ -121,38 +127,32 @@ class GPTGraph(Graph):
         index = (attention_mask.cumsum(1) - 1).clamp(min=0)
         document = (attention_mask - 1).to(torch.int32)
         key = torch.zeros(input_ids.shape[0], dtype=torch.int32)
-        presents: list[Tensor] = []
-        model: Any = self.model
-        with _remembering(model, [*pasts], presents, index, document):
-            past = pasts[0].shape[2]
-            batch = Batch(input_ids, index[:, past:], key, document=document[:, past:])
-            hidden = model.transformer(batch)
-        return model.head(hidden, model.words), *presents
+        past, model = pasts[0].shape[2], cast(Any, self.model)
+        positions, documents = index[:, past:], document[:, past:]
+        batch = Batch(input_ids, positions, key, document=documents)
+
+        mask = (documents[:, :, None] == document[:, None, :])[:, None]
+        mask = mask & (positions[:, :, None] >= index[:, None, :])[:, None]
+        cache = Past(pasts, [])
+        hidden = model.transformer(batch, context=Context(positions, key, mask, True, cache=cache))
+        return model.head(hidden, model.words), *cache.presents
 
 
-@contextmanager
-def _remembering(
-    model: Any, pasts: list[Tensor], presents: list[Tensor], index: Tensor, document: Tensor
-) -> Iterator[None]:
-    """Attention sees past keys and values before the new ones, and the mask is over both."""
+class Past(NamedTuple):
+    """`Context.cache` of a graph: the past keys and values [batch, heads, past, width] of each block in turn, and what
+    they come to with the new ones, block by block.
+    """
 
-    def joined(x: Tensor) -> Tensor:
-        whole = torch.cat([pasts[len(presents)], x], 2)
-        presents.append(whole)
-        return whole
+    pasts: Sequence[Tensor]
+    presents: list[Tensor]
 
-    transformer = model.transformer
-    attentions = [module for module in transformer.modules() if isinstance(module, Attention)]
-    before = transformer.everywhere, [attention.keys for attention in attentions]
-    transformer.everywhere = lambda x: document if x.dtype == torch.int32 else index
-    for attention in attentions:
-        attention.keys = joined
-    try:
-        yield
-    finally:
-        transformer.everywhere = before[0]
-        for attention, keys in zip(attentions, before[1], strict=True):
-            attention.keys = keys
+
+def _attend(layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    """Attend to past keys and values and to the new ones, which a mask is over."""
+    before = context.cache.pasts[2 * layer : 2 * layer + 2]
+    k, v = (torch.cat([old, new], 2) for old, new in zip(before, (k, v), strict=True))
+    context.cache.presents.extend((k, v))
+    return fused(q, k, v, context)
 
 
 @contextmanager
