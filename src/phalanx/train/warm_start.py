@@ -37,12 +37,13 @@ def misfit(config: Config, body: bool) -> str:
     keys = _different(ours, theirs)
     if not keys:
         return f"train.init={init}: {wrong[0]} is {there.get(wrong[0], 'absent')} there and {here.get(wrong[0])} here"
-    of_theirs, of_ours = (
-        ", ".join(f"model.{key}={toml(getattr(model, key))}" for key in keys) for model in (theirs, ours)
-    )
-    return (
-        f"train.init={init} is of another model: {of_theirs}, not {of_ours}; `phalanx train … --from {init}` takes its"
-    )
+    of_theirs, of_ours = (_listed(model, keys) for model in (theirs, ours))
+    would = "" if body else f", as `phalanx train … --from {init}` does"
+    return f"train.init={init} is of another model: {of_theirs}, not {of_ours}; take its keys{would}"
+
+
+def _listed(model: ModelConfig, keys: list[str]) -> str:
+    return ", ".join(f"model.{key}={toml(getattr(model, key))}" for key in keys)
 
 
 def warm_start(config: Config, parameters: Parameters, optimizers: list[Optimizer], group: ProcessGroup | None,
