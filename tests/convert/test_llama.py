@@ -149,7 +149,7 @@ def test_what_is_not_there_is_refused(kind: str, facts: dict[str, Any], said: st
         ({"mlp_bias": True}, "mlp_bias=True is not known"),
         ({"hidden_act": "relu"}, "hidden_act='relu' is not known"),
         ({"quantization_config": {"bits": 4}}, "quantization_config="),
-        ({"num_key_value_heads": 4}, "model.kv_heads=4 does not divide"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads=4 does not divide"),
         ({"num_key_value_heads": "two"}, "num_key_value_heads='two' will not do"),
         ({"rope_parameters": {"rope_theta": "far"}}, "rope_theta='far' will not do"),
         ({"tie_word_embeddings": 3}, "tie_word_embeddings=3 will not do"),

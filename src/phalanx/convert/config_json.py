@@ -4,14 +4,15 @@ What is particular to a model_type stands in its family's file; here is what all
 among it.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from phalanx import registry
-from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig
+from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig, section_of
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint, short
@@ -28,6 +29,7 @@ _Count = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 class _Facts(BaseModel):
     """What a config.json tells of a head, of the types that it must have."""
 
+    model_config = ConfigDict(strict=True)
     architectures: list[str] | None = None
     id2label: Annotated[dict[str, str | int | float], Field(min_length=1)] | None = None
     num_labels: _Count | None = None
@@ -52,7 +54,8 @@ def model_of(facts: Mapping[str, Any], path: Path, outside: str = "") -> tuple[M
         raise InputError(f"{path}: model_type {short(kind)} is not known here; {', '.join(known)} are")
     name, form = known[kind]
     for key, usual in form.usual.items():
-        if facts.get(key, usual) != usual:
+        there = facts.get(key, usual)
+        if there != usual or isinstance(there, bool) != isinstance(usual, bool):  # to Python 1 is true
             raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
 
     try:
@@ -65,13 +68,33 @@ def model_of(facts: Mapping[str, Any], path: Path, outside: str = "") -> tuple[M
         raise InputError(f"{path} has no {lacking[0]}")
 
     try:
-        model = configured(**{"family": name, **given, **form.read(facts), **head})
+        given |= form.read(facts)
+        _check_kinds(given, section_of(name), form.keys)
+        model = configured(**{"family": name, **given, **head})
+        for ours, value in given.items():
+            if getattr(model, ours) != value or (ours == "vocab" and not value):  # 0, for which a section takes another
+                raise InputError(f"{form.keys.get(ours, ours)}={short(value)} will not do")
         check(model)
     except ValidationError as error:
         raise complaint(path, error, form.keys) from None
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        said = re.sub(r"\bmodel\.(\w+)", lambda key: form.keys.get(key[1], key[0]), str(error))
+        raise InputError(f"{path}: {said}") from None
     return model, form
+
+
+def _check_kinds(given: Mapping[str, Any], section: type[ModelConfig], names: Mapping[str, str]) -> None:
+    """Raise InputError for the first value of a section's keys that is of another kind than JSON has for it: a number
+    as text, a whole number with a fraction, true for 1. What command lines write as text a file does not.
+    """
+    kinds: dict[Any, tuple[tuple[type, ...], str]] = {
+        int: ((int,), "a whole number"), float: ((int, float), "a number"), bool: ((bool,), "true or false"),
+    }  # fmt: skip
+    for ours, value in given.items():
+        field = section.model_fields.get(ours)
+        known, said = kinds.get(field.annotation, ((), "")) if field else ((), "")
+        if known and type(value) not in known:
+            raise InputError(f"{names.get(ours, ours)}={short(value)} will not do: it is to be {said}")
 
 
 def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:

@@ -18,7 +18,7 @@ from phalanx.convert.linked import exported, imported
 from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import Tokenizer, load_run_tokenizer, load_tokenizer
 from phalanx.errors import InputError
-from phalanx.foreign import read_json
+from phalanx.foreign import read_json, short
 from phalanx.models.build import build
 from phalanx.models.family import family, spec_of
 from phalanx.models.hugging_face import Facts
@@ -69,7 +69,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> 
     record = ImportRecord(
         source=f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=spec_of(model).tuned == "classes" and facts.get("problem_type") == MULTILABEL,
-        normalize=said.normalize, no_vectors=said.refused, **(_special(tokenizer, facts) if spec.causal else {}),
+        normalize=said.normalize, no_vectors=said.refused, **(_special(tokenizer, facts, file) if spec.causal else {}),
     )  # fmt: skip
 
     tensors: dict[str, Tensor] = {}
@@ -93,12 +93,16 @@ def _otherwise(tokenizer: Tokenizer) -> Iterator[str]:
         yield f"the tokenizer there puts {', '.join(map(repr, around))} around every text; here around prompts alone"
 
 
-def _special(tokenizer: Tokenizer, facts: Facts) -> dict[str, Any]:
-    """Return the tokens that begin and end a decoder's texts by config.json, where the tokenizer says others."""
+def _special(tokenizer: Tokenizer, facts: Facts, file: Path) -> dict[str, Any]:
+    """Return the tokens that begin and end a decoder's texts by config.json, which `file` is, where the tokenizer says
+    others. InputError for what are no tokens.
+    """
 
     def tokens(key: str) -> tuple[int, ...]:
         told = facts.get(key)
         listed = told if isinstance(told, list) else [told]
+        if odd := [each for each in listed if each is not None and type(each) is not int]:
+            raise InputError(f"{file}: {key}={short(odd[0])} will not do: it is to be a token's number, or some")
         found = tuple(each for each in listed if type(each) is int and 0 <= each < tokenizer.vocab)
         return () if found == (tokenizer.eod,) else found
 

@@ -129,9 +129,13 @@ def _read_qwen2(facts: Facts) -> dict[str, Any]:
     or in those that `layer_types` names.
     """
     facts = {**_QWEN2, **facts}
+    used = facts.get("use_sliding_window")
+    if not isinstance(used, bool | None):
+        raise InputError(f"use_sliding_window={short(used)} will not do: it is to be true or false")
+
     kinds = facts.get("layer_types")
     some = "sliding_attention" in kinds if isinstance(kinds, list) else True
-    if facts.get("use_sliding_window") and some:
+    if used and some:
         _refuse_window(facts)
     return _section(facts, qkv_bias=True)
 
