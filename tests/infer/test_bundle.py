@@ -1,13 +1,16 @@
 """Loading a run for use: which checkpoint, which tokenizer, and what is wrong in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from phalanx.convert.huggingface import export_run
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.bundle import load_bundle
+from phalanx.tasks.score import score
 from tests.batches import batch_of
 from tests.infer.runs import BERT, GPT, make_run
 
@@ -64,11 +67,16 @@ def test_no_checkpoint(tmp_path: Path) -> None:
         load_bundle(tmp_path / "run")
 
 
-def test_the_tokenizer_of_another_vocabulary(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "use", [load_bundle, score, lambda run: export_run(run, run / "out")], ids=["used", "judged", "exported"]
+)
+def test_the_tokenizer_of_another_vocabulary(tmp_path: Path, use: Callable[[Path], object]) -> None:
     make_run(tmp_path / "run", BERT, "bert-uncased")
     load_tokenizer("gpt2").save(tmp_path / "run" / "tokenizer.json")
+    (tmp_path / "run" / "data.json").unlink(missing_ok=True)  # as in a run of before its tokenizer was noted
     with pytest.raises(InputError, match=r"tokenizer\.json has 50257 tokens.*30522"):
-        load_bundle(tmp_path / "run")
+        use(tmp_path / "run")
+    assert not (tmp_path / "run" / "out").exists()
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_it_is_planned_as_what_it_is(run: Path) -> None:
 
 
 def test_it_has_no_graph(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"GPT-2's and BERT's kind alone, and of this one head is not tied"):
+    with pytest.raises(InputError, match=r"decoders of GPT-2's kind alone, and of this one head is not tied"):
         export_run(run, tmp_path / "model.onnx")
 
 

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from phalanx import durable
 from phalanx.errors import InputError
 from phalanx.infer.bundle import load_bundle
-from phalanx.infer.graphs import BertGraph, GPTGraph, Graph, onnx_program, untraceable
+from phalanx.infer.graphs import DecoderGraph, EncoderGraph, Graph, onnx_program, untraceable
 
 
 def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
@@ -15,7 +15,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
     bundle = load_bundle(run, best)
     if reason := untraceable(bundle.spec):
         raise InputError(f"{run}: {reason}")
-    graph: Graph = GPTGraph(bundle) if bundle.spec.causal else BertGraph(bundle)
+    graph: Graph = DecoderGraph(bundle) if bundle.spec.causal else EncoderGraph(bundle)
     program = onnx_program(graph)
     data = out.with_name(out.name + ".data")  # as torch names what is beside
     if apart := graph.size() > 1 << 31:

@@ -1,9 +1,9 @@
-"""BERT and GPT-2 as graphs, whose batch, length and past are free: for onnxruntime, OpenVINO and what builds on them.
+"""Encoders and GPT-2 as graphs, whose batch, length and past are free: for onnxruntime, OpenVINO and others.
 
-A BERT takes input_ids, attention_mask and token_type_ids and gives the logits of its heads. A GPT takes input_ids, an
-attention_mask over past and new tokens, and the past keys and values of every block, and gives logits and the keys and
-values of past and new together; a past of length 0 begins. Shorter texts of a batch are filled up at the left for a
-GPT, at the right for a BERT.
+An encoder takes input_ids, attention_mask and token_type_ids and gives the logits of its heads. A GPT takes input_ids,
+an attention_mask over past and new tokens, and the past keys and values of every block, and gives logits and the keys
+and values of past and new together; a past of length 0 begins. Shorter texts of a batch are filled up at the left for a
+GPT, at the right for an encoder.
 """
 
 import copy
@@ -26,23 +26,18 @@ from phalanx.nn.batch import Batch
 from phalanx.spec.model import Spec
 
 OPSET = 18
-HEADS = {  # the losses of a model's heads, and the outputs of its graph
-    ("lm",): ("logits",),
+OUTPUTS: dict[tuple[str, ...], tuple[str, ...]] = {  # of a model's graph, by the losses of its heads
+    **{(loss,): ("logits",) for loss in ("lm", "mlm", "classes", "value", "choice", "tokens")},
     ("mlm", "nsp"): ("logits", "pair_logits"),
-    ("classes",): ("logits",),
-    ("value",): ("logits",),
-    ("choice",): ("logits",),
-    ("tokens",): ("logits",),
     ("span",): ("start_logits", "end_logits"),
 }
 
 
 def untraceable(spec: Spec) -> str:
     """Return what of a model has no graph here; "" if there is a graph of it."""
-    reason = unlike(spec)
-    if not reason and spec.losses not in HEADS:
-        reason = f"its head is for {' and '.join(spec.losses)}"
-    return f"there are graphs of models of GPT-2's and BERT's kind alone, and of this one {reason}" if reason else ""
+    if spec.causal and (reason := unlike(spec)):
+        return f"there are graphs of decoders of GPT-2's kind alone, and of this one {reason}"
+    return "" if spec.losses in OUTPUTS else f"there is no graph of a head for {' and '.join(spec.losses)}"
 
 
 class Graph(nn.Module):
@@ -63,22 +58,22 @@ class Graph(nn.Module):
         return sum(parameter.nbytes for parameter in self.parameters())
 
 
-class BertGraph(Graph):
-    """A BERT with its heads, or what lies under them (`hidden`)."""
+class EncoderGraph(Graph):
+    """An encoder with its heads, or what lies under them (`hidden`)."""
 
     def __init__(self, bundle: ModelBundle, hidden: bool = False) -> None:
         super().__init__(bundle)
         self.hidden = hidden
-        self.outputs = ("hidden",) if hidden else HEADS[self.spec.losses]
+        self.outputs = ("hidden",) if hidden else OUTPUTS[self.spec.losses]
         ids = torch.randint(self.config.vocab, (3, min(7, self.config.positions)))
         free = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", max=self.config.positions)}
         like = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
         self.inputs = {name: (tensor, free) for name, tensor in like.items()}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, ...]:
-        """All int64 [batch, sequence] -> logits [batch, sequence, vocab], pair_logits [batch, 2]; of a fine-tuned head
-        its logits, those of a span apart: start_logits and end_logits [batch, sequence]; hidden: [batch, sequence,
-        hidden]
+        """All int64 [batch, sequence] -> logits [batch, sequence, vocab], and pair_logits [batch, 2] where the model
+        judges pairs; of a fine-tuned head its logits, those of a span apart: start_logits and end_logits [batch,
+        sequence]; hidden: [batch, sequence, hidden]
         """
         rows, length = input_ids.shape
         index = torch.arange(length).expand(rows, length)
@@ -90,13 +85,14 @@ class BertGraph(Graph):
         if self.hidden:
             return (hidden,)
         if model.answer is None:
-            return model.masked(hidden, model.words), model.pair(hidden)
+            logits = model.masked(hidden, model.words)
+            return (logits,) if model.pair is None else (logits, model.pair(hidden))
         logits = model.answer(hidden, batch)
         return logits.unbind(-1) if self.spec.tuned == "span" else (logits,)
 
 
-class GPTGraph(Graph):
-    """A GPT with its past."""
+class DecoderGraph(Graph):
+    """A decoder with its past."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         super().__init__(bundle)

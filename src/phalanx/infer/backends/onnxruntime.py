@@ -10,7 +10,7 @@ from phalanx.data.source import Array
 from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
-from phalanx.infer.graphs import BertGraph, onnx_program, quieter, untraceable
+from phalanx.infer.graphs import EncoderGraph, onnx_program, quieter, untraceable
 from phalanx.infer.rows import InRectangles, Rectangle, together
 from phalanx.spec.model import Spec
 
@@ -56,7 +56,7 @@ class Session:
 
 def graph(program: ProgramSpec) -> Path:
     """Write the fp32 graph into a file of its own, and return that."""
-    made = BertGraph(program.bundle, program.hidden)
+    made = EncoderGraph(program.bundle, program.hidden)
     key = artifact_cache.key(program.bundle, program.precision, program.hidden)
     file = artifact_cache.folder() / f"{key}.partial.onnx"
     onnx_program(made).save(str(file), external_data=made.size() > LARGE)

@@ -17,7 +17,7 @@ from phalanx.data.source import Array
 from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
-from phalanx.infer.graphs import BertGraph, untraceable
+from phalanx.infer.graphs import EncoderGraph, untraceable
 from phalanx.infer.rows import InRectangles, Rectangle, rectangle, together
 from phalanx.precision.gemm import native_bf16
 from phalanx.spec.model import Spec
@@ -64,7 +64,7 @@ def _graph(program: ProgramSpec) -> Any:
     """Return the fp32 graph as OpenVINO's model."""
     import openvino as ov
 
-    graph = BertGraph(program.bundle, program.hidden)
+    graph = EncoderGraph(program.bundle, program.hidden)
     examples, free = zip(*graph.inputs.values(), strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
