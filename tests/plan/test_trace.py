@@ -4,13 +4,16 @@ import pytest
 
 from phalanx import recipe
 from phalanx.config import Config
+from phalanx.models.family import spec_of
 from phalanx.parallel.mesh import Axis, Mesh
 from phalanx.plan.communication import ExpectedMessages
 from phalanx.plan.flops import flops
+from phalanx.plan.kernels import Block
 from phalanx.plan.memory import memory
 from phalanx.plan.rank import RankShard, labels
 from phalanx.plan.trace import trace
 from phalanx.plan.trace_report import planned_messages
+from phalanx.plan.workload import Workload
 from phalanx.train.resolve import Target, resolve
 
 RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny"}
@@ -115,6 +118,41 @@ def test_messages_of_pipelines_that_are_sharded(words: str, rank: int) -> None:
     assert dict(trace(config, processes, rank=rank, device="cpu").messages) == dict(
         planned_messages(config, rank, "cpu")
     )
+
+
+@pytest.mark.parametrize(("dtype", "tp"), [("bf16", 2), ("fp32", 1)])
+def test_rotary_positions_move_what_is_planned(dtype: str, tp: int) -> None:
+    """What uncompiled blocks do more than those of the same model without them, but for the angles, made once."""
+    words = (
+        f"toy model.layers=3 model.kv_heads=4 train.batch=4 layout.micro_batch=4 precision.dtype={dtype} layout.tp={tp}"
+    )
+    more, times = 0, 0
+    for rotary, sign in ("true", 1), ("false", -1):
+        config, processes = laid_out(f"{tp} {words} model.rotary={rotary}")
+        operations = trace(config, processes, device="cpu", record=True).operations
+        assert not any(operation.name.startswith("prim") for operation in operations)
+        more += sign * sum(operation.bytes for operation in operations)
+        times += sign * len(operations)
+
+    work, blocks = Workload.of(laid_out(f"{tp} {words}")[0]), 3
+    kernels = [kernel for forward in (True, False) for kernel in Block(work, work.spec.blocks[0]).rotary(forward)]
+    assert more == pytest.approx(blocks * sum(kernel.bytes * kernel.times for kernel in kernels), rel=0.02)
+    assert 0 <= times - blocks * sum(kernel.times for kernel in kernels) <= 6
+
+
+def test_a_gate_moves_what_is_planned() -> None:
+    """Uncompiled: the activation, the product with the gate, and backward of both, to one gradient of gate and up."""
+    config, _ = laid_out("1 toy model.layers=1 train.batch=4 layout.micro_batch=4 precision.dtype=fp32")
+    operations = trace(config, 1, device="cpu", record=True).operations
+    inner = 4 * 512 * 2048 * 4  # bytes of the product of gate and up
+    around = {"silu": (2,), "mul.Tensor": (3,), "silu_backward": (3,), "cat": (4,)}
+    gated = [each for each in operations if each.bytes in (inner * n for n in around.get(each.name, ()))]
+
+    block = Block(Workload.of(config), spec_of(config.model).blocks[0])
+    kernels = block.pointwise(True), block.pointwise(False)
+    (ahead,), (back,) = ([kernel for kernel in each if kernel.kind == "gelu"] for each in kernels)
+    assert sum(each.bytes for each in gated) == ahead.bytes * ahead.times + back.bytes * back.times
+    assert len(gated) == ahead.times + back.times
 
 
 def test_parameters_are_those_of_the_shapes() -> None:

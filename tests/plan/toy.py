@@ -21,6 +21,8 @@ class ToyConfig(ModelConfig):
     """Width of a head."""
     tied: bool = False
     """Whether the head multiplies by the embedding's weight."""
+    rotary: bool = True
+    """Whether queries and keys are turned by their positions."""
     wider: int = 0
     """How much wider the feed-forward layer of the last block is."""
 
@@ -28,7 +30,7 @@ class ToyConfig(ModelConfig):
         """Return its description."""
         embed, norm = Dim("embed", self.hidden), Norm(Dim("embed", self.hidden), self.norm_eps, "rms", bias=False)
         words = Dim("vocab", self.vocab, padded=self.padded_vocab)
-        rope = Rope(1e4, self.head_width)
+        rope = Rope(1e4, self.head_width) if self.rotary else None
         attention = Attention(
             self.hidden, self.heads, self.kv_heads, self.head_width, causal=True, bias=(False, False), rope=rope
         )

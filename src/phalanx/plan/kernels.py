@@ -14,7 +14,7 @@ from phalanx.optimizer import OptimConfig, Product
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.workload import Workload
 from phalanx.spec import model
-from phalanx.spec.costs import products
+from phalanx.spec.costs import WIDE, products
 from phalanx.spec.partition import Ranks, local, widened
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
@@ -23,6 +23,8 @@ SIDE = 8  # columns that a tile could have had while it loads: small tiles reuse
 SPLITS = (1, 2, 4, 8)  # of k, for products of few tiles
 FLASH = 0.7  # of a long product's speed that attention in one kernel reaches (Dao, arXiv 2307.08691: 50-73 % of peak)
 GELU = {"fused": ((2, 1), (3, 1)), "split": ((4, 3), (5, 3))}  # passes and kernels, forward and backward
+GATED = {"fused": ((3, 1), (5, 1)), "split": ((5, 2), (13, 4))}  # the same where the activation meets a gate
+TURNED = 9, 7  # passes in fp32 and kernels of a rotation that is not fused; backward has one of each more
 
 
 class Kernel(NamedTuple):
@@ -93,19 +95,41 @@ class Block:
         return [self.move("softmax", self.scores, 5.5 + (4 if how == "plain" else 0), 4 if how == "plain" else 2)]
 
     def pointwise(self, forward: bool) -> list[Kernel]:
-        """Two norms, the activation with its bias, two sums of bias, dropout and residual, heads put in order."""
+        """Two norms, the activation with its bias or its gate, two sums of bias, dropout and residual, heads put in
+        order, and turned by their positions."""
         h, t, attention, mlp = self.work.spec.hidden, self.work.tp, self.block.attention, self.block.feed_forward
         extra, kernels = (0, 0) if self.work.pointwise == "fused" else (4, 5)
-        passes, times = GELU[self.work.pointwise][not forward]
+        passes, times = (GATED if mlp.gated else GELU)[self.work.pointwise][not forward]
         stream = self.work.stream_bytes / self.width
         summed, normed = (2.5 + stream, 1 + stream) if forward else (2.5, 2 + 2 * stream)
-        passes += mlp.gated * (1 if forward else 2)  # the gate is read too, and has a gradient
         inner = self.move("gelu", self.tokens * mlp.width / t, passes, times)
         order = self.move(
             "order", self.tokens * attention.heads * attention.width / t, 2 if forward else 6, 1 if forward else 3
         )
         sums = self.move("sum", self.mine * h, 2 * (summed + extra), 2 + kernels)
-        return [inner, order, sums, self.move("norm", self.mine * h, 2 * normed, 2 if forward else 4)]
+        norms = self.move("norm", self.mine * h, 2 * normed, 2 if forward else 4)
+        return [inner, order, sums, norms, *self.rotary(forward)]
+
+    def rotary(self, forward: bool) -> list[Kernel]:
+        """Queries and keys turned by cosines and sines in fp32: in a kernel each, or in one for each operation and
+        cast. Values are copied, so that what all three were made of need not be kept."""
+        attention, tp = self.block.attention, self.work.tp
+        if attention.rope is None:
+            return []
+
+        turned = self.tokens * (attention.heads + attention.kv_heads) * attention.rope.width / tp
+        angles = self.tokens * attention.rope.width / 2 * WIDE  # bytes of the cosines, and of the sines
+        if self.work.pointwise == "fused":
+            moved, times = 2 * self.width * turned + 2 * 2 * angles, 1
+        else:
+            passes, times = TURNED if forward else (TURNED[0] + 1, TURNED[1] + 1)
+            casts = 2 * (self.width < WIDE)
+            moved = (passes * WIDE + casts * (WIDE + self.width)) * turned + 2 * 4 * angles
+            times += casts
+
+        kernels = [Kernel("rotary", moved / (2 * times), times=2 * times)]
+        values = self.tokens * attention.kv_heads * attention.width / tp
+        return [*kernels, self.move("rotary", values, 2)] if forward else kernels
 
     def forward(self) -> list[Kernel]:
         """Kernels of one micro-batch's forward pass through the block."""
@@ -120,7 +144,8 @@ class Block:
         else:
             back = [g for k in inner if k.shape[0] for g in gradients(k)] + self.softmax(self.work.attention, False)
         matrices = [g for k in self.products() for g in gradients(k)]
-        again = {"none": [], "attention": inner, "block": self.forward()}[self.work.recompute]
+        turned = self.rotary(forward=True)
+        again = {"none": [], "attention": [*turned, *inner], "block": self.forward()}[self.work.recompute]
         return [*again, *matrices, *back, *self.pointwise(False)]
 
 

@@ -40,7 +40,7 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func.is_view:
+        if func.is_view or func.namespace == "prim":  # which move nothing; fake tensors ask for their device so
             return out
         message = self.traffic.heard(func, args, kwargs) if func.namespace == "c10d" else None
         tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
