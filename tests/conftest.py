@@ -18,6 +18,9 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line doe
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it, and all below
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where there are two: one that waits leaves the core to others
+# Where bytecode is not kept, every process of the tests would compile the package and the tests again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")

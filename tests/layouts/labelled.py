@@ -20,7 +20,7 @@ FORMS = {"span": ["examples.form=squad2", "examples.stride=8"], "choice": ["exam
          "tokens": ["examples.form=tags", "examples.text=words", "examples.label=tags"],
          "completion": ["examples.text=words"], "classes": ["examples.text=words", "examples.pair=more"],
          "value": ["examples.text=words", "examples.pair=more"]}  # fmt: skip
-TINY = ["model.heads=4", "model.dropout=0.1", "train.batch=8", "layout.micro_batch=2", "train.eval_sequences=1000"]
+TINY = ["model.heads=4", "model.dropout=0.1", "train.batch=8", "layout.micro_batch=4", "train.eval_sequences=1000"]
 
 
 def write(folder: Path, kind: str) -> Path:

@@ -1,5 +1,10 @@
-"""Ranks on demand: processes forked from one that has imported everything, which form a group and do a case."""
+"""Ranks on demand: processes forked from one that has imported everything, which form a group and do a case.
 
+They stay for the next case, of as many ranks or fewer, which then finds warm what the first touch of torch's own costs:
+half of the time of a tiny run. After a case that failed they are ended, and the next begins with fresh ones.
+"""
+
+import gc
 import tempfile
 import time
 import traceback
@@ -7,8 +12,9 @@ import warnings
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch.distributed as dist
 
@@ -21,15 +27,26 @@ UNCONNECTED = "connectFullMesh failed"  # a TCP connection that gloo lost while 
 Answer = tuple[str, Any]  # what went wrong, what was returned
 
 
+class Case(NamedTuple):
+    """What a rank is told: where its group meets, how many it has, and what is to be called."""
+
+    store: str
+    processes: int
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
 class Pool:
     """A context manager; `run(n, function, *arguments)` calls function(*arguments) on n ranks."""
 
     def __enter__(self) -> Self:
         self.folder = tempfile.TemporaryDirectory()
         self.number = 0
+        self.ranks = list[tuple[ForkServerProcess, Connection]]()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
         self.folder.cleanup()
 
     def run(self, processes: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -45,19 +62,30 @@ class Pool:
 
     def _once(self, processes: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Answer]:
         self.number += 1
-        store = str(Path(self.folder.name) / str(self.number))
-        ends, workers = [], []
-        for rank in range(processes):
-            ours, theirs = Pipe(duplex=False)
-            workers.append(start(_do, theirs, store, rank, processes, function, arguments))
+        while len(self.ranks) < processes:
+            ours, theirs = Pipe()
+            self.ranks.append((start(_serve, theirs, len(self.ranks)), ours))
             theirs.close()
-            ends.append(ours)
+
+        ends = [end for _, end in self.ranks[:processes]]
+        case = Case(str(Path(self.folder.name) / str(self.number)), processes, function, arguments)
+        answers = [("no case was given", None)]
         try:
-            return _answers(ends)
+            for end in ends:
+                end.send(case)
+            answers = _answers(ends)
         finally:
-            for worker in workers:
-                worker.kill()
-                worker.join()
+            if any(error for error, _ in answers):
+                self.end()
+        return answers
+
+    def end(self) -> None:
+        """End all ranks: the next case has fresh ones."""
+        for process, end in self.ranks:
+            process.kill()
+            process.join()
+            end.close()
+        self.ranks.clear()
 
 
 def _answers(ends: list[Connection]) -> list[Answer]:
@@ -69,20 +97,32 @@ def _answers(ends: list[Connection]) -> list[Answer]:
             rank = ends.index(end)  # type: ignore[arg-type]
             try:
                 answers[rank] = ends[rank].recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 answers[rank] = (f"rank {rank} died", None)
             if answers[rank][0]:
                 until = min(until, time.monotonic() + GRACE)
     return [answers.get(rank, (f"rank {rank} gave no answer", None)) for rank in range(len(ends))]
 
 
-def _do(end: Connection, store: str, rank: int, processes: int, function: Callable[..., Any],
-        arguments: tuple[Any, ...]) -> None:  # fmt: skip
+def _serve(end: Connection, rank: int) -> None:
+    """Do one case after the other, until none comes."""
+    while case := _next(end):
+        try:
+            if dist.is_initialized():  # of the case before, which all its ranks have done by now
+                gc.collect()  # trainers in circles, which hold groups and so their threads
+                dist.destroy_process_group()
+            if case.processes > 1:
+                store = dist.FileStore(case.store, case.processes)
+                dist.init_process_group("gloo", store=store, rank=rank, world_size=case.processes)
+            answer: Answer = "", case.function(*case.arguments)
+        except BaseException:
+            answer = f"rank {rank}: {traceback.format_exc()}", None
+        end.send(answer)
+
+
+def _next(end: Connection) -> Case | None:
     try:
-        if processes > 1:
-            dist.init_process_group("gloo", store=dist.FileStore(store, processes), rank=rank, world_size=processes)
-        end.send(("", function(*arguments)))
-        if processes > 1:
-            dist.destroy_process_group()
-    except BaseException:
-        end.send((f"rank {rank}: {traceback.format_exc()}", None))
+        case: Case = end.recv()
+    except EOFError:
+        return None
+    return case

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openai
 import pytest
 import torch
 import transformers
@@ -39,7 +38,9 @@ def logs(theirs: Any, tokens: list[int]) -> torch.Tensor:
     return found
 
 
-def client(server: Server) -> openai.OpenAI:
+def client(server: Server) -> Any:
+    import openai
+
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
@@ -143,6 +144,8 @@ class Words:
 
 def test_langchain(server: Server, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends text, or tokens of this model, in all of its ways; tokens of another are refused."""
+    import openai
+
     pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
     embeddings = importlib.import_module("langchain_openai").OpenAIEmbeddings
     texts = [f"a cat number {n}" for n in range(300)]
@@ -166,6 +169,8 @@ def test_langchain(server: Server, models: list[Path], tmp_path: Path, monkeypat
 
 def test_errors_are_openais(server: Server) -> None:
     """Each with its own exception and code."""
+    import openai
+
     with pytest.raises(openai.NotFoundError) as missing:
         client(server).completions.create(model="gpt5", prompt="a")
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")

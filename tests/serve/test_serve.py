@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import openai
 import pytest
 
 from phalanx.infer import load_decoder, load_encoder
@@ -41,6 +40,8 @@ def test_plain_questions(server: Server, models: list[Path]) -> None:
 
 def test_openais_client(server: Server, models: list[Path]) -> None:
     """Unmodified."""
+    import openai
+
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["classes", "span", "plain", "gpt"]
     assert client.models.retrieve("gpt") in [*client.models.list()]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
@@ -75,6 +74,8 @@ def valids(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_sentiment(bert: Path, sentiment: Path, tmp_path: Path) -> None:
     """The best checkpoint by accuracy is kept, judged again and exported answers are those that are scored."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
     out = tmp_path / "tuned"
     said = phalanx("tune", bert, "--task", "sst2", "--data", sentiment, *SMALL, "--epochs", 8, "--out", out)
     assert "at random: answer.classifier.bias, answer.classifier.weight; of no use here: masked." in said
