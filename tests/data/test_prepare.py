@@ -369,6 +369,11 @@ def test_blank_documents_are_counted_and_left_out(tmp_path: Path, capsys: pytest
     assert (manifest.documents, manifest.blank, manifest.malformed) == (1, 3, 0)
     assert ", 3 blank documents left out" in capsys.readouterr().err
 
+    (tmp_path / "c.txt").write_text("one\n\n \t\n\n\u3000\n\ntwo\n")
+    for document, blank in (("line", 2), ("blank-line", 1)):
+        made = prepare([str(tmp_path / "c.txt")], str(tmp_path / document), replace(GPT, workers=1, document=document))
+        assert (made.documents, made.blank) == (2, blank), "an empty line lies between documents"
+
 
 def test_an_input_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its checksum is taken, or later: no manifest tells of bytes that were not read."""
@@ -455,7 +460,7 @@ def test_partial_files_cut_short_are_not_filled_with_zeros(tmp_path: Path, monke
         prepare([str(tmp_path / "a.txt")], str(tmp_path / "set"), replace(GPT, workers=1))
 
 
-@pytest.mark.parametrize("control", ["\x1c", "\x1f", "\x85"])
+@pytest.mark.parametrize("control", ["\x0b", "\x0c", "\x1c", "\x1f", "\x85"])
 def test_sentences_do_not_cut_commandthat_hold_controls(control: str) -> None:
     """BERT drops them: the ids are those of the text that was not split."""
     text = f"An un{control}believ{control}able  story.\nIt\u2028rained."

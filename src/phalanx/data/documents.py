@@ -125,7 +125,7 @@ class DocumentReader:
             text = raw.decode().replace("\r\n", "\n").removesuffix("\n")
         except UnicodeDecodeError:
             raise _Undecodable from None
-        return text if text and not text.isspace() else None
+        return text or None  # an empty line lies between documents; one of blanks is a document, if a blank one
 
     def _undecodable(self, line: int) -> Record:
         return Record("", fault=f"line {line}: not {self._reading.encoding.upper()} text", undecodable=True)

@@ -6,8 +6,8 @@ from functools import cache
 import nupunkt
 
 BLANK_LINES = re.compile(r"\n\s*\n")
-CONTROLS = re.compile(r"[\x1c-\x1f\x85]")  # white space to Python; BERT drops them, even inside a word
-BLANKS = re.compile(r"[^\S\x1c-\x1f\x85]+")
+CONTROLS = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")  # white space to Python; BERT drops them, even inside a word
+BLANKS = re.compile(r"[^\S\x0b\x0c\x1c-\x1f\x85]+")
 
 
 def split_sentences(text: str) -> list[str]:
