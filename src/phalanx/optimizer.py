@@ -47,19 +47,19 @@ class OptimConfig(Section):
         """Return torch's optimizers of this rank's parameters; the trainer sets the `lr` of their groups in each step.
 
         Their state is there from the start, in tensors: a checkpoint holds those that lie as their parameter does, and
-        numbers [].
+        numbers []. One that keeps none says so by `state`.
         """
         raise InputError(f"optim.name={self.name}: it has no build(), which makes torch's optimizers")
 
     def state(self, parameter: "Parameter") -> int:
         """Return the bytes of state that it keeps of each element of a parameter."""
-        raise InputError(f"optim.name={self.name} does not say what state it keeps; to be planned it needs state()")
+        raise InputError(f"optim.name={self.name} does not say what state it keeps; give it a state()")
 
     def messages(self, parameters: "Sequence[Parameter]") -> list[int]:
         """Return the elements, in fp32, of each all-reduce of a step over the ranks that share `parameters`, which are
         those of a rank's stages.
         """
-        raise InputError(f"optim.name={self.name} does not say what it sends; to be planned it needs messages()")
+        raise InputError(f"optim.name={self.name} does not say what it sends; give it a messages()")
 
     def products(self, parameter: "Parameter") -> list[Product]:
         """Return the matrix products of a step for a parameter, which every rank computes that holds a part of it."""

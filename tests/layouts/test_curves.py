@@ -114,7 +114,7 @@ def first() -> dict[tuple[str, ...], Weights]:
         ("llama", "zero3 tp2", ["model.kv_heads=1", "model.tied=true"]),
         ("llama", "pp2 tp2", ["model.kv_heads=1", "model.qkv_bias=true", "model.attention_dropout=0.1"]),
         ("llama", "cp2 tp2 ring", ["model.kv_heads=1", "data.stop_at_documents=true"]),
-        ("llama", "tp4", ["optim.name=muon", "optim.lr=0.03"]),
+        ("llama", "tp4", ["optim.name=muon", "optim.lr=0.03", "optim.split_fused=true"]),
     ],
 )
 def test_one_curve_with(pool: Pool, alone: Alone, corpus: Corpus, family: str, name: str, setting: list[str]) -> None:

@@ -12,6 +12,10 @@ from torch.optim import Optimizer
 
 from phalanx.config import optimizer_of
 from phalanx.errors import InputError
+from phalanx.parallel.parameters import Local, Parameters
+from phalanx.spec import partition
+from phalanx.spec.leaves import Dim, Fused, Parameter
+from phalanx.train.muon import Muon as Orthogonal
 from phalanx.train.muon import orthogonal
 from phalanx.train.optim import clip
 from phalanx.train.optimizers import AdamW, Muon
@@ -129,6 +133,31 @@ def test_muon_steps_as_torchs_does(shape: tuple[int, int]) -> None:
         torch.testing.assert_close(p, theirs, rtol=0, atol=1e-3 * OPTIM.lr)
     values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=dice)))
     assert values.min() > 0.6 and values.max() < 1.3
+
+
+def muon_step(grad: Tensor, rows: Dim, split_fused: bool) -> Tensor:
+    """What Muon adds to a matrix of zeros."""
+    parameter, p = Parameter("qkv", "matrix", (rows, Dim("embed", grad.shape[1]))), nn.Parameter(torch.zeros_like(grad))
+    held = {"qkv": Local(p, p, parameter, (partition.whole(parameter.shape),))}
+    p.grad = grad.clone()
+    Orthogonal(Parameters(held), 0.1, 0.0, split_fused).step()
+    return p.detach()
+
+
+def test_muon_takes_fused_parts_apart() -> None:
+    """As three matrices would be, each of the rows of two groups, where it is asked to; else what is one as one."""
+    dice, sizes = torch.Generator().manual_seed(3), (4, 2, 2)
+    grads = [torch.randn(2 * size, 6, generator=dice) for size in sizes]
+    fused = tuple(Fused(name, size) for name, size in zip("qkv", sizes, strict=True))
+    whole = torch.cat([grad.view(2, -1, 6) for grad in grads], dim=1).flatten(0, 1)
+    apart = muon_step(whole, Dim("heads", 16, 2, fused=fused), split_fused=True)
+    three = [muon_step(grad, Dim("heads", len(grad)), split_fused=True) for grad in grads]
+    for part, alone in zip(torch.split(apart.view(2, 8, 6), sizes, dim=1), three, strict=True):
+        torch.testing.assert_close(part.flatten(0, 1), alone, rtol=1e-6, atol=1e-9)
+
+    one = muon_step(whole, Dim("heads", 16, 2, fused=fused), split_fused=False)
+    assert torch.equal(one, muon_step(whole, Dim("heads", 16), split_fused=True))
+    assert not torch.allclose(one, apart, atol=1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "narrow"), [("fp32", False), ("bf16", True), ("fp8", True), ("fp16", True)])
