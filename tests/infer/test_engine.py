@@ -37,7 +37,7 @@ def decoder(loaded: ModelBundle, memory: int = 1 << 24, kind: str = "torch", pre
     if kind == "native":
         if reason := compiled.unavailable():
             pytest.skip(reason)
-        cache = kernels.fill(model, precision, memory).cache
+        cache = kernels.install(model, precision, memory).cache
     else:
         packed.fill(model, precision, torch.device("cpu"), model.words)
         cache = remember(model, memory)

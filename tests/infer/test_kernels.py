@@ -60,7 +60,7 @@ def test_blocks_of_any_size(
             for block in model.transformer.blocks.values():
                 part = block(part, context)
         right.append(part)
-    blocks = kernels.fill(model, precision)
+    blocks = kernels.install(model, precision)
     ends = torch.tensor([0, *accumulate(LENGTHS)], dtype=torch.int32)
     found = blocks(x.clone(), replace(context, cu_seqlens=ends))
     if precision == "fp32":
@@ -95,7 +95,7 @@ def test_what_is_not_finite_shows(where: str, precision: str) -> None:
     model: Any = models.build(config, 0, torch.device("cpu")).eval()
     with torch.no_grad():
         next(iter(model.transformer.blocks.values())).get_submodule(where).weight[3, 3] = np.nan
-    blocks = kernels.fill(model, precision)
+    blocks = kernels.install(model, precision)
     ends = torch.tensor([0, 4], dtype=torch.int32)
     context = Context(torch.arange(4)[None], torch.zeros(1, dtype=torch.int32), None, True, cu_seqlens=ends)
     assert not blocks(torch.randn(1, 4, config.hidden), context).isfinite().all()

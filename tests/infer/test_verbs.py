@@ -88,6 +88,14 @@ def test_bench(runs: Path, tmp_path: Path) -> None:
         ("generate RUNS/gpt @nosuch", "@nosuch: No such file or directory; a text that begins with @ names its file"),
         ("fill RUNS/plain @RUNS", "Is a directory"),
         ("generate RUNS/gpt a --backend onnxruntime", "it computes no decoders; use auto, torch, native"),
+        (
+            "generate RUNS/gpt a layout.tp=2 --backend native",
+            "backend=native: a model on a layout is computed by torch",
+        ),
+        (
+            "generate RUNS/gpt a layout.tp=2 --precision int8",
+            "--precision int8 is not for a layout; say precision.dtype=",
+        ),
         ("generate RUNS/gpt a --temperature inf", "temperature=inf is out of range"),
     ],
 )

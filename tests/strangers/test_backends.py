@@ -155,6 +155,25 @@ def test_what_is_not_known_is_refused_by_name(runs: Path, words: str, said: str)
     assert not (runs / "v.npy").exists()
 
 
+def test_a_benchmark_leaves_out_what_is_unavailable(runs: Path) -> None:
+    words = [
+        "--backends",
+        f"torch,native,{HERE}:Plain",
+        "--precision",
+        "fp32",
+        "--batch",
+        1,
+        "--lengths",
+        8,
+        "--rounds",
+        1,
+    ]
+    told = phalanx("bench", "infer", runs / "around", *words)
+    assert f"{HERE}:Plain fp32: it does not know rms norms\n" in told and "native fp32: it computes models of" in told
+    assert "hugging face: " in told and [line.split()[0] for line in told.splitlines() if " / " in line] == ["torch"]
+    assert f"{HERE}:Plain fp32  " in phalanx("bench", "infer", runs / "plain", *words)
+
+
 def test_answers_of_another_shape_are_not_taken(runs: Path) -> None:
     model = load_encoder(runs / "plain", f"{HERE}:Sideways")
     with pytest.raises(ModelError, match=r"Sideways is broken: its answers are \(16, 4\), and \(4, 16\) were expected"):

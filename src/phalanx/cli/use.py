@@ -131,6 +131,10 @@ def generate(
     if overrides:
         if not all("=" in word for word in overrides):
             raise InputError(f'a prompt of several words stands in quotes: "{" ".join([prompt, *overrides])}"')
+        if backend not in ("auto", "torch"):
+            raise InputError(f"backend={backend}: a model on a layout is computed by torch; leave --backend out")
+        if precision != "fp32":
+            raise InputError(f"--precision {precision} is not for a layout; say precision.dtype=bf16 or fp16 there")
         _generate_together(Path(model), _whole(prompt), options, overrides)
         return
     prompt = _whole(prompt)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +32,9 @@ Told = Callable[[int, int], None]
 
 
 class Cell(NamedTuple):
-    """Milliseconds of a call: its rows' lengths, by program the middle and the 99th of a hundred."""
+    """What was measured of calls with certain rows: tokens of a call, and by program the median and the 99th percentile
+    of its milliseconds.
+    """
 
     name: str
     tokens: int
@@ -42,7 +43,9 @@ class Cell(NamedTuple):
 
 
 def subject(model: str) -> ModelBundle:
-    """A run's model, hf:FOLDER's, or random weights of a recipe's size with a head for questions."""
+    """Load the model of a run or of hf:FOLDER, or make one of a recipe's size, with random weights and a head for
+    questions. InputError for a decoder.
+    """
     if model not in recipe.names():
         with brought(model) as run:
             found = load_bundle(run)
@@ -75,16 +78,16 @@ def programs(
             program = ProgramSpec(bundle, precision, not bundle.spec.tuned)
             found[f"{name} {precision}"] = backends.encoder_program(name, program)
 
-    if find_spec("transformers") is None:
-        unavailable.append("hugging face: the package transformers is not installed")
-    else:
+    try:
         found["hugging face fp32"] = _HuggingFace(bundle)
+    except InputError as error:
+        unavailable.append(f"hugging face: {error}")
     return found, unavailable
 
 
 def measure(found: dict[str, EncoderProgram], bundle: ModelBundle, batches: Sequence[int], lengths: Sequence[int],
             rounds: int, told: Told) -> Iterator[Cell]:  # fmt: skip
-    """A cell for each batch and length, and one of ragged rows."""
+    """Time the programs in turns; yield a cell for each batch and length, and one of ragged rows."""
     draw = np.random.default_rng(0)
     shapes = [(f"{batch} x {length}", [length] * batch) for length in lengths for batch in batches]
     shapes.append(("ragged", np.geomspace(16, max(lengths), RAGGED).astype(int).tolist()))
@@ -103,7 +106,7 @@ def measure(found: dict[str, EncoderProgram], bundle: ModelBundle, batches: Sequ
 
 
 def table(cells: Sequence[Cell]) -> list[str]:
-    """Milliseconds, p50 / p99; of ragged rows also tokens a second."""
+    """Return lines for a terminal: milliseconds, p50 / p99; of ragged rows also tokens a second."""
     rows = [["", *(f"{cell.name} ms" for cell in cells), "ragged tokens/s"]]
     for each in cells[0].p50:
         times = (f"{cell.p50[each]:.1f} / {cell.p99[each]:.1f}" for cell in cells)
@@ -115,6 +118,9 @@ class _HuggingFace:
     """Their model with our weights, in fp32: rows filled up to the longest, as their pipelines do."""
 
     def __init__(self, bundle: ModelBundle) -> None:
+        """InputError where transformers is not installed, or has no such model."""
+        if reason := backends.missing_package("transformers"):
+            raise InputError(reason)
         import transformers
 
         config: Config = bundle.config
@@ -129,7 +135,7 @@ class _HuggingFace:
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
-        """All outputs of each row, filled up."""
+        """Return what the head says to each row, float32 [longest, width] or [width]."""
         tokens, segment, mask = (torch.from_numpy(x).to(self.device) for x in rectangle(rows, self.pad, 1, self.most))
         found = self.model(tokens, attention_mask=mask, token_type_ids=segment)
         if "start_logits" in found:

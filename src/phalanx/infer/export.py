@@ -10,7 +10,7 @@ from phalanx.infer.graphs import DecoderGraph, EncoderGraph, Graph, onnx_program
 
 
 def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
-    """Write the graph of a run's model, its weights inside or, past 2 GB, beside; the names of its outputs."""
+    """Write the graph of a run's model, its weights inside or, past 2 GB, beside. Returns the names of its outputs."""
     _must_be_absent(out)
     bundle = load_bundle(run, best)
     if reason := untraceable(bundle.spec):

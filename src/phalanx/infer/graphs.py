@@ -41,7 +41,7 @@ def untraceable(spec: Spec) -> str:
 
 
 class Graph(nn.Module):
-    """What is traced: `inputs` by name, each an example and which of its dimensions are free; names of `outputs`."""
+    """A module to be traced. `inputs` are examples by name, with the dimensions that are free; `outputs` are names."""
 
     inputs: dict[str, tuple[Tensor, dict[int, Any]]]
     outputs: tuple[str, ...]
@@ -54,7 +54,7 @@ class Graph(nn.Module):
         self.spec = bundle.spec
 
     def size(self) -> int:
-        """Bytes of the weights."""
+        """Return the bytes of its weights."""
         return sum(parameter.nbytes for parameter in self.parameters())
 
 
@@ -153,7 +153,7 @@ def _attend(layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Te
 
 @contextmanager
 def quieter(name: str) -> Iterator[None]:
-    """A logger tells errors alone for a while."""
+    """Let a logger tell errors alone for a while."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -164,7 +164,7 @@ def quieter(name: str) -> Iterator[None]:
 
 
 def onnx_program(graph: Graph) -> Any:
-    """A graph as an ONNX program; InputError where the exporter's packages are not here."""
+    """Make an ONNX program of a graph. InputError where the exporter's packages are not here."""
     examples = tuple(tensor for tensor, _ in graph.inputs.values())
     free: list[Any] = [dims for _, dims in graph.inputs.values()]
     if len(free) > 3:

@@ -23,10 +23,10 @@ class Native:
     def encoder(self, program: ProgramSpec) -> EncoderProgram:
         """Make a program of the model's embeddings and head around blocks in C++."""
         model: Any = program.bundle.shared()
-        kernels.fill(model, program.precision)
+        kernels.install(model, program.precision)
         return PackedBatcher(Encoder(model, program.per_token, program.hidden), program.per_token)
 
     def decoder(self, bundle: ModelBundle, precision: str) -> DecoderProgram:
         """Make a program whose blocks, keys and values are the kernels'; its memory is 1 GiB."""
         model: Any = bundle.shared()
-        return Decoder(model, bundle.tokenizer.vocab, kernels.fill(model, precision, GIB).cache)
+        return Decoder(model, bundle.tokenizer.vocab, kernels.install(model, precision, GIB).cache)

@@ -20,7 +20,7 @@ PACKAGES = "onnxruntime", "onnx", "onnxscript"
 
 
 class OnnxRuntime:
-    """Computes encoders of BERT's kind on CPUs, in fp32 and int8."""
+    """Computes encoders on CPUs, in fp32 and int8."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:
         """Return which package or precision is missing, or what of a model has no graph; "" if it is computed."""

@@ -27,7 +27,7 @@ SAMPLES, SAMPLE = 64, 128  # rows that ranges of activations are measured on, an
 
 
 class OpenVINO:
-    """Computes encoders of BERT's kind on CPUs: in fp32, in bf16 where the processor has it, in int8 with NNCF."""
+    """Computes encoders on CPUs: in fp32, in bf16 where the processor has it, in int8 with NNCF."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:
         """Return which package or precision is missing, or what of a model has no graph; "" if it is computed."""

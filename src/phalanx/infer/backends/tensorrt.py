@@ -16,7 +16,7 @@ STEP = 32
 
 
 class TensorRT:
-    """Computes encoders of BERT's kind on GPUs, in fp32, bf16 and fp16."""
+    """Computes encoders on GPUs, in fp32, bf16 and fp16."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:
         """Return what is missing here, or what of a model has no graph; "" if it is computed."""

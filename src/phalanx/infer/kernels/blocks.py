@@ -29,7 +29,7 @@ def unavailable(spec: Spec, precision: str) -> str:
     return "" if precision in PRECISIONS else f"it has {' and '.join(PRECISIONS)} here, not {precision}"
 
 
-def fill(model: Any, precision: str, memory: int | None = None) -> "Blocks":
+def install(model: Any, precision: str, memory: int | None = None) -> "Blocks":
     """Put `Blocks` in the place of a model's blocks, and `PackedLinear`s into the slots of what lies above. A head for
     answers stays in fp32: it is small. `memory` is in bytes, for the keys and values of a GPT.
     """
@@ -69,12 +69,12 @@ class Blocks(nn.Module):
             functions().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))
 
     def remember(self, cache: Cache) -> None:
-        """Keep keys and values there."""
+        """Keep keys and values in `cache`."""
         slots = cache.keys[0].shape[1]
         self.cache, self.caches = cache, (_pointers(cache.keys), _pointers(cache.values), slots)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """float32 [1, tokens, hidden], which it may change."""
+        """float32 [1, tokens, hidden], which it may change -> the same shape: `x` after all blocks."""
         if self.caches[0] is None:
             assert context.cu_seqlens is not None
             ends = context.cu_seqlens.tolist()
@@ -113,8 +113,8 @@ class _Sequence(ctypes.Structure):
 
 
 def _stacked(joined: Tensor, heads: int) -> Tensor:
-    """The rows [3 × hidden, …] of a projection to queries, keys and values: all queries first, then keys, then values,
-    where those of a head lay together.
+    """Return the rows [3 × hidden, …] of a projection to queries, keys and values in another order: all queries first,
+    then keys, then values, where those of a head lay together.
     """
     apart = joined.view(heads, 3, -1, *joined.shape[1:])
     return apart.transpose(0, 1).reshape(joined.shape)

@@ -53,7 +53,7 @@ def unavailable() -> str:
 
 @cache
 def functions() -> Any:
-    """The functions of the kernels; OSError or SubprocessError where they cannot be made."""
+    """Return the kernels' functions, compiled where they are not kept. OSError or SubprocessError where that fails."""
     threads = _threads()
     made_of = version(), _compiler(), OPTIONS, _instructions(), processor.name(), processor.features(), threads
     name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
@@ -69,18 +69,18 @@ def functions() -> Any:
 
 @cache
 def version() -> str:
-    """SHA-256 of the kernels' source, in hexadecimal, which names what was compiled from it."""
+    """Return the SHA-256 of the kernels' source, in hexadecimal, which names what was compiled from it."""
     sources = {one.name: one for one in SOURCES.iterdir() if one.name.endswith((".cpp", ".h"))}
     return hashlib.sha256(b"".join(sources[name].read_bytes() for name in sorted(sources))).hexdigest()
 
 
 def _instructions() -> str:
-    """The compiler's option: all that this processor has, or AVX2 alone where torch's own switch says so."""
+    """Return the compiler's option: all instructions of this processor, or AVX2's where torch's own switch says so."""
     return "-march=x86-64-v3" if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" else "-march=native"
 
 
 def _threads() -> list[str]:
-    """The OpenMP library that torch has loaded: two of them would keep the processors from each other."""
+    """Return the OpenMP library that torch has loaded, as a list of at most one: two would fight for the processors."""
     mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     found = [path for path in mapped if Path(path).name.startswith(("libgomp", "libiomp", "libomp"))]
     beside = str(Path(torch.__file__).parent)  # where wheels have it; others may have brought their own
