@@ -22,7 +22,6 @@ from phalanx import registry
 from phalanx.config import FAMILY, OPTIMIZER, Config, ModelConfig, optimizer_of, section_of
 from phalanx.errors import InputError
 from phalanx.foreign import brief
-from phalanx.models.family import with_preset
 from phalanx.optimizer import OptimConfig
 from phalanx.owners import Owners, owners_of, shared_alone, without_former, without_others
 from phalanx.section import Section, help_of
@@ -56,7 +55,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def from_words(words: Sequence[str]) -> Config:
-    """The configuration of `section.key=value` words alone; all else is as it is by default."""
+    """The configuration of `section.key=value` words, all else by default."""
     return validate(overridden({}, words))
 
 
@@ -127,21 +126,16 @@ def text_of(path: Path) -> str:
 
 
 def validate(mapping: Mapping[str, Any]) -> Config:
-    """The frozen configuration, the model's preset laid under the keys that `mapping` has.
-
-    InputError in one line for all that is wrong, each with its value and what would do.
-    """
+    """The frozen configuration, the model's preset laid under it; InputError in one line for all that is wrong."""
     owners = owners_of(mapping)
     for name, value in mapping.items():
         for key in [f"{name}.{leaf}" for leaf in value] if isinstance(value, Mapping) else [name]:
             _field(key, owners)
 
-    model = mapping.get("model")
-    if (
-        isinstance(model, Mapping)
-        and isinstance(model.get("preset"), str)
-        and model.get("family", owners.family) == owners.family
-    ):
+    model = mapping.get("model", {})
+    if isinstance(preset := model.get("preset"), str) and preset and model.get("family", FAMILY) == owners.family:
+        from phalanx.models.family import with_preset  # not for --help, which is to answer at once
+
         mapping = {**mapping, "model": with_preset(model)}
     try:
         return Config.model_validate(mapping)

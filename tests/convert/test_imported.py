@@ -8,8 +8,10 @@ from torch import Tensor
 
 from phalanx.convert.imported import write_run
 from phalanx.errors import InputError
+from phalanx.infer import brought
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
+from phalanx.run.import_record import ModelSource
 from tests.convert.folders import MODELS, config_of, tokenizer_of
 from tests.infer.runs import build
 
@@ -35,3 +37,18 @@ def test_of_two_imports_at_once_one_makes_the_run(tmp_path: Path, before: str) -
     assert [*tmp_path.iterdir()] == [out]
     weights = Checkpointer(RunFolder.open(out)).weights()
     assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hf:", "'hf:' names no model; give a run, or hf:FOLDER"),
+        ("", "'' names no model; give a run, or hf:FOLDER"),
+        ("megatron:there", "megatron:there: make a run of it first: phalanx import megatron:there --out RUN"),
+    ],
+)
+def test_a_source_that_is_no_model_to_use(text: str, said: str) -> None:
+    with pytest.raises(InputError) as refused, brought(text):
+        pass
+    assert str(refused.value) == said
+    assert [str(ModelSource.of(each)) for each in ("hf:a/b", "runs/of:it")] == ["hf:a/b", "runs/of:it"]

@@ -107,7 +107,7 @@ def test_the_command(corpus: Corpus, tmp_path: Path, optimizer: str, rate: str, 
 def test_it_starts_its_processes(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as the layout names."""
     started: list[tuple[list[str], int]] = []
-    monkeypatch.setattr(launch, "launch", lambda words, count: started.append((words, count)) or 1)
+    monkeypatch.setattr(launch, "launch", lambda words, count, _: started.append((words, count)) or 1)
     words = ["check", "gpt-tiny", *corpus.words("gpt"), "layout.tp=2"]
     monkeypatch.setattr(sys, "argv", ["phalanx", *words])
     with pytest.raises(SystemExit) as ended:

@@ -50,7 +50,7 @@ def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> Non
     port = taken.getsockname()[1]
     for interpreter, words, said in (
         (sys.executable, [tmp_path / "cut"], "cut"),  # this one and the next a process of its own finds
-        (sys.executable, [models[0], "--backend", "abacus"], "backend=abacus is not known"),
+        (sys.executable, [models[0], "--backend", "abacus"], "unknown backend 'abacus'"),
         (python(), [models[0], "--port", str(port)], f"--port {port}: Address already in use; choose another"),
     ):
         command = [interpreter, "-m", "phalanx", "serve", "--port", "0", *map(str, words)]

@@ -4,13 +4,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import phalanx
 from phalanx.cli.help import Verbs
 from phalanx.errors import InputError
+
+if TYPE_CHECKING:
+    from phalanx.run.import_record import ModelSource
 
 CONTINUES, ANEW = "the same command does what is left", "the same command starts anew"
 
@@ -82,6 +85,24 @@ def interruptible(then: str, sigterm: bool = False, saved: Callable[[], str] | N
     finally:
         if sigterm:
             signal.signal(signal.SIGTERM, before)
+
+
+def among_others() -> bool:
+    """Whether this process is one of several that torchrun, srun or a command of ours has started."""
+    from phalanx.runtime import process_group, rendezvous
+
+    process_group.adopt_slurm()
+    return rendezvous.world() > 1
+
+
+def source_of(model: str) -> "ModelSource":
+    """Where a model lies. InputError for another program's folder, if several processes would each read it."""
+    from phalanx.run.import_record import ModelSource
+
+    source = ModelSource.of(model)
+    if source.form and among_others():
+        raise InputError(f"{model} is no run folder: phalanx import {model} --out RUN makes one for all processes")
+    return source
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -29,8 +29,10 @@ def bring_in(
     goes on from it. What does not fit is refused or named, never dropped. megatron: is for Megatron-LM's checkpoints of
     any tensor-parallel size and any version.
     """
-    form, colon, folder = source.partition(":")
-    if not colon or form not in ("hf", "megatron"):
+    from phalanx.run.import_record import ModelSource
+
+    form, folder = ModelSource.of(source)
+    if not form:
         raise InputError(f"{source}: say what it is, as hf:FOLDER or megatron:FOLDER")
     if family and form == "megatron":
         raise InputError(f"--family {family} is for hf: folders; Megatron's checkpoints are of GPT-2 and BERT")
@@ -40,11 +42,11 @@ def bring_in(
 
             if not tokenizer:
                 raise InputError("a Megatron checkpoint has no tokenizer; name its own: --tokenizer gpt2, or a file")
-            told = megatron.import_folder(Path(folder), tokenizer, out, seed)
+            told = megatron.import_folder(folder, tokenizer, out, seed)
         else:
             from phalanx.convert import huggingface
 
-            told = huggingface.import_folder(Path(folder), out, seed, family)
+            told = huggingface.import_folder(folder, out, seed, family)
     print(*told.lines(), sep="\n")
 
 

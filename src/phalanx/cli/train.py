@@ -1,17 +1,19 @@
 """Verbs that train: on this machine, on a layout beside one process, on a cluster."""
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phalanx.cli.app import app, group
+from phalanx.cli.app import among_others, app, group, source_of
 from phalanx.cli.help import TakesWords, Trains, Tunes
 from phalanx.errors import InputError
+
+if TYPE_CHECKING:
+    from phalanx.run.import_record import ModelSource
 
 REFUSED = 2  # the exit code of a command that was given bad input
 
@@ -41,14 +43,14 @@ def train(
     On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
     torchrun or srun the same command is one process of many. A run may continue on another layout.
     """
-    from phalanx.runtime import launch, process_group, rendezvous
+    from phalanx.runtime import launch
     from phalanx.tasks.run import processes_here, words_from
     from phalanx.tasks.run import train as run
 
-    process_group.adopt_slurm()
     words = [*(words_from(init) if init else ()), *(overrides or ())]
-    if rendezvous.world() == 1 and (count := procs or processes_here(recipe, words, out)) > 1:
-        raise typer.Exit(launch.launch(sys.argv[1:], count, restarts))
+    code = launch.in_processes(lambda: procs or processes_here(recipe, words, out), restarts)
+    if code is not None:
+        raise typer.Exit(code)
     stopped_by = run(recipe, words, out)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)
@@ -83,17 +85,16 @@ def tune(
     The checkpoint that is best by the task's metric is kept. An interrupted run, or sweep, goes on when the same
     command is given again. phalanx eval judges the result on other files.
     """
-    from phalanx.runtime import process_group, rendezvous
     from phalanx.tasks import tune as tuning
 
-    process_group.adopt_slurm()
-    out = out or Path(f"{run.removeprefix('hf:').rstrip('/')}-{task}")
-    if (sweep or seeds > 1) and rendezvous.world() > 1:
+    source = source_of(run)
+    out = out or Path(f"{source.folder}-{task}")
+    if (sweep or seeds > 1) and among_others():
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
 
     wish = tuning.Wish(run, task, data, valid, text, pair, label, epochs)
     asked = tuning.planned(wish, overrides or [], sweep or [], seeds)
-    with _brought(run, out) as model:
+    with _brought(source, out) as model:
         if code := tuning.fit_all(asked, model, out, procs):
             raise typer.Exit(code)
 
@@ -111,13 +112,13 @@ def check(
     The first steps of the run are done on both, and nothing is saved. Exit code 0 where the curves agree, 1 where they
     do not or are too steep to tell. Under torchrun or srun it runs on all their processes, as phalanx train does.
     """
-    from phalanx.runtime import launch, process_group, rendezvous
+    from phalanx.runtime import launch
     from phalanx.tasks.check import check as compare
     from phalanx.tasks.run import processes_here
 
-    process_group.adopt_slurm()
-    if rendezvous.world() == 1 and (count := procs or processes_here(recipe, overrides or [], None)) > 1:
-        raise typer.Exit(launch.launch(sys.argv[1:], count))
+    code = launch.in_processes(lambda: procs or processes_here(recipe, overrides or [], None))
+    if code is not None:
+        raise typer.Exit(code)
     compared = compare(recipe, overrides or [], steps)
     if compared is None:
         return
@@ -134,29 +135,26 @@ def check(
 
 
 @contextmanager
-def _brought(run: str, out: Path) -> Iterator[str]:
+def _brought(source: "ModelSource", out: Path) -> Iterator[str]:
     """The run folder of a model; for hf:FOLDER one beside `out`, which is locked as long as the block runs. Where the
     block is refused before a step was done, what was made here goes again.
     """
     from phalanx.convert.huggingface import import_folder
     from phalanx.run.folder import RunFolder
     from phalanx.run.import_record import ImportRecord
-    from phalanx.runtime import rendezvous
 
-    if not run.startswith("hf:"):
-        yield run
+    if not source.form:
+        yield str(source)
         return
-    if rendezvous.world() > 1:
-        raise InputError(f"{run} is no run folder: phalanx import {run} --out RUN makes one for all processes")
 
     model, fresh = RunFolder(out.with_name(f"{out.name}-model")), not out.exists()
     if made := not model.exists:
-        print(*import_folder(Path(run.removeprefix("hf:")), model.path).lines(), sep="\n")
+        print(*import_folder(source.folder, model.path).lines(), sep="\n")
 
-    source, asked = ImportRecord.read(model).source, f"hf:{Path(run.removeprefix('hf:')).resolve()}"
-    if source not in ("", asked):
+    begun, asked = ImportRecord.read(model).source, f"hf:{source.folder.resolve()}"
+    if begun not in ("", asked):
         raise InputError(
-            f"{out} was begun from {source}, not from {asked}; give another --out, or go on with that model: "
+            f"{out} was begun from {begun}, not from {asked}; give another --out, or go on with that model: "
             f"phalanx tune {model.path} --out {out}"
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phalanx.cli.app import ANEW, app, interruptible
+from phalanx.cli.app import ANEW, app, interruptible, source_of
 from phalanx.cli.help import TakesWords
 from phalanx.errors import InputError
 
@@ -68,20 +68,19 @@ def evaluate(
     gives the same: phalanx eval RUN layout.tp=2
     """
     from phalanx.infer import brought
-    from phalanx.runtime import launch, process_group, rendezvous
+    from phalanx.runtime import launch, rendezvous
     from phalanx.tasks import sources
     from phalanx.tasks.distributed_model import layout_of
     from phalanx.tasks.score import score
     from phalanx.train.layouts import processes_of
 
-    process_group.adopt_slurm()
+    source_of(run)
     words = overrides or []
-    if run.startswith("hf:") and rendezvous.world() > 1:
-        raise InputError(f"{run} is no run folder: phalanx import {run} --out RUN makes one for all processes")
     with interruptible(ANEW), brought(run) as folder:
-        if rendezvous.world() == 1 and (count := procs or processes_of(layout_of(folder, words).layout)) > 1:
-            said = [str(folder) if word == run else word for word in sys.argv[1:]]
-            raise typer.Exit(launch.launch(said, count))
+        arguments = [str(folder) if word == run else word for word in sys.argv[1:]]
+        code = launch.in_processes(lambda: procs or processes_of(layout_of(folder, words).layout), arguments=arguments)
+        if code is not None:
+            raise typer.Exit(code)
         first = rendezvous.rank() == 0
         with _progress(first) as progress:
             part = sources.TEST if test else sources.VALID
@@ -150,14 +149,14 @@ def _show(prompt: str, stream: Iterable[str]) -> None:
 
 def _generate_together(run: Path, prompt: str, options: Options, overrides: list[str]) -> None:
     """On the processes of a layout; the first one writes."""
-    from phalanx.runtime import launch, process_group, rendezvous
+    from phalanx.runtime import launch, rendezvous
     from phalanx.tasks.distributed_generate import distributed_generator
     from phalanx.tasks.distributed_model import layout_of
     from phalanx.train.layouts import processes_of
 
-    process_group.adopt_slurm()
-    if rendezvous.world() == 1 and (count := processes_of(layout_of(run, overrides).layout)) > 1:
-        raise typer.Exit(launch.launch(sys.argv[1:], count))
+    code = launch.in_processes(lambda: processes_of(layout_of(run, overrides).layout))
+    if code is not None:
+        raise typer.Exit(code)
     with distributed_generator(run, overrides) as gpt:
         stream = gpt.generate(prompt, options)
         if rendezvous.rank() == 0:

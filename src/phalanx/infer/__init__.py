@@ -91,14 +91,18 @@ def brought(
     """
     from phalanx.convert.huggingface import import_folder
     from phalanx.run.folder import RunFolder
+    from phalanx.run.import_record import ModelSource
 
-    if not model.startswith("hf:"):
-        if not RunFolder(model).exists and (Path(model) / "config.json").is_file():
+    source = ModelSource.of(model)
+    if not source.form:
+        if not RunFolder(source.folder).exists and (source.folder / "config.json").is_file():
             raise InputError(f"{model} is a folder of Hugging Face's, not a run; write hf:{model}")
-        yield Path(model)
+        yield source.folder
         return
+    if source.form != "hf":
+        raise InputError(f"{model}: make a run of it first: phalanx import {model} --out RUN")
     with TemporaryDirectory(prefix="phalanx-", dir=scratch) as there:
         folder = Path(there) / "model"
-        for line in import_folder(Path(model.removeprefix("hf:")), folder).lines(heads):
+        for line in import_folder(source.folder, folder).lines(heads):
             say(line.replace(str(folder), model))
         yield folder

@@ -1,6 +1,7 @@
 """What an imported model's folder said that neither its weights nor a configuration tell: `import.json` in the run."""
 
-from typing import Self
+from pathlib import Path
+from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -9,6 +10,27 @@ from phalanx.errors import InputError
 from phalanx.run.folder import RunFolder
 
 FILE = "import.json"
+FORMS = "hf", "megatron"  # of other programs' folders
+
+
+class ModelSource(NamedTuple):
+    """Where a model lies: in a run folder, or as FORM:FOLDER in that of another program, such as hf:FOLDER."""
+
+    form: str  # "" for a run folder
+    folder: Path
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The source that a user names. InputError where no folder is named."""
+        form, colon, folder = text.partition(":")
+        foreign = colon and form in FORMS
+        if not (folder if foreign else text):
+            raise InputError(f"{text!r} names no model; give a run, or hf:FOLDER")
+        return cls(form, Path(folder)) if foreign else cls("", Path(text))
+
+    def __str__(self) -> str:
+        """As a user names it."""
+        return f"{self.form}:{self.folder}" if self.form else str(self.folder)
 
 
 class ImportRecord(BaseModel):

@@ -4,11 +4,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from phalanx import processor
 from phalanx.parent import LAUNCHER
+from phalanx.runtime import process_group, rendezvous
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -47,6 +48,17 @@ def launch(arguments: Sequence[str], processes: int, restarts: int | None = None
                 return code
             print(f"phalanx: {_ended(number, code)}{_then(attempt, restarts)}", file=sys.stderr)
     return 128 - code if code < 0 else code
+
+
+def in_processes(
+    wanted: Callable[[], int], restarts: int | None = None, arguments: Sequence[str] | None = None
+) -> int | None:
+    """Run this command, or that of `arguments`, in as many local processes as are `wanted`; their exit code. None where
+    this process is to run it itself: where one is wanted, or it is one of several already.
+    """
+    process_group.adopt_slurm()
+    count = wanted() if rendezvous.world() == 1 else 1
+    return launch(arguments or sys.argv[1:], count, restarts) if count > 1 else None
 
 
 def first_failure(failed: "ChildFailedError") -> tuple[int, int]:

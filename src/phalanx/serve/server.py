@@ -11,6 +11,7 @@ import torch
 
 from phalanx import processor
 from phalanx.errors import InputError
+from phalanx.run.import_record import ModelSource
 from phalanx.serve.api import make
 from phalanx.serve.http_server import HttpServer, raise_files
 from phalanx.serve.messages import WorkerSpec
@@ -41,17 +42,16 @@ def specs(models: Sequence[str], backend: str, precision: str) -> list[WorkerSpe
     """Models by name: NAME=SOURCE, or the last part of the source."""
     found: dict[str, WorkerSpec] = {}
     for model in models:
-        name, equals, source = model.partition("=")
-        if not equals:
-            name, source = Path(model.removeprefix("hf:")).resolve().name, model
+        name, equals, given = model.partition("=")
+        source = ModelSource.of(given if equals else model)
+        name = name if equals else source.folder.resolve().name
         if name in found:
             raise InputError(f"two models are called {name}; call one otherwise: NAME={source}")
-        if not name or not source.removeprefix("hf:"):
+        if not name:
             raise InputError(f"{model!r} names no model; give a run, hf:FOLDER, or NAME= before either")
-        where = Path(source.removeprefix("hf:")).absolute()
-        if not where.is_dir():
+        if not source.folder.is_dir():
             raise InputError(f"{source} is no folder; give a run, or hf:FOLDER")
-        found[name] = WorkerSpec(name, f"hf:{where}" if source.startswith("hf:") else str(where), backend, precision)
+        found[name] = WorkerSpec(name, str(source._replace(folder=source.folder.absolute())), backend, precision)
     return list(found.values())
 
 

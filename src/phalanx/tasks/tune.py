@@ -88,8 +88,10 @@ def fit_all(asked: Sequence[Planned], model: str, out: Path, procs: int) -> int:
 
 def _fit(overrides: Sequence[str], folder: Path, procs: int) -> int:
     """Train one run, here or in processes of its own; its exit code."""
-    if rendezvous.world() == 1 and (count := procs or processes_here(RECIPE, overrides, folder)) > 1:
-        return launch.launch(["train", RECIPE, *overrides, "--out", str(folder)], count)
+    words = ["train", RECIPE, *overrides, "--out", str(folder)]
+    code = launch.in_processes(lambda: procs or processes_here(RECIPE, overrides, folder), arguments=words)
+    if code is not None:
+        return code
     stopped_by = fit(RECIPE, overrides, folder)
     return 128 + stopped_by if stopped_by else 0
 
