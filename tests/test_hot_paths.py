@@ -72,5 +72,5 @@ def test_a_token() -> None:
     for _ in range(2):
         engine.step()
     found = bytecodes(lambda: engine.step())
-    assert [request.said for request in requests] == [3] * 8
+    assert [request.generated for request in requests] == [3] * 8
     assert 80 < found / 8 <= 320, found / 8

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from phalanx.config import Config, DataConfig
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.infer.bundle import ModelBundle
-from phalanx.infer.cache import New, Place
 from phalanx.infer.decoder_model import DecoderModel as Model
+from phalanx.infer.kv_cache import Chunk, Pages
 from phalanx.infer.sample import likeliest
 from phalanx.models.build import build
 from phalanx.models.family import configured
@@ -57,22 +57,22 @@ class Scripted:
         self.seen: list[list[int]] = []
         self.known: dict[tuple[int, ...], list[int]] = {}
 
-    def reserve(self, tokens: int) -> Place:
-        return Place((len(self.known),), torch.zeros(0), True, np.zeros(0))
+    def reserve(self, tokens: int) -> Pages:
+        return Pages((len(self.known),), torch.zeros(0), True, np.zeros(0))
 
-    def release(self, place: Place) -> None:
+    def release(self, pages: Pages) -> None:
         pass
 
-    def __call__(self, news: Sequence[New]) -> list[Tensor]:
+    def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         found = []
-        for new in news:
-            tokens = [*self.known.get(new.place.pages, [])[: new.start], *new.tokens]
-            self.known[new.place.pages] = tokens
+        for chunk in chunks:
+            tokens = [*self.known.get(chunk.pages.numbers, [])[: chunk.start], *chunk.tokens]
+            self.known[chunk.pages.numbers] = tokens
             self.seen.append(tokens)
-            scores = torch.zeros(new.wanted, self.vocab)
-            for row in range(new.wanted):
-                scores[row, self.answer(tokens[: len(tokens) - new.wanted + 1 + row])] = 100
-            found.append(likeliest(scores) if new.greedy else scores)
+            scores = torch.zeros(chunk.wanted, self.vocab)
+            for row in range(chunk.wanted):
+                scores[row, self.answer(tokens[: len(tokens) - chunk.wanted + 1 + row])] = 100
+            found.append(likeliest(scores) if chunk.greedy else scores)
         return found
 
 

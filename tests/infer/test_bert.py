@@ -15,12 +15,12 @@ from phalanx.infer import artifact_cache, autotune, backends
 from phalanx.infer import load as ready
 from phalanx.infer.backends import onnxruntime
 from phalanx.infer.backends.protocol import ProgramSpec
+from phalanx.infer.batching import PackedBatcher, alike
 from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.encoder import Encoder
 from phalanx.infer.encoder_graphs import EncoderGraphs
 from phalanx.infer.fill import fill
 from phalanx.infer.kernels import compiled
-from phalanx.infer.rows import PackedBatcher, groups
 from tests.batches import batch_of
 from tests.infer.runs import BERT, interrupted, make_run, sliced
 
@@ -145,8 +145,8 @@ def test_a_call_in_the_middle_of_another(runs: dict[str, Path], name: str) -> No
 
 
 def test_rows_of_about_one_length_go_together() -> None:
-    assert list(groups([5, 30, 16, 31, 17], 16)) == [[0, 2], [4, 1, 3]]
-    assert list(groups([16] * 5, 16, tokens=32)) == [[0, 1], [2, 3], [4]]
+    assert list(alike([5, 30, 16, 31, 17], 16)) == [[0, 2], [4, 1, 3]]
+    assert list(alike([16] * 5, 16, tokens=32)) == [[0, 1], [2, 3], [4]]
 
 
 def test_places_are_those_of_the_text(runs: dict[str, Path]) -> None:

@@ -7,13 +7,13 @@ import torch
 
 from phalanx.infer import kernels
 from phalanx.infer.bundle import ModelBundle, load_bundle
-from phalanx.infer.cache import PAGE, Cache, New
-from phalanx.infer.decoder import Decoder, remember
-from phalanx.infer.engine import Engine, looked_up
+from phalanx.infer.decoder import Decoder, enable_cache
+from phalanx.infer.decoder_graphs import DecoderGraphs
+from phalanx.infer.engine import Engine, draft
 from phalanx.infer.kernels import compiled
+from phalanx.infer.kv_cache import PAGE, Chunk, KVCache
 from phalanx.infer.sample import Options
-from phalanx.infer.steps import Steps
-from phalanx.precision import packed
+from phalanx.precision import prepacked
 from tests.batches import batch_of
 from tests.infer.runs import GPT, interrupted, make_run, sliced
 
@@ -39,11 +39,11 @@ def decoder(loaded: ModelBundle, memory: int = 1 << 24, kind: str = "torch", pre
             pytest.skip(reason)
         cache = kernels.install(model, precision, memory).cache
     else:
-        packed.fill(model, precision, torch.device("cpu"), model.words)
-        cache = remember(model, memory)
+        prepacked.fill(model, precision, torch.device("cpu"), model.words)
+        cache = enable_cache(model, memory)
     for kept in (*cache.keys, *cache.values):
         kept.fill_(torch.nan)  # what is not written is not read
-    return (Steps if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, cache)
+    return (DecoderGraphs if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, cache)
 
 
 def engine(
@@ -90,25 +90,25 @@ def test_a_text_that_overflows_leaves_its_neighbours_alone(loaded: ModelBundle) 
         made = decoder(loaded, kind="steps")
         a, b = made.reserve(20), made.reserve(20)
         assert a and b
-        made([New(a, 0, PROMPTS[3][:17]), New(b, 0, PROMPTS[3][:17])])
+        made([Chunk(a, 0, PROMPTS[3][:17]), Chunk(b, 0, PROMPTS[3][:17])])
         if broken:
             for keys in (*made.cache.keys, *made.cache.values):
                 keys[:, b.slots] = torch.nan
-        found.append(made([New(a, 17, [5, 6, 7], 3), New(b, 17, [9], 1)]))
+        found.append(made([Chunk(a, 17, [5, 6, 7], 3), Chunk(b, 17, [9], 1)]))
     assert found[0][0].equal(found[1][0]) and found[1][1].isnan().any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_call_in_the_middle_of_another(loaded: ModelBundle, kind: str) -> None:
-    """Cache positions travel with the call: what the model goes on with meanwhile changes nothing."""
+    """KVCache positions travel with the call: what the model goes on with meanwhile changes nothing."""
     made = decoder(loaded, kind=kind)
     a, b = made.reserve(40), made.reserve(40)
     assert a and b
-    made([New(a, 0, PROMPTS[3]), New(b, 0, PROMPTS[2])])
-    right = made([New(a, 20, [5, 6, 7], 3)])[0].clone()
+    made([Chunk(a, 0, PROMPTS[3]), Chunk(b, 0, PROMPTS[2])])
+    right = made([Chunk(a, 20, [5, 6, 7], 3)])[0].clone()
     block = next(iter(made.model.transformer.blocks.values()))
-    with interrupted(block, lambda: made([New(b, 18, [9, 8])])):
-        found = made([New(a, 20, [5, 6, 7], 3)])[0]
+    with interrupted(block, lambda: made([Chunk(b, 18, [9, 8])])):
+        found = made([Chunk(a, 20, [5, 6, 7], 3)])[0]
     assert found.equal(right)
 
 
@@ -148,8 +148,8 @@ def test_prompts_on_a_gpu(loaded: ModelBundle, monkeypatch: pytest.MonkeyPatch) 
         ends.append(given[3].cu_seqlens.tolist())
         return sliced(*given)
 
-    monkeypatch.setattr("phalanx.infer.steps.attend_varlen", attend)
-    made.decoder.half = True  # type: ignore[attr-defined]
+    monkeypatch.setattr("phalanx.infer.decoder_graphs.attend_varlen", attend)
+    made.decoder.varlen = True  # type: ignore[attr-defined]
     requests = [made.submit(prompt, Options(max_tokens=5, temperature=0)) for prompt in PROMPTS]
     while made.busy:
         made.step()
@@ -183,9 +183,9 @@ def test_what_repeats_takes_fewer_steps(loaded: ModelBundle) -> None:
 
 
 def test_the_last_words_are_looked_for() -> None:
-    assert looked_up([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
-    assert looked_up([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3], 9) == [8, 1, 2, 3]  # the last of several places
-    assert looked_up([1, 2, 3, 4], 9) == looked_up([1, 2], 9) == looked_up([1, 2, 3, 1, 2, 3], 0) == []
+    assert draft([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
+    assert draft([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3], 9) == [8, 1, 2, 3]  # the last of several places
+    assert draft([1, 2, 3, 4], 9) == draft([1, 2], 9) == draft([1, 2, 3, 1, 2, 3], 0) == []
 
 
 def test_those_wait_for_whom_there_is_no_room(loaded: ModelBundle) -> None:
@@ -217,14 +217,14 @@ def test_who_leaves_frees_the_room(loaded: ModelBundle) -> None:
 
 
 def test_pages_lie_together_where_they_can() -> None:
-    cache = Cache(1, 1, 1, 6, torch.zeros(()))
+    cache = KVCache(1, 1, 1, 6, torch.zeros(()))
     a, b, c = (cache.reserve(2 * PAGE) for _ in range(3))
     assert a and b and c and cache.reserve(1) is None
-    assert a.together and b.pages == (2, 3)
+    assert a.adjacent and b.numbers == (2, 3)
     cache.release(a)
     cache.release(c)
     scattered = cache.reserve(3 * PAGE)
-    assert scattered and scattered.pages == (0, 1, 4) and not scattered.together
+    assert scattered and scattered.numbers == (0, 1, 4) and not scattered.adjacent
     rows = torch.arange(6 * PAGE)[None]
     assert scattered.rows(rows, 2 * PAGE + 3)[0].tolist() == [*range(2 * PAGE), *range(4 * PAGE, 4 * PAGE + 3)]
 
@@ -237,7 +237,7 @@ def test_scattered_pages_hold_the_same(loaded: ModelBundle, kind: str) -> None:
     cache.release(first)
     request = made.submit(PROMPTS[0], Options(max_tokens=40, temperature=0))
     made.step()
-    assert request.place is not None and not request.place.together
+    assert request.pages is not None and not request.pages.adjacent
     while made.busy:
         made.step()
     assert request.tokens == plain(loaded, list(PROMPTS[0]), 40)
@@ -250,9 +250,9 @@ def test_int8_is_near(loaded: ModelBundle, kind: str) -> None:
     """Scores in int8 are those of fp32 but for rounding."""
     scores = []
     for made in (decoder(loaded), decoder(loaded, kind=kind, precision="int8")):
-        place = made.reserve(20)
-        assert place is not None
-        scores.append(made([New(place, 0, PROMPTS[3])])[0][0])
+        pages = made.reserve(20)
+        assert pages is not None
+        scores.append(made([Chunk(pages, 0, PROMPTS[3])])[0][0])
     assert torch.cosine_similarity(*scores, dim=0) > 0.999
 
 
@@ -306,7 +306,7 @@ def test_a_prompt_may_be_scored_alone(loaded: ModelBundle) -> None:
     assert none.ended == one.ended == "length" and len(one.scored) == 1
     while made.busy:
         made.step()
-    assert request.ended == "length" and request.said == 0 and len(request.scored) == len(PROMPTS[3])
+    assert request.ended == "length" and request.generated == 0 and len(request.scored) == len(PROMPTS[3])
     assert all(made.decoder.cache.free)  # type: ignore[attr-defined]
 
 
@@ -327,7 +327,7 @@ class Watched:
         self.decoder, self.rows, self.room = decoder, rows, decoder.room
         self.reserve, self.release = decoder.reserve, decoder.release
 
-    def __call__(self, news: list[New]) -> list[torch.Tensor]:
-        said: list[torch.Tensor] = self.decoder(news)
+    def __call__(self, chunks: list[Chunk]) -> list[torch.Tensor]:
+        said: list[torch.Tensor] = self.decoder(chunks)
         self.rows += [len(rows) for rows in said]
         return said

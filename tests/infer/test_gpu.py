@@ -9,7 +9,7 @@ import torch
 from phalanx.infer import backends, load_decoder
 from phalanx.infer.backends.protocol import ProgramSpec
 from phalanx.infer.bundle import load_bundle
-from phalanx.infer.cache import New
+from phalanx.infer.kv_cache import Chunk
 from phalanx.infer.sample import Options
 from tests.infer.runs import GPT, make_run
 from tests.infer.test_bert import HEADS, config, rows
@@ -65,8 +65,8 @@ def test_prompts_in_half_precision(tmp_path: Path, precision: str) -> None:
     decoder, loaded = load_decoder(tmp_path / "run", precision=precision).engine.decoder, load_bundle(tmp_path / "run")
     prompts = [[5, 6 + n, 7] * (4 * n + 6) for n in range(3)]
     places = [decoder.reserve(64) for _ in prompts]
-    said = decoder([New(place, 0, prompt) for place, prompt in zip(places, prompts, strict=True)])
-    said += decoder([New(place, len(prompt), [9]) for place, prompt in zip(places, prompts, strict=True)])
+    said = decoder([Chunk(place, 0, prompt) for place, prompt in zip(places, prompts, strict=True)])
+    said += decoder([Chunk(place, len(prompt), [9]) for place, prompt in zip(places, prompts, strict=True)])
     for scores, tokens in zip(said, [*prompts, *([*prompt, 9] for prompt in prompts)], strict=True):
         right = loaded.logits(tokens)[-1].cpu()
         assert (scores[0].cpu() - right).abs().max() < (0.02 if precision == "fp16" else 0.15) * right.abs().max()

@@ -43,7 +43,7 @@ def test_what_nobody_waits_for_is_not_computed(models: list[Path], mail: Direct)
     mail.deliver(Cancel(1), job(3, max_tokens=1000), Cancel(3))
     for _ in range(3):
         worker.turn()
-    assert left.ended == "cancelled" and left.said < stays.said and not stays.ended
+    assert left.ended == "cancelled" and left.generated < stays.generated and not stays.ended
     assert list(worker.texts) == [2]
 
     mail.deliver(Cancel(2))

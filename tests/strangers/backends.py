@@ -9,7 +9,7 @@ from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.infer.backends.protocol import ProgramSpec
 from phalanx.infer.bundle import ModelBundle
-from phalanx.infer.cache import New
+from phalanx.infer.kv_cache import Chunk
 from phalanx.infer.sample import likeliest
 from phalanx.nn.batch import Batch
 from phalanx.spec.leaves import Norm
@@ -70,16 +70,16 @@ class Texts:
         self.texts[self.begun] = []
         return self.begun
 
-    def release(self, place: int) -> None:
-        del self.texts[place]
+    def release(self, pages: int) -> None:
+        del self.texts[pages]
 
-    def __call__(self, news: Sequence[New]) -> list[Tensor]:
-        return [self.scores(new, self.texts[new.place]) for new in news]
+    def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        return [self.scores(chunk, self.texts[chunk.pages]) for chunk in chunks]
 
-    def scores(self, new: New, text: list[int]) -> Tensor:
-        text[new.start :] = new.tokens
-        found = self.bundle.logits(text)[len(text) - new.wanted :]
-        return likeliest(found) if new.greedy else found
+    def scores(self, chunk: Chunk, text: list[int]) -> Tensor:
+        text[chunk.start :] = chunk.tokens
+        found = self.bundle.logits(text)[len(text) - chunk.wanted :]
+        return likeliest(found) if chunk.greedy else found
 
 
 class Both(Plain, Uncached):

@@ -18,8 +18,8 @@ from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.infer import backends, brought
 from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.batching import pad_rows
 from phalanx.infer.bundle import ModelBundle, load_bundle
-from phalanx.infer.rows import rectangle
 from phalanx.models.build import build
 from phalanx.models.family import spec_of
 from phalanx.run.checkpoint import Restored
@@ -136,7 +136,7 @@ class _HuggingFace:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
         """Return what the head says to each row, float32 [longest, width] or [width]."""
-        tokens, segment, mask = (torch.from_numpy(x).to(self.device) for x in rectangle(rows, self.pad, 1, self.most))
+        tokens, segment, mask = (torch.from_numpy(x).to(self.device) for x in pad_rows(rows, self.pad, 1, self.most))
         found = self.model(tokens, attention_mask=mask, token_type_ids=segment)
         if "start_logits" in found:
             return list(torch.stack([found.start_logits, found.end_logits], -1).cpu().numpy())

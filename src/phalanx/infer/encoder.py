@@ -15,7 +15,7 @@ from phalanx.nn.batch import Batch
 from phalanx.nn.packed import PackedBatch
 
 
-def packed(rows: Sequence[Encoded]) -> PackedBatch:
+def pack_rows(rows: Sequence[Encoded]) -> PackedBatch:
     """Put one row or more one after another, on the CPU."""
     lengths = [len(row.tokens) for row in rows]
     positions = [np.arange(length) for length in lengths]

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from phalanx.data.source import Array
+from phalanx.infer.cuda_graphs import GraphCache, GraphedFunction, compile_blocks, power_of_two, round_up
 from phalanx.infer.encoder import Encoder
-from phalanx.infer.replay import Replay, Replays, compile_blocks, power, rounded
 from phalanx.nn.packed import PackedBatch, enable_packing
 
 STEP = 32  # tokens to which a batch is rounded up at least
@@ -19,22 +19,22 @@ class EncoderGraphs:
         self.encoder, self.context, self.device = encoder, context, device
         enable_packing(encoder.model, kernel=True)
         compile_blocks(encoder.model, device)
-        self.replays = Replays()
+        self.graphs = GraphCache()
 
     def __call__(self, rows: PackedBatch) -> Array:
         """Return float32 [tokens, …], or [sequences, …]."""
         used, count = rows.batch.tokens.shape[1], len(rows.cu_seqlens) - 1
-        tokens, sequences = rounded(used, STEP), power(count)
+        tokens, sequences = round_up(used, STEP), power_of_two(count)
 
-        def made() -> Replay:
-            return Replay(lambda given: self._compute(given, tokens), 3 * tokens + sequences + 1, self.device)
+        def made() -> GraphedFunction:
+            return GraphedFunction(lambda given: self._compute(given, tokens), 3 * tokens + sequences + 1, self.device)
 
-        replay = self.replays.of((tokens, sequences), made)
-        batch, ends = replay.numbers[: 3 * tokens].reshape(3, tokens), replay.numbers[3 * tokens :]
+        graph = self.graphs.of((tokens, sequences), made)
+        batch, ends = graph.numbers[: 3 * tokens].reshape(3, tokens), graph.numbers[3 * tokens :]
         for part, given in zip(batch, (rows.batch.tokens, rows.batch.index, rows.batch.segment), strict=True):
             part[:used], part[used:] = given, 0
         ends[: count + 1], ends[count + 1 :] = rows.cu_seqlens, used
-        answers: Array = replay()[: used if self.encoder.per_token else count].cpu().numpy()
+        answers: Array = graph()[: used if self.encoder.per_token else count].cpu().numpy()
         return answers
 
     def _compute(self, given: Tensor, tokens: int) -> Tensor:

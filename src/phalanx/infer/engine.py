@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phalanx.errors import InputError
 from phalanx.infer.backends.protocol import DecoderProgram
-from phalanx.infer.cache import New, Place
+from phalanx.infer.kv_cache import Chunk, Pages
 from phalanx.infer.sample import Options, Scored, choose, scored
 
 PREFILL = 4096  # tokens of prompts, and of windows that slide, in one step
@@ -34,7 +34,7 @@ class Request:
     options: Options
     prompt: int
     generator: torch.Generator
-    place: Place | None = None
+    pages: Pages | None = None
     cached: int = 0  # tokens whose keys and values are in the cache
     ended: str = ""
     fresh: list[int] = field(default_factory=list)  # tokens that nobody has taken yet
@@ -42,8 +42,8 @@ class Request:
     unscored: int = 0  # tokens of the prompt whose probabilities are wanted and not yet known
 
     @property
-    def said(self) -> int:
-        """How many new tokens there are so far."""
+    def generated(self) -> int:
+        """The new tokens there are so far."""
         return len(self.tokens) - self.prompt
 
 
@@ -93,9 +93,9 @@ class Engine:
         self.steps += 1
         joining = self._admitted()
         chosen = joining or self._turn()
-        news = [self._new(request) for request in chosen]
-        for request, new, said in zip([*chosen], news, self.decoder(news) if news else (), strict=True):
-            self._take(request, new, said)
+        chunks = [self._chunk(request) for request in chosen]
+        for request, chunk, scores in zip([*chosen], chunks, self.decoder(chunks) if chunks else (), strict=True):
+            self._take(request, chunk, scores)
         return [*chosen]
 
     def stream(self, request: Request) -> Iterator[int]:
@@ -116,8 +116,8 @@ class Engine:
             request = self.waiting[0]
             if joining and sum(len(other.tokens) for other in joining) + len(request.tokens) > PREFILL:
                 break
-            request.place = self.decoder.reserve(min(request.prompt + request.options.max_tokens, self.context))
-            if request.place is None:
+            request.pages = self.decoder.reserve(min(request.prompt + request.options.max_tokens, self.context))
+            if request.pages is None:
                 break
             self.waiting.popleft()
             self.active.append(request)
@@ -135,38 +135,38 @@ class Engine:
                            *(request for request in sliding if request not in late)]  # fmt: skip
         return [request for request in self.active if request not in late]
 
-    def _new(self, request: Request) -> New:
-        assert request.place is not None
+    def _chunk(self, request: Request) -> Chunk:
+        assert request.pages is not None
         greedy = request.options.greedy and request.options.logprobs is None
         if len(request.tokens) > self.context:  # the window slides: all of it has new positions
-            return New(request.place, 0, request.tokens[-self.context :], greedy=greedy)
+            return Chunk(request.pages, 0, request.tokens[-self.context :], greedy=greedy)
         new = request.tokens[request.cached :]
         if request.unscored:
             share = max(1, SCORED // sum(other.unscored > 0 for other in self.active))
             new = new[: min(share, request.unscored + (request.options.max_tokens > 0))]
-            return New(request.place, request.cached, new, len(new))
-        draft: list[int] = []
+            return Chunk(request.pages, request.cached, new, len(new))
+        tried: list[int] = []
         if self.lookup and request.cached and len(self.active) <= FEW:
-            room = min(DRAFT, request.options.max_tokens - request.said - 1, self.context - len(request.tokens))
-            draft = looked_up(request.tokens, room)
-        return New(request.place, request.cached, [*new, *draft], 1 + len(draft), greedy)
+            room = min(DRAFT, request.options.max_tokens - request.generated - 1, self.context - len(request.tokens))
+            tried = draft(request.tokens, room)
+        return Chunk(request.pages, request.cached, [*new, *tried], 1 + len(tried), greedy)
 
-    def _take(self, request: Request, new: New, said: Tensor) -> None:
-        """Take in what the decoder said. Its first rows tell how likely the prompt was, where that is wanted; by each
+    def _take(self, request: Request, chunk: Chunk, scores: Tensor) -> None:
+        """Take in what the decoder gave. Its first rows tell how likely the prompt was, where that is wanted; by each
         of the others a token is chosen, as long as the one before is what had been tried.
         """
         options = request.options
-        if known := min(request.unscored, len(said)):
-            self._score(request, said[:known], request.tokens[new.start + 1 : new.start + 1 + known])
-            said = said[known:]
+        if known := min(request.unscored, len(scores)):
+            self._score(request, scores[:known], request.tokens[chunk.start + 1 : chunk.start + 1 + known])
+            scores = scores[known:]
 
-        request.cached = new.stop - max(0, len(said) - 1)
-        if request.ended or not len(said):
+        request.cached = chunk.stop - max(0, len(scores) - 1)
+        if request.ended or not len(scores):
             return
 
-        tried = [*new.tokens[len(new.tokens) - len(said) + 1 :], -1]
-        for row, guess in zip(said, tried, strict=True):
-            token = int(row) if new.greedy else choose(row, options, request.generator)
+        tried = [*chunk.tokens[len(chunk.tokens) - len(scores) + 1 :], -1]
+        for row, guess in zip(scores, tried, strict=True):
+            token = int(row) if chunk.greedy else choose(row, options, request.generator)
             if token < 0:
                 self._end(request, "broken")
                 return
@@ -178,7 +178,7 @@ class Engine:
             request.fresh.append(token)
             if options.logprobs is not None:
                 request.scored += scored(row[None], [token], options.logprobs)
-            if request.said >= options.max_tokens:
+            if request.generated >= options.max_tokens:
                 self._end(request, "length")
                 return
             if token != guess:
@@ -201,13 +201,13 @@ class Engine:
             self.active.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
-        if request.place is not None:
-            self.decoder.release(request.place)
-            request.place = None
+        if request.pages is not None:
+            self.decoder.release(request.pages)
+            request.pages = None
 
 
-def looked_up(tokens: Sequence[int], most: int) -> list[int]:
-    """What followed the last GRAM tokens where they stood last before: at most `most` tokens."""
+def draft(tokens: Sequence[int], most: int) -> list[int]:
+    """Return what followed the last GRAM tokens where they stood last before: at most `most` tokens."""
     if most < 1 or len(tokens) <= GRAM:
         return []
     last = list(tokens[-GRAM:])

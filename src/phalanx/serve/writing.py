@@ -41,7 +41,7 @@ class Writing:
         self.length += len(text)
         if not text and not request.ended:
             return None
-        told: dict[str, Any] = {"text": text, "said": request.said, "prompt": request.prompt, "echo": self.echo}
+        told: dict[str, Any] = {"text": text, "said": request.generated, "prompt": request.prompt, "echo": self.echo}
         self.echo = ""
         if request.options.logprobs is not None:
             scored, request.scored = request.scored, []

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from phalanx.errors import InputError
 from phalanx.infer.bundle import ModelBundle
-from phalanx.infer.decoder import Decoder, remember
+from phalanx.infer.decoder import Decoder, enable_cache
 from phalanx.infer.decoder_model import DecoderModel
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
@@ -26,10 +26,10 @@ def distributed_generator(run: Path, overrides: Sequence[str]) -> Iterator[Decod
         bundle = ModelBundle(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored)
         rows = judged.config.model.padded_vocab // judged.mesh.tp.size
 
-        def gathered(logits: Tensor) -> Tensor:
+        def gather(logits: Tensor) -> Tensor:
             return _whole(logits, rows, judged.mesh.tp)
 
-        decoder = Decoder(judged.model, judged.tokenizer.vocab, remember(judged.model), gathered)
+        decoder = Decoder(judged.model, judged.tokenizer.vocab, enable_cache(judged.model), gather)
         yield DecoderModel(bundle, decoder=decoder)
 
 

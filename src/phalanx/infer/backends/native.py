@@ -6,10 +6,10 @@ from typing import Any
 
 from phalanx.infer import kernels
 from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
+from phalanx.infer.batching import PackedBatcher
 from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.decoder import GIB, Decoder
 from phalanx.infer.encoder import Encoder
-from phalanx.infer.rows import PackedBatcher
 from phalanx.spec.model import Spec
 
 

@@ -10,8 +10,8 @@ from phalanx.data.source import Array
 from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.batching import PaddedBatcher, PaddedRows, joined
 from phalanx.infer.graphs import EncoderGraph, onnx_program, quieter, untraceable
-from phalanx.infer.rows import InRectangles, Rectangle, together
 from phalanx.spec.model import Spec
 
 STEP = 16
@@ -31,7 +31,7 @@ class OnnxRuntime:
         import onnxruntime as ort
 
         session = ort.InferenceSession(str(_file(program)), options(ort), providers=["CPUExecutionProvider"])
-        return InRectangles(Session(session), program.pad, program.bundle.context, program.per_token, STEP)
+        return PaddedBatcher(Session(session), program.pad, program.bundle.context, program.per_token, STEP)
 
 
 def options(ort: Any) -> Any:
@@ -47,11 +47,11 @@ class Session:
     def __init__(self, session: Any) -> None:
         self.session = session
 
-    def __call__(self, inputs: Rectangle) -> Array:
+    def __call__(self, inputs: PaddedRows) -> Array:
         """Return float32 [rows, length, width], or [rows, width] of a head that answers once for a row."""
         tokens, segment, mask = inputs
         names = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": segment}
-        return together(self.session.run(None, names))
+        return joined(self.session.run(None, names))
 
 
 def graph(program: ProgramSpec) -> Path:

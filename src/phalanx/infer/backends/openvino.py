@@ -17,8 +17,8 @@ from phalanx.data.source import Array
 from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.batching import PaddedBatcher, PaddedRows, joined, pad_rows
 from phalanx.infer.graphs import EncoderGraph, untraceable
-from phalanx.infer.rows import InRectangles, Rectangle, rectangle, together
 from phalanx.precision.gemm import native_bf16
 from phalanx.spec.model import Spec
 
@@ -44,7 +44,7 @@ class OpenVINO:
         hints |= {"INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
         model = _quantized(program) if program.precision == "int8" else _graph(program)
         compiled = ov.Core().compile_model(model, "CPU", hints)
-        return InRectangles(Compiled(compiled), program.pad, program.bundle.context, program.per_token, STEP)
+        return PaddedBatcher(Compiled(compiled), program.pad, program.bundle.context, program.per_token, STEP)
 
 
 class Compiled:
@@ -53,11 +53,11 @@ class Compiled:
     def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
 
-    def __call__(self, inputs: Rectangle) -> Array:
+    def __call__(self, inputs: PaddedRows) -> Array:
         """Return float32 [rows, length, width], or [rows, width] of a head that answers once for a row."""
         tokens, segment, mask = inputs
         found = self.compiled([tokens, mask, segment])
-        return together([found[output] for output in self.compiled.outputs])
+        return joined([found[output] for output in self.compiled.outputs])
 
 
 def _graph(program: ProgramSpec) -> Any:
@@ -107,5 +107,5 @@ def _samples(program: ProgramSpec) -> Iterator[list[Array]]:
 
     for start in range(0, min(len(tokens) - length, SAMPLES * length), length):
         row = Encoded(torch.tensor(tokens[start : start + length]).numpy(), length // 2)
-        ids, segment, mask = rectangle([row], program.pad, 1, length)
+        ids, segment, mask = pad_rows([row], program.pad, 1, length)
         yield [ids, mask, segment]

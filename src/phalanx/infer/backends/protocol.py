@@ -12,7 +12,7 @@ from torch import Tensor
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.infer.bundle import ModelBundle
-from phalanx.infer.cache import New
+from phalanx.infer.kv_cache import Chunk
 from phalanx.nn.answer import POOLED
 from phalanx.spec.model import Spec
 
@@ -86,22 +86,22 @@ class DecoderProgram(Protocol):
     def reserve(self, tokens: int) -> Any | None:
         """Return a handle of memory for one text of at most `tokens` tokens; None while there is not enough.
 
-        The handle comes back as `New.place`. It is a `Place` for the programs of this package, which find keys and
+        The handle comes back as `Chunk.pages`. It is `Pages` for the programs of this package, which find keys and
         values by it.
         """
         ...
 
-    def release(self, place: Any) -> None:
+    def release(self, pages: Any) -> None:
         """Give back the memory of a text that has ended."""
         ...
 
-    def __call__(self, news: Sequence[New]) -> list[Tensor]:
-        """Continue several texts, each by `New.tokens`, which stand at the positions from `New.start` on.
+    def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """Continue several texts, each by `Chunk.tokens`, which stand at the positions from `Chunk.start` on.
 
         A prompt comes as a whole, from 0 on, or in parts; then come one or more tokens at a time. What was there from
-        `New.start` on is forgotten: those were drafts, or the window slid. Returns for each text, on the CPU, float32
-        scores [wanted, vocab] of the tokens that may follow each of its last `New.wanted` ones; for a `greedy` one only
-        the likeliest tokens, int64 [wanted], -1 where scores are not finite (`infer.sample.likeliest`).
+        `Chunk.start` on is forgotten: those were drafts, or the window slid. Returns for each text, on the CPU, float32
+        scores [wanted, vocab] of the tokens that may follow each of its last `Chunk.wanted` ones; for a `greedy` one
+        only the likeliest tokens, int64 [wanted], -1 where scores are not finite (`infer.sample.likeliest`).
         """
         ...
 

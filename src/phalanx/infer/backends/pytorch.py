@@ -8,15 +8,15 @@ import torch
 
 from phalanx.infer.backends import missing_precision
 from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
+from phalanx.infer.batching import PackedBatcher
 from phalanx.infer.bundle import ModelBundle
-from phalanx.infer.decoder import GIB, Decoder, remember
+from phalanx.infer.cuda_graphs import has_compiler
+from phalanx.infer.decoder import GIB, Decoder, enable_cache
+from phalanx.infer.decoder_graphs import DecoderGraphs
 from phalanx.infer.encoder import Encoder
 from phalanx.infer.encoder_graphs import EncoderGraphs
-from phalanx.infer.replay import compiles
-from phalanx.infer.rows import PackedBatcher
-from phalanx.infer.steps import Steps
 from phalanx.nn.packed import enable_packing
-from phalanx.precision import gemm, packed
+from phalanx.precision import gemm, prepacked
 from phalanx.spec.model import Spec
 
 
@@ -25,13 +25,13 @@ class Torch:
 
     def unavailable(self, spec: Spec, precision: str) -> str:
         """Return that this machine does not multiply in a precision; "" if it does."""
-        return missing_precision(precision, packed.precisions(_device()))
+        return missing_precision(precision, prepacked.precisions(_device()))
 
     def encoder(self, program: ProgramSpec) -> EncoderProgram:
         """Make a program of a copy of the model that shares its weights in fp32."""
         model: Any = program.bundle.shared()
         device = next(model.parameters()).device
-        packed.fill(model, program.precision, device)
+        prepacked.fill(model, program.precision, device)
         encoder = Encoder(model, program.per_token, program.hidden)
 
         graphs = device.type == "cuda" and program.precision != "fp32" and gemm.native_bf16(device)
@@ -43,15 +43,15 @@ class Torch:
     def decoder(self, bundle: ModelBundle, precision: str) -> DecoderProgram:
         """Make a program. Keys and values may take 1 GiB on a CPU, half of what is free on a GPU."""
         model: Any = bundle.shared()
-        device, vocab, number = next(model.parameters()).device, bundle.tokenizer.vocab, packed.NUMBERS[precision]
-        packed.fill(model, precision, device, model.words)
+        device, vocab, number = next(model.parameters()).device, bundle.tokenizer.vocab, prepacked.NUMBERS[precision]
+        prepacked.fill(model, precision, device, model.words)
 
         if device.type == "cpu":
-            program = Decoder(model, vocab, remember(model, GIB, number))
+            program = Decoder(model, vocab, enable_cache(model, GIB, number))
             program.takes_drafts = precision != "int8"  # whose tokens are rounded by the largest of a call
             return program
-        cache = remember(model, torch.cuda.mem_get_info(device)[0] // 2, number)
-        return (Steps if compiles() else Decoder)(model, vocab, cache)
+        cache = enable_cache(model, torch.cuda.mem_get_info(device)[0] // 2, number)
+        return (DecoderGraphs if has_compiler() else Decoder)(model, vocab, cache)
 
 
 def _device() -> torch.device:

@@ -7,8 +7,8 @@ from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.onnxruntime import PACKAGES, Session, graph, options
 from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.batching import PaddedBatcher
 from phalanx.infer.graphs import untraceable
-from phalanx.infer.rows import InRectangles
 from phalanx.spec.model import Spec
 
 PROVIDER = "TensorrtExecutionProvider"
@@ -41,4 +41,4 @@ class TensorRT:
         }
         providers = [(PROVIDER, engines), "CUDAExecutionProvider"]
         session = ort.InferenceSession(str(graph(program)), options(ort), providers=providers)
-        return InRectangles(Session(session), program.pad, program.bundle.context, program.per_token, STEP)
+        return PaddedBatcher(Session(session), program.pad, program.bundle.context, program.per_token, STEP)

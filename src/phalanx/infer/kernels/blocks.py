@@ -9,9 +9,9 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from phalanx.infer.cache import Cache
 from phalanx.infer.kernels import compiled
 from phalanx.infer.kernels.compiled import functions
+from phalanx.infer.kv_cache import KVCache
 from phalanx.models.gpt2 import unlike
 from phalanx.nn.attention import Context
 from phalanx.nn.linear import Linear
@@ -37,7 +37,7 @@ def install(model: Any, precision: str, memory: int | None = None) -> "Blocks":
     blocks = Blocks(transformer, spec, precision == "int8")
     if memory is not None:
         heads, width = spec.blocks[0].attention.heads, spec.blocks[0].attention.width
-        blocks.remember(Cache.within(memory, spec.positions, len(spec.blocks), heads, width, model.words))
+        blocks.remember(KVCache.within(memory, spec.positions, len(spec.blocks), heads, width, model.words))
     transformer.blocks = nn.ModuleDict({"all": blocks})
     if transformer.causal:
         model.head.gemm = PackedLinear(model.words[: model.head.held], precision == "int8")
@@ -50,7 +50,7 @@ def install(model: Any, precision: str, memory: int | None = None) -> "Blocks":
 class Blocks(nn.Module):
     """Takes the place of a model's blocks, for packed batches. A GPT's keys and values are kept in `cache`."""
 
-    cache: Cache
+    cache: KVCache
 
     def __init__(self, transformer: Any, spec: Spec, integers: bool) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Blocks(nn.Module):
             weights = [_plain(x) for x in (*qkv, *(x for one in others for x in (one.weight, one.bias)))]
             functions().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))
 
-    def remember(self, cache: Cache) -> None:
+    def remember(self, cache: KVCache) -> None:
         """Keep keys and values in `cache`."""
         slots = cache.keys[0].shape[1]
         self.cache, self.caches = cache, (_pointers(cache.keys), _pointers(cache.values), slots)
@@ -80,9 +80,9 @@ class Blocks(nn.Module):
             ends = context.cu_seqlens.tolist()
             sequences = [_Sequence(stop - start, 0, None) for start, stop in pairwise(ends)]
         else:
-            news = context.cache.news
-            assert all(new.stop <= len(new.place.slots) for new in news)
-            sequences = [_Sequence(len(new.tokens), new.start, new.place.slots.data_ptr()) for new in news]
+            chunks = context.cache.chunks
+            assert all(chunk.stop <= len(chunk.pages.slots) for chunk in chunks)
+            sequences = [_Sequence(len(one.tokens), one.start, one.pages.slots.data_ptr()) for one in chunks]
         x = x.contiguous()
         assert x.dtype == torch.float32 and x.shape[:2] == (1, sum(one.tokens for one in sequences))
         listed = (_Sequence * len(sequences))(*sequences)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phalanx.infer.cache import Cache
+from phalanx.infer.kv_cache import KVCache
 
 STATUS = Path("/proc/self/status")
 
@@ -19,6 +19,6 @@ def held() -> int:
 @pytest.mark.skipif(not STATUS.exists(), reason="no /proc to ask")
 def test_room_for_tokens_that_never_come_takes_no_memory() -> None:
     before = held()
-    cache = Cache.within(1 << 30, 64, layers=2, heads=2, width=32, like=torch.empty(0))
+    cache = KVCache.within(1 << 30, 64, layers=2, heads=2, width=32, like=torch.empty(0))
     assert cache.keys[0].shape[1] > 1_000_000
     assert held() - before < 1 << 26
