@@ -9,6 +9,7 @@ Python's packages are installed and from PYTHONPATH, never because they lie in t
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from phalanx.errors import InputError
 
 if TYPE_CHECKING:
     from phalanx.config import Config
+    from phalanx.data.own import OwnSource
     from phalanx.infer.backends.protocol import Backend
     from phalanx.models.family import Family
     from phalanx.optimizer import OptimConfig
@@ -52,7 +54,8 @@ class Table(Generic[T]):
             hint = f"; is it installed, or in PYTHONPATH? {Path.cwd()} is not searched" if _lacks(error, module) else ""
             raise InputError(f"{self.key} {name!r} cannot be loaded: {error}{hint}") from error
         if missing := [need for need in self.needs if not hasattr(found, need)]:
-            raise InputError(f"{self.key} {name!r} is none: it has no {missing[0]}; known: {known}")
+            others = f"; known: {known}" if known else ""
+            raise InputError(f"{self.key} {name!r} is none: it has no {missing[0]}{others}")
         return found
 
 
@@ -68,6 +71,12 @@ def _installed_alone() -> Iterator[None]:
     finally:
         if implied:
             sys.path[:0] = first
+
+
+def names_source(name: str) -> bool:
+    """Whether a name of data, maybe with a weight behind @, is "module:Name" rather than the path of a prepared set."""
+    place = name.partition("@")[0]
+    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", place) is not None and not Path(f"{place}.bin").exists()
 
 
 def _lacks(error: Exception, module: str) -> bool:
@@ -108,6 +117,7 @@ BACKENDS: "Table[Callable[[], Backend]]" = Table(
 TRACKERS: "Table[Callable[[Config, Path, int], Tracker]]" = Table(
     "log.trackers", {"tensorboard": "phalanx.train.trackers:TensorBoard"}, ("start", "train", "valid", "close")
 )
+SOURCES: "Table[type[OwnSource]]" = Table("data.train", {}, ("__len__", "sample", "fingerprint"))
 OPTIMIZERS: "Table[type[OptimConfig]]" = Table(
     "optim.name",
     {name.lower(): f"phalanx.train.optimizers:{name}" for name in ("AdamW", "Lamb", "Muon")},

@@ -17,8 +17,14 @@ from phalanx.tasks.clm import CausalLM
 from tests.data.sets import FIRST, VOCAB, numbered, write_set
 
 
-def of_five(documents: Documents) -> GPTSource:
-    return GPTSource(documents, 5, VOCAB, None, False)
+class OfFive(CausalLM):
+    """Samples of five tokens."""
+
+    def __init__(self, data: DataConfig) -> None:
+        super().__init__(Config.model_validate({"data": data, "train": {"seed": 1}}), load_tokenizer("gpt2"))
+
+    def source(self, documents: Documents) -> GPTSource:
+        return GPTSource(documents, 5, VOCAB, None, False)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +110,7 @@ def test_several_sets_are_blended_by_weight(tmp_path: Path) -> None:
     names = [str(numbered(tmp_path / name, [[400]]).name) for name in "ab"]
     shifted = np.memmap(tmp_path / "b.bin", "<u2", "r+")
     shifted += 1000
-    stream = sources.training(DataConfig(train=(f"{names[0]}@3", names[1]), valid=("x",)), 1, of_five)
+    stream = OfFive(DataConfig(train=(f"{names[0]}@3", names[1]), valid=("x",))).train
     assert isinstance(stream, Blend)
     taken = [int(stream[n].tokens[0]) // (FIRST + 1000) for n in range(4096)]
     assert (taken.count(0), taken.count(1)) == (3072, 1024)
@@ -115,11 +121,11 @@ def test_several_sets_are_blended_by_weight(tmp_path: Path) -> None:
 def test_held_out_samples_lie_in_order_in_documents_not_trained_on(tmp_path: Path) -> None:
     name = numbered(tmp_path / "set", [[26]] * 10).name
     data = DataConfig(train=(name,), split=(0.7, 0.2, 0.1), sequence=5)
-    stream = sources.training(data, 1, of_five)
+    stream = OfFive(data).train
     trained = {int(token) - FIRST for n in range(200) for token in stream[n].tokens}
     assert trained == set(range(7 * 26))
     for part, first, last in ((sources.VALID, 7, 9), (sources.TEST, 9, 10)):
-        source = sources.held_out(data, of_five, part)
+        source = OfFive(data).held_out(part)
         assert source is not None
         samples = [source.sample(i, i).tokens - FIRST for i in range(len(source))]
         whole = ((last - first) * 26 - 1) // 5 * 5
@@ -129,9 +135,9 @@ def test_held_out_samples_lie_in_order_in_documents_not_trained_on(tmp_path: Pat
 def test_explicit_sets_leave_the_training_sets_whole(tmp_path: Path) -> None:
     train, valid = (numbered(tmp_path / name, [[26]] * 4).name for name in ("train", "valid"))
     data = DataConfig(train=(train,), valid=(valid, f"{valid}@9"), sequence=5)
-    stream = sources.training(data, 1, of_five)
+    stream = OfFive(data).train
     assert {int(token) for n in range(400) for token in stream[n].tokens} >= set(range(FIRST, FIRST + 100))
-    source = sources.held_out(data, of_five)
+    source = OfFive(data).valid
     assert source is not None and len(source) == 2 * (103 // 5)
-    assert sources.held_out(data, of_five, sources.TEST) is None
-    assert sources.held_out(data.model_copy(update={"valid": (), "split": (1, 0, 0)}), of_five) is None
+    assert OfFive(data).held_out(sources.TEST) is None
+    assert OfFive(data.model_copy(update={"valid": (), "split": (1, 0, 0)})).valid is None

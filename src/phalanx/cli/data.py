@@ -115,7 +115,7 @@ def tokenizer_train(
 
 @data_app.command("show")
 def data_show(
-    prefix: Annotated[str, typer.Argument(help="PREFIX of a prepared set.")],
+    prefix: Annotated[str, typer.Argument(help="PREFIX of a prepared set, or module:Name.")],
     number: Annotated[int, typer.Argument(help="Which sample.", metavar="I")] = 0,
     task: Annotated[str, typer.Option(help="clm, mlm; by default mlm for a set of sentences.")] = "",
     sequence: Annotated[int, typer.Option(help="Tokens of a sample.")] = 128,

@@ -14,15 +14,17 @@ def describe(sample: Sample, tokenizer: Tokenizer) -> str:
 
 
 def _causal(sample: Sample, tokenizer: Tokenizer) -> str:
-    tokens, size = [*sample.tokens, sample.labels[-1]], len(sample.tokens)
+    size, used, asked = len(sample.tokens), sample.used, int((sample.labels >= 0).sum())
+    tokens = [*sample.tokens[:used], *(label for label in sample.labels[used - 1 : used] if label >= 0)]
     starts = [0]
     if sample.document is not None:
-        starts += [i for i in range(1, size) if sample.document[i] != sample.document[i - 1]]
-    pieces = [tokenizer.decode(tokens[a:b]) for a, b in zip(starts, [*starts[1:], size + 1], strict=True)]
+        starts += [i for i in range(1, used) if sample.document[i] != sample.document[i - 1]]
+    pieces = [tokenizer.decode(tokens[a:b]) for a, b in zip(starts, [*starts[1:], used + 1], strict=True)]
     text = "\n── attention stops here ──\n".join(pieces)
     times = {1: "once", 2: "twice"}.get(len(pieces) - 1, f"{len(pieces) - 1} times")
     stops = "" if sample.document is None else f"; attention stops {times}"
-    return f"{text}\n\n{size} tokens, each predicting the next{stops}"
+    which = "each predicting" if asked == size else f"{asked} of them predicting"
+    return f"{text}\n\n{size} tokens, {which} the next{stops}"
 
 
 def _masked(sample: Sample, tokenizer: Tokenizer) -> str:

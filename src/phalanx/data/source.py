@@ -160,7 +160,7 @@ def open_sets(
         prefix, weight = split_weight(name)
         dataset = open_set(prefix)
         count = len(dataset.documents) - 1
-        first, last = (0, count) if split is None else _cut(count, split, part)
+        first, last = (0, count) if split is None else cut(count, split, part)
         if first == last:
             documents = f"{count:,} document{'s' if count > 1 else ''}"
             raise InputError(
@@ -172,8 +172,10 @@ def open_sets(
     return opened
 
 
-def _cut(count: int, split: Sequence[float], part: int) -> tuple[int, int]:
-    """Documents of `part`: a part with a fraction above 0 gets one at least, the last parts first if they are few."""
+def cut(count: int, split: Sequence[float], part: int) -> tuple[int, int]:
+    """First and one past the last of the documents, or samples, of `part`: a part with a fraction above 0 gets one at
+    least, the last parts first if they are few.
+    """
     whole = sum(split)
     if whole <= 0:
         raise InputError(f"data.split={list(split)}: the fractions must not all be 0")

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -178,7 +179,11 @@ def _fingerprints(config: Config) -> dict[str, str]:
         return {file: checksum(Path(file)) for file in files}
     for name in (*config.data.train, *config.data.valid, *config.data.test):
         prefix = split_weight(name)[0]
-        prints[prefix] = fingerprint(prefix)
+        if registry.names_source(name):
+            own = registry.SOURCES.find(prefix)(config, _tokenizer(config)).fingerprint()
+            prints[prefix] = sha256(own.encode()).hexdigest()
+        else:
+            prints[prefix] = fingerprint(prefix)
     return prints
 
 

@@ -90,17 +90,18 @@ def _prepared(judged: DistributedModel, data: str, limit: int | None, part: int,
                 f"{data} is no prepared set; if it is text, judge it with: --task perplexity --data {data}"
             )
         explicit = config.data.model_copy(update={"valid": (data,), "train": ()})
-        if sources.tokenizer_of(explicit).json() != judged.tokenizer.json():
+        own = registry.names_source(data)  # which takes any tokenizer
+        if not own and sources.tokenizer_of(explicit).json() != judged.tokenizer.json():
             raise InputError(f"{data} was not prepared with the tokenizer of {judged.run}; use its tokenizer.json")
         config, part = config.model_copy(update={"data": explicit}), sources.VALID
     task: Any = registry.TASKS.find(config.task)(config, judged.tokenizer)
-    source = sources.held_out(config.data, task.source, part)
+    source = task.held_out(part)
     if source is None:
         raise InputError(f"{judged.run} kept no such data apart for evaluation; name a prepared set with --data PREFIX")
     values, _ = judged.evaluate(task, source, limit, progress)
     if task.losses == ("lm",):
         labels = np.concatenate([source.sample(i, i).labels for i in sample_numbers(source, limit)])
-        values |= _per_text(labels, judged.tokenizer, values["loss"] * values["tokens"])
+        values |= _per_text(labels[labels >= 0], judged.tokenizer, values["loss"] * values["tokens"])
     return Scores(values, MEANINGS, int(values["samples"]))
 
 

@@ -10,10 +10,10 @@ from phalanx.tasks import sources
 
 
 def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence[str]) -> str:
-    """Sample `number` of the whole set PREFIX in the file's order, decoded. `overrides` are data.KEY=value words."""
-    dataset = IndexedDataset(prefix)
-    split = len(dataset) > len(dataset.documents) - 1
-    words = [f"task={task or ('mlm' if split else 'clm')}", f"data.sequence={sequence}", *overrides]
+    """Sample `number` of the whole set PREFIX, or of module:Name, in its own order, decoded. `overrides` are
+    data.KEY=value words.
+    """
+    words = [f"task={task or ('mlm' if _in_sentences(prefix) else 'clm')}", f"data.sequence={sequence}", *overrides]
     config = recipe.from_words(words)
     data = config.data.model_copy(update={"valid": (prefix,)})
     config = config.model_copy(update={"data": data})
@@ -23,3 +23,11 @@ def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence
     if not 0 <= number < len(source):
         raise InputError(f"sample {number} of {prefix}: it has {len(source)} at data.sequence={sequence}, from 0")
     return describe(source.sample(number, number), tokenizer)
+
+
+def _in_sentences(prefix: str) -> bool:
+    """Whether the documents of a prepared set are cut into sentences."""
+    if registry.names_source(prefix):
+        return False
+    dataset = IndexedDataset(prefix)
+    return len(dataset) > len(dataset.documents) - 1

@@ -2,12 +2,14 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cached_property
 
+from phalanx import registry
 from phalanx.config import Config, DataConfig
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.manifest import Manifest, manifest_path, tokenizer_path
+from phalanx.data.own import open_own
 from phalanx.data.source import Blend, Concatenation, Documents, Endless, Source, Stream, open_sets, split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
@@ -15,8 +17,6 @@ from phalanx.train.task import Task
 
 TRAIN, VALID, TEST = 0, 1, 2
 _LOOK = 1 << 20  # tokens of a set without a manifest that are checked: a start must stay quick, whatever its size
-
-MakeSource = Callable[[Documents], Source]
 
 
 class Splits(Task, ABC):
@@ -31,43 +31,53 @@ class Splits(Task, ABC):
 
     @cached_property
     def train(self) -> Stream:
-        """Training samples without end."""
-        return training(self.config.data, self.config.train.seed, self.source)
+        """Training samples without end: shuffled, blended by weight where there are several sets."""
+        data, seed = self.config.data, self.config.train.seed
+        parts = self._parts(data.train, None if data.valid else data.split, TRAIN)
+        streams = [Endless(source, seed + number) for number, (source, _) in enumerate(parts)]
+        return streams[0] if len(streams) == 1 else Blend(streams, [weight for _, weight in parts], seed)
 
     @cached_property
     def valid(self) -> Source | None:
         """Held-out samples, where some are kept apart."""
-        return held_out(self.config.data, self.source)
+        return self.held_out(VALID)
 
+    def held_out(self, part: int) -> Source | None:
+        """All held-out samples in order: the sets given for `part`, else that part of the training sets' split."""
+        data = self.config.data
+        if named := data.valid if part == VALID else data.test:
+            parts = self._parts(named, None, TRAIN)
+        elif data.valid or data.split[part] == 0:
+            return None
+        else:
+            parts = self._parts(data.train, data.split, part)
+        sources = [source for source, _ in parts]
+        return sources[0] if len(sources) == 1 else Concatenation(sources)
 
-def training(data: DataConfig, seed: int, make: MakeSource) -> Stream:
-    """The endless shuffled stream over data.train, blended by weight where there are several sets."""
-    parts = open_sets(data.train, None if data.valid else data.split, TRAIN)
-    streams = [Endless(make(documents), seed + number) for number, (documents, _) in enumerate(parts)]
-    return streams[0] if len(streams) == 1 else Blend(streams, [weight for _, weight in parts], seed)
-
-
-def held_out(data: DataConfig, make: MakeSource, part: int = VALID) -> Source | None:
-    """All held-out samples in order: the sets given for `part`, else that part of the training sets' split."""
-    named = data.valid if part == VALID else data.test
-    if named:
-        parts = open_sets(named, None, TRAIN)
-    elif data.valid or data.split[part] == 0:
-        return None
-    else:
-        parts = open_sets(data.train, data.split, part)
-    sources = [make(documents) for documents, _ in parts]
-    return sources[0] if len(sources) == 1 else Concatenation(sources)
+    def _parts(self, names: Sequence[str], split: Sequence[float] | None, part: int) -> list[tuple[Source, float]]:
+        """The samples of the sets PREFIX@weight and of one's own, cut to `part` of `split` or whole, and weights."""
+        found = list[tuple[Source, float]]()
+        for name in names:
+            if registry.names_source(name):
+                place, weight = split_weight(name)
+                found.append((open_own(place, self.config, self.tokenizer, split, part), weight))
+            else:
+                found += [(self.source(documents), weight) for documents, weight in open_sets([name], split, part)]
+        return found
 
 
 def tokenizer_of(data: DataConfig) -> Tokenizer:
     """The tokenizer of the data: the one stored with the first set, or data.tokenizer, which a set of Megatron's needs.
 
-    InputError when a set was made with another: the tokenizers themselves are compared, not their names.
+    InputError when a set was made with another: the tokenizers themselves are compared, not their names; and without
+    data.tokenizer where there are sources of one's own alone, which have none.
     """
-    sets = [split_weight(name)[0] for name in (*data.train, *data.valid, *data.test)]
-    if not sets:
+    named = (*data.train, *data.valid, *data.test)
+    if not named:
         raise InputError("data.train is empty; name a prepared set, as data.train=books (see phalanx prepare --help)")
+    sets = [split_weight(name)[0] for name in named if not registry.names_source(name)]
+    if not sets and not data.tokenizer:
+        raise InputError(f"{named[0]} has no tokenizer beside it; name one, as data.tokenizer=gpt2")
     tokenizer = load_tokenizer(data.tokenizer or _stored(sets[0]))
     digest = hashlib.sha256(tokenizer.json().encode()).hexdigest()
     for prefix in sets:

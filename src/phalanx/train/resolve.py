@@ -128,8 +128,8 @@ def _placed(config: Config) -> Config:
 
 
 def _absolute(path: str) -> str:
-    """A path, or PREFIX@weight, from the root on; nothing stays nothing."""
-    return str(Path(path).absolute()) if path else path
+    """A path, or PREFIX@weight, from the root on; nothing stays nothing, and module:Name what it is."""
+    return str(Path(path).absolute()) if path and not registry.names_source(path) else path
 
 
 def _compiled(config: Config, target: Target) -> str:
