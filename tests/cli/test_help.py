@@ -123,6 +123,27 @@ def test_an_option_that_is_a_key_is_shown_as_a_word(
     assert hint in said
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("plan gpt2-8.3b --top 0", "--top 0: give 1 or more"),
+        ("plan gpt2-8.3b --top 1001", "--top 1001: give 1,000 at most"),
+        ("plan gpt2-8.3b --price -1", "--price -1: give 0 or more"),
+        ("plan gpt2-8.3b --price free", "--price free: give a number"),
+        ("plan gpt2-8.3b --gpus many", "--gpus many: give a whole number"),
+        ("plan gpt2-8.3b --gpus 1.5", "--gpus 1.5: give a whole number"),
+        ("plan gpt2-8.3b --gpus 80000000", "--gpus 80000000: give 1 to 1,000,000"),
+        ("plan gpt2-8.3b --gpus 0", "--gpus 0: give 1 to 1,000,000"),
+        ("trace gpt-tiny --ranks -1", "--ranks -1: give 0 or more"),
+        ("serve x --port 99999", "--port 99999: give 65,535 at most"),
+    ],
+)
+def test_a_value_that_will_not_do_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    assert refused(capsys, monkeypatch, command) == f"phalanx: {said}\n"
+
+
 def test_epochs_are_explained(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "an epoch is" in refused(capsys, monkeypatch, "train gpt-tiny --epochs 3")
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup
 
 from phalanx.errors import InputError
@@ -33,6 +34,17 @@ class Verbs(TyperGroup):
     """A group whose help tells each verb's sentence whole, under headings where `headings` names them."""
 
     headings: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that is asked for. InputError, one line that says what would do, for an option whose value will
+        not do.
+        """
+        try:
+            return super().invoke(ctx)
+        except Exception as error:  # its class is Click's own or, in newer Typers, a copy of it
+            if type(error).__name__ != "BadParameter":
+                raise
+            raise InputError(_would_do(error)) from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a list of verbs for each heading."""
@@ -95,6 +107,22 @@ class Tunes(Trains):
     """A command of fine-tuning: its --help shows the keys of the recipe that its task has."""
 
     recipes, keys = False, FINE_TUNING
+
+
+def _would_do(error: Any) -> str:
+    """What is wrong with an option's value, and what would do, of a BadParameter: pydantic's error is its cause."""
+    option, cause = error.param.opts[0] if error.param else error.param_hint, error.__cause__
+    if not isinstance(cause, ValidationError):
+        return f"{option}: {error.message}"
+    wrong = cause.errors()[0]
+    bounds = wrong.get("ctx", {})
+    wanted = {
+        "int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number",
+        "bool_parsing": "true or false", "greater_than_equal": f"{bounds.get('ge', 0):,.9g} or more",
+        "less_than_equal": f"{bounds.get('le', 0):,.9g} at most",
+    }  # fmt: skip
+    said = f"give {wanted[wrong['type']]}" if wrong["type"] in wanted else wrong["msg"]
+    return f"{option} {wrong['input']}: {said}"
 
 
 def _brief(text: str) -> str:

@@ -11,6 +11,8 @@ from phalanx.cli.app import app
 from phalanx.cli.help import TakesWords, Verbs
 from phalanx.errors import InputError
 
+MOST = 1_000_000  # GPUs: the search would take minutes beyond it
+
 
 class _Layouts(Verbs):
     """`phalanx plan MODEL` is `phalanx plan layouts MODEL`."""
@@ -68,8 +70,8 @@ def layouts(
     from phalanx.plan import proposal, render
     from phalanx.units import parse_count
 
-    if gpus < 1:
-        raise InputError(f"--gpus {gpus}: a cluster has at least one")
+    if not 1 <= gpus <= MOST:
+        raise InputError(f"--gpus {gpus}: give 1 to {MOST:,}")
     words = [*(overrides or ())]
     words += [f"train.batch={batch}"] * (batch is not None) + [f"precision.dtype={precision}"] * bool(precision)
     where, many = clusters.load(cluster), parse_count(tokens, "--tokens") if tokens else 0.0
