@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import tiktoken
 import zstandard
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 
 from phalanx.cli.app import app
 from phalanx.data.chunks import CHUNK
@@ -134,6 +136,44 @@ def test_documents_end_with_end_of_text_and_hold_no_other(tmp_path: Path) -> Non
     assert (manifest.eod, manifest.vocab, manifest.append_eod) == (50_256, 50_257, True)
     prepare([str(tmp_path / "a.jsonl")], str(tmp_path / "bare"), replace(GPT, append_eod=False))
     assert 50_256 not in IndexedDataset(tmp_path / "bare").tokens
+
+
+def test_documents_begin_as_the_template_of_the_tokenizer_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As prompts do, and as Megatron's documents do with Llama's tokenizer: each once, wherever it is cut."""
+    backend = Backend.from_str(load_tokenizer("gpt2").json())
+    backend.add_special_tokens(["<s>"])
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 50_257)])
+    backend.save(str(tmp_path / "llama.json"))
+    texts = [words(200, seed) for seed in range(3)]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    for name in ("chunks.CHUNK", "prepare.CHUNK", "prepare.UNCUT"):
+        monkeypatch.setattr(f"phalanx.data.{name}", 50)
+
+    options, extend, calls = PrepareOptions(tokenizer=str(tmp_path / "llama.json"), workers=1), IndexedWriter.extend, []
+
+    def third(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        extend(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stop:
+        patch.setattr("phalanx.data.prepare.COMMIT_SECONDS", 0)
+        patch.setattr(IndexedWriter, "extend", third)
+        prepare([str(tmp_path / "*.txt")], str(tmp_path / "set"), options)
+    del stop  # its traceback holds the files, and their locks
+    calls.clear()
+    gc.collect()
+    manifest = prepare([str(tmp_path / "*.txt")], str(tmp_path / "set"), options)
+    encode, dataset = load_tokenizer("gpt2").encode, IndexedDataset(tmp_path / "set")
+    assert [dataset[i].tolist() for i in range(3)] == [[50_257, *encode(text), 50_256] for text in texts]
+    assert (manifest.begin, manifest.documents) == ((50_257,), 3)
+
+    prepare([str(tmp_path / "*.txt")], str(tmp_path / "bare"), replace(options, append_eod=False))
+    assert [IndexedDataset(tmp_path / "bare")[i].tolist() for i in range(3)] == [encode(text) for text in texts]
 
 
 def test_sentences_are_sequences_and_documents_are_marked(tmp_path: Path) -> None:
@@ -461,7 +501,7 @@ def test_partial_files_cut_short_are_not_filled_with_zeros(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("control", ["\x0b", "\x0c", "\x1c", "\x1f", "\x85"])
-def test_sentences_do_not_cut_commandthat_hold_controls(control: str) -> None:
+def test_sentences_do_not_cut_words_that_hold_controls(control: str) -> None:
     """BERT drops them: the ids are those of the text that was not split."""
     text = f"An un{control}believ{control}able  story.\nIt\u2028rained."
     sentences, bert = split_sentences(text), load_tokenizer("bert-uncased")

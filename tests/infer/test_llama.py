@@ -70,12 +70,16 @@ def test_a_text_begins_and_ends_as_there(imported: Imported, folder: Path, tmp_p
     begin, text = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
     template = {"single": [begin, text], "pair": [begin, text, text], "special_tokens": {"<|endoftext|>": end}}
     file.write_text(json.dumps({**facts, "post_processor": {"type": "TemplateProcessing", **template}}))
-    (around,) = import_folder(tmp_path / "hf", tmp_path / "run").otherwise
-    assert around == "the tokenizer there puts '<|endoftext|>' around every text; here around prompts alone"
+    assert import_folder(tmp_path / "hf", tmp_path / "run").otherwise == ()
 
     gpt, theirs = load_decoder(tmp_path / "run", "torch"), PreTrainedTokenizerFast(tokenizer_file=str(file))
     assert gpt.encode(PROMPT) == theirs(PROMPT)["input_ids"] and gpt.encode(PROMPT)[0] == 50256
     assert gpt.encode("") == theirs("")["input_ids"] == [50256]
+
+    template["single"].append(begin)
+    file.write_text(json.dumps({**facts, "post_processor": {"type": "TemplateProcessing", **template}}))
+    (behind,) = import_folder(tmp_path / "hf", tmp_path / "another").otherwise
+    assert behind == "the tokenizer there puts '<|endoftext|>' behind every text; here behind prompts alone"
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,21 @@ import math
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from phalanx import registry
 from phalanx.cli.app import app
 from phalanx.convert.huggingface import export_run
+from phalanx.data.examples import Row
+from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.tasks.score import score
@@ -119,6 +125,34 @@ def test_last_words(gpt: ModelBundle, tmp_path: Path) -> None:
         best = torch.stack([gpt.logits(tokens[:end])[-1] for end in range(len(tokens) - len(labels), len(tokens))])
         assert one["right"] == (best.argmax(-1).tolist() == labels)
     assert found.values["accuracy"] == sum(one["right"] for one in found.predictions) / 2
+
+
+def test_texts_begin_as_the_template_of_the_tokenizer_has_it(gpt: ModelBundle, text: Path, tmp_path: Path) -> None:
+    """As prompts do, and as lm-evaluation-harness scores; the first token of the text is predicted then."""
+    backend = Backend.from_str(gpt.tokenizer.json())
+    backend.post_processor = TemplateProcessing(single="! $A", special_tokens=[("!", 0)])
+    backend.save(str(tmp_path / "llama.json"))
+    make_run(tmp_path / "run", GPT, str(tmp_path / "llama.json"))
+    found = score(tmp_path / "run", "perplexity", str(text), stride=4)
+    tokens = [0, *gpt.tokenizer.encode(text.read_text(encoding="utf-8"))]
+    assert found.values["token_perplexity"] == pytest.approx(
+        math.exp(plain(gpt, tokens, 4) / (len(tokens) - 1)), rel=1e-5
+    )
+    assert "but one" not in found.meanings["word_perplexity"]
+    limited = score(tmp_path / "run", "perplexity", str(text), limit=3, stride=4).values
+    nats, told = plain(gpt, tokens[:21], 4), len(gpt.tokenizer.decode(tokens[1:21]).encode())
+    assert limited["bits_per_byte"] == pytest.approx(nats / math.log(2) / told, rel=1e-5)
+
+    (tmp_path / "l.jsonl").write_text('{"text": "The ship sank"}\n')
+    context, word = [0, *gpt.tokenizer.encode("The ship")], gpt.tokenizer.encode(" sank")
+    nats = -float(gpt.logits(context)[-1].log_softmax(-1)[word[0]])
+    found = score(tmp_path / "run", "lambada", str(tmp_path / "l.jsonl"))
+    assert len(word) == 1 and found.values["word_perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
+
+    config = GPT.model_copy(update={"task": "completion"})
+    task: Any = registry.TASKS.find("completion")(config, load_tokenizer(str(tmp_path / "llama.json")))
+    (one,) = task.encode([Row("The ship", "", " sank", 1)]).encoded
+    assert one.tokens.tolist() == [*context, *word]
 
 
 def test_the_verb(gpt: ModelBundle, text: Path, tmp_path: Path) -> None:

@@ -26,7 +26,11 @@ def prepare(
     workers: Annotated[int, typer.Option(help="Processes; 0 takes every core. The output is the same.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed line.")] = False,
     append_eod: Annotated[
-        bool | None, typer.Option(help="End each document with the end-of-text token; by default where there is one.")
+        bool | None,
+        typer.Option(
+            help="End each document with the end-of-text token, begin it as the tokenizer's template does; by "
+            "default where there is such a token."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a set that is there.")] = False,
     encoding: Annotated[str, typer.Option(help="Of plain text, as latin-1, cp1252, utf-16.")] = "utf-8",

@@ -89,8 +89,8 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> 
 
 def _otherwise(tokenizer: Tokenizer) -> Iterator[str]:
     """Yield what a decoder's folder asks of texts that is not done here."""
-    if around := tokenizer.around:
-        yield f"the tokenizer there puts {', '.join(map(repr, around))} around every text; here around prompts alone"
+    if behind := tokenizer.around[len(tokenizer.begin) :]:
+        yield f"the tokenizer there puts {', '.join(map(repr, behind))} behind every text; here behind prompts alone"
 
 
 def _special(tokenizer: Tokenizer, facts: Facts, file: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Chunk(NamedTuple):
     ends: list[bool]  # of each text: a document ends with it
     size: int  # bytes of the texts
     consumed: int  # bytes of all input files read by now
+    within: bool  # the first text goes on with a document
     after: Cursor | None  # where to go on once this chunk is written; None in the middle of a record
 
 
@@ -36,7 +37,7 @@ def read_chunks(
     finished = sum(path.stat().st_size for path in files[: start.source])
     texts: list[str] = []
     ends: list[bool] = []
-    size = 0
+    size, within = 0, start.within
 
     for source in range(start.source, len(files)):
         reader = DocumentReader(files[source], reading)
@@ -58,13 +59,13 @@ def read_chunks(
             ends.append(record.ends)
             size += len(record.text) if record.text.isascii() else len(record.text.encode())
             if size >= CHUNK:
-                cursor = cursor.moved(source, bookmark or Bookmark(), size)
-                yield Chunk(texts, ends, size, finished + reader.consumed(), cursor if bookmark else None)
-                texts, ends, size = [], [], 0
+                cursor = cursor.moved(source, bookmark or Bookmark(), size, not record.ends)
+                yield Chunk(texts, ends, size, finished + reader.consumed(), within, cursor if bookmark else None)
+                texts, ends, size, within = [], [], 0, not record.ends
 
         if stamps:
             check_unchanged(files[source], stamps[files[source]])
         finished += files[source].stat().st_size
         cursor = cursor.moved(source + 1, Bookmark(), 0)
 
-    yield Chunk(texts, ends, size, finished, cursor.moved(len(files), Bookmark(), size))
+    yield Chunk(texts, ends, size, finished, within, cursor.moved(len(files), Bookmark(), size))

@@ -31,6 +31,7 @@ class EncodeOptions(NamedTuple):
     tokenizer: str
     sentences: bool
     append_eod: bool
+    begin: tuple[int, ...] = ()  # tokens before each document
 
 
 class Block(NamedTuple):
@@ -41,9 +42,13 @@ class Block(NamedTuple):
     documents: Array
 
 
-def encode(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
-    """The block of some texts; `ends` tells of each whether a document ends with it."""
-    return (_sentences if options.sentences else _documents)(tokenizer, options, texts, ends)
+def encode(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool], within: bool) -> Block:
+    """The block of some texts; `ends` tells of each whether a document ends with it, `within` whether the first goes on
+    with a document.
+    """
+    return (
+        _sentences(tokenizer, texts, ends) if options.sentences else _documents(tokenizer, options, texts, ends, within)
+    )
 
 
 def encode_all(
@@ -51,10 +56,10 @@ def encode_all(
 ) -> Iterator[tuple[Chunk, Block]]:
     """Each chunk with its block, in order, `workers` at a time, reading only a little ahead."""
     if workers == 1:
-        yield from ((chunk, encode(tokenizer, options, chunk.texts, chunk.ends)) for chunk in chunks)
+        yield from ((chunk, encode(tokenizer, options, chunk.texts, chunk.ends, chunk.within)) for chunk in chunks)
         return
     with ExitStack() as stack:
-        work: Callable[[list[str], list[bool]], Block] = partial(encode, tokenizer, options)
+        work: Callable[[list[str], list[bool], bool], Block] = partial(encode, tokenizer, options)
         if options.sentences or not tokenizer.frees_lock:
             work = stack.enter_context(_Processes(options, workers)).encode
         pool = ThreadPoolExecutor(workers)
@@ -62,7 +67,7 @@ def encode_all(
         waiting: deque[tuple[Chunk, Future[Block]]] = deque()
         held = 0
         for chunk in chunks:
-            waiting.append((chunk, pool.submit(work, chunk.texts, chunk.ends)))
+            waiting.append((chunk, pool.submit(work, chunk.texts, chunk.ends, chunk.within)))
             held += chunk.size
             while len(waiting) > 2 * workers or (held > HELD and len(waiting) > 1):
                 done, future = waiting.popleft()
@@ -72,10 +77,17 @@ def encode_all(
             yield done, future.result()
 
 
-def _documents(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
+def _documents(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool], within: bool) -> Block:
     tokens, lengths = tokenizer.encode_joined(texts)
-    document_ends = np.cumsum(lengths)[np.array(ends, bool)]
+    text_ends = np.cumsum(lengths)
+    document_ends = text_ends[np.array(ends, bool)]
     numbers = np.arange(1, len(document_ends) + 1)
+
+    if begin := options.begin:
+        first = np.array([not within, *ends][: len(texts)], bool)  # of a document
+        starts = (text_ends - lengths)[first]
+        tokens = np.insert(tokens, np.repeat(starts, len(begin)), np.tile(begin, len(starts)))
+        document_ends = document_ends + len(begin) * (numbers - within)
     if options.append_eod:
         assert tokenizer.eod is not None
         tokens = np.insert(tokens, document_ends, tokenizer.eod)
@@ -83,7 +95,7 @@ def _documents(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], e
     return Block(tokens, document_ends, numbers)
 
 
-def _sentences(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool]) -> Block:
+def _sentences(tokenizer: Tokenizer, texts: list[str], ends: list[bool]) -> Block:
     from phalanx.data.sentences import split_sentences  # its model is loaded only where it is needed
 
     split = [split_sentences(text) for text in texts]
@@ -118,11 +130,11 @@ class _Processes:
             end.close()
             process.join()
 
-    def encode(self, texts: list[str], ends: list[bool]) -> Block:
+    def encode(self, texts: list[str], ends: list[bool], within: bool) -> Block:
         """As the function, elsewhere. Raises BrokenExecutor where a process has died, and whatever it raised."""
         end = self._idle.get()
         try:
-            end.send((texts, ends))
+            end.send((texts, ends, within))
             answer = end.recv()
         except (EOFError, OSError) as error:
             raise BrokenExecutor("a process that encodes has died") from error
@@ -139,9 +151,9 @@ def _serve(end: Connection, options: EncodeOptions) -> None:
     with suppress(EOFError, OSError, KeyboardInterrupt):
         tokenizer = load_tokenizer(options.tokenizer)
         while True:
-            texts, ends = end.recv()
+            texts, ends, within = end.recv()
             try:
-                answer: Any = tuple(encode(tokenizer, options, texts, ends))
+                answer: Any = tuple(encode(tokenizer, options, texts, ends, within))
             except Exception as error:
                 answer = error
             end.send(answer)

@@ -26,10 +26,12 @@ class Cursor(BaseModel):
     malformed_first: tuple[str, ...] = ()
     undecodable: int = 0  # of the malformed ones: plain text in another encoding
     blank: int = 0
+    within: bool = False  # whether the next record goes on with a document
 
-    def moved(self, source: int, bookmark: Bookmark, size: int) -> "Cursor":
+    def moved(self, source: int, bookmark: Bookmark, size: int, within: bool = False) -> "Cursor":
         """Reading went on to here, over `size` bytes of text."""
-        return self.model_copy(update={"source": source, "bookmark": bookmark, "text_bytes": self.text_bytes + size})
+        place = {"source": source, "bookmark": bookmark, "within": within}
+        return self.model_copy(update={**place, "text_bytes": self.text_bytes + size})
 
     def with_fault(self, fault: str, undecodable: bool) -> "Cursor":
         """One more malformed record; `undecodable` says whether another encoding may help."""

@@ -54,6 +54,7 @@ class Request(BaseModel):
     append_eod: bool
     tokenizer_sha256: str
     encoding: str = "utf-8"  # of plain text
+    begin: tuple[int, ...] = ()  # tokens before each document
 
 
 class Manifest(Request):

@@ -126,14 +126,16 @@ def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> R
         raise InputError(f"tokenizer {tokenizer.name} has no end-of-text token to append")
     if options.append_eod and options.sentences:
         raise InputError("an end of text is appended to documents, not to sentences; choose one of the two")
+    marked = tokenizer.eod is not None and not options.sentences and options.append_eod is not False
     return Request(
         sources=describe_sources(stamps),
         document=options.document,
         key=options.key,
         sentences=options.sentences,
-        append_eod=tokenizer.eod is not None and not options.sentences and options.append_eod is not False,
+        append_eod=marked,
         tokenizer_sha256=hashlib.sha256(tokenizer.json().encode()).hexdigest(),
         encoding=known_encoding(options.encoding),
+        begin=tuple(tokenizer.begin) if marked else (),  # as Megatron does with Llama's
     )
 
 
@@ -173,7 +175,7 @@ def _write(
     request, files = journal.request, [*stamps]
     piece = CHUNK if tokenizer.cuttable or request.sentences else UNCUT
     reading = Reading(request.document, request.key, piece, request.sentences, request.encoding)
-    encoding = EncodeOptions(tokenizer.name, request.sentences, request.append_eod)
+    encoding = EncodeOptions(tokenizer.name, request.sentences, request.append_eod, request.begin)
     writer = IndexedWriter(out, tokenizer.vocab, journal.position)
     journal.write(out)
     chunks = read_chunks(files, reading, journal.cursor, options.strict, stamps)

@@ -58,6 +58,13 @@ class Tokenizer:
         """The special tokens that its own template puts around a text: `encode` leaves them out."""
         return list(self._backend.encode("", add_special_tokens=True).tokens)
 
+    @cached_property
+    def begin(self) -> list[int]:
+        """Ids of the special tokens that its own template puts before a text, as Llama's `<s>`."""
+        encoding = self._backend.encode("a", add_special_tokens=True)
+        marks = encoding.special_tokens_mask
+        return list(encoding.ids[: marks.index(0)]) if 0 in marks else []
+
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of the text with the special tokens that the tokenizer's template puts around it, as Llama's `<s>`."""
         return list(self._backend.encode(text, add_special_tokens=True).ids)

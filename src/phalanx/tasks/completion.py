@@ -48,7 +48,8 @@ class Completion(Labelled):
         length, end = self.config.data.sequence, [] if self.tokenizer.eod is None else [self.tokenizer.eod]
         encoded = []
         for row in examples:
-            prompt, answer = self.tokenizer.encode(row.text) or end, self.tokenizer.encode(row.label) + end
+            text, answer = self.tokenizer.encode(row.text), self.tokenizer.encode(row.label) + end
+            prompt = self.tokenizer.begin + text or end  # as `generate` begins
             prompt = prompt[-max(1, length + 1 - len(answer)) :]
             if len(prompt) + len(answer) > length + 1:
                 raise InputError(

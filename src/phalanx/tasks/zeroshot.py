@@ -1,6 +1,7 @@
 """What a GPT knows without being shown: WikiText's perplexity, LAMBADA's last words, the perplexity of any text.
 
-The definitions are those under which GPT-2 8.3B was published (arXiv 1909.08053, section 5.3).
+The definitions are those under which GPT-2 8.3B was published (arXiv 1909.08053, section 5.3). A text begins with the
+tokens that the tokenizer's template puts before one, as Llama's `<s>`: so lm-evaluation-harness scores too.
 """
 
 import json
@@ -121,25 +122,27 @@ def _perplexity(
     judged: DistributedModel, text: str, words: int, limit: int | None, stride: int, progress: OnProgress | None
 ) -> Scores:
     _causal(judged)
-    tokens = np.array(judged.tokenizer.encode(text), dtype=np.int64)
+    begin = judged.tokenizer.begin
+    tokens = np.array(begin + judged.tokenizer.encode(text), dtype=np.int64)
     if len(tokens) < 2:
         raise InputError("the text has fewer than two tokens, so there is nothing to predict")
     source = Windows(tokens, judged.context, stride)
     if limit is not None and limit < len(source):
         whole = len(text.encode())
         tokens = tokens[: judged.context + 1 + (limit - 1) * source.stride]
-        text = judged.tokenizer.decode(tokens)
+        text = judged.tokenizer.decode(tokens[len(begin) :])
         words = round(words * len(text.encode()) / whole)
         source = Windows(tokens, judged.context, stride)
     found, _ = judged.evaluate(_Text(), source, progress=progress)
     nats = found["loss"] * found["tokens"]
+    counted = max(1, words if begin else words - 1)
     values = {
-        "word_perplexity": math.exp(min(nats / max(1, words - 1), 700.0)),
+        "word_perplexity": math.exp(min(nats / counted, 700.0)),
         "token_perplexity": math.exp(min(found["loss"], 700.0)),
         "bits_per_byte": nats / math.log(2) / len(text.encode()),
     }
     meanings = {
-        "word_perplexity": f"exp(nats / {max(1, words - 1):,}), the original words but one",
+        "word_perplexity": f"exp(nats / {counted:,}), the original words{'' if begin else ' but one'}",
         "token_perplexity": f"exp(nats / {len(tokens) - 1:,}), the predicted tokens",
         "bits_per_byte": f"of {len(text.encode()):,} bytes of text",
     }
@@ -157,11 +160,16 @@ def lambada(
     passage's last token alone. `limit` takes the first passages.
     """
     _causal(judged)
-    encode, passages, encoded = judged.tokenizer.encode, list(_passages(file))[:limit], []
+    encode, begin, passages, encoded = (
+        judged.tokenizer.encode,
+        judged.tokenizer.begin,
+        list(_passages(file))[:limit],
+        [],
+    )
     words = [_split(text, file, number) for number, text in enumerate(passages)]
     for text, (context, word) in zip(passages, words, strict=True):
-        encoded.append(_ending(encode(context) + encode(f" {word}"), len(encode(f" {word}")), judged.context))
-        encoded.append(_ending(encode(text), 1, judged.context))
+        encoded.append(_ending(begin + encode(context) + encode(f" {word}"), len(encode(f" {word}")), judged.context))
+        encoded.append(_ending(begin + encode(text), 1, judged.context))
     source = Examples(encoded, judged.context, 0, causal=True)
     values, answers = judged.evaluate(_LastWords(), source, progress=progress)
     right = verdicts(answers, source)[0][::2].tolist()
