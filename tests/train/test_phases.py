@@ -59,6 +59,8 @@ def test_a_second_phase_of_another_model_is_refused(corpus: Corpus, run: Path) -
     with pytest.raises(InputError, match=r'model.family="bert", not model.family="llama";'):
         train("gpt-tiny", [*corpus.words("llama"), *words[-2:], f"data.tokenizer={corpus.file('bert')}",
                            f"data.train={corpus.folder / 'bert'}"], run / "two", quiet=True)  # fmt: skip
+    with pytest.raises(InputError, match=r"moments of optim.name=lamb, from which muon cannot go on; use lamb$"):
+        train("bert-tiny", [*words, "optim.name=muon"], run / "two", quiet=True)
     assert not (run / "two").exists()
 
 

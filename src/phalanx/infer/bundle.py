@@ -12,7 +12,7 @@ from phalanx.config import Config
 from phalanx.data.tokenize import Tokenizer, load_run_tokenizer
 from phalanx.errors import ModelError
 from phalanx.models.build import make
-from phalanx.models.family import spec_of
+from phalanx.models.family import context_of, spec_of
 from phalanx.nn.batch import Batch
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
@@ -39,7 +39,7 @@ class ModelBundle:
     @property
     def context(self) -> int:
         """The tokens that the model has learned to see at once: positions past the training sequences are noise."""
-        return min(self.config.model.positions, self.config.data.sequence)
+        return context_of(self.config)
 
     def shared(self) -> nn.Module:
         """Return a copy of the model with slots of its own and the same weights."""

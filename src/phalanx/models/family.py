@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from phalanx import registry
-from phalanx.config import FAMILY, ModelConfig, section_of
+from phalanx.config import FAMILY, Config, ModelConfig, section_of
 from phalanx.errors import InputError
 from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.model import Spec
@@ -73,6 +73,11 @@ def _first(part: Any) -> Any:
 def sketch_of(model: ModelConfig) -> Spec:
     """Return the description as far as it is known before there is a tokenizer: of one word where `vocab` is open."""
     return spec_of(model.model_copy(update={"vocab": model.vocab or 1}))
+
+
+def context_of(config: Config) -> int:
+    """Return the tokens that a run's model has learned to see at once: positions past its sequences are noise."""
+    return min(spec_of(config.model).positions, config.data.sequence)
 
 
 def with_preset(section: Preset) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from phalanx.nn.transformer import Embeddings
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
 from phalanx.spec.leaves import Leaf, Matrix, Table
-from phalanx.spec.partition import Ranks, runs, shape, split
+from phalanx.spec.partition import Ranks, runs, shape, split, widened
 
 
 def shard(model: Model, tp: Axis, ranks: Ranks) -> None:
@@ -38,7 +38,8 @@ def shard(model: Model, tp: Axis, ranks: Ranks) -> None:
 
     for number, block in model.spec.numbered():
         attention: Any = model.get_submodule(f"transformer.blocks.{number}.attention")
-        attention.group = block.attention.heads // max(block.attention.kv_heads, tp.size)  # who has a copy has one key
+        held = widened(block, tp.size).attention
+        attention.group = held.heads // held.kv_heads
         if isinstance(attention.attend, Dropping):
             attention.attend.first_head = tp.rank * block.attention.heads // tp.size
     if ranks.sequence:

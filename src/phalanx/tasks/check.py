@@ -105,9 +105,9 @@ def _possible(config: Config) -> None:
     """InputError where one process surely lacks the memory: weights, gradients and two moments are 16 bytes each."""
     if rendezvous.world() == 1:
         raise InputError("one process has nothing to compare; name a layout, as layout.tp=2, or --procs 2")
-    model, have = config.model, _memory(torch.device(config.train.device))
-    deeper = (model.model_copy(update={"layers": n + 1}) for n in range(model.layers))
-    need = [16 * spec_of(each).elements for each in deeper]
+    spec, have = spec_of(config.model), _memory(torch.device(config.train.device))
+    blocks = [sum(parameter.elements for parameter in block.parameters()) for block in spec.blocks]
+    need = [16 * (spec.elements - sum(blocks[count:])) for count in range(1, len(blocks) + 1)]
     if need[-1] > have:
         fits = sum(size < have / 2 for size in need)
         advice = f"model.layers={fits} would do" if fits else "take a smaller model.preset"

@@ -17,7 +17,7 @@ from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.abilities import refusal
 from phalanx.infer.bundle import open_run
-from phalanx.models.family import spec_of
+from phalanx.models.family import context_of, spec_of
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import Mesh, make_mesh
 from phalanx.precision import gemm
@@ -47,7 +47,7 @@ class DistributedModel:
     @property
     def context(self) -> int:
         """Tokens the model has learned to see at once."""
-        return min(self.config.model.positions, self.config.data.sequence)
+        return context_of(self.config)
 
     def evaluate(
         self, task: Task, source: Source, limit: int | None = None, progress: OnProgress | None = None

@@ -13,6 +13,7 @@ from phalanx import durable, recipe, registry
 from phalanx.data.examples import Columns
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
+from phalanx.models.family import context_of
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.runtime import launch, rendezvous
@@ -105,8 +106,7 @@ def check(wish: Wish, overrides: Sequence[str]) -> None:
 def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
     """The overrides of the recipe `finetune` that make the run; InputError where task, files and model do not fit."""
     (task, train, valid), of = _files(wish), RunFolder.open(wish.run)
-    context = min(of.config().model.positions, of.config().data.sequence)
-    sequence = min(task.sequence, context)
+    sequence = min(task.sequence, context_of(of.config()))
     found = [
         *words_from(wish.run, heads=False), f"task={task.task}", f"data.train={','.join(train)}",
         f"data.valid={','.join(valid)}", f"data.tokenizer={of.tokenizer}", f"data.sequence={sequence}",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phalanx.config import Config
 from phalanx.data.order import Permutation
 from phalanx.data.source import Array, Source
+from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.parallel.context_parallel import gather_sequence, slice_batch
 from phalanx.parallel.mesh import Axis, Mesh
@@ -101,7 +102,7 @@ def _batch(task: Task, source: Source, picked: list[int], size: int, config: Con
         blank = source.sample(0, 0)
         blank = blank._replace(labels=np.full_like(blank.labels, -1), related=min(blank.related, -1), value=math.nan)
         samples += [blank] * (size - len(samples))
-    batch = make_batch(samples, config.model.positions, 0, 0)
+    batch = make_batch(samples, spec_of(config.model).positions, 0, 0)
     return trimmed(batch, samples, config) if task.labelled else batch
 
 

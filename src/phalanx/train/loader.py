@@ -6,6 +6,7 @@ A batch is a pure function of the step, so the loader has no state: resuming is 
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from phalanx.config import Config
+from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.parallel.mesh import ALONE, Axis
 from phalanx.train.schedule import batch_size, samples_before
@@ -17,6 +18,7 @@ class Loader:
 
     def __init__(self, task: Task, config: Config, replicas: Axis = ALONE) -> None:
         self.task, self.config, self.replicas = task, config, replicas
+        self.positions = spec_of(config.model).positions
         self.pool = ThreadPoolExecutor(1, "loader")
         self.next: tuple[int, Future[Batch]] | None = None
 
@@ -27,7 +29,7 @@ class Loader:
         row = rows * self.replicas.rank
         first = samples_before(step, train) + row
         samples = [self.task.train[n] for n in range(first, first + rows)]
-        batch = make_batch(samples, self.config.model.positions, train.seed, step, row)
+        batch = make_batch(samples, self.positions, train.seed, step, row)
         return trimmed(batch, samples, self.config) if self.task.labelled else batch
 
     def batch(self, step: int) -> Batch:

@@ -7,6 +7,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from phalanx.config import Config, ModelConfig
+from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.parallel.parameters import Parameters
 from phalanx.run.checkpoint import Checkpointer
@@ -30,7 +31,7 @@ def misfit(config: Config, body: bool) -> str:
     if not body:
         wrong += there.keys() - here.keys()
     if not wrong and _heads(spec) == _heads(spec_of(theirs)):
-        return ""
+        return "" if body else _other_moments(config, run)
 
     if body and ours.family == theirs.family:
         ours, theirs = ours.tuned("", 0), theirs.tuned("", 0)
@@ -40,6 +41,21 @@ def misfit(config: Config, body: bool) -> str:
     of_theirs, of_ours = (_listed(model, keys) for model in (theirs, ours))
     would = "" if body else f", as `phalanx train … --from {init}` does"
     return f"train.init={init} is of another model: {of_theirs}, not {of_ours}; take its keys{would}"
+
+
+def _other_moments(config: Config, run: RunFolder) -> str:
+    """Why the optimizer cannot go on from the moments that another left; "" if it can, or nobody knows."""
+    init, ours, name = config.train.init, config.optim, run.config().optim.name
+    if ours.name == name or not Checkpointer(run).shapes("optimizer"):
+        return ""
+    parameters = [*spec_of(config.model).parameters()]
+    try:
+        kept = [[*map(optim.state, parameters)] for optim in (ours, run.config(trained=True).optim)]
+    except InputError:  # of one from outside
+        return ""
+    if kept[0] == kept[1]:
+        return ""
+    return f"train.init={init} has moments of optim.name={name}, from which {ours.name} cannot go on; use {name}"
 
 
 def _listed(model: ModelConfig, keys: list[str]) -> str:
