@@ -5,7 +5,7 @@ section says what it costs by the parameters of a model's description; torch is 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -15,7 +15,6 @@ from phalanx.section import Section
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from phalanx.parallel.parameters import Parameters
     from phalanx.spec.leaves import Parameter
 
 WEIGHT = 4  # bytes of an element: weights are fp32, and so is what is summed over ranks
@@ -43,7 +42,7 @@ class OptimConfig(Section):
     warmup: NonNegativeFloat = 0.0
     """Linear warm-up: steps, or a fraction of train.steps when below 1."""
 
-    def build(self, parameters: "Parameters") -> "list[Optimizer]":
+    def build(self, parameters: Any) -> "list[Optimizer]":
         """Return torch's optimizers of this rank's parameters; the trainer sets the `lr` of their groups in each step.
 
         Their state is there from the start, in tensors: a checkpoint holds those that lie as their parameter does, and

@@ -3,6 +3,9 @@
 A table maps a short name to the place that defines it, so nothing is imported before it is asked for. To add a model,
 a task or an optimizer from another package, give its "module:Name" where the configuration expects a name.
 
+A table knows which attributes an object of its kind needs. The kinds themselves (a family, a task, a tracker) are
+protocols in the folders that use them, which this module does not import.
+
 Such a name runs code, and a run folder that came from elsewhere may hold one. So modules are imported from where
 Python's packages are installed and from PYTHONPATH, never because they lie in the folder that one happens to be in.
 """
@@ -11,36 +14,27 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Any
 
 from phalanx.errors import InputError
 
-if TYPE_CHECKING:
-    from phalanx.config import Config
-    from phalanx.data.own import OwnSource
-    from phalanx.infer.backends.protocol import Backend
-    from phalanx.models.family import Family
-    from phalanx.optimizer import OptimConfig
-    from phalanx.train.task import Kind
-    from phalanx.train.trackers import Tracker
-
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
-class Table(Generic[T]):
-    """Objects of type T by name. `key` is where the configuration names one, `needs` what makes an object a T."""
+class Table:
+    """Objects of one kind by name. `key` is where the configuration names one, `needs` which attributes each has."""
 
     key: str
     places: Mapping[str, str]
     needs: tuple[str, ...]
 
-    def find(self, name: str) -> T:
-        """The object that the table or "module:Name" gives for `name`. InputError when there is none, or it is no T."""
+    def find(self, name: str) -> Any:
+        """The object that the table or "module:Name" gives for `name`. InputError when there is none, or it lacks what
+        its kind needs.
+        """
         known = ", ".join(self.places)
         module, _, attribute = self.places.get(name, name).partition(":")
         if not attribute:
@@ -49,7 +43,7 @@ class Table(Generic[T]):
             raise InputError(f"unknown {self.key} {name!r}{hint} Known: {known}, or module:Name")
         try:
             with _installed_alone():
-                found: T = getattr(importlib.import_module(module), attribute)
+                found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             hint = f"; is it installed, or in PYTHONPATH? {Path.cwd()} is not searched" if _lacks(error, module) else ""
             raise InputError(f"{self.key} {name!r} cannot be loaded: {error}{hint}") from error
@@ -84,12 +78,12 @@ def _lacks(error: Exception, module: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 
-MODELS: "Table[Family]" = Table(
+MODELS = Table(
     "model.family",
     {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert", "llama": "phalanx.models.llama:Llama"},
     ("TASK", "PRESETS", "Config"),
 )
-TASKS: "Table[Kind]" = Table(
+TASKS = Table(
     "task",
     {
         "clm": "phalanx.tasks.clm:CausalLM",
@@ -103,7 +97,7 @@ TASKS: "Table[Kind]" = Table(
     },
     ("losses", "counts", "labelled", "fitted"),
 )
-BACKENDS: "Table[Callable[[], Backend]]" = Table(
+BACKENDS = Table(
     "backend",
     {
         "torch": "phalanx.infer.backends.pytorch:Torch",
@@ -114,11 +108,11 @@ BACKENDS: "Table[Callable[[], Backend]]" = Table(
     },
     ("unavailable",),
 )
-TRACKERS: "Table[Callable[[Config, Path, int], Tracker]]" = Table(
+TRACKERS = Table(
     "log.trackers", {"tensorboard": "phalanx.train.trackers:TensorBoard"}, ("start", "train", "valid", "close")
 )
-SOURCES: "Table[type[OwnSource]]" = Table("data.train", {}, ("__len__", "sample", "fingerprint"))
-OPTIMIZERS: "Table[type[OptimConfig]]" = Table(
+SOURCES = Table("data.train", {}, ("__len__", "sample", "fingerprint"))
+OPTIMIZERS = Table(
     "optim.name",
     {name.lower(): f"phalanx.train.optimizers:{name}" for name in ("AdamW", "Lamb", "Muon")},
     ("build", "state", "messages"),

@@ -30,11 +30,14 @@ def test_tests_that_the_changelog_names_are_there() -> None:
             assert re.search(rf"^ *(?:async )?def {test}\(", source, re.MULTILINE) or not test, f"{file} has no {test}"
 
 
-def test_the_architecture_names_every_module() -> None:
-    """Those of a folder within the lines that begin with its name."""
-    block = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("src/phalanx/\n")[1].split("```")[0]
-    folders = dict(re.findall(r"^  (\w+)/ +((?:.*\n)(?: {12,}.*\n)*)", block, re.MULTILINE))
+def test_the_architecture_names_every_room() -> None:
+    """Each folder has a row, whose files are there; each module beside the folders is named."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]*) \| [^|]* \| ([\w/., ]+\.py) \|$", text, re.MULTILINE)
     source = ROOT / "src" / "phalanx"
-    for path in source.rglob("*.py"):
-        folder, *_, name = path.relative_to(source).with_suffix("").parts if path.parent != source else ("", path.name)
-        assert name.startswith("__") or re.search(rf"\b{name}\b", folders[folder] if folder else block), path
+    assert {f"`{folder.parent.name}/`" for folder in source.glob("*/__init__.py")} <= {room for room, _ in rows}
+    for room, files in rows:
+        folder = source / room.strip("`") if room.endswith("/`") else source
+        assert all((folder / file).is_file() for file in files.split(", ")), room
+    for path in source.glob("[!_]*.py"):
+        assert f"`{path.name}`" in text, path

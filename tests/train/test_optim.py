@@ -18,7 +18,7 @@ from phalanx.spec.leaves import Dim, Fused, Parameter
 from phalanx.train.muon import Muon as Orthogonal
 from phalanx.train.muon import orthogonal
 from phalanx.train.optim import clip
-from phalanx.train.optimizers import AdamW, Muon
+from phalanx.train.optimizers import STEPS, AdamW, Muon
 from tests.train.described import parameters_of
 
 BUILDERS = ("adamw", "lamb", "muon")
@@ -131,7 +131,7 @@ def test_muon_steps_as_torchs_does(shape: tuple[int, int]) -> None:
         ours.step()
         other.step()
         torch.testing.assert_close(p, theirs, rtol=0, atol=1e-3 * OPTIM.lr)
-    values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=dice)))
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=dice), STEPS))
     assert values.min() > 0.6 and values.max() < 1.3
 
 
@@ -140,7 +140,7 @@ def muon_step(grad: Tensor, rows: Dim, split_fused: bool) -> Tensor:
     parameter, p = Parameter("qkv", "matrix", (rows, Dim("embed", grad.shape[1]))), nn.Parameter(torch.zeros_like(grad))
     held = {"qkv": Local(p, p, parameter, (partition.whole(parameter.shape),))}
     p.grad = grad.clone()
-    Orthogonal(Parameters(held), 0.1, 0.0, split_fused).step()
+    Orthogonal(Parameters(held), 0.1, 0.0, STEPS, split_fused).step()
     return p.detach()
 
 

@@ -40,7 +40,8 @@ class Family(Protocol):
 
 def family(name: str) -> Family:
     """Return the family of that name. InputError where there is none."""
-    return registry.MODELS.find(name)
+    found: Family = registry.MODELS.find(name)
+    return found
 
 
 def hugging_face(name: str) -> Mapping[str, HuggingFace]:

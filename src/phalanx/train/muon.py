@@ -17,7 +17,6 @@ from phalanx.errors import InputError
 from phalanx.parallel.parameters import Parameters
 from phalanx.precision.gemm import native_bf16
 from phalanx.spec.leaves import Dim
-from phalanx.train.optimizers import STEPS
 
 MOMENTUM = 0.95  # with Nesterov's step, as Jordan et al.
 POLYNOMIAL = 3.4445, -4.7750, 2.0315  # theirs as well
@@ -30,8 +29,10 @@ class Muon(Optimizer):
     InputError where there are no such matrices.
     """
 
-    def __init__(self, parameters: Parameters, lr: float, weight_decay: float, split_fused: bool = False) -> None:
-        self.parameters, self.split_fused = parameters, split_fused
+    def __init__(
+        self, parameters: Parameters, lr: float, weight_decay: float, steps: int, split_fused: bool = False
+    ) -> None:
+        self.parameters, self.steps, self.split_fused = parameters, steps, split_fused
         self.names = [name for name in parameters if parameters.described(name).role == "matrix"]
         if not self.names:
             raise InputError("optim.name=muon finds no matrices in layers of this model; use adamw")
@@ -59,12 +60,12 @@ class Muon(Optimizer):
         """Return the orthogonal matrix of a whole update, or those of its fused parts, and what to multiply it by."""
         rows = self.parameters.described(name).dims[0]
         if not (self.split_fused and rows.fused):
-            return orthogonal(update.to(self.number)), size(update)
+            return orthogonal(update.to(self.number), self.steps), size(update)
 
         found = torch.empty_like(update)  # in fp32: each part has a factor of its own
         for part, into in zip(parts(update, rows), parts(found, rows), strict=True):
             matrix = part.flatten(0, 1).to(self.number)
-            into.copy_(orthogonal(matrix).float().mul_(size(matrix)).view_as(into))
+            into.copy_(orthogonal(matrix, self.steps).float().mul_(size(matrix)).view_as(into))
         return found, 1.0
 
 
@@ -79,12 +80,14 @@ def size(matrix: Tensor) -> float:
     return SIZE * math.sqrt(max(matrix.shape))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix [m, n] with the same singular vectors and singular values near 1, by Newton's and Schulz's iteration."""
+def orthogonal(matrix: Tensor, steps: int) -> Tensor:
+    """Return a matrix [m, n] with the same singular vectors and singular values near 1: so many `steps` of Newton's and
+    Schulz's iteration.
+    """
     x = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     x = x / x.norm().clamp(min=1e-7)
     a, b, c = POLYNOMIAL
-    for _ in range(STEPS):
+    for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if len(matrix) <= matrix.shape[1] else x.T

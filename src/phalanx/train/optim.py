@@ -12,7 +12,6 @@ from phalanx.errors import InputError
 from phalanx.optimizer import OptimConfig
 from phalanx.parallel.parameters import Parameters
 from phalanx.spec.leaves import DECAYING, Role
-from phalanx.train import optimizers
 
 Groups = list[dict[str, Any]]
 
@@ -39,9 +38,9 @@ def _unfit(state: dict[str, Any], p: Tensor, ranks: int) -> str:
     return ""
 
 
-def fused_adamw(groups: Groups, optim: optimizers.AdamW) -> Optimizer:
+def fused_adamw(groups: Groups, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:
     """Return torch's AdamW. Parameters that never get a gradient have moments too: all checkpoints hold the same."""
-    optimizer = FusedAdamW(groups, optim.lr, (optim.beta1, optim.beta2), optim.eps, fused=True)
+    optimizer = FusedAdamW(groups, lr, betas, eps, fused=True)
     for p in (p for group in groups for p in group["params"]):
         moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from phalanx.parallel.parameters import Parameters
+    from phalanx.train.optim import Groups
 
 STEPS = 5  # of Muon's iteration
 
@@ -34,9 +35,14 @@ class AdamW(OptimConfig):
 
     def build(self, parameters: "Parameters") -> "list[Optimizer]":
         """Return torch's AdamW."""
-        from phalanx.train.optim import fused_adamw, groups
+        from phalanx.train.optim import groups
 
-        return [fused_adamw(groups(parameters, self.weight_decay), self)]
+        return [self._adamw(groups(parameters, self.weight_decay))]
+
+    def _adamw(self, groups: "Groups") -> "Optimizer":
+        from phalanx.train.optim import fused_adamw
+
+        return fused_adamw(groups, self.lr, (self.beta1, self.beta2), self.eps)
 
     def state(self, parameter: Parameter) -> int:
         """Return the bytes of two moments."""
@@ -80,10 +86,10 @@ class Muon(AdamW):
     def build(self, parameters: "Parameters") -> "list[Optimizer]":
         """Return Muon and AdamW. InputError for a model whose layers have no matrices."""
         from phalanx.train import muon
-        from phalanx.train.optim import fused_adamw, groups
+        from phalanx.train.optim import groups
 
-        ours = muon.Muon(parameters, self.lr, self.weight_decay, self.split_fused)
-        return [ours, fused_adamw(groups(parameters, self.weight_decay, without={"matrix"}), self)]
+        ours = muon.Muon(parameters, self.lr, self.weight_decay, STEPS, self.split_fused)
+        return [ours, self._adamw(groups(parameters, self.weight_decay, without={"matrix"}))]
 
     def state(self, parameter: Parameter) -> int:
         """Return the bytes of one moment for the matrices of layers, of two for all else."""
