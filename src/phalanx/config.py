@@ -2,8 +2,7 @@
 
 A recipe (TOML) is read, `key=value` words override it, `resolve` fills what depends on other keys, once, into a new
 value; that value is written into the run folder and never changes. Every key's docstring is its help text. [model]
-belongs to the family that it names: `ModelConfig` has what all families share, the family's class adds its own. So does
-[optim] to the optimizer that it names.
+belongs to the family that it names, as [optim] does to the optimizer: the base has what all share, the class its own.
 """
 
 from collections.abc import Mapping

@@ -45,8 +45,7 @@ ELSEWHERE = {
 
 def names() -> dict[str, str]:
     """The bundled recipes, each with the comment that opens it."""
-    paths = sorted(BUNDLED.glob("*.toml"))
-    return {path.stem: path.read_text().partition("\n")[0].lstrip("# ") for path in paths}
+    return {path.stem: path.read_text().partition("\n")[0].lstrip("# ") for path in sorted(BUNDLED.glob("*.toml"))}
 
 
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
