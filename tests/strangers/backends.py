@@ -96,3 +96,27 @@ class Sideways(Plain):
 class Turned(Rows):
     def answer(self, row: Encoded) -> Array:
         return super().answer(row).T
+
+
+class Fewer(Plain):
+    """It forgets the last row."""
+
+    def encoder(self, program: ProgramSpec) -> "Short":
+        return Short(program)
+
+
+class Short(Rows):
+    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
+        return super().__call__(rows)[:-1]
+
+
+class Wide(Uncached):
+    """It scores a token that the tokenizer does not have."""
+
+    def decoder(self, bundle: ModelBundle, precision: str) -> "Padded":
+        return Padded(bundle)
+
+
+class Padded(Texts):
+    def scores(self, chunk: Chunk, text: list[int]) -> Tensor:
+        return torch.nn.functional.pad(super().scores(chunk, text), (0, 1))

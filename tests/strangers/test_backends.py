@@ -2,6 +2,7 @@
 refuse by name."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -174,10 +175,18 @@ def test_a_benchmark_leaves_out_what_is_unavailable(runs: Path) -> None:
     assert f"{HERE}:Plain fp32  " in phalanx("bench", "infer", runs / "plain", *words)
 
 
-def test_answers_of_another_shape_are_not_taken(runs: Path) -> None:
-    model = load_encoder(runs / "plain", f"{HERE}:Sideways")
-    with pytest.raises(ModelError, match=r"Sideways is broken: its answers are \(16, 4\), and \(4, 16\) were expected"):
-        model.embed(["a cat"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fill RUNS/plain [MASK] --backend HERE:Sideways", "an answer is (16, 3), and (3, 16) was expected"),
+        ("fill RUNS/plain [MASK] --backend HERE:Fewer", "it gave 0 answers to 1 questions"),
+        ("generate RUNS/gpt a --seed 1 --backend HERE:Wide", "an answer is (1, 50258), and (1, 50257) was expected"),
+        ("generate RUNS/gpt a --greedy --backend HERE:Wide", "an answer is (2,), and (1,) was expected"),
+    ],
+)
+def test_answers_of_another_shape_are_not_taken(runs: Path, words: str, said: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(f"is broken: {said}")):
+        phalanx(*words.replace("RUNS", str(runs)).replace("HERE", HERE).split())
 
 
 def test_a_decoder_beside_encoders_is_computed_all_the_same(runs: Path) -> None:

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from phalanx.data.labelled import Encoded
-from phalanx.data.source import Array
-from phalanx.errors import InputError, ModelError
+from phalanx.errors import InputError
+from phalanx.infer.backends.checked import CheckedDecoder, CheckedEncoder
 from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
 from phalanx.infer.bundle import ModelBundle
 from phalanx.registry import BACKENDS
@@ -44,13 +43,14 @@ def wrong_kind(kind: Kind) -> str:
 
 def encoder_program(name: str, program: ProgramSpec) -> EncoderProgram:
     """Make a backend's program of an encoder; InputError where the backend cannot compute it."""
-    return _Checked(name, program, _available(name, "encoder", program.bundle.spec, program.precision).encoder(program))
+    made = _available(name, "encoder", program.bundle.spec, program.precision).encoder(program)
+    return CheckedEncoder(name, program, made)
 
 
 def decoder_program(name: str, bundle: ModelBundle, precision: str) -> DecoderProgram:
     """Make a backend's program of a decoder; InputError where the backend cannot compute it."""
     made: DecoderProgram = _available(name, "decoder", bundle.spec, precision).decoder(bundle, precision)
-    return made
+    return made if name in NAMES else CheckedDecoder(name, bundle.tokenizer.vocab, made)
 
 
 def decoder_backend(spec: Spec, precision: str, say: Callable[[str], None]) -> str:
@@ -78,19 +78,3 @@ def _available(name: str, kind: Kind, spec: Spec, precision: str) -> Any:
     if reason := unavailable(name, kind, spec, precision):
         raise InputError(f"backend={name}: {reason}")
     return BACKENDS.find(name)()
-
-
-class _Checked:
-    """An encoder's program whose answers' shapes are checked: a mean over a wrong axis would be a vector too."""
-
-    def __init__(self, name: str, spec: ProgramSpec, program: EncoderProgram) -> None:
-        self.name, self.spec, self.program = name, spec, program
-
-    def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
-        """Return what the program gives; ModelError where that is not one answer of the right shape for each row."""
-        answers = self.program(rows)
-        shapes = [answer.shape for answer in answers]
-        if shapes != (right := [self.spec.shape(row) for row in rows]):
-            wrong = next(((a, b) for a, b in zip(shapes, right, strict=False) if a != b), (len(shapes), len(right)))
-            raise ModelError(f"backend={self.name} is broken: its answers are {wrong[0]}, and {wrong[1]} were expected")
-        return answers
