@@ -91,13 +91,15 @@ def attend_each(attend: Attend, q: Tensor, k: Tensor, v: Tensor, context: Contex
     together: q [1, heads, tokens, width], k and v [1, kv_heads, tokens, width].
     """
     assert context.cu_seqlens is not None
-    own = Context(context.index, context.key, None, context.causal)  # whose coordinates only dropout would read
     parts = []
     for start, length, count in _runs(context.cu_seqlens.tolist()):
-        part = (x[0, :, start : start + length * count] for x in (q, k, v))
-        queries, keys, values = (x.reshape(len(x), count, length, -1).transpose(0, 1) for x in part)
-        parts.append(attend(queries, keys, values, own).transpose(0, 1).flatten(1, 2))
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1))[None]
+        part = (x.narrow(2, start, length * count) for x in (q, k, v))
+        if count > 1:
+            part = (x.reshape(x.shape[1], count, length, -1).transpose(0, 1) for x in part)
+        queries, keys, values = part
+        y = attend(queries, keys, values, context)  # which reads no coordinates where it drops nothing
+        parts.append(y if count == 1 else y.transpose(0, 1).flatten(1, 2)[None])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def _runs(ends: Sequence[int]) -> Iterator[tuple[int, int, int]]:
