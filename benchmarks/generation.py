@@ -54,7 +54,7 @@ def ours(folder: Path, precision: str) -> Any:
     from phalanx.infer.sample import Options
 
     engine = load_decoder(f"hf:{folder}", precision=precision).engine
-    engine.lookup, engine.ends = False, ()
+    engine.lookup, engine.stop_tokens = False, ()
 
     def run(asked: np.ndarray) -> np.ndarray:
         requests = [engine.submit(row.tolist(), Options(max_tokens=NEW, temperature=0)) for row in asked]

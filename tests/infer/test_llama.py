@@ -56,7 +56,7 @@ def test_a_text_begins_and_ends_as_there(imported: Imported, folder: Path, tmp_p
     """By config.json, and by the tokens that the tokenizer's template puts around a text; they go out as they came."""
     record = ImportRecord.read(RunFolder(imported.run))
     assert (record.begin, record.ends, imported.otherwise) == (1, (2,), ())
-    assert load_decoder(imported.run, "torch").engine.ends == (2,)
+    assert load_decoder(imported.run, "torch").engine.stop_tokens == (2,)
     export_run(imported.run, tmp_path / "back")
     facts = json.loads((tmp_path / "back" / "config.json").read_text())
     assert (facts["bos_token_id"], facts["eos_token_id"]) == (1, 2)

@@ -44,10 +44,11 @@ def sums(model: nn.Module, batch: Batch) -> tuple[Mapping[str, Tensor], list[Ten
     return found, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_the_same_sums_and_gradients(family: str) -> None:
-    form = {"segments": 2, "norm_first": False} if family == "bert" else {}
-    config = configured(family=family, **SIZES, **form)
+    """A Llama's queries share a key, and its positions are angles."""
+    forms = {"bert": {"segments": 2, "norm_first": False}, "gpt2": {}, "llama": {"kv_heads": 1}}
+    config = configured(family=family, **SIZES, **forms[family])
     batch = padded() if family == "bert" else several()
     rows, packed = (build(config, 1, torch.device("cpu")).train() for _ in range(2))
     enable_packing(packed, kernel=False)

@@ -51,10 +51,16 @@ class Engine:
     """The texts under way on one decoder. One thread calls its methods."""
 
     def __init__(
-        self, decoder: DecoderProgram, context: int, ends: Collection[int], most: int = 64, lookup: bool = True
+        self,
+        decoder: DecoderProgram,
+        context: int,
+        stop_tokens: Collection[int],
+        max_active: int = 64,
+        lookup: bool = True,
     ) -> None:
-        """A text ends with any of the tokens `ends`."""
-        self.decoder, self.context, self.ends, self.most, self.lookup = decoder, context, ends, most, lookup
+        """A text ends with any of the `stop_tokens`; `max_active` of them are under way at most."""
+        self.decoder, self.context, self.stop_tokens = decoder, context, stop_tokens
+        self.max_active, self.lookup = max_active, lookup
         self.waiting: deque[Request] = deque()
         self.active: list[Request] = []
         self.steps = 0
@@ -112,7 +118,7 @@ class Engine:
 
     def _admitted(self) -> list[Request]:
         joining: list[Request] = []
-        while self.waiting and len(self.active) < self.most:
+        while self.waiting and len(self.active) < self.max_active:
             request = self.waiting[0]
             if joining and sum(len(other.tokens) for other in joining) + len(request.tokens) > PREFILL:
                 break
@@ -170,7 +176,7 @@ class Engine:
             if token < 0:
                 self._end(request, "broken")
                 return
-            if token in self.ends:
+            if token in self.stop_tokens:
                 self._end(request, "stop")
                 return
 

@@ -27,7 +27,7 @@ class Options:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always taken, whatever the other options say."""
+        """Return whether the likeliest token is always taken, whatever the other options say."""
         return self.temperature == 0
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Options:
 
 
 def choose(logits: Tensor, options: Options, generator: torch.Generator) -> int:
-    """The next token by its `logits` [vocab], drawn as `options` say; -1 where these are not finite."""
+    """Draw the next token by its `logits` [vocab] as `options` say; -1 where these are not finite."""
     if options.greedy:
         return int(likeliest(logits[None]))
     if not _finite(logits):
@@ -76,19 +76,21 @@ def scored(logits: Tensor, tokens: Sequence[int], top: int) -> list[Scored]:
 
 
 def likeliest(scores: Tensor) -> Tensor:
-    """Tokens, int64 [rows], by scores [rows, vocab]; -1 where these are not finite."""
+    """Return tokens, int64 [rows], by scores [rows, vocab]; -1 where these are not finite."""
     on_cpu = scores.device.type == "cpu"  # where numpy is ten times as fast
     best = torch.from_numpy(scores.numpy().argmax(-1)) if on_cpu else scores.argmax(-1)
     return best.where(_finite(scores), -1)
 
 
 def _finite(scores: Tensor) -> Tensor:
-    """Which rows are, bool [rows]: a sum of what is not finite is not."""
+    """Return which rows are finite, bool [rows]: a sum of what is not finite is not."""
     return scores.sum(-1).isfinite()
 
 
 def candidates(logits: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """The tokens to choose among and their probabilities, which sum to 1: most likely first where some are left out."""
+    """Return the tokens to choose among, and their probabilities, which sum to 1: the likeliest first where not all
+    are chosen among.
+    """
     probabilities = ((logits - logits.max()).double() / options.temperature).softmax(-1)
     if not options.top_k and options.top_p == 1:
         return torch.arange(len(logits)), probabilities
