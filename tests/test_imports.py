@@ -17,7 +17,7 @@ ROOT = Path(phalanx.__file__).parent
 GROUND = {"errors"}
 FILES = {"strict_json", "foreign", "durable", "units", "processor"}
 CONFIGURED = GROUND | FILES | {"registry", "section", "optimizer", "config", "spec"}
-MODEL = CONFIGURED | {"mixing", "nn", "models", "values", "owners", "recipe"}
+MODEL = CONFIGURED | {"mixing", "nn", "heads", "models", "values", "owners", "recipe"}
 MAY_IMPORT = {
     "errors": set(),
     "strict_json": set(),
@@ -35,9 +35,10 @@ MAY_IMPORT = {
     "runtime": GROUND | {"parent", "processor"},
     "optimizer": GROUND | {"section", "spec"},
     "config": GROUND | {"registry", "section", "spec", "optimizer"},
-    "nn": GROUND | {"mixing", "spec"},
+    "nn": GROUND | {"mixing", "registry", "spec"},
     "data": CONFIGURED | {"mixing"},
-    "models": CONFIGURED | {"nn"},
+    "heads": GROUND | {"registry", "spec", "nn", "data", "score"},
+    "models": CONFIGURED | {"nn", "heads"},
     "owners": CONFIGURED | {"values"},
     "recipe": CONFIGURED | {"values", "owners", "models"},
     "precision": CONFIGURED | {"nn", "models"},

@@ -12,7 +12,7 @@ from phalanx.config import Config, ModelConfig
 from phalanx.errors import InputError
 from phalanx.models import family as sizes
 from phalanx.models.family import configured, spec_of
-from phalanx.section import help_of
+from phalanx.section import Section, help_of
 
 NAMES = sorted(recipe.names())
 
@@ -60,6 +60,19 @@ def test_dump_keeps_awkward_values_and_explains_every_key(tmp_path: Path) -> Non
     for section in (getattr(config, name) for name in Config.model_fields):
         for key in getattr(type(section), "model_fields", {}):
             assert (said := help_of(type(section), key)) and f"# {said}\n{key} = " in text
+
+
+class Wordy(Section):
+    """A section of somebody else's."""
+
+    key: int = 0
+    """Help that takes
+    two lines."""
+
+
+def test_help_is_one_line_however_it_is_written() -> None:
+    """Else the second would be no comment in a run's TOML, and the run could not be read."""
+    assert help_of(Wordy, "key") == "Help that takes two lines."
 
 
 def test_nvidia_two_phases_are_exact() -> None:

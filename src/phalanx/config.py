@@ -93,13 +93,14 @@ class ModelConfig(Section):
             raise InputError(f"model.heads={self.heads} does not divide model.hidden={self.hidden}; use {choice}")
 
     def tuned(self, head: str, classes: int | None = None) -> Self:
-        """Return the section with the head that task `head` of fine-tuning trains, or with those of pretraining ("").
+        """Return the section with a head of fine-tuning (the name of one of registry.HEADS, or "module:Name"), or with
+        those of pretraining ("").
 
         `classes` is the number of its classes or candidates, by default what the section says. InputError for a family
         that has no such heads.
         """
         if head:
-            raise InputError(f"task={head} needs a head that model.family={self.family} has not; use model.family=bert")
+            raise InputError(f"the head {head} is none that model.family={self.family} has; use model.family=bert")
         return self
 
 

@@ -97,6 +97,17 @@ TASKS = Table(
     },
     ("losses", "counts", "labelled", "fitted"),
 )
+HEADS = Table(
+    "model.head",
+    {
+        "classes": "phalanx.heads.classes:ClassesHead",
+        "value": "phalanx.heads.classes:ValueHead",
+        "span": "phalanx.heads.span:SpanHead",
+        "choice": "phalanx.heads.choice:ChoiceHead",
+        "tokens": "phalanx.heads.tokens:TokensHead",
+    },
+    ("width", "loss", "decode"),
+)
 BACKENDS = Table(
     "backend",
     {

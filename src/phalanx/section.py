@@ -67,7 +67,7 @@ def _texts(body: Sequence[ast.stmt], path: str) -> Iterator[tuple[str, str]]:
     for key, below in pairwise(body):
         match key, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield path + name, inspect.cleandoc(text)
+                yield path + name, " ".join(text.split())  # one line, as the comment above a key of a run's TOML
 
 
 def help_of(section: type[Section], key: str) -> str:

@@ -68,7 +68,7 @@ class Toy:
     TASK, Config = "clm", ToyConfig
     PRESETS: Mapping[str, Any] = {}
     HUGGING_FACE: Mapping[str, HuggingFace] = {
-        "toy": HuggingFace(NAMES, {"": "ToyForCausalLM"}, KEYS, lambda _: {}, lambda _: {"scaled": True},
+        "toy": HuggingFace(NAMES, "ToyForCausalLM", KEYS, lambda _: {}, lambda _: {"scaled": True},
                            {"scaled": True})
     }  # fmt: skip
 

@@ -200,7 +200,8 @@ def test_graphs_know_heads_and_decoders_by_name() -> None:
     for model in (AROUND.model, BERT.model, CHOICE.model, GPT.model):
         assert untraceable(spec_of(model)) == ""
     spec = spec_of(CHOICE.model)
-    other = replace(spec, heads=(replace(spec.heads[0], loss="stars"),))
+    chain = tuple((path.replace("answer", "other"), leaf) for path, leaf in spec.heads[0].chain)
+    other = replace(spec, heads=(replace(spec.heads[0], loss="stars", chain=chain),))
     assert untraceable(other) == "there is no graph of a head for stars"
     if not backends.missing_package("openvino"):
         assert backends.unavailable("openvino", "encoder", other, "fp32") == untraceable(other)

@@ -22,6 +22,9 @@ def bring_in(
     family: Annotated[
         str, typer.Option(metavar="MODULE:NAME", help="hf: a family of yours, whose kind of model the folder holds.")
     ] = "",
+    head: Annotated[
+        str, typer.Option(metavar="MODULE:NAME", help="hf: a head of yours, which the fine-tuned model has.")
+    ] = "",
 ) -> None:
     """Make a run of another program's model: phalanx import hf:gpt2 --out runs/gpt2
 
@@ -36,6 +39,8 @@ def bring_in(
         raise InputError(f"{source}: say what it is, as hf:FOLDER or megatron:FOLDER")
     if family and form == "megatron":
         raise InputError(f"--family {family} is for hf: folders; Megatron's checkpoints are of GPT-2 and BERT")
+    if head and form == "megatron":
+        raise InputError(f"--head {head} is for hf: folders; Megatron's checkpoints have the heads of pretraining")
     with interruptible(ANEW):
         if form == "megatron":
             from phalanx.convert import megatron
@@ -46,7 +51,7 @@ def bring_in(
         else:
             from phalanx.convert import huggingface
 
-            told = huggingface.import_folder(folder, out, seed, family)
+            told = huggingface.import_folder(folder, out, seed, family, head)
     print(*told.lines(), sep="\n")
 
 

@@ -63,7 +63,7 @@ def tune(
         str,
         typer.Option(
             help="sst2, cola, mrpc, stsb, qqp, mnli, qnli, rte, wnli, squad, squad2, race, swag; or, on columns of "
-            "your own, classes, value, tokens (BERT), completion (GPT)."
+            "your own, classes, value, tokens (BERT), completion (GPT), or module:Name."
         ),
     ],
     data: Annotated[Path, typer.Option(help="The folder of the task's files, or the training file.")],
@@ -88,7 +88,7 @@ def tune(
     from phalanx.tasks import tune as tuning
 
     source = source_of(run)
-    out = out or Path(f"{source.folder}-{task}")
+    out = out or Path(f"{source.folder}-{task.rpartition(':')[2]}")
     if (sweep or seeds > 1) and among_others():
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
 

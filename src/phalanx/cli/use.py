@@ -204,16 +204,14 @@ def classify(
     backend: Backend = "torch",
     precision: Precision = "fp32",
 ) -> None:
-    """Say the class of a text, or its number, with a BERT tuned for it: phalanx classify runs/sst2 "a fine film" """
+    """Say what class, or number, a text has, with a BERT tuned for it: phalanx classify runs/sst2 "a fine film" """
     from phalanx.infer import load_encoder
 
     asked = (_whole(text), _whole(pair)) if pair else _whole(text)
     loaded = load_encoder(model, backend, precision)
-    if loaded.head == "value":
-        print(f"{loaded.values([asked])[0]:.4f}")
-        return
-    for label, chance in sorted(loaded.classify(asked).probabilities.items(), key=lambda item: -item[1]):
-        print(f"{label}  {chance:.1%}")
+    (said,) = loaded.predict([asked])
+    assert loaded.head is not None  # or it would have been refused
+    print(*loaded.head.lines(said), sep="\n")
 
 
 @app.command()

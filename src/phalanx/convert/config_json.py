@@ -1,7 +1,7 @@
 """A Hugging Face folder's config.json as a model, and a run's model as a config.json.
 
-What is particular to a model_type stands in its family's file; here is what all have in common, the fine-tuned heads
-among it.
+What is particular to a model_type stands in its family's file, what is particular to a head of fine-tuning in the
+head's; here is what all have in common.
 """
 
 import re
@@ -16,11 +16,10 @@ from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig, se
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint, short
+from phalanx.heads.head import find, head_of
 from phalanx.models.family import check, configured, hugging_face, spec_of
 from phalanx.models.hugging_face import HuggingFace
 
-FORMS: dict[str, Any] = {"span": "squad", "choice": "race", "tokens": "tags"}  # of the files that such a run reads
-CANDIDATES = 4  # of a question, where config.json does not say
 _NEEDED = ("layers", "hidden", "heads", "vocab")
 
 _Count = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
@@ -45,9 +44,12 @@ class _Facts(BaseModel):
         return names
 
 
-def model_of(facts: Mapping[str, Any], path: Path, outside: str = "") -> tuple[ModelConfig, HuggingFace]:
-    """Return the model of a config.json's content, which was read from `path`, and what its type is at Hugging Face.
-    The family `outside` ("module:Name") is asked before those of the package. InputError for what is not known here.
+def model_of(
+    facts: Mapping[str, Any], path: Path, outside: str = "", head: str = ""
+) -> tuple[ModelConfig, HuggingFace]:
+    """Return the model of a config.json's content, which was read from `path`, and what it is at Hugging Face. The
+    family `outside` and the `head` ("module:Name") are asked before those of the package. InputError for what is not
+    known here.
     """
     kind, known = facts.get("model_type"), dict(_known(outside))
     if not isinstance(kind, str) or kind not in known:
@@ -59,9 +61,12 @@ def model_of(facts: Mapping[str, Any], path: Path, outside: str = "") -> tuple[M
             raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
 
     try:
-        head = _head(_Facts.model_validate(facts), form)
+        told = _Facts.model_validate(facts)
     except ValidationError as error:
         raise complaint(path, error, {}) from None
+    tuned = _head(told, form, head)
+    if head and tuned.get("head") != head:
+        raise InputError(f"{path}: architectures={short(told.architectures)} has not the head {head}")
 
     given = {ours: facts[theirs] for ours, theirs in form.keys.items() if facts.get(theirs) is not None}
     if lacking := [form.keys[ours] for ours in _NEEDED if ours not in given]:
@@ -70,7 +75,7 @@ def model_of(facts: Mapping[str, Any], path: Path, outside: str = "") -> tuple[M
     try:
         given |= form.read(facts)
         _check_kinds(given, section_of(name), form.keys)
-        model = configured(**{"family": name, **given, **head})
+        model = configured(**{"family": name, **given, **tuned})
         for ours, value in given.items():
             if getattr(model, ours) != value or (ours == "vocab" and not value):  # 0, for which a section takes another
                 raise InputError(f"{form.keys.get(ours, ours)}={short(value)} will not do")
@@ -80,7 +85,7 @@ def model_of(facts: Mapping[str, Any], path: Path, outside: str = "") -> tuple[M
     except InputError as error:
         said = re.sub(r"\bmodel\.(\w+)", lambda key: form.keys.get(key[1], key[0]), str(error))
         raise InputError(f"{path}: {said}") from None
-    return model, form
+    return model, form.with_head(tuned.get("head", ""))
 
 
 def _check_kinds(given: Mapping[str, Any], section: type[ModelConfig], names: Mapping[str, str]) -> None:
@@ -99,12 +104,12 @@ def _check_kinds(given: Mapping[str, Any], section: type[ModelConfig], names: Ma
 
 def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:
     """Return what a fine-tuned model's run reads, and the names of its classes."""
-    answer = spec_of(model).answer
-    form: Any = FORMS.get(answer.loss, "table") if answer else "table"
-    if answer is None or answer.loss not in ("classes", "tokens"):
-        return ExamplesConfig(form=form)
-    names = facts.get("id2label") or {}
-    labels = tuple(str(names.get(str(n), f"LABEL_{n}")) for n in range(answer.width))
+    head = head_of(spec_of(model))
+    if head is None:
+        return ExamplesConfig()
+    names = (facts.get("id2label") or {}) if head.named else {}
+    labels = tuple(str(names.get(str(n), f"LABEL_{n}")) for n in range(head.part.width)) if head.named else ()
+    form: Any = head.form
     return ExamplesConfig(form=form, labels=labels)
 
 
@@ -113,18 +118,19 @@ def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     model = config.model
     kind, form = form_of(model, "the model")
     facts: dict[str, Any] = {theirs: getattr(model, ours) for ours, theirs in form.keys.items()}
-    facts |= {"architectures": [form.classes[spec_of(model).tuned]], "torch_dtype": "float32"}
+    facts |= {"architectures": [form.architecture], "torch_dtype": "float32"}
     if spec_of(model).causal:
         facts |= {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
     facts |= {"model_type": kind, **form.write(model)}
     if not spec_of(model).causal:
         facts |= {"pad_token_id": tokenizer.pad or 0}
-    return facts | _told(config)
+    head = head_of(spec_of(model), config.examples.labels)
+    return facts | (head.facts() if head else {})
 
 
 def form_of(model: ModelConfig, what: str | Path) -> tuple[str, HuggingFace]:
-    """Return the model_type that a model has at Hugging Face, with what is known of it. InputError for a model, called
-    `what`, that Hugging Face does not have.
+    """Return the model_type that a model has at Hugging Face, with what is known of it and of its head. InputError for
+    a model, called `what`, that Hugging Face does not have.
     """
     forms = hugging_face(model.family)
     if not forms:
@@ -134,7 +140,10 @@ def form_of(model: ModelConfig, what: str | Path) -> tuple[str, HuggingFace]:
     if all(reasons.values()):
         raise InputError(f"{what} {next(iter(reasons.values()))}")
     kind = next(kind for kind, reason in reasons.items() if not reason)
-    return kind, forms[kind]
+    try:
+        return kind, forms[kind].with_head(spec_of(model).tuned)
+    except InputError as error:
+        raise InputError(f"{what} cannot go there: {error}") from None
 
 
 def _known(outside: str) -> Iterator[tuple[str, tuple[str, HuggingFace]]]:
@@ -148,28 +157,16 @@ def _known(outside: str) -> Iterator[tuple[str, tuple[str, HuggingFace]]]:
             yield kind, (name, form)
 
 
-def _head(told: _Facts, form: HuggingFace) -> dict[str, Any]:
-    """Return the model's keys that say which head it has, by its class."""
-    if len(form.classes) == 1:
+def _head(told: _Facts, form: HuggingFace, outside: str) -> dict[str, Any]:
+    """Return the model's keys that say which head of fine-tuning it has, by its class there; none for a model_type
+    without such heads.
+    """
+    if not form.tuned:
         return {}
-    named = (told.architectures or [""])[0]
-    head = next((ours for ours, theirs in form.classes.items() if theirs == named), "")
-    count = len(told.id2label) if told.id2label else told.num_labels or 2
-    if head == "classes" and (count == 1 or told.problem_type == "regression"):
-        head = "value"
-    classes = {"classes": count, "tokens": count, "choice": told.num_choices or CANDIDATES}
-    return {"head": head, "classes": classes.get(head, 0)}
-
-
-def _told(config: Config) -> dict[str, Any]:
-    """Return what config.json says of a fine-tuned head."""
-    answer = spec_of(config.model).answer
-    if answer is None or answer.loss == "span":
-        return {}
-    head = answer.loss
-    if head == "choice":
-        return {"num_choices": answer.candidates}
-    if head == "value":
-        return {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
-    labels = config.examples.labels or [f"LABEL_{n}" for n in range(answer.width)]
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
+    named, facts = (told.architectures or [""])[0], told.model_dump()
+    for name in [*([outside] if outside else []), *registry.HEADS.places]:
+        kind = find(name)
+        known = bool(kind.hugging_face) and named == form.tuned + kind.hugging_face
+        if known and (classes := kind.classes_of(facts)) is not None:
+            return {"head": name, "classes": classes}
+    return {"head": "", "classes": 0}

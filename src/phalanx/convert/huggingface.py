@@ -19,6 +19,8 @@ from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import Tokenizer, load_run_tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json, short
+from phalanx.heads.classes import ClassesHead
+from phalanx.heads.head import head_of
 from phalanx.models.build import build
 from phalanx.models.family import family, spec_of
 from phalanx.models.hugging_face import Facts
@@ -42,16 +44,17 @@ class Contents(NamedTuple):
     unused: list[str]
 
 
-def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> Imported:
+def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "", head: str = "") -> Imported:
     """Make a run folder with the weights of a Hugging Face folder, in fp32, as its checkpoint of step 0. Heads that the
     folder lacks are initialised by `seed`. `outside` is the family, as "module:Name", of a model_type that the package
-    does not know. InputError for a folder that is damaged or not known here.
+    does not know, `head` a head of fine-tuning that it does not know. InputError for a folder that is damaged or not
+    known here.
     """
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder} has no config.json: it is no Hugging Face model's folder")
     facts = read_json(file)
-    model, form = model_of(facts, file, outside)
+    model, form = model_of(facts, file, outside, head)
 
     weights = Weights(folder)
     spec = model.spec()  # not kept: it may promise millions of layers
@@ -61,14 +64,15 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "") -> 
         raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model only {model.vocab}")
 
     said = sentence_transformers.read(folder, tokenizer)
+    tuned = head_of(spec_of(model))
     config = Config(
-        task=spec_of(model).tuned or family(model.family).TASK, model=model,
+        task=tuned.task if tuned else family(model.family).TASK, model=model,
         data=DataConfig(sequence=min(model.positions, said.longest or model.positions)),
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
         source=f"hf:{folder.resolve()}", missing=contents.missing,
-        multilabel=spec_of(model).tuned == "classes" and facts.get("problem_type") == MULTILABEL,
+        multilabel=isinstance(tuned, ClassesHead) and facts.get("problem_type") == MULTILABEL,
         normalize=said.normalize, no_vectors=said.refused, **(_special(tokenizer, facts, file) if spec.causal else {}),
     )  # fmt: skip
 

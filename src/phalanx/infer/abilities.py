@@ -2,25 +2,30 @@
 
 from pathlib import Path
 
+from phalanx import registry
 from phalanx.config import Config
+from phalanx.heads.head import find, head_of
 from phalanx.models.family import spec_of
 from phalanx.run.import_record import ImportRecord
 
-VERBS = {"": ("fill", "embed"), "span": ("answer",), "classes": ("classify",), "value": ("value",)}  # by head
-TUNED = {  # what is asked of a fine-tuned head: the head, what it does, a task that makes one
-    "answer": ("span", "answer questions", "squad"),
-    "classify": ("classes", "classify", "classes"),
-    "value": ("value", "give numbers", "stsb"),
-}
+PLAIN = "fill", "embed"  # what a model with the heads of its pretraining can
+
+
+def verbs(config: Config) -> tuple[str, ...]:
+    """The verbs that an encoder is made for; whether its folder had the weights is another question (`refusal`)."""
+    head = head_of(spec_of(config.model))
+    if head is None:
+        return PLAIN
+    return (head.verb,) if head.verb else ()
 
 
 def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
     """Why the model of a run cannot be asked for `verb`, and what would do; empty where it can.
 
-    `verb` is answer, classify, value, fill, embed or judge.
+    `verb` is answer, classify, fill, embed or judge; or the name of a head, where no other will do.
     """
-    if verb in TUNED:
-        return _of_a_head(verb, run, config, record)
+    if heads := [name for name in registry.HEADS.places if verb in (name, find(name).verb)]:
+        return _of_a_head(verb, heads[0], run, config, record)
 
     if verb == "judge" and (reason := record.lacking("masked", "answer")):
         return f"{run} cannot be judged: {reason}, so they are random"
@@ -39,12 +44,13 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
     return ""
 
 
-def _of_a_head(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
-    """Why a verb that needs a fine-tuned head cannot be asked for; empty where it can."""
-    (head, does, task), tuned = TUNED[verb], spec_of(config.model).tuned
-    if tuned != head:
-        was = f"was tuned for task={config.task}" if tuned else "was not tuned for it"
-        return f"{run} cannot {does}: it {was}; make one that can: phalanx tune {run} --task {task}"
+def _of_a_head(verb: str, name: str, run: Path, config: Config, record: ImportRecord) -> str:
+    """Why a verb that needs a fine-tuned head, such as `name`, cannot be asked for; empty where it can."""
+    head, wanted = head_of(spec_of(config.model)), find(name)
+    if head is None or verb not in (head.part.loss, head.verb):
+        was = f"was tuned for task={config.task}" if head else "was not tuned for it"
+        advice = f"make one that can: phalanx tune {run} --task {wanted.example or wanted.task}"
+        return f"{run} cannot {wanted.does}: it {was}; {advice}"
     if reason := record.lacking("answer"):
-        return f"{run} cannot {does}: {reason}; take a folder that was fine-tuned"
+        return f"{run} cannot {head.does or verb}: {reason}; take a folder that was fine-tuned"
     return ""

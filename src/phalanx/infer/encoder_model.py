@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from phalanx.data.labelled import Assembler, Encoded
 from phalanx.data.source import Array
 from phalanx.data.windows import windows
 from phalanx.errors import InputError
+from phalanx.heads.classes import Class
+from phalanx.heads.head import head_of
+from phalanx.heads.span import SpanHead
 from phalanx.infer import backends
-from phalanx.infer.abilities import VERBS, refusal
-from phalanx.infer.answer import spoken
+from phalanx.infer.abilities import refusal, verbs
 from phalanx.infer.autotune import fastest
 from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
 from phalanx.infer.bundle import ModelBundle
@@ -35,13 +37,6 @@ class Answer(NamedTuple):
     score: float  # how much likelier than no answer, in nats
 
 
-class Class(NamedTuple):
-    """The likeliest class, and the probability of each."""
-
-    label: str
-    probabilities: dict[str, float]
-
-
 class EncoderModel:
     """One model; its methods may be called from several threads, one of which computes at a time."""
 
@@ -53,7 +48,7 @@ class EncoderModel:
             raise InputError(f"backend={backend}: {reason}")
         self.bundle, self.backend, self.precision, self.say = bundle, backend, precision, say
         self.lock = Lock()
-        self.head = bundle.spec.tuned
+        self.head = head_of(bundle.spec, bundle.config.examples.labels, exclusive=not bundle.record.multilabel)
 
     @cached_property
     def assemble(self) -> Assembler:
@@ -72,14 +67,11 @@ class EncoderModel:
 
     @property
     def can(self) -> list[str]:
-        """What may be asked of the model where it is served: answer, classify, fill, embed. A number is asked for by
-        the same name as a class.
-        """
-        able = [verb for verb in VERBS.get(self.head, ()) if not self.refusal(verb)]
-        return ["classify" if verb == "value" else verb for verb in able]
+        """What may be asked of the model where it is served: answer, classify, fill, embed."""
+        return [verb for verb in verbs(self.bundle.config) if not self.refusal(verb)]
 
     def refusal(self, verb: str) -> str:
-        """Why the model cannot be asked for `verb`, and what would do; empty where it can."""
+        """Why the model cannot be asked for `verb` (see `abilities.refusal`), and what would do; empty where it can."""
         return refusal(verb, self.bundle.run, self.bundle.config, self.bundle.record)
 
     def ready(self) -> None:
@@ -106,8 +98,8 @@ class EncoderModel:
         stride = min(examples.stride, max(1, self.bundle.context // 2))
         rows, parts = windows(questions, self.assemble, stride)
 
-        found = []
-        spans = spoken(parts, self._run(self.scores, rows), len(asked), examples.longest)
+        found, head = list[Answer](), cast(SpanHead, self.head)
+        spans = head.answers(parts, self._run(self.scores, rows), len(asked), examples.longest)
         for (_, context), span in zip(asked, spans, strict=True):
             start, stop = span.start, span.stop
             if examples.form == "squad2" and span.silence > examples.threshold:
@@ -115,24 +107,27 @@ class EncoderModel:
             found.append(Answer(context[start:stop], start, stop, -span.silence))
         return found
 
+    def predict(self, texts: Sequence[Text]) -> list[Any]:
+        """What the model's head says of each text or pair: a NamedTuple, whose fields depend on the head. InputError
+        where it was not tuned for texts.
+        """
+        self._must("classify")
+        assert self.head is not None
+        return [self.head.decode(logits) for logits in self._run(self.scores, self._rows(texts))]
+
     def classify(self, text: Text) -> Class:
         """The class of a text or a pair. InputError where the model was not tuned for classes."""
         return self.classified([text])[0]
 
     def classified(self, texts: Sequence[Text]) -> list[Class]:
         """The class of each text or pair. Probabilities of classes that do not exclude one another do not sum to 1."""
-        self._must("classify")
-        names = self.bundle.config.examples.labels or tuple(map(str, range(self.bundle.spec.heads[0].width)))
-        found = []
-        for logits in self._run(self.scores, self._rows(texts)):
-            chances = (_sigmoid(logits) if self.bundle.record.multilabel else _softmax(logits)).tolist()
-            found.append(Class(names[int(logits.argmax())], dict(zip(names, chances, strict=True))))
-        return found
+        self._must("classes")
+        return self.predict(texts)
 
     def values(self, texts: Sequence[Text]) -> list[float]:
         """The number of each text. InputError where the model was not tuned for task=value."""
         self._must("value")
-        return [float(logits[0]) for logits in self._run(self.scores, self._rows(texts))]
+        return [found.value for found in self.predict(texts)]
 
     def fill(self, text: str, top: int = 5) -> list[Blank]:
         """The likeliest words of every mask."""
@@ -230,14 +225,3 @@ def _all_some(texts: Sequence[Any], what: str) -> None:
             raise InputError(f"{which} is of the type {type(text).__name__}; give a str, or its tokens as a list[int]")
         if not (visible(text) if isinstance(text, str) else text):
             raise InputError(f"{which} is empty; give some text")
-
-
-def _softmax(logits: Array) -> Array:
-    shares = np.exp(logits - logits.max())
-    chances: Array = shares / shares.sum()
-    return chances
-
-
-def _sigmoid(logits: Array) -> Array:
-    chances: Array = 1 / (1 + np.exp(-logits.clip(-80, 80)))
-    return chances

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
+from phalanx.heads.head import head_of
 from phalanx.infer.bundle import ModelBundle
 from phalanx.models.gpt2 import unlike
 from phalanx.nn.attention import Attention, Context, fused
@@ -26,18 +27,24 @@ from phalanx.nn.batch import Batch
 from phalanx.spec.model import Spec
 
 OPSET = 18
-OUTPUTS: dict[tuple[str, ...], tuple[str, ...]] = {  # of a model's graph, by the losses of its heads
-    **{(loss,): ("logits",) for loss in ("lm", "mlm", "classes", "value", "choice", "tokens")},
+PRETRAINING = {  # outputs of a graph by the losses of the model's heads
+    ("lm",): ("logits",),
+    ("mlm",): ("logits",),
     ("mlm", "nsp"): ("logits", "pair_logits"),
-    ("span",): ("start_logits", "end_logits"),
 }
+
+
+def outputs(spec: Spec) -> tuple[str, ...]:
+    """Return the names of what a model's graph gives; none of a model whose heads are not known here."""
+    head = head_of(spec)
+    return head.outputs if head else PRETRAINING.get(spec.losses, ())
 
 
 def untraceable(spec: Spec) -> str:
     """Return what of a model has no graph here; "" if there is a graph of it."""
     if spec.causal and (reason := unlike(spec)):
         return f"there are graphs of decoders of GPT-2's kind alone, and of this one {reason}"
-    return "" if spec.losses in OUTPUTS else f"there is no graph of a head for {' and '.join(spec.losses)}"
+    return "" if outputs(spec) else f"there is no graph of a head for {' and '.join(spec.losses)}"
 
 
 class Graph(nn.Module):
@@ -64,7 +71,7 @@ class EncoderGraph(Graph):
     def __init__(self, bundle: ModelBundle, hidden: bool = False) -> None:
         super().__init__(bundle)
         self.hidden = hidden
-        self.outputs = ("hidden",) if hidden else OUTPUTS[self.spec.losses]
+        self.outputs = ("hidden",) if hidden else outputs(self.spec)
         ids = torch.randint(self.config.vocab, (3, min(7, self.config.positions)))
         free = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", max=self.config.positions)}
         like = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
@@ -88,7 +95,7 @@ class EncoderGraph(Graph):
             logits = model.masked(hidden, model.words)
             return (logits,) if model.pair is None else (logits, model.pair(hidden))
         logits = model.answer(hidden, batch)
-        return logits.unbind(-1) if self.spec.tuned == "span" else (logits,)
+        return logits.unbind(-1) if len(self.outputs) > 1 else (logits,)
 
 
 class DecoderGraph(Graph):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat
 
 from phalanx.config import MOST_CLASSES
+from phalanx.heads.head import find
 from phalanx.models.family import Preset
 from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of, stack
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
@@ -25,8 +26,8 @@ class BertConfig(StackConfig):
     gelu: Literal["tanh", "erf"] = "erf"
     segments: Annotated[int, Field(ge=0, le=1 << 24)] = 2
     """Kinds of segment embedding; 0 means none."""
-    head: Literal["", "classes", "value", "span", "choice", "tokens"] = ""
-    """Fine-tuned: what it answers in place of masks and pairs. The task sets it."""
+    head: str = ""
+    """Fine-tuned: its head, which the task sets: classes, value, span, choice, tokens, or module:Name."""
     classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)] = 0
     """Classes of head=classes or tokens, candidates of head=choice."""
 
@@ -47,7 +48,7 @@ def _size(layers: int, hidden: int, heads: int) -> Preset:
     return {"layers": layers, "hidden": hidden, "heads": heads}
 
 
-_POOLED = {"answer.pooler": "bert.pooler.dense", "answer.classifier": "classifier"}
+_POOLER = "bert.pooler.dense"  # of the question about pairs, and of heads of fine-tuning
 _POST_LN = Names(
     block="bert.encoder.layer.{}.",
     blocks={
@@ -71,12 +72,7 @@ _POST_LN = Names(
             "masked.decoder": "cls.predictions.decoder",
             "masked.decoder.bias": "cls.predictions.bias",
         },
-        "nsp": {"pair.pooler": "bert.pooler.dense", "pair.classifier": "cls.seq_relationship"},
-        "classes": _POOLED,
-        "value": _POOLED,
-        "choice": _POOLED,
-        "tokens": {"answer.classifier": "classifier"},
-        "span": {"answer.classifier": "qa_outputs"},
+        "nsp": {"pair.pooler": _POOLER, "pair.classifier": "cls.seq_relationship"},
     },
     stem="bert.",
     second={"cls.predictions.decoder.bias": "cls.predictions.bias"},
@@ -92,10 +88,6 @@ _KEYS = {
     "segments": "type_vocab_size", "norm_eps": "layer_norm_eps", "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob", "init_std": "initializer_range",
 }  # fmt: skip
-_CLASSES = {
-    "": "BertForPreTraining", "classes": "BertForSequenceClassification", "value": "BertForSequenceClassification",
-    "span": "BertForQuestionAnswering", "choice": "BertForMultipleChoice", "tokens": "BertForTokenClassification",
-}  # fmt: skip
 
 
 def _hugging_face(norm_first: bool) -> HuggingFace:
@@ -110,8 +102,8 @@ def _hugging_face(norm_first: bool) -> HuggingFace:
         return "" if model.norm_first == norm_first else f"has model.norm_first={str(model.norm_first).lower()}"
 
     names, prefix = (_PRE_LN, "Megatron") if norm_first else (_POST_LN, "")
-    classes = {head: prefix + name for head, name in _CLASSES.items()}
-    return HuggingFace(names, classes, _KEYS, read, _write, ABSOLUTE, why_not)
+    pretraining = f"{prefix}BertForPreTraining"
+    return HuggingFace(names, pretraining, _KEYS, read, _write, ABSOLUTE, why_not, f"{prefix}Bert", _POOLER)
 
 
 def _write(model: BertConfig) -> dict[str, Any]:
@@ -154,12 +146,11 @@ def _pair(model: BertConfig) -> Head:
 
 def _answer(model: BertConfig) -> Head:
     """A head of fine-tuning (arXiv 1810.04805, section 4): of the pooled first token, or of every token."""
-    pooled = model.head in ("classes", "value", "choice")
-    width = {"span": 2, "value": 1, "choice": 1}.get(model.head, model.classes)
-    classifier = _classifier(model, "answer", width, pooled)
-    chain = (_pooler(model, "answer"), classifier) if pooled else (classifier,)
-    candidates = model.classes if model.head == "choice" else 0
-    return Head(model.head, chain, "tanh", 0.0 if model.head == "span" else model.dropout, candidates)
+    kind = find(model.head)
+    classifier = _classifier(model, "answer", kind.width(model.classes), kind.pooled)
+    chain = (_pooler(model, "answer"), classifier) if kind.pooled else (classifier,)
+    candidates = model.classes if kind.grouped else 0
+    return Head(model.head, chain, "tanh", model.dropout if kind.dropped else 0.0, candidates)
 
 
 def _pooler(model: BertConfig, head: str) -> tuple[str, Matrix]:

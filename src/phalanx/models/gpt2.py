@@ -90,7 +90,7 @@ class GPT2:
         "8.3b": _size(72, 3072, 32),
     }
     HUGGING_FACE: Mapping[str, HuggingFace] = {
-        "gpt2": HuggingFace(_NAMES, {"": "GPT2LMHeadModel"}, _KEYS, _read, _write, ABSOLUTE, _why_not)
+        "gpt2": HuggingFace(_NAMES, "GPT2LMHeadModel", _KEYS, _read, _write, ABSOLUTE, _why_not)
     }
 
 

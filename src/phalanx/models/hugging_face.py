@@ -1,11 +1,12 @@
 """What a family's file says of Hugging Face: how config.json is read and written there, and what tensors are called."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from phalanx.errors import InputError
 from phalanx.foreign import short
+from phalanx.heads.head import find
 from phalanx.spec.links import Names
 
 Facts = Mapping[str, Any]  # of config.json
@@ -25,20 +26,39 @@ def nothing(_: Any) -> str:
 class HuggingFace:
     """One `model_type` of Hugging Face's, as the models of a family.
 
+    `architecture` is its class there, of models with the heads of their pretraining. The class of a fine-tuned model is
+    called `tuned` and then as its head is called there, and `pooler` is the tensor of its pooler; without `tuned` there
+    are none.
+
     `keys` has config.json's keys by those of [model], for values that are the same there. `read` returns the other keys
     of [model]; `write` the other facts. Both may replace what `keys` gives, and `read` raises InputError for what no
-    model here computes. `usual` has keys of config.json of which only one value is known here. `classes` are their
-    classes by model.head, "" being the one of pretraining. `why_not` returns why a model of the family, given by its
-    section, is not of this type: the end of a sentence that begins with the model, or "".
+    model here computes. `usual` has keys of config.json of which only one value is known here. `why_not` returns why a
+    model of the family, given by its section, is not of this type: the end of a sentence that begins with the model, or
+    "".
     """
 
     names: Names
-    classes: Mapping[str, str]
+    architecture: str
     keys: Mapping[str, str]
     read: Callable[[Facts], dict[str, Any]]
     write: Callable[[Any], dict[str, Any]]
     usual: Facts = field(default_factory=dict)
     why_not: Callable[[Any], str] = nothing
+    tuned: str = ""
+    pooler: str = ""
+
+    def with_head(self, head: str) -> "HuggingFace":
+        """Return it as models with that head of fine-tuning are, by the head's name; as it is where that is "".
+        InputError for a head that is not known there.
+        """
+        if not head:
+            return self
+        kind = find(head)
+        if not self.tuned or not kind.hugging_face:
+            raise InputError(f"the head {head} (model.head) has no name at Hugging Face")
+        table = {"answer.pooler": self.pooler, "answer.classifier": kind.classifier}
+        names = self.names._replace(heads={**self.names.heads, head: table})
+        return replace(self, names=names, architecture=self.tuned + kind.hugging_face)
 
 
 def gelu_of(facts: Facts, key: str, usual: str) -> str:

@@ -209,13 +209,13 @@ def _why_not_qwen2(model: Any) -> str:
 # What these keys describe goes out as a Llama, whatever it came in as.
 HUGGING_FACE: Mapping[str, HuggingFace] = {
     "llama": HuggingFace(
-        _NAMES, {"": "LlamaForCausalLM"}, _KEYS, _read_llama, _write_llama,
+        _NAMES, "LlamaForCausalLM", _KEYS, _read_llama, _write_llama,
         {**_USUAL, "attention_bias": False, "mlp_bias": False}, _why_not_llama,
     ),
     "mistral": HuggingFace(
-        _NAMES, {"": "MistralForCausalLM"}, _KEYS, _read_mistral, _write, _USUAL, _why_not_llama,
+        _NAMES, "MistralForCausalLM", _KEYS, _read_mistral, _write, _USUAL, _why_not_llama,
     ),
-    "qwen2": HuggingFace(_NAMES, {"": "Qwen2ForCausalLM"}, _KEYS, _read_qwen2, _write, _USUAL, _why_not_qwen2),
+    "qwen2": HuggingFace(_NAMES, "Qwen2ForCausalLM", _KEYS, _read_qwen2, _write, _USUAL, _why_not_qwen2),
 }  # fmt: skip
 
 

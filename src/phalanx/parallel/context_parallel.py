@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from phalanx.nn.answer import AnswerHead
+from phalanx.nn.answer import AnswerHead, Split
 from phalanx.nn.attention import Attention
 from phalanx.nn.batch import Batch
 from phalanx.nn.transformer import Transformer
@@ -50,8 +50,10 @@ def split_sequences(model: nn.Module, axis: Axis, kind: str) -> None:
     def keys(x: Tensor) -> Tensor:
         return _natural(gather(x), 2, axis)
 
-    everywhere = partial(gather_sequence, axis=axis)
+    def together(x: Tensor) -> Tensor:
+        return _natural(sequence(x), 1, axis)
 
+    everywhere = partial(gather_sequence, axis=axis)
     ring = Ring(axis, partial(positions, ranks=axis.size))
     for module in model.modules():
         if isinstance(module, Transformer):
@@ -61,8 +63,7 @@ def split_sequences(model: nn.Module, axis: Axis, kind: str) -> None:
         elif isinstance(module, Attention):
             module.attend = ring
         elif isinstance(module, AnswerHead):
-            module.everywhere, module.ways = everywhere, axis.size
-            module.whole = lambda x: _natural(sequence(x), 1, axis)
+            module.split = Split(together, everywhere, axis.size)
 
 
 def _natural(x: Tensor, dim: int, axis: Axis) -> Tensor:

@@ -11,6 +11,7 @@ from math import prod
 from typing import NamedTuple
 
 from phalanx.config import Config
+from phalanx.heads.head import head_of
 from phalanx.nn import logit_chunks
 from phalanx.parallel.data_parallel import BUCKET
 from phalanx.parallel.mesh import Mesh
@@ -94,12 +95,13 @@ class ExpectedMessages(RankShard):
 
     def spans(self, direction: int) -> Messages:
         """Over cp, of a head that looks for the answer in the whole sequence: logits, labels and who is padding."""
-        axes, positions = self.axes("cp"), self.positions * self.mesh.cp.size
-        if not self.last or "span" not in self.spec.losses:
+        axes, positions, head = self.axes("cp"), self.positions * self.mesh.cp.size, head_of(self.spec)
+        if not self.last or head is None or not head.whole:
             return Counter()
+        logits = head.part.width * positions
         if direction == BACKWARD:
-            return count_messages(1, "reduce-scatter", axes, 2 * positions)
-        return count_messages(1, "all-gather", axes, 2 * positions, positions) + count_messages(
+            return count_messages(1, "reduce-scatter", axes, logits)
+        return count_messages(1, "all-gather", axes, logits, positions) + count_messages(
             1, "all-gather", axes, positions, width=8
         )
 

@@ -25,6 +25,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from phalanx.config import Config
+from phalanx.heads.head import head_of
 from phalanx.models.family import spec_of
 from phalanx.nn import logit_chunks, random
 from phalanx.nn.attention import Context
@@ -180,7 +181,8 @@ def _batch(config: Config) -> Batch:
     if spec.causal:
         return batch
     document, related = torch.zeros(rows, length, dtype=torch.int32), torch.zeros(rows, dtype=torch.int64)
-    value = torch.zeros(rows) if "value" in spec.losses else None
+    head = head_of(spec)
+    value = torch.zeros(rows) if head and head.asks == "value" else None
     return replace(batch, segment=tokens.clone(), document=document, related=related, value=value)
 
 

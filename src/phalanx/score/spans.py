@@ -1,6 +1,8 @@
 """From scores of where an answer begins and ends to the answer (Devlin et al., arXiv 1810.04805, section 4.2)."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,15 @@ class Span(NamedTuple):
     last: int
 
 
+class Located(NamedTuple):
+    """The likeliest span of a context, in characters, and by how much no answer is likelier than it."""
+
+    score: float
+    start: int
+    stop: int
+    silence: float
+
+
 def best(scores: Floats, longest: int) -> Span:
     """The likeliest span of at most `longest` tokens: the highest sum of the score [tokens, 2] to begin and to end."""
     count = len(scores)
@@ -26,3 +37,21 @@ def best(scores: Floats, longest: int) -> Span:
     sums = np.where((apart >= 0) & (apart < longest), sums, -np.inf)
     first, last = divmod(int(sums.argmax()), count)
     return Span(float(sums[first, last]), first, last)
+
+
+def likeliest(
+    windows: Sequence[tuple[int, int, NDArray[Any]]], scores: Sequence[Floats], questions: int, longest: int
+) -> list[Located]:
+    """Find the best span of each question over all windows of its context: the one of at most `longest` tokens whose
+    start and end scores add up to most.
+
+    A window is the number of its question, where it begins among the tokens of its row, and where each of its tokens
+    lies in the context, in characters [tokens, 2]. `scores` holds those of each window's row, [tokens, 2].
+    """
+    spans, none = [(-math.inf, 0, 0)] * questions, [math.inf] * questions
+    for (number, first, places), row in zip(windows, scores, strict=True):
+        found = best(row[first : first + len(places)], longest)
+        if found.score > spans[number][0]:
+            spans[number] = found.score, int(places[found.first][0]), int(places[found.last][1])
+        none[number] = min(none[number], float(row[0].sum()))
+    return [Located(*span, nothing - span[0]) for span, nothing in zip(spans, none, strict=True)]

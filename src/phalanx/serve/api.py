@@ -65,7 +65,9 @@ def _plain(app: FastAPI, pool: WorkerPool) -> None:
 
     @app.post("/classify", summary="Say the class of a text or a pair")
     async def classify(asked: schemas.Classify) -> Any:
-        """The likeliest class and the probability of each; of a model for numbers, the number."""
+        """The likeliest class and the probability of each; of a model for numbers, the number; of another head, what it
+        says.
+        """
         return await ask("classify", asked)
 
     @app.post("/fill", summary="Fill the masks of a text")

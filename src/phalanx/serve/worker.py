@@ -233,9 +233,7 @@ def compute(model: EncoderModel | DecoderModel, kind: str, asked: Sequence[dict[
         return [found._asdict() for found in model.answers([(one["question"], one["context"]) for one in asked])]
     if kind == "classify":
         texts = [(one["text"], one["pair"]) if one["pair"] else one["text"] for one in asked]
-        if model.head == "value":
-            return [{"value": value} for value in model.values(texts)]
-        return [found._asdict() for found in model.classified(texts)]
+        return [found._asdict() for found in model.predict(texts)]
     if kind == "fill":
         filled = model.fills([(one["text"], one["top"]) for one in asked])
         return [[blank._asdict() for blank in blanks] for blanks in filled]

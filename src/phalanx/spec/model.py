@@ -186,8 +186,9 @@ class Embeddings(Part):
 class Head(Part):
     """What stands on the stack and gives one loss: leaves by their paths in the model, in the order of computation.
 
-    An `activation` follows the first of several leaves. A head of fine-tuning drops some of what its last leaf reads;
-    where it chooses between `candidates`, so many rows in turn belong to one question.
+    An `activation` follows the first of several leaves. The loss of a head of fine-tuning is the name of its class in
+    the registry. It drops some of what its last leaf reads; where it chooses between `candidates`, so many rows in turn
+    belong to one question.
     """
 
     loss: str
@@ -205,6 +206,11 @@ class Head(Part):
     def width(self) -> int:
         """The numbers that it gives for each row: words, or classes."""
         return next(matrix.outputs.size for _, matrix in reversed([*self.matrices()]))
+
+    @property
+    def per_token(self) -> bool:
+        """Whether it gives its numbers for every token, not for a whole sequence."""
+        return all(matrix.per != "sequence" for _, matrix in self.matrices())
 
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
         """Yield its leaves by their paths in the model."""
@@ -271,7 +277,7 @@ class Spec(Part):
 
     @property
     def tuned(self) -> str:
-        """The loss of that head, such as "classes"; "" for a model with the heads of its pretraining."""
+        """The loss of that head, which is its name; "" for a model with the heads of its pretraining."""
         return self.answer.loss if self.answer else ""
 
     @property

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from phalanx.config import Config
 from phalanx.data import examples as files
 from phalanx.data.labelled import Assembler
 from phalanx.data.source import Array
 from phalanx.errors import InputError
+from phalanx.heads.choice import Chosen
 from phalanx.models.family import sketch_of
-from phalanx.nn.batch import Batch
 from phalanx.tasks.labelled import Held, Labelled
 
 READ = {"race": files.race, "swag": files.swag}
@@ -22,7 +21,7 @@ READ = {"race": files.race, "swag": files.swag}
 class Choice(Labelled):
     """A sample for each candidate, those of a question together: the one with the highest score is chosen."""
 
-    losses = ("choice",)
+    head = "choice"
     metrics = ("accuracy",)
     forms = tuple(READ)
 
@@ -43,7 +42,7 @@ class Choice(Labelled):
                 f"train.batch={config.train.batch}: each question has {count} candidates, so it must be a multiple of "
                 f"{count}, as {-(-config.train.batch // count) * count}"
             )
-        return config.model_copy(update={"model": config.model.tuned(config.task, count)})
+        return config.model_copy(update={"model": config.model.tuned(cls.head, count)})
 
     def read(self, file: Path) -> list[files.Choice]:
         """The questions of a file."""
@@ -65,30 +64,21 @@ class Choice(Labelled):
             samples.append(assemble.join(texts[question], candidate)._replace(related=right))
         return Held(samples, self.config.data.sequence, assemble.pad)
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Questions."""
-        return {} if batch.related is None else {"choice": (batch.related == 1).sum()}
-
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
         """The share of questions whose right candidate has the highest score."""
         right = [question.right for question in source.examples]
-        return {"accuracy": float(np.mean(self._scores(answers).argmax(-1) == right))}
+        return {"accuracy": float(np.mean([said.candidate for said in self._said(answers)] == np.array(right)))}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
         """A record for each question: the candidate that was chosen, the right one, and the scores of all."""
         return [
-            {
-                "id": q.id,
-                "label": q.right,
-                "said": int(s.argmax()),
-                "right": int(s.argmax()) == q.right,
-                "scores": s.tolist(),
-            }
-            for q, s in zip(source.examples, self._scores(answers), strict=True)
+            {"id": q.id, "label": q.right, "said": said, "right": said == q.right, "scores": scores}
+            for q, (said, scores) in zip(source.examples, self._said(answers), strict=True)
         ]
 
-    def _scores(self, answers: Sequence[Array]) -> Array:
-        return np.stack(answers)[:, 0].reshape(-1, self.group)
+    def _said(self, answers: Sequence[Array]) -> list[Chosen]:
+        """What the model said to each question."""
+        return [self.model_head.decode(scores) for scores in np.stack(answers).reshape(-1, self.group)]
 
 
 def _candidates(config: Config) -> int:

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from phalanx.config import Config
 from phalanx.data.examples import Columns
 from phalanx.data.labelled import ByLength, Examples
@@ -13,6 +15,9 @@ from phalanx.data.order import Permutation
 from phalanx.data.source import Array, Source, Stream
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
+from phalanx.heads.head import TaskHead, head_of
+from phalanx.models.family import sketch_of
+from phalanx.nn.batch import Batch
 from phalanx.train.task import Task
 
 
@@ -26,9 +31,14 @@ class Labelled(Task, ABC):
     """A task on labelled files, data.train and data.valid; without the latter data.split holds some examples out."""
 
     labelled = True
-    losses: ClassVar[tuple[str, ...]]
+    head: ClassVar[str] = ""  # that it trains, by name or "module:Name"; "" for one of pretraining
+    losses: ClassVar[tuple[str, ...]]  # by default that of the head
     metrics: ClassVar[tuple[str, ...]]  # what `judge` gives; the best checkpoint goes by the first
     forms: ClassVar[tuple[str, ...]] = ("table",)  # of the files that it reads
+
+    def __init_subclass__(cls) -> None:
+        if cls.head:
+            cls.losses = (cls.head,)
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -51,7 +61,19 @@ class Labelled(Task, ABC):
     @classmethod
     def fitted(cls, config: Config) -> Config:
         """The configuration with what the training files say, and with the task's head."""
-        return config.model_copy(update={"model": config.model.tuned(config.task)})
+        return config.model_copy(update={"model": config.model.tuned(cls.head)})
+
+    @cached_property
+    def model_head(self) -> TaskHead:
+        """The head that it trains, as the model has it."""
+        head = head_of(sketch_of(self.config.model), self.config.examples.labels)
+        assert head is not None
+        return head
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many answers the head is asked for."""
+        asked = self.model_head.count(batch)
+        return {} if asked is None else {self.head: asked}
 
     @abstractmethod
     def read(self, file: Path) -> Sequence[Any]:

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from phalanx.data.examples import Question, squad
 from phalanx.data.labelled import Assembler
 from phalanx.data.source import Array
-from phalanx.data.windows import BEGINS, Window, windows
-from phalanx.infer.answer import spoken
-from phalanx.nn.batch import Batch
+from phalanx.data.windows import Window, windows
+from phalanx.heads.span import SpanHead
 from phalanx.score import squad as scores
 from phalanx.tasks.labelled import Held, Labelled
 
@@ -23,7 +20,7 @@ class _Windows(Held):
 class Span(Labelled):
     """Windows over the context; of all windows of a question the likeliest span answers it."""
 
-    losses = ("span",)
+    head = "span"
     metrics = ("f1", "exact_match")
     forms = ("squad", "squad2")
 
@@ -43,11 +40,6 @@ class Span(Labelled):
         source = _Windows(encoded, self.config.data.sequence, assemble.pad)
         source.parts = parts
         return source
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Windows: each has one beginning."""
-        assert batch.labels is not None
-        return {"span": ((batch.labels > 0) & (batch.labels & BEGINS > 0)).sum()}
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
         """Exact match and F1, in per cent; of 2.0 also with the threshold that would give the most."""
@@ -80,9 +72,9 @@ class Span(Labelled):
 
         The answer is that text, or empty where the task allows no answer and the difference exceeds the threshold.
         """
-        assert isinstance(source, _Windows)
-        found = []
-        spans = spoken(source.parts, answers, len(source.examples), self.config.examples.longest)
+        found, head = [], self.model_head
+        assert isinstance(source, _Windows) and isinstance(head, SpanHead)
+        spans = head.answers(source.parts, answers, len(source.examples), self.config.examples.longest)
         for span, asked in zip(spans, source.examples, strict=True):
             text = asked.context[span.start : span.stop]
             quiet = self.silent and span.silence > self.config.examples.threshold

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from phalanx.config import Config
 from phalanx.data.examples import Columns, Tagged, in_order, tags
 from phalanx.data.labelled import Assembler
 from phalanx.data.source import Array
 from phalanx.errors import InputError
-from phalanx.nn.batch import Batch
 from phalanx.score.entities import f1
 from phalanx.tasks.labelled import Held, Labelled
 
@@ -20,7 +18,7 @@ from phalanx.tasks.labelled import Held, Labelled
 class Tokens(Labelled):
     """The tag of every word that fits into the sequence."""
 
-    losses = ("tokens",)
+    head = "tokens"
     metrics = ("f1", "accuracy")
     forms = ("tags",)
 
@@ -35,7 +33,7 @@ class Tokens(Labelled):
                 tag for file in config.data.train for sentence in tags(Path(file), columns) for tag in sentence.tags
             )
             labels = in_order(found)
-        model = config.model.tuned(config.task, len(labels))
+        model = config.model.tuned(cls.head, len(labels))
         return config.model_copy(update={"model": model, "examples": examples.model_copy(update={"labels": labels})})
 
     def read(self, file: Path) -> list[Tagged]:
@@ -64,11 +62,6 @@ class Tokens(Labelled):
             samples.append(one._replace(labels=whole))
         return Held(samples, self.config.data.sequence, assemble.pad)
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Words."""
-        assert batch.labels is not None
-        return {"tokens": (batch.labels >= 0).sum()}
-
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
         """Accuracy over words, and F1 over the entities that tags of the form B-kind, I-kind and O mark."""
         said, right = self._tags(answers, source)
@@ -89,6 +82,6 @@ class Tokens(Labelled):
         for one, rows in zip(source.encoded, answers, strict=True):
             assert one.labels is not None
             places = np.flatnonzero(one.labels >= 0)
-            said.append([names[k] for k in rows[places].argmax(-1)])
+            said.append(self.model_head.decode(rows[places]))
             right.append([names[k] for k in one.labels[places]])
         return said, right

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from phalanx import durable, recipe, registry
 from phalanx.data.examples import Columns
@@ -124,13 +124,23 @@ def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
 
 def _files(wish: Wish) -> tuple[Benchmark, list[str], list[str]]:
     """The task, its training files, and its held-out ones."""
-    if wish.task not in BENCHMARKS | KINDS:
-        raise InputError(f"no task {wish.task!r}; use one of {', '.join([*BENCHMARKS, *KINDS])}")
-    task = (BENCHMARKS | KINDS)[wish.task]
+    task = _task(wish.task)
     train = files(wish.data, task.train)
     if not train:
         raise InputError(f"{wish.data} has none of {', '.join(task.train)}; name the file itself with --data")
     return task, train, files(wish.valid or wish.data, task.valid) if wish.valid or wish.data.is_dir() else []
+
+
+def _task(name: str) -> Benchmark:
+    """The task of a name, or of "module:Name" on the user's own columns."""
+    if ":" in name:
+        kind: Any = registry.TASKS.find(name)
+        if not kind.labelled:
+            raise InputError(f"task={name} is none on labelled files; phalanx train takes it")
+        return Benchmark(name, "", form=kind.forms[0])
+    if name not in BENCHMARKS | KINDS:
+        raise InputError(f"no task {name!r}; use one of {', '.join([*BENCHMARKS, *KINDS])}, or module:Name")
+    return (BENCHMARKS | KINDS)[name]
 
 
 def _columns(wish: Wish, task: Benchmark, file: str) -> list[str]:

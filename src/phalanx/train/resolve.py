@@ -12,6 +12,7 @@ from typing import Any
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.errors import InputError
+from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
 from phalanx.spec.costs import flops_per_token
 from phalanx.train.layouts import filled, misfit, processes_of
@@ -74,8 +75,8 @@ def _with_head(config: Config, target: Target) -> Config:
     """
     task, pretraining = config.task, family(config.model.family).TASK
     if task == pretraining:
-        if tuned := sketch_of(config.model).tuned:
-            raise InputError(f"task={task} does not train model.head={tuned}; use task={tuned}")
+        if tuned := head_of(sketch_of(config.model)):
+            raise InputError(f"task={task} does not train model.head={tuned.part.loss}; use task={tuned.task}")
         return config
 
     kind: Any = registry.TASKS.find(task)  # imports torch, which pretraining is planned without
@@ -84,12 +85,12 @@ def _with_head(config: Config, target: Target) -> Config:
         return fitted
     losses, model = set(kind.losses) if kind.labelled else {task}, config.model
     if kind.labelled and not losses <= {*sketch_of(model).losses}:
-        model = model.tuned(task)
+        model = model.tuned(getattr(kind, "head", ""))
     spec = sketch_of(model)
     if not losses <= {*spec.losses}:
         raise InputError(f"task={task} is not for model.family={model.family}; use task={pretraining}")
-    sizes = [matrix.outputs.size for head in spec.heads for _, matrix in head.matrices()]
-    if 0 in sizes or (spec.answer and spec.answer.candidates < (task == "choice")):
+    sizes, head = [matrix.outputs.size for part in spec.heads for _, matrix in part.matrices()], head_of(spec)
+    if min(sizes) < 1 or (head and head.grouped and not head.part.candidates):
         raise InputError(f"task={task} has as many classes, or candidates, as its data say; set model.classes")
     return config.model_copy(update={"model": model})
 

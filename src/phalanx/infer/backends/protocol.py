@@ -13,7 +13,6 @@ from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.kv_cache import Chunk
-from phalanx.nn.answer import POOLED
 from phalanx.spec.model import Spec
 
 
@@ -53,7 +52,8 @@ class ProgramSpec(NamedTuple):
     @property
     def per_token(self) -> bool:
         """Whether there is an answer for every token, not one for a row."""
-        return self.hidden or self.bundle.spec.tuned not in POOLED
+        answer = self.bundle.spec.answer
+        return self.hidden or answer is None or answer.per_token
 
     @property
     def pad(self) -> int:
