@@ -82,7 +82,7 @@ def links(device: str) -> Step:
     """All-reduce, and all-gather with reduce-scatter as sequence parallelism has them, by "name bytes"; how an
     all-reduce and a product go together."""
     on, size = torch.device(device), dist.get_world_size()
-    axis = make_mesh(LayoutConfig(tp=size), on).tp
+    axis = make_mesh(LayoutConfig(tp=size, dp=1), on).tp
     whole, gather, scatter = comm.total(axis), comm.conjugate("gather", axis), comm.conjugate("scatter", axis)
     probes: dict[str, tuple[Probe, int]] = {}
     for count in SIZES[device]:

@@ -53,20 +53,14 @@ class Mesh:
     fsdp: DeviceMesh | None = None
 
 
-def data_size(layout: LayoutConfig, processes: int) -> int:
-    """Replicas when `processes` are laid out: layout.dp, or what the other axes leave."""
-    return layout.dp or processes // (layout.tp * layout.cp * layout.pp)
-
-
 def make_mesh(layout: LayoutConfig, device: torch.device, spec: Spec | None = None) -> Mesh:
     """The mesh of the running process group, or of this process alone; `spec` says how many ranks share a key head.
     Sizes were checked by `resolve`.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Mesh()
-    dp = data_size(layout, dist.get_world_size())
-    ways = (layout.shard_ways or dp * layout.cp) // layout.cp  # of dp; cp is always among the shards
-    sizes = {"pp": layout.pp, "copies": dp // ways, "split": ways, "cp": layout.cp, "tp": layout.tp}
+    ways = (layout.shard_ways or layout.dp * layout.cp) // layout.cp  # of dp; cp is always among the shards
+    sizes = {"pp": layout.pp, "copies": layout.dp // ways, "split": ways, "cp": layout.cp, "tp": layout.tp}
     long = {name: size for name, size in sizes.items() if size > 1}  # a group of one has nobody to talk to
     grid = init_device_mesh(device.type, tuple(long.values()), mesh_dim_names=tuple(long))
 

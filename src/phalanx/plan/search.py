@@ -77,7 +77,7 @@ class _Search:
         self.pinned, self.timers = LayoutConfig(**pins), dict[int, Timer]()
         self.recompute = self.choices("recompute", RECOMPUTE)
         self.spec = spec_of(config.model)
-        self.single = self.work(self._with(LayoutConfig()))
+        self.single = self.work(self._with(LayoutConfig(dp=1, micro_batch=1)))
         self.block, self.weights, self.pipe = cache(self._block), cache(self._weights), cache(self._pipe)
 
     def run(self, most: int) -> Found:
