@@ -96,6 +96,7 @@ def test_bench(runs: Path, tmp_path: Path) -> None:
             "generate RUNS/gpt a layout.tp=2 --precision int8",
             "--precision int8 is not for a layout; say precision.dtype=",
         ),
+        ("generate RUNS/gpt a --precision fp4", "precision=fp4: no backend has it here; use fp32"),
         ("generate RUNS/gpt a --temperature inf", "temperature=inf is out of range"),
     ],
 )

@@ -55,9 +55,11 @@ def decoder_program(name: str, bundle: ModelBundle, precision: str) -> DecoderPr
 
 def decoder_backend(spec: Spec, precision: str, say: Callable[[str], None]) -> str:
     """Return the fastest backend for a decoder: our own kernels, or else torch. `say` hears why it is not the kernels,
-    which are for CPUs.
+    which are for CPUs. InputError where neither has the precision.
     """
     reason = unavailable("native", "decoder", spec, precision)
+    if reason and unavailable("torch", "decoder", spec, precision):
+        raise InputError(f"precision={precision}: no backend has it here; use fp32")
     if reason and not torch.cuda.is_available():
         say(f"phalanx: computed by torch; native: {reason}")
     return "torch" if reason else "native"

@@ -5,7 +5,7 @@ another, so that nothing is filled up.
 from typing import Any
 
 from phalanx.infer import kernels
-from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
+from phalanx.infer.backends.protocol import DecoderBackend, DecoderProgram, EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PackedBatcher
 from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.decoder import GIB, Decoder
@@ -13,7 +13,7 @@ from phalanx.infer.encoder import Encoder
 from phalanx.spec.model import Spec
 
 
-class Native:
+class Native(EncoderBackend, DecoderBackend):
     """Computes models of GPT-2's and BERT's kind on CPUs, in fp32 and int8."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:

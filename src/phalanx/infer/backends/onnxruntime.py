@@ -9,7 +9,7 @@ from phalanx import processor
 from phalanx.data.source import Array
 from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
-from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.backends.protocol import EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PaddedBatcher, PaddedRows, joined
 from phalanx.infer.graphs import EncoderGraph, onnx_program, quieter, untraceable
 from phalanx.spec.model import Spec
@@ -19,7 +19,7 @@ LARGE = 1 << 31  # bytes of weights that fit inside a file
 PACKAGES = "onnxruntime", "onnx", "onnxscript"
 
 
-class OnnxRuntime:
+class OnnxRuntime(EncoderBackend):
     """Computes encoders on CPUs, in fp32 and int8."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:

@@ -16,7 +16,7 @@ from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
-from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.backends.protocol import EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PaddedBatcher, PaddedRows, joined, pad_rows
 from phalanx.infer.graphs import EncoderGraph, untraceable
 from phalanx.precision.gemm import native_bf16
@@ -26,7 +26,7 @@ STEP = 16
 SAMPLES, SAMPLE = 64, 128  # rows that ranges of activations are measured on, and their tokens
 
 
-class OpenVINO:
+class OpenVINO(EncoderBackend):
     """Computes encoders on CPUs: in fp32, in bf16 where the processor has it, in int8 with NNCF."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:

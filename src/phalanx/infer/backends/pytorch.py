@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from phalanx.infer.backends import missing_precision
-from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
+from phalanx.infer.backends.protocol import DecoderBackend, DecoderProgram, EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PackedBatcher
 from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.cuda_graphs import has_compiler
@@ -20,7 +20,7 @@ from phalanx.precision import gemm, prepacked
 from phalanx.spec.model import Spec
 
 
-class Torch:
+class Torch(EncoderBackend, DecoderBackend):
     """Computes every model that can be built, by its own modules with the weights in another precision."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:

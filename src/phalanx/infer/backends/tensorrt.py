@@ -6,7 +6,7 @@ It has not run on a GPU yet.
 from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.onnxruntime import PACKAGES, Session, graph, options
-from phalanx.infer.backends.protocol import EncoderProgram, ProgramSpec
+from phalanx.infer.backends.protocol import EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PaddedBatcher
 from phalanx.infer.graphs import untraceable
 from phalanx.spec.model import Spec
@@ -15,7 +15,7 @@ PROVIDER = "TensorrtExecutionProvider"
 STEP = 32
 
 
-class TensorRT:
+class TensorRT(EncoderBackend):
     """Computes encoders on GPUs, in fp32, bf16 and fp16."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:
