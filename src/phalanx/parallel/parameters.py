@@ -45,7 +45,7 @@ class Parameters(Mapping[str, nn.Parameter]):
     def __len__(self) -> int:
         return len(self.locals)
 
-    def described(self, name: str) -> Parameter:
+    def description(self, name: str) -> Parameter:
         """Return what the model's description says of a parameter: its role and its dimensions, as a whole."""
         return self.locals[name].parameter
 

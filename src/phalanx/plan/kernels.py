@@ -203,7 +203,7 @@ def _moved(spec: model.Spec, optim: OptimConfig) -> float:
     return moved / sum(parameter.elements for parameter in parameters)
 
 
-def of_wholes(work: Workload, shape: Product, times: int) -> Kernel:
+def optimizer_product(work: Workload, shape: Product, times: int) -> Kernel:
     """The optimizer's own product of whole parameters, so many of one shape."""
     return product("optimizer", *shape, BYTES[work.precision], times=times)
 

@@ -207,24 +207,22 @@ class Step:
         ways = (self.work.shard_ways or self.data.size) if self.work.shard != "none" else 1
         return self.timer.total(kernels.optimizer(self.work, parameters / ways))
 
-    def wholes(self) -> float:
+    def whole_matrices(self) -> float:
         """Seconds of what the optimizer does with whole parameters, on the rank that has most of them: it multiplies
         them, after they have been put together from the parts of all ranks that share them.
         """
         work, most = self.work, 0.0
-        made, sent = _wholes(work.spec, work.optimizer, (len(work.spec.blocks),), (0,))
+        made, sent = _whole_matrix_costs(work.spec, work.optimizer, (len(work.spec.blocks),), (0,))
         if not made and sum(sent) < SMALL:
             return 0.0  # most optimizers, told without a look at each rank
 
         shards = (work.shard_ways or self.data.size) if work.shard != "none" else 1
-        shared, where = (
-            Group(self.cluster, self.tp.size * shards, 1),
-            pipeline.ranks(work.schedule, work.pp, work.chunks),
-        )
+        shared = Group(self.cluster, self.tp.size * shards, 1)
+        where = pipeline.ranks(work.schedule, work.pp, work.chunks)
         for rank in range(work.pp):
             stages = tuple(stage for stage, its in enumerate(where) if its == rank)
-            made, sent = _wholes(work.spec, work.optimizer, work.spread, stages)
-            multiplied = sum(self.timer(kernels.of_wholes(work, shape, times)) for shape, times in made)
+            made, sent = _whole_matrix_costs(work.spec, work.optimizer, work.spread, stages)
+            multiplied = sum(self.timer(kernels.optimizer_product(work, shape, times)) for shape, times in made)
             most = max(most, multiplied + sum(map(shared.all_reduce, sent)))
         return most
 
@@ -243,7 +241,7 @@ class Step:
             hop += self.tp.scatter(self.wide) if work.scattered and not work.sequence_parallel else 0.0
         flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, forward, backward, hop)
         parameters = self.rank_parameters()
-        update = self.update(parameters) + self.wholes()
+        update = self.update(parameters) + self.whole_matrices()
         exposed, tied = self.replicas(flow.forward, flow.backward, parameters), self._tied()
         seconds = flow.seconds + exposed + update + tied
 
@@ -271,7 +269,7 @@ class Step:
 
 
 @cache
-def _wholes(
+def _whole_matrix_costs(
     spec: Spec, optim: OptimConfig, spread: tuple[int, ...], stages: tuple[int, ...]
 ) -> tuple[list[tuple[Product, int]], list[int]]:
     """An optimizer's products of the parameters of a rank's stages, by shape and number, and the bytes that it sends of

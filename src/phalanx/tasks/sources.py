@@ -7,9 +7,9 @@ from functools import cached_property
 
 from phalanx import registry
 from phalanx.config import Config, DataConfig
+from phalanx.data.custom import open_custom
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.manifest import Manifest, manifest_path, tokenizer_path
-from phalanx.data.own import open_own
 from phalanx.data.source import Blend, Concatenation, Documents, Endless, Source, Stream, open_sets, split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
@@ -60,7 +60,7 @@ class Splits(Task, ABC):
         for name in names:
             if registry.names_source(name):
                 place, weight = split_weight(name)
-                found.append((open_own(place, self.config, self.tokenizer, split, part), weight))
+                found.append((open_custom(place, self.config, self.tokenizer, split, part), weight))
             else:
                 found += [(self.source(documents), weight) for documents, weight in open_sets([name], split, part)]
         return found

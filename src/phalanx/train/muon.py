@@ -33,7 +33,7 @@ class Muon(Optimizer):
         self, parameters: Parameters, lr: float, weight_decay: float, steps: int, split_fused: bool = False
     ) -> None:
         self.parameters, self.steps, self.split_fused = parameters, steps, split_fused
-        self.names = [name for name in parameters if parameters.described(name).role == "matrix"]
+        self.names = [name for name in parameters if parameters.description(name).role == "matrix"]
         if not self.names:
             raise InputError("optim.name=muon finds no matrices in layers of this model; use adamw")
         matrices = [parameters[name] for name in self.names]
@@ -58,7 +58,7 @@ class Muon(Optimizer):
 
     def _orthogonal(self, name: str, update: Tensor) -> tuple[Tensor, float]:
         """Return the orthogonal matrix of a whole update, or those of its fused parts, and what to multiply it by."""
-        rows = self.parameters.described(name).dims[0]
+        rows = self.parameters.description(name).dims[0]
         if not (self.split_fused and rows.fused):
             return orthogonal(update.to(self.number), self.steps), size(update)
 

@@ -20,7 +20,7 @@ def check_state(optim: OptimConfig, made: Sequence[Optimizer], parameters: Param
     """Raise InputError for state of the optimizers `made` that a checkpoint could not hold."""
     for name, p in parameters.items():
         state = {key: value for optimizer in made for key, value in optimizer.state.get(p, {}).items()}
-        if not state and optim.state(parameters.described(name)):
+        if not state and optim.state(parameters.description(name)):
             wrong = "is not there when it is built, so no run could continue; make it in __init__"
         else:
             wrong = _unfit(state, p, parameters.within.size)
@@ -63,7 +63,7 @@ class FusedAdamW(AdamW):
 
 def groups(parameters: Parameters, decay: float, without: Set[Role] = frozenset()) -> Groups:
     """Return torch's parameter groups: what decays by its role, and what does not; none of the roles in `without`."""
-    roles = {p: role for name, p in parameters.items() if (role := parameters.described(name).role) not in without}
+    roles = {p: role for name, p in parameters.items() if (role := parameters.description(name).role) not in without}
     decaying, others = ([p for p, role in roles.items() if (role in DECAYING) == decays] for decays in (True, False))
     found = (decaying, decay), (others, 0.0)
     return [{"params": some, "weight_decay": its} for some, its in found if some]

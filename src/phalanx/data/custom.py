@@ -1,4 +1,4 @@
-"""Samples of one's own: a class by "module:Name" where data.train, data.valid or data.test name a prepared set."""
+"""Samples from outside the package: data.train, data.valid and data.test name their class, as "module:Name"."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 
 
-class OwnSource(Source, Protocol):
+class CustomSource(Source, Protocol):
     """A source from outside the package. What it cannot read it tells by InputError."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
@@ -43,7 +43,7 @@ class Part:
         return sample
 
 
-def open_own(
+def open_custom(
     name: str, config: Config, tokenizer: Tokenizer, split: Sequence[float] | None = None, part: int = 0
 ) -> Source:
     """Return the source of that name, cut to `part` of the fractions `split` of its samples, or whole.
