@@ -70,15 +70,14 @@ def evaluate(
     from phalanx.infer import brought
     from phalanx.runtime import launch, rendezvous
     from phalanx.tasks import sources
-    from phalanx.tasks.distributed_model import layout_of
+    from phalanx.tasks.distributed_model import processes_of_layout
     from phalanx.tasks.score import score
-    from phalanx.train.layouts import processes_of
 
     source_of(run)
     words = overrides or []
     with interruptible(ANEW), brought(run) as folder:
         arguments = [str(folder) if word == run else word for word in sys.argv[1:]]
-        code = launch.in_processes(lambda: procs or processes_of(layout_of(folder, words).layout), arguments=arguments)
+        code = launch.in_processes(lambda: procs or processes_of_layout(folder, words), arguments=arguments)
         if code is not None:
             raise typer.Exit(code)
         first = rendezvous.rank() == 0
@@ -151,10 +150,9 @@ def _generate_together(run: Path, prompt: str, options: Options, overrides: list
     """On the processes of a layout; the first one writes."""
     from phalanx.runtime import launch, rendezvous
     from phalanx.tasks.distributed_generate import distributed_generator
-    from phalanx.tasks.distributed_model import layout_of
-    from phalanx.train.layouts import processes_of
+    from phalanx.tasks.distributed_model import processes_of_layout
 
-    code = launch.in_processes(lambda: processes_of(layout_of(run, overrides).layout))
+    code = launch.in_processes(lambda: processes_of_layout(run, overrides))
     if code is not None:
         raise typer.Exit(code)
     with distributed_generator(run, overrides) as gpt:

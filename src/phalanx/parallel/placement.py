@@ -26,6 +26,8 @@ def misfit(spec: Spec, tp: int, pad_vocab_to: int) -> str:
 def _reason(found: Obstacle, tp: int, pad_vocab_to: int) -> str:
     """Why tp ranks cannot share a model, by the keys of its configuration where these are known."""
     dim, grouped = found.dim, any(part.pieces > 1 for part in found.dim.fused)
+    if grouped and tp % dim.units == 0:  # copies of key heads would do, but each of those has so many queries
+        return f"layout.tp={tp} does not divide model.heads={found.pieces}"
     if grouped:
         keys = f"the {found.pieces} key heads of {found.parameter}"
         return f"layout.tp={tp} neither divides {keys} nor is a multiple of them"

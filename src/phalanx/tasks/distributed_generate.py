@@ -13,6 +13,8 @@ from phalanx.infer.decoder import Decoder, enable_cache
 from phalanx.infer.decoder_model import DecoderModel
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
+from phalanx.run.folder import RunFolder
+from phalanx.run.import_record import ImportRecord
 from phalanx.tasks.distributed_model import distributed_model, layout_of
 
 
@@ -23,7 +25,8 @@ def distributed_generator(run: Path, overrides: Sequence[str]) -> Iterator[Decod
     if layout.pp > 1 or layout.cp > 1 or layout.dp > 1 or layout.shard != "none":
         raise InputError("generation is laid out by layout.tp alone; leave out the other layout words")
     with distributed_model(run, [*overrides, "layout.sequence_parallel=false"]) as judged:
-        bundle = ModelBundle(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored)
+        record = ImportRecord.read(RunFolder(judged.run))  # says what begins and ends a text
+        bundle = ModelBundle(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored, record)
         rows = judged.config.model.padded_vocab // judged.mesh.tp.size
 
         def gather(logits: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from phalanx.runtime import process_group, rendezvous
 from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
-from phalanx.train.layouts import processes_of
+from phalanx.train.layouts import misfit, processes_of
 from phalanx.train.task import Task
 
 ROWS = 16  # sequences of a forward pass
@@ -73,6 +73,17 @@ def layout_of(run: Path, overrides: Sequence[str]) -> Config:
     asked = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))
     rows = asked.layout.micro_batch * max(rendezvous.world(), processes_of(asked.layout)) * 2
     return asked.updated(train={"batch": rows})
+
+
+def processes_of_layout(run: Path, overrides: Sequence[str]) -> int:
+    """The number of processes to start for a model of a run on a layout. InputError for one that is impossible, before
+    anything is started.
+    """
+    asked = layout_of(run, overrides)
+    count = processes_of(asked.layout)
+    if count > 1 and (reason := misfit(asked, count)):
+        raise InputError(reason)
+    return count
 
 
 @contextmanager
