@@ -86,6 +86,11 @@ class Middleware:
             await _refuse(send, 401, "an API key is needed: Authorization: Bearer KEY")
             return
 
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            await _drain(receive)
+            await _refuse(send, 415, "send the body as it is, without Content-Encoding")
+            return
+
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.limit:
             await _drain(receive)
