@@ -199,7 +199,7 @@ LONG = b"GET / HTTP/1.1\r\nHost: here\r\nLong: " + b"a" * 70_000
     ("sent", "status"),
     [(BOTH + ASK, 400), (PACKED, 415), (LONG, 431), (LONG + b"\r\n\r\n", 431), (CHUNKED + b"1%019x\r\nabc" % 0, 413),
      (CHUNKED + b"3\r\nabc\r\n3e9\r\n", 413), (b"no request\r\n\r\n", 400), (ASK.replace(b"/", b"http:///a", 1), 400)],
-    ids=["two lengths", "packed", "long head", "long whole head", "chunk of 2^76", "second chunk", "no request", "no host"],
+    ids=["two lengths", "packed", "long", "long and whole", "chunk of 2^76", "second chunk", "no request", "no host"],
 )  # fmt: skip
 def test_what_is_no_proper_request(sent: bytes, status: int) -> None:
     """It is refused as all else is, as JSON in OpenAI's form, and its connection is closed."""

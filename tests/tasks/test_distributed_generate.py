@@ -54,7 +54,7 @@ def test_what_ends_a_text_there_ends_it_laid_out(run: Path, tmp_path: Path) -> N
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     ImportRecord(ends=(7,)).write(RunFolder(copy))
     with distributed_generator(copy, []) as gpt:
-        assert gpt.engine.ends == load_decoder(copy).engine.ends == (7,)
+        assert gpt.engine.stop_tokens == load_decoder(copy).engine.stop_tokens == (7,)
 
 
 @pytest.mark.parametrize("verb", [("generate", "The cat"), ("eval",)])
