@@ -1,5 +1,6 @@
 # make quickstart: set up and train a GPT and a BERT on bundled text.  make test: set up and run every check.
-# make check: lint, types and the tests that start no processes, in a minute or so, for daily work.
+# make check: lint, types and the tests that start no processes, for daily work: 90 seconds on two cores, or mark with
+# `slow` what is told to be longest.  make test takes 8 minutes at most on two cores with AVX2 alone.
 # make dist: build what others install, and run the quickstart from it in empty environments (two, ten minutes or so).
 # make bench: set up what Phalanx is compared with, measure by turns, draw (hours; python -m benchmarks has the parts).
 PYTHON ?= python3
@@ -8,12 +9,13 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c c
 
 PYTEST = $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test check lint types quick dist bench clean
+.PHONY: quickstart test check lint types bytecode quick dist bench clean
 
 quickstart: $(VENV)/.phalanx
 	$(VENV)/bin/phalanx quickstart
 
-test: lint types
+test:
+	$(MAKE) --no-print-directory --jobs 2 --output-sync lint types bytecode
 	$(PYTEST) --numprocesses 4
 	$(VENV)/bin/python -m tests.capped --numprocesses 4 --dist loadfile
 
@@ -27,8 +29,12 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(VENV)/bin/mypy
 
+# Compiled once beside the types, not by all four processes that run the tests.
+bytecode: $(VENV)/.test
+	$(PYTEST) --collect-only -qq > /dev/null
+
 quick: $(VENV)/.test
-	$(PYTEST) --numprocesses 2 -m "not processes and not slow"
+	$(PYTEST) --numprocesses 2 --durations 5 --durations-min 2 -m "not processes and not slow"
 
 dist: $(VENV)/.phalanx
 	rm -rf build dist && mkdir dist

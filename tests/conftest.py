@@ -32,6 +32,22 @@ def data_dir() -> Path:
     return folder
 
 
+# The tests of each folder here share a fixture that is dear, a server of several models: one process runs them all.
+TOGETHER = ("tests/serve/",)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files go to the processes whole, as by --dist loadfile; some folders too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Whole(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next(filter(nodeid.startswith, TOGETHER), super()._split_scope(nodeid))
+
+    return Whole(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 # Whoever imports one of these, or a file of the tests that does, starts processes.
 STARTERS = ("subprocess", "multiprocessing")
 

@@ -80,7 +80,7 @@ def test_ranks_end_with_their_launcher(launch: Launch, tmp_path: Path) -> None:
 
 def test_a_stopped_first_rank_is_named_and_woken(launch: Launch) -> None:
     """It keeps the store by which the others would tell; the launcher does not wait for it to obey, or blame it."""
-    launched = launch("train.steps=100000", "layout.dp=2", "layout.timeout=3")
+    launched = launch("train.steps=100000", "layout.dp=2", "layout.timeout=10")
     ranks = launched.trains(1, 6)
     os.kill(ranks[0], signal.SIGSTOP)
     code, errors = launched.end()

@@ -21,7 +21,7 @@ FORMS = {"span": ["examples.form=squad2", "examples.stride=8"], "choice": ["exam
          "completion": ["examples.text=words"], "classes": ["examples.text=words", "examples.pair=more"],
          "value": ["examples.text=words", "examples.pair=more"], "stars": ["examples.text=words"]}  # fmt: skip
 OUTSIDE = {"stars": "tests.strangers.tasks:Stars"}  # tasks of other packages, with heads of their own
-TINY = ["model.heads=4", "model.dropout=0.1", "train.batch=8", "layout.micro_batch=4", "train.eval_sequences=1000"]
+TINY = ["model.heads=4", "model.dropout=0.1", "train.batch=8", "train.eval_sequences=1000"]
 
 
 def write(folder: Path, kind: str) -> Path:
@@ -65,7 +65,8 @@ def tuned(folder: Path, kind: str, *words: str) -> Told:
     family = "gpt" if kind == "completion" else "bert"
     base = ["model.family=gpt2"] if family == "gpt" else ["model.family=bert", "model.segments=2"]
     file, tokenizer = str(write_once(folder, kind)), load_tokenizer(str(Corpus(folder).file(family)))
-    batch = ["train.batch=12", "layout.micro_batch=3"] if kind == "choice" else []
+    size = 2 if "layout.pp=2" in words else 4  # of the four examples of a replica, a pipeline wants two micro-batches
+    batch = ["train.batch=12", "layout.micro_batch=3"] if kind == "choice" else [f"layout.micro_batch={size}"]
     task = OUTSIDE.get(kind, kind)
     files = [f"task={task}", f"data.train={file}", f"data.valid={file}"]
     said = [*SIZES, *TINY, *batch, *base, *files, *FORMS[kind], *words]

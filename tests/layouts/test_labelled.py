@@ -10,11 +10,11 @@ TOLERANCE = 1e-4
 LAYOUTS = {
     "tp2": (2, ["layout.tp=2"]),
     "cp2": (2, ["layout.cp=2"]),
-    "pp2": (2, ["layout.pp=2", "layout.micro_batch=2"]),
+    "pp2": (2, ["layout.pp=2"]),
     "cp2 ring": (2, ["layout.cp=2", "layout.context=ring"]),
     "zero3": (2, ["layout.shard=zero3"]),
     "cp2 tp2": (4, ["layout.cp=2", "layout.tp=2"]),
-    "dp2 pp2": (4, ["layout.pp=2", "layout.micro_batch=2"]),
+    "dp2 pp2": (4, ["layout.pp=2"]),
 }
 
 # Each kind on the first three, and on every other of the rest.
