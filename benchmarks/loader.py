@@ -31,7 +31,8 @@ def trainer_on(name: str, texts: Sequence[str], folder: Path) -> Any:
 
     from phalanx.data.prepare import PrepareOptions, prepare
     from phalanx.data.vocabulary import train_tokenizer
-    from phalanx.tasks.run import read, task_of
+    from phalanx.tasks.preflight import task_of
+    from phalanx.tasks.run import read
     from phalanx.train.machine import this_machine
     from phalanx.train.monitor import Silent
     from phalanx.train.resolve import resolve

@@ -28,7 +28,7 @@ def plain(shape: Shape) -> Callable[[int], float]:
     from phalanx.config import ModelConfig
     from phalanx.models.build import build
     from phalanx.models.family import configured
-    from phalanx.train.task import make_batch
+    from phalanx.train.collate import make_batch
 
     sizes = {key: value for key, value in shape._asdict().items() if key in ModelConfig.model_fields}
     model = build(configured(**sizes, positions=shape.sequence, dropout=0.1), 1, torch.device("cpu"))

@@ -17,7 +17,7 @@ ROOT = Path(phalanx.__file__).parent
 GROUND = {"errors"}
 FILES = {"strict_json", "foreign", "durable", "units", "processor"}
 CONFIGURED = GROUND | FILES | {"registry", "section", "optimizer", "config", "spec"}
-MODEL = CONFIGURED | {"mixing", "nn", "heads", "models", "values", "owners", "recipe"}
+MODEL = CONFIGURED | {"mixing", "nn", "heads", "models", "values", "owners", "keys", "recipe"}
 MAY_IMPORT = {
     "errors": set(),
     "strict_json": set(),
@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "heads": GROUND | {"registry", "spec", "nn", "data", "score"},
     "models": CONFIGURED | {"nn", "heads"},
     "owners": CONFIGURED | {"values"},
-    "recipe": CONFIGURED | {"values", "owners", "models"},
+    "keys": CONFIGURED | {"values", "owners"},
+    "recipe": CONFIGURED | {"values", "owners", "keys", "models"},
     "precision": CONFIGURED | {"nn", "models"},
     "parallel": CONFIGURED | {"nn"},
     "run": MODEL | {"precision", "runtime"},

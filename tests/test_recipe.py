@@ -186,7 +186,7 @@ def test_extends_lays_a_recipe_upon_its_base_section_by_section(tmp_path: Path) 
 
 
 def test_help_names_every_key_and_needs_no_torch() -> None:
-    code = "import sys; from phalanx import recipe; print(recipe.help_text()); assert 'torch' not in sys.modules"
+    code = "import sys; from phalanx import keys; print(keys.help_text()); assert 'torch' not in sys.modules"
     text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     for name, section in Config.model_fields.items():
         for key in getattr(section.annotation, "model_fields", {}):

@@ -17,9 +17,9 @@ from phalanx.plan.trace import trace
 from phalanx.plan.trace_report import TraceReport
 from phalanx.run.folder import RunFolder
 from phalanx.tasks.run import train
-from phalanx.train.optim import check_state
 from phalanx.train.optimizers import AdamW
 from phalanx.train.resolve import Target, resolve
+from phalanx.train.state import check_state
 from tests.layouts.conftest import Alone
 from tests.layouts.curves import curve as train_and_tell
 from tests.layouts.curves import farthest

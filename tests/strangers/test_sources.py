@@ -8,7 +8,8 @@ import pytest
 from phalanx import registry
 from phalanx.data.source import Blend
 from phalanx.errors import InputError
-from phalanx.tasks.run import task_of, train
+from phalanx.tasks.preflight import task_of
+from phalanx.tasks.run import train
 from phalanx.tasks.score import score
 from phalanx.tasks.show import show
 from tests.layouts.conftest import Alone

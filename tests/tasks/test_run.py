@@ -18,7 +18,8 @@ from phalanx.errors import InputError
 from phalanx.infer.bundle import load_bundle
 from phalanx.report.runs import open_runs
 from phalanx.run.folder import RunFolder
-from phalanx.tasks.run import _same_data, processes_here, train
+from phalanx.tasks.preflight import check_same_data
+from phalanx.tasks.run import processes_here, train
 from phalanx.tasks.score import score
 from tests.train.runs import curve
 
@@ -132,13 +133,15 @@ def test_data_are_the_same_as_a_whole(tmp_path: Path, began: str, same: bool) ->
     """Of sets without a manifest runs once kept the number of tokens alone; it too is compared as a whole."""
     (tmp_path / "data.json").write_text(json.dumps({"set": began}))
     with nullcontext() if same else pytest.raises(InputError, match="set has changed since"):
-        _same_data(RunFolder(tmp_path), {"set": "1234 abcd", "another": "5"})
+        check_same_data(RunFolder(tmp_path), {"set": "1234 abcd", "another": "5"})
 
 
 def test_data_are_looked_at_once(text: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Much of every file is read for it: by the first rank of a run that begins or goes on, and by no other."""
     looked: list[str] = []
-    monkeypatch.setattr("phalanx.tasks.run.fingerprint", lambda prefix: looked.append(prefix) or fingerprint(prefix))
+    monkeypatch.setattr(
+        "phalanx.tasks.preflight.fingerprint", lambda prefix: looked.append(prefix) or fingerprint(prefix)
+    )
     monkeypatch.setattr("phalanx.tasks.run.Trainer", lambda *_: SimpleNamespace(fit=lambda: None, stopped_by=0))
     train("gpt-tiny", [*SMALL, f"data.train={text / 'set'}"], tmp_path / "new", quiet=True)
     assert len(looked) == 1
@@ -156,7 +159,7 @@ def test_data_are_looked_at_once(text: Path, finished: Path, tmp_path: Path, mon
 def test_a_record_of_the_data_is_strict_json(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "data.json").write_bytes(damage)
     with pytest.raises(InputError, match=r"data\.json is damaged, which told .* put it back"):
-        _same_data(RunFolder(tmp_path), {})
+        check_same_data(RunFolder(tmp_path), {})
 
 
 @pytest.mark.parametrize("damage", ["", '{"set": "12', '{"set": 123}', "[]", "17", "[" * 5000, "\0\0\0\0"])

@@ -7,7 +7,18 @@ import sys
 import time
 from contextlib import suppress
 
-from phalanx.cli import bench, data, exchange, measure, plan, serve, train, use  # noqa: F401  their verbs join the program
+from phalanx.cli import (  # noqa: F401  their verbs join the program
+    bench,
+    data,
+    exchange,
+    launch,
+    measure,
+    plan,
+    serve,
+    train,
+    tune,
+    use,
+)
 from phalanx.cli.app import app
 from phalanx.cli.interrupts import end_during_imports
 from phalanx.errors import InputError

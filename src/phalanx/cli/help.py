@@ -85,6 +85,7 @@ class Trains(TakesWords):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write recipes and keys, which are read only when somebody asks."""
         from phalanx import recipe
+        from phalanx.keys import help_text, keys_of
         from phalanx.owners import owners_of
 
         everything, words = ctx.meta[__name__]
@@ -92,10 +93,10 @@ class Trains(TakesWords):
         kept: list[str] = [] if everything else [*self.keys]
         which, named = "All keys" if everything else "Keys that matter most", " ".join(words)
         if kept and owners:
-            kept += recipe.keys_of(owners, [word.partition(".")[0] for word in words])
+            kept += keys_of(owners, [word.partition(".")[0] for word in words])
             which = f"{which} and all of {named}"
         formatter.write(f"\n{which}, as section.key=value, with their defaults (recipes and tasks have others):\n")
-        formatter.write(f"{recipe.help_text(kept, owners)}\n")
+        formatter.write(f"{help_text(kept, owners)}\n")
         if not everything:
             formatter.write(f"\n  The others: {ctx.command_path} --help --all{f' {named}' if named else ''}\n")
         if self.recipes:
@@ -137,15 +138,15 @@ def _sentence(text: str) -> str:
 
 def _word_for(option: str, args: Sequence[str], options: Sequence[str]) -> str:
     """What to write instead of an option that does not exist; nothing where it is more like one of `options`."""
-    from phalanx import recipe
+    from phalanx.keys import all_keys, meant_by
 
     name = option.lstrip("-").replace("-", "_")
     if name in INSTEAD:
         return INSTEAD[name]
-    found = recipe.meant_by(name)
+    found = meant_by(name)
     if not found and not difflib.get_close_matches(option, options, 1, 0.8):
-        leaves = [key.rpartition(".")[2] for key in recipe.all_keys()]
-        found = [key for leaf in difflib.get_close_matches(name, leaves, 1, 0.8) for key in recipe.meant_by(leaf)]
+        leaves = [key.rpartition(".")[2] for key in all_keys()]
+        found = [key for leaf in difflib.get_close_matches(name, leaves, 1, 0.8) for key in meant_by(leaf)]
     if not found:
         return ""
     value = _value_of(option, args)

@@ -19,6 +19,7 @@ from phalanx import durable, recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.strict_json import parse_json
+from phalanx.values import toml
 
 
 class RunFolder:
@@ -194,3 +195,13 @@ def names_run(name: str) -> bool:
 
 def _cannot_be_made(path: str | Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot make a run folder: {error.strerror}: {error.filename}")
+
+
+def words_from(run: str, heads: bool = True) -> list[str]:
+    """Overrides that make a recipe's run one of another run's model, beginning with its weights; without `heads`, of
+    that model as it was before fine-tuning.
+    """
+    config = RunFolder.open(run).config()
+    model = config.model if heads else config.model.tuned("", 0)
+    words = [f"model.{key}={toml(value)}" for key, value in model.model_dump(exclude={"preset"}).items()]
+    return ["model.preset=", f"task={config.task}", *words, f"train.init={run}"]

@@ -22,7 +22,8 @@ from phalanx.models.family import spec_of
 from phalanx.run.comparison import Comparison, Point
 from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_rank_zero
-from phalanx.tasks.run import foresee, joined, read, task_of
+from phalanx.tasks.preflight import foresee, task_of
+from phalanx.tasks.run import joined, read
 from phalanx.train.machine import this_machine
 from phalanx.train.monitor import Silent
 from phalanx.train.resolve import resolve

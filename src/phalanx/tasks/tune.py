@@ -14,11 +14,11 @@ from phalanx.data.examples import Columns
 from phalanx.data.tokenize import load_tokenizer
 from phalanx.errors import InputError
 from phalanx.models.family import context_of
-from phalanx.run.folder import RunFolder
+from phalanx.run.folder import RunFolder, words_from
 from phalanx.run.records import FILE, read
 from phalanx.runtime import launch, rendezvous
 from phalanx.tasks.benchmarks import BENCHMARKS, Benchmark, columns, files
-from phalanx.tasks.run import processes_here, words_from
+from phalanx.tasks.run import processes_here
 from phalanx.tasks.run import train as fit
 from phalanx.units import aligned
 

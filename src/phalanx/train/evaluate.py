@@ -16,7 +16,8 @@ from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.parallel.context_parallel import gather_sequence, slice_batch
 from phalanx.parallel.mesh import Axis, Mesh
-from phalanx.train.task import Task, make_batch, trimmed
+from phalanx.train.collate import make_batch, trimmed
+from phalanx.train.task import Task
 
 OnProgress = Callable[[int, int], None]
 

@@ -9,8 +9,9 @@ from phalanx.config import Config
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.parallel.mesh import ALONE, Axis
+from phalanx.train.collate import make_batch, trimmed
 from phalanx.train.schedule import batch_size, samples_before
-from phalanx.train.task import Task, make_batch, trimmed
+from phalanx.train.task import Task
 
 
 class Loader:

@@ -1,6 +1,6 @@
 """Torch's side of optimizers: what decays, AdamW, state that checkpoints can hold, and gradient clipping."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from inspect import unwrap
 from typing import Any
 
@@ -8,34 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from phalanx.errors import InputError
-from phalanx.optimizer import OptimConfig
 from phalanx.parallel.parameters import Parameters
 from phalanx.spec.leaves import DECAYING, Role
 
 Groups = list[dict[str, Any]]
-
-
-def check_state(optim: OptimConfig, made: Sequence[Optimizer], parameters: Parameters) -> None:
-    """Raise InputError for state of the optimizers `made` that a checkpoint could not hold."""
-    for name, p in parameters.items():
-        state = {key: value for optimizer in made for key, value in optimizer.state.get(p, {}).items()}
-        if not state and optim.state(parameters.description(name)):
-            wrong = "is not there when it is built, so no run could continue; make it in __init__"
-        else:
-            wrong = _unfit(state, p, parameters.within.size)
-        if wrong:
-            raise InputError(f"optim.name={optim.name}: the state of {name} {wrong}")
-
-
-def _unfit(state: dict[str, Any], p: Tensor, ranks: int) -> str:
-    """Return what is wrong with a parameter's state, of which each of so many ranks has a part; "" if nothing is."""
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            return f"has {key}={value!r}; checkpoints hold tensors alone, as torch.zeros(()) for a count"
-        if ranks > 1 and value.ndim and value.shape != p.shape:
-            return f"has {key} of shape {[*value.shape]}, whose place in the whole nobody knows on this layout"
-    return ""
 
 
 def fused_adamw(groups: Groups, lr: float, betas: tuple[float, float], eps: float) -> Optimizer:

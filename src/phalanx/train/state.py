@@ -3,11 +3,14 @@
 Everything is keyed by the parameter's name and knows its place in the whole, so it can be loaded under another layout.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from phalanx.errors import InputError
+from phalanx.optimizer import OptimConfig
 from phalanx.parallel.parameters import Parameters
 from phalanx.precision.scale import LossScale
 from phalanx.run import tree
@@ -53,3 +56,25 @@ def restore(state: State, progress: Progress, scale: LossScale, guard: Guard) ->
     progress.load_state_dict(state["progress"])
     scale.load_state_dict(state["scale"])
     guard.load_state_dict(state["guard"])
+
+
+def check_state(optim: OptimConfig, made: Sequence[Optimizer], parameters: Parameters) -> None:
+    """Raise InputError for state of the optimizers `made` that a checkpoint could not hold."""
+    for name, p in parameters.items():
+        state = {key: value for optimizer in made for key, value in optimizer.state.get(p, {}).items()}
+        if not state and optim.state(parameters.description(name)):
+            wrong = "is not there when it is built, so no run could continue; make it in __init__"
+        else:
+            wrong = _unfit(state, p, parameters.within.size)
+        if wrong:
+            raise InputError(f"optim.name={optim.name}: the state of {name} {wrong}")
+
+
+def _unfit(state: dict[str, Any], p: Tensor, ranks: int) -> str:
+    """Return what is wrong with a parameter's state, of which each of so many ranks has a part; "" if nothing is."""
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            return f"has {key}={value!r}; checkpoints hold tensors alone, as torch.zeros(()) for a count"
+        if ranks > 1 and value.ndim and value.shape != p.shape:
+            return f"has {key} of shape {[*value.shape]}, whose place in the whole nobody knows on this layout"
+    return ""

@@ -32,7 +32,7 @@ from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
 from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
-from phalanx.train.optim import check_state, clip
+from phalanx.train.optim import clip
 from phalanx.train.padding import leave_out
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import learning_rate
@@ -77,7 +77,7 @@ class Trainer:
         self.layout = Layout(config, self.mesh, spec_of(config.model), self._prepare)
         self.model, self.parameters = self.layout.module, self.layout.parameters
         self.optimizers = config.optim.build(self.parameters)
-        check_state(config.optim, self.optimizers, self.parameters)
+        state.check_state(config.optim, self.optimizers, self.parameters)
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
         group = dist.new_group(backend="gloo", group_desc="saving") if self.mesh.world.size > 1 else None

@@ -1,0 +1,120 @@
+"""What is found wrong with a run before it begins or goes on: its settings, its weights, its data on every machine."""
+
+import platform
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from phalanx import registry
+from phalanx.config import Config
+from phalanx.data.manifest import checksum
+from phalanx.data.source import split_weight
+from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.data.verify import fingerprint
+from phalanx.errors import InputError
+from phalanx.models.family import spec_of
+from phalanx.run.folder import RunFolder
+from phalanx.runtime import rendezvous
+from phalanx.tasks.sources import tokenizer_of
+from phalanx.train import warm_start
+from phalanx.train.task import Task
+
+FREE = ("phalanx", "layout.", "save.", "log.", "train.device", "train.compile")  # what a run may change on its way
+
+
+def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
+    """Find what is wrong with a run before it begins. The fingerprints of its data, which take time to work out."""
+    if init := config.train.init:
+        other = load_tokenizer(str(RunFolder.open(init).own_tokenizer()))
+        if other.json() != tokenizer.json():
+            raise InputError(
+                f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
+            )
+    task = task_of(config)
+    if init and (reason := warm_start.misfit(config, task.labelled)):
+        raise InputError(reason)
+    _ = task.train, task.valid  # opens the sets
+    prints = fingerprints(config)  # compares their checksums
+
+    losses = task.losses
+    if not set(losses) <= set(spec_of(config.model).losses):
+        raise InputError(
+            f"task={config.task} is about {losses[0]}, model.family={config.model.family} is not; change one"
+        )
+    return prints
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """What tells the bytes of each set from others, which are compared with its checksums. Reads much of every file."""
+    prints: dict[str, str] = {}
+    if registry.TASKS.find(config.task).labelled:
+        files = *config.data.train, *config.data.valid
+        return {file: checksum(Path(file)) for file in files}
+    for name in (*config.data.train, *config.data.valid, *config.data.test):
+        prefix = split_weight(name)[0]
+        if registry.names_source(name):
+            own = registry.SOURCES.find(prefix)(config, tokenizer_of_task(config)).fingerprint()
+            prints[prefix] = sha256(own.encode()).hexdigest()
+        else:
+            prints[prefix] = fingerprint(prefix)
+    return prints
+
+
+def check_same_data(folder: RunFolder, prints: dict[str, str]) -> None:
+    """InputError if a set was prepared anew since the run began: its curve would not be one curve."""
+    began = folder.began_with()
+    for prefix, now in prints.items():
+        count = now.split()[0]  # of sets without a manifest runs once kept this alone
+        if began.get(prefix, now) not in (now, count):
+            raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
+
+
+def check_same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
+    """InputError if the data of this process's machine are not those of rank 0, whose fingerprints are `firsts`: of the
+    processes on a machine the first compares.
+    """
+    if rank == 0 or not rendezvous.first_here():
+        return
+    here = f"on {platform.node()}, the machine of rank {rank},"
+    try:
+        prints = fingerprints(config)
+    except (InputError, OSError) as error:
+        raise InputError(f"{here} {error}") from error
+    if others := [name for name, found in prints.items() if found != firsts[name]]:
+        raise InputError(f"{others[0]} {here} is another set than on that of rank 0; copy it from there")
+
+
+def tokenizer_of_task(config: Config) -> Tokenizer:
+    """That of prepared sets is known; for labelled files it is named."""
+    if not registry.TASKS.find(config.task).labelled:
+        return tokenizer_of(config.data)
+    if not config.data.tokenizer:
+        raise InputError(f"task={config.task} needs data.tokenizer; phalanx tune RUN takes that of RUN")
+    return load_tokenizer(config.data.tokenizer)
+
+
+def check_same_settings(folder: RunFolder, config: Config) -> None:
+    """InputError unless the folder's run has this configuration, apart from what may change between two sittings."""
+    there, here = flat(folder.config(trained=True)), flat(config)
+    for key, value in here.items():
+        if there[key] != value and not key.startswith(FREE):
+            raise InputError(
+                f"{folder.path} holds a run with {key}={there[key]}, not {value}; give another --out "
+                f"(train.init={folder.path} begins with its weights), "
+                f"or continue that run with: phalanx train {folder.path}"
+            )
+
+
+def flat(config: Config) -> dict[str, str]:
+    """Every key of a configuration, dotted, and what a process has for it."""
+    facts = {"phalanx": version("phalanx")}
+    for section, values in config.model_dump().items():
+        for key, value in values.items() if isinstance(values, dict) else [("", values)]:
+            facts[f"{section}.{key}".rstrip(".")] = str(value)
+    return facts
+
+
+def task_of(config: Config, tokenizer: Tokenizer | None = None) -> Task:
+    """The task of a configuration, its sets not yet open; the tokenizer is theirs unless one is given."""
+    task: Task = registry.TASKS.find(config.task)(config, tokenizer or tokenizer_of_task(config))
+    return task
