@@ -15,6 +15,7 @@ import phalanx
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.convert.imported import Imported
 from phalanx.data.tokenize import load_tokenizer
+from phalanx.errors import InputError
 from phalanx.infer import load_decoder
 from phalanx.infer.sample import Options
 from phalanx.run.folder import RunFolder
@@ -80,6 +81,14 @@ def test_a_text_begins_and_ends_as_there(imported: Imported, folder: Path, tmp_p
     file.write_text(json.dumps({**facts, "post_processor": {"type": "TemplateProcessing", **template}}))
     (behind,) = import_folder(tmp_path / "hf", tmp_path / "another").otherwise
     assert behind == "the tokenizer there puts '<|endoftext|>' behind every text; here behind prompts alone"
+
+
+def test_a_token_that_is_none_does_not_go_out(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    ImportRecord(ends=(999_999,)).write(RunFolder(copy))
+    with pytest.raises(InputError, match="token 999999 is not in the vocabulary"):
+        export_run(copy, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from phalanx import durable, recipe
 from phalanx.errors import InputError
 from phalanx.models.family import configured
 from phalanx.run.folder import RunFolder
+from phalanx.run.import_record import ImportRecord
 
 HOLD = """
 import sys, time
@@ -66,6 +67,15 @@ def test_a_configuration_in_another_encoding(tmp_path: Path, damage: Callable[[s
     folder.config_file.write_bytes(damage(folder.config_file.read_text()))
     with pytest.raises(InputError, match=rf"^{folder.config_file} {said}") if said else nullcontext():
         assert RunFolder.open(folder.path).config() == config
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"begin": -4}', '{"begin": true}', '{"ends": ["2"]}', '{"ends": [1e30]}', "[]", ""]
+)
+def test_a_damaged_record_of_an_import_is_told(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "import.json").write_text(damage)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/import\.json is damaged; import the model again$"):
+        ImportRecord.read(RunFolder(tmp_path))
 
 
 FORMER = Path(__file__).parent / "former"  # configurations of runs, written when all families had the same keys

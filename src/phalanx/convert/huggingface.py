@@ -176,6 +176,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     record = ImportRecord.read(folder)
     facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if record.multilabel else {})
     begin, ends = record.begin, record.ends
+    tokenizer.known([*ends, *([] if begin is None else [begin])])
     facts |= {} if begin is None else {"bos_token_id": begin}
     facts |= {"eos_token_id": ends[0] if len(ends) == 1 else [*ends]} if ends else {}
     known = (link for link in links(spec, form.names) if link.ours.name not in record.missing)

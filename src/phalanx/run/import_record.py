@@ -1,9 +1,9 @@
 """What an imported model's folder said that neither its weights nor a configuration tell: `import.json` in the run."""
 
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phalanx import durable
 from phalanx.errors import InputError
@@ -11,6 +11,8 @@ from phalanx.run.folder import RunFolder
 
 FILE = "import.json"
 FORMS = "hf", "megatron"  # of other programs' folders
+
+Token = Annotated[int, Field(strict=True, ge=0, lt=1 << 30)]
 
 
 class ModelSource(NamedTuple):
@@ -45,9 +47,9 @@ class ImportRecord(BaseModel):
     """Classes that do not exclude one another: each has a probability of its own."""
     normalize: bool = True
     """Whether vectors of texts are brought to length 1."""
-    begin: int | None = None
+    begin: Token | None = None
     """The token that begins a text there, where it is another than the tokenizer's end of text."""
-    ends: tuple[int, ...] = ()
+    ends: tuple[Token, ...] = ()
     """The tokens that end a text there, where they are others than the tokenizer's end of text."""
     no_vectors: str = ""
     """Why vectors of texts cannot be computed as the folder means them."""
