@@ -226,7 +226,7 @@ class PrecisionConfig(Section):
 
 
 class SaveConfig(Section):
-    """What is kept."""
+    """Which checkpoints are kept, and how often they are made."""
 
     every: NonNegativeInt = 500
     """Steps between checkpoints; 0 saves at the end only."""
@@ -237,7 +237,7 @@ class SaveConfig(Section):
 
 
 class LogConfig(Section):
-    """What is told."""
+    """What is printed and recorded, and how often."""
 
     every: PositiveInt = 1
     """Steps between records in metrics.jsonl and what other trackers show."""

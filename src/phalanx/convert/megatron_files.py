@@ -81,7 +81,7 @@ def flat_of(model: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
-    """As Megatron-LM keeps them: parts within parts, the transformer's and each head's names dotted."""
+    """Nest tensors as Megatron-LM keeps them: parts within parts, the transformer's and each head's names dotted."""
     out: dict[str, Any] = {}
     for name, tensor in flat.items():
         words = name.split(".")

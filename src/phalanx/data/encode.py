@@ -131,7 +131,7 @@ class _Processes:
             process.join()
 
     def encode(self, texts: list[str], ends: list[bool], within: bool) -> Block:
-        """As the function, elsewhere. Raises BrokenExecutor where a process has died, and whatever it raised."""
+        """Do as the function does, in another process. Raises BrokenExecutor where that has died, and its errors."""
         end = self._idle.get()
         try:
             end.send((texts, ends, within))

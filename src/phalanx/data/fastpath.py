@@ -62,7 +62,7 @@ def is_gpt2_like(backend: Backend) -> bool:
 
 
 def fast_path(backend: Backend, model: dict[str, Any]) -> FastPath | None:
-    """The same tokenizer for tiktoken, or None where the same ids cannot be promised; `model` as in its JSON."""
+    """Return the tokenizer as tiktoken's, or None where the same ids cannot be promised; `model` as in its JSON."""
     odd = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
     if model["type"] != "BPE" or any(model.get(key) for key in odd) or not is_gpt2_like(backend):
         return None

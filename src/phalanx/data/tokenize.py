@@ -50,7 +50,7 @@ class Tokenizer:
         self.unk = self._first("[UNK]", "<unk>")
 
     def for_prompts(self) -> "Tokenizer":
-        """The same for what users ask a model: names of special tokens in a text stand for those tokens."""
+        """Return it for what users ask a model: names of special tokens in a text stand for those tokens."""
         return self if self.named else self._for_prompts
 
     @property
@@ -74,7 +74,7 @@ class Tokenizer:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def known(self, ids: Sequence[int]) -> list[int]:
-        """The same ids; InputError for one that is not of this vocabulary."""
+        """Return the ids as they are. InputError for one that is not of this vocabulary."""
         for i in ids:
             if not 0 <= i < self.vocab:
                 raise InputError(f"token {i} is not in the vocabulary: this model's tokens are 0 to {self.vocab - 1}")

@@ -36,7 +36,7 @@ class ChoiceHead(TaskHead):
 
     @classmethod
     def width(cls, classes: int) -> int:
-        """Return one."""
+        """Return 1: how well a candidate fits."""
         return 1
 
     def loss(self, logits: Tensor, batch: Batch, split: Split) -> tuple[Tensor, ...]:

@@ -72,7 +72,7 @@ class ValueHead(TaskHead):
 
     @classmethod
     def width(cls, classes: int) -> int:
-        """Return one."""
+        """Return 1: the number."""
         return 1
 
     def loss(self, logits: Tensor, batch: Batch, split: Split) -> tuple[Tensor, ...]:

@@ -45,7 +45,7 @@ class RandomTokens(list[Sample], Task):
 
     @property
     def train(self) -> "RandomTokens":
-        """Itself."""
+        """Training samples without end: these, again and again."""
         return self
 
     def __getitem__(self, n: Any) -> Any:

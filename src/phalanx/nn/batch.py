@@ -30,13 +30,13 @@ class Batch:
         return self._map(lambda t: t[:, positions] if t.ndim == 2 else t)
 
     def unasked(self) -> "Batch":
-        """The same batch without questions about whole sequences."""
+        """Return the batch without questions about whole sequences."""
         related = None if self.related is None else torch.full_like(self.related, -1)
         value = None if self.value is None else torch.full_like(self.value, torch.nan)
         return replace(self, related=related, value=value)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
+        """Return the batch on `device`."""
         return self._map(lambda t: t.to(device, non_blocking=True))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":

@@ -55,7 +55,7 @@ class ExpectedMessages(RankShard):
         self.tp, self.data = self.axes("tp"), self.axes("dp", "cp")
 
     def axes(self, *names: str) -> str:
-        """Those of the named axes on which the layout has more than one rank, joined as in a message's name."""
+        """Return the named axes on which the layout has more than one rank, joined as in a message's name."""
         return " ".join(name for name in names if getattr(self.mesh, name).size > 1)
 
     def step(self) -> Messages:

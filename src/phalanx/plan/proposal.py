@@ -56,7 +56,7 @@ class Question:
         return {key: value for key in given if (value := getattr(self.asked.layout, key)) != 0}
 
     def command(self, layout: LayoutConfig) -> str:
-        """What runs it."""
+        """The command that trains on this layout."""
         words = [word for word in self.overrides if not word.startswith("layout.")]
         if self.tokens:
             words.append(f"train.steps={self.steps(self.config)}")
@@ -130,7 +130,7 @@ def _undividable(question: Question, config: Config, fixed: dict[str, Any]) -> s
 
 
 def short_pins(fixed: dict[str, Any]) -> str:
-    """As words of a command."""
+    """Return the pinned keys as words of a command."""
     return " ".join(f"layout.{key}={value}" for key, value in fixed.items())
 
 

@@ -31,7 +31,7 @@ class ModelSource(NamedTuple):
         return cls(form, Path(folder)) if foreign else cls("", Path(text))
 
     def __str__(self) -> str:
-        """As a user names it."""
+        """The source as a user names it: a folder, with its form before a colon."""
         return f"{self.form}:{self.folder}" if self.form else str(self.folder)
 
 

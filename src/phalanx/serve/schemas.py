@@ -43,7 +43,7 @@ def _kind(given: Any) -> str:
 
 
 def _not_bool(given: Any) -> Any:
-    """The same value; ValueError for true and false, which pydantic takes for 1 and 0."""
+    """Return the value. ValueError for true and false, which pydantic takes for 1 and 0."""
     if isinstance(given, bool):
         raise ValueError("Input should be a valid number, not true or false")
     return given

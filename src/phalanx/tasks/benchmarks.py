@@ -79,7 +79,7 @@ def files(folder: Path, patterns: Sequence[str]) -> list[str]:
 
 
 def columns(task: Benchmark, file: str) -> Columns:
-    """Those of the task's that the file has; the first where it has none, for the reader to complain of."""
+    """Return the task's columns that a file has; the first of them where it has none, for the reader to complain of."""
     names = head(Path(file))
     fitting = (each for each in task.columns if {each.text, each.label, each.pair} - {""} <= set(names))
     return next(fitting, task.columns[0])

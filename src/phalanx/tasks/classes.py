@@ -45,7 +45,7 @@ class Classes(Texts):
         return rows
 
     def answer(self, row: Row) -> dict[str, Any]:
-        """Its number."""
+        """Return what a row is answered with: the number of its class."""
         return {"related": self.config.examples.labels.index(row.label.strip())}
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
@@ -82,11 +82,11 @@ class Value(Texts):
         return rows
 
     def answer(self, row: Row) -> dict[str, Any]:
-        """It."""
+        """Return what a row is answered with: its number."""
         return {"value": _number(row.label)}
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """Correlations."""
+        """Return the correlations with the examples' numbers."""
         said, right = np.stack(answers)[:, 0], np.array([one.value for one in source.encoded])
         return {name: METRICS[name](said, right) for name in self.metrics}
 

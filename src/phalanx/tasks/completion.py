@@ -30,7 +30,7 @@ class Completion(Labelled):
 
     @classmethod
     def fitted(cls, config: Config) -> Config:
-        """As it is: a GPT has one head."""
+        """Return the configuration as it is: a GPT has one head."""
         if "lm" not in sketch_of(config.model).losses:
             raise InputError(f"task=completion is for models that write (model.family=gpt2), not {config.model.family}")
         return config

@@ -81,7 +81,7 @@ class Labelled(Task, ABC):
 
     @abstractmethod
     def encode(self, examples: Sequence[Any]) -> Held:
-        """Their samples."""
+        """Return the samples of some examples."""
 
     @abstractmethod
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class Labelled(Task, ABC):
 
     @abstractmethod
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """All metrics."""
+        """Return all metrics of the answers."""
 
     def held(self, examples: Sequence[Any]) -> Held:
         """Their samples, and they."""

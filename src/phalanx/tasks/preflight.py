@@ -85,7 +85,7 @@ def check_same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
 
 
 def tokenizer_of_task(config: Config) -> Tokenizer:
-    """That of prepared sets is known; for labelled files it is named."""
+    """Return the tokenizer of the data: prepared sets bring theirs, for labelled files data.tokenizer names it."""
     if not registry.TASKS.find(config.task).labelled:
         return tokenizer_of(config.data)
     if not config.data.tokenizer:

@@ -165,7 +165,7 @@ class Outcome:
     seconds: float
 
     def line(self) -> str:
-        """For a terminal."""
+        """Return the outcome as a line for a terminal."""
         return f"{self.folder}: {self.metric} {self.value:.4f} at step {self.step:,}"
 
 
@@ -249,7 +249,7 @@ def best_of(outcomes: Sequence[tuple[dict[str, str], Outcome]]) -> Outcome:
 
 
 def write_summary(file: Path, outcomes: Sequence[tuple[dict[str, str], Outcome]]) -> None:
-    """The same as JSON."""
+    """Write the summary of a sweep as JSON."""
     told = [
         {**setting, "run": str(found.folder), found.metric: found.value, "step": found.step, "seconds": found.seconds}
         for setting, found in outcomes

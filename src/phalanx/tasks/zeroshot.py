@@ -113,7 +113,7 @@ def perplexity(
     stride: int = STRIDE,
     progress: OnProgress | None = None,
 ) -> Scores:
-    """The same of any text as it stands; words are what white space separates."""
+    """Perplexity for each word of any text as it stands; words are what white space separates."""
     text = _read(file)
     return _perplexity(judged, text, len(text.split()), limit, stride, progress)
 

@@ -41,7 +41,7 @@ class Silent:
         """An evaluation ended."""
 
     def note(self, text: str) -> None:
-        """A sentence."""
+        """Print a sentence."""
 
     def judged(self) -> str:
         """What the curve says."""

@@ -59,7 +59,7 @@ class Lamb(AdamW):
     name: str = "lamb"
 
     def build(self, parameters: "Parameters") -> "list[Optimizer]":
-        """Return LAMB."""
+        """Return LAMB over all parameters."""
         from phalanx.train import lamb
         from phalanx.train.optim import groups
 

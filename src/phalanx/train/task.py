@@ -56,7 +56,7 @@ class Kind(Protocol):
     labelled: bool
 
     def fitted(self, config: Config) -> Config:
-        """As the task's."""
+        """Return the configuration with what only the data can say."""
         ...
 
     def __call__(self, config: Config, tokenizer: Tokenizer) -> Any:

@@ -73,7 +73,7 @@ class JsonLines:
         self._append({"step": step, "kind": "valid", **_finite(values)})
 
     def close(self) -> None:
-        """Close the file."""
+        """Close metrics.jsonl."""
         with explained(self._path):
             self._lines.close()
 

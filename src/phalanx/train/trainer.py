@@ -55,7 +55,7 @@ class Unsaved:
         """Nothing is being staged."""
 
     def save(self, step: int, state: object, loss: float | None = None, places: object = None) -> None:
-        """Keep nothing."""
+        """Keep nothing of a step."""
 
     def load(self, state: object, places: object = None) -> NoReturn:
         """There is nothing to load, which `latest` says."""
