@@ -55,7 +55,7 @@ def phalanx(shape: Shape, dtype: str, compiled: bool, data: dict[str, Any]) -> t
     from phalanx.nn.batch import Batch
     from phalanx.nn.packed import enable_packing
     from phalanx.precision import gemm
-    from phalanx.train.compiled import compile_parts
+    from phalanx.train.prepare import compile_parts
 
     form = {"gpt2": "124m", "bert": "base"}[shape.family]
     sizes = shape._asdict() | {"positions": shape.sequence, "dropout": 0.0}

@@ -13,7 +13,7 @@ from phalanx.nn.attention import fused
 from phalanx.nn.linear import Linear
 from phalanx.plan.memory_profiler import MemoryProfiler
 from phalanx.precision import gemm, onednn
-from phalanx.train.compiled import compile_parts
+from phalanx.train.prepare import compile_parts
 from tests.batches import batch_of
 from tests.test_hot_paths import bytecodes
 

@@ -7,7 +7,8 @@ import torch
 
 from phalanx.nn.batch import Batch
 from phalanx.nn.packed import enable_packing
-from phalanx.train import padding
+from phalanx.train import prepare, trainer
+from phalanx.train.prepare import packing_pays
 from tests.batches import batch_of
 from tests.layouts.labelled import tuned
 from tests.train.runs import Corpus
@@ -27,7 +28,7 @@ class Loads:
 
 def decided(corpus: Corpus, loads: Any, *words: str) -> bool:
     config = corpus.config("bert", "train.compile=off", *words, processes=2 if words else 1)
-    return padding._pays(config, loads)
+    return packing_pays(config, loads)
 
 
 def test_where_there_is_some(corpus: Corpus) -> None:
@@ -45,9 +46,9 @@ def test_the_same_curve(corpus: Corpus, kind: str, monkeypatch: pytest.MonkeyPat
         kernels.append(kernel)
         enable_packing(model, kernel)
 
-    monkeypatch.setattr(padding, "enable_packing", watched)
+    monkeypatch.setattr(prepare, "enable_packing", watched)
     packed = tuned(corpus.folder, kind)
-    monkeypatch.setattr(padding, "_pays", lambda *_: False)
+    monkeypatch.setattr(trainer, "packing_pays", lambda *_: False)
     rows = tuned(corpus.folder, kind)
     assert kernels == [False]
     assert packed.losses == pytest.approx(rows.losses, abs=1e-5) and packed.norms == pytest.approx(rows.norms, rel=1e-4)

@@ -38,8 +38,8 @@ from phalanx.plan.communication import Message
 from phalanx.plan.memory_profiler import KINDS, MemoryProfiler
 from phalanx.plan.op_recorder import Operation, OpRecorder
 from phalanx.plan.rank import RankShard, labels
-from phalanx.precision import gemm
 from phalanx.train.optim import clip
+from phalanx.train.prepare import prepare
 
 _aten = torch.ops.aten
 _ONE_PIECE = (1 << 62, 1 << 62)  # of logits, which take no memory here
@@ -76,12 +76,12 @@ def trace(
     The device says in how large pieces the logits come; `record` asks for all operations; `progress` is called at each
     block's forward.
     """
-    config = config.model_copy(update={"train": config.train.model_copy(update={"device": "cpu"})})
+    config = config.updated(train={"device": "cpu", "compile": "off"})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with _pretending(processes, rank):
         spec = spec_of(config.model)
         mesh = make_mesh(config.layout, torch.device("cpu"), spec)
-        layout = Layout(config, mesh, spec, partial(_prepare, config), fake)
+        layout = Layout(config, mesh, spec, partial(prepare, config=config, device=torch.device("meta")), fake)
         optimizers = config.optim.build(layout.parameters)
         ledger, traffic = MemoryProfiler(), CommCounter(config.layout)
         sizes = logit_chunks.LIMITS[device], _ONE_PIECE
@@ -164,13 +164,6 @@ def _pass_by(block: Block, x: Tensor, context: Context) -> Tensor:
 
 def _objective(counts: dict[str, int], parts: dict[str, Tensor]) -> Tensor:
     return torch.stack([parts[name] / count for name, count in counts.items() if name in parts]).sum()
-
-
-def _prepare(config: Config, model: nn.Module) -> None:
-    """Precision and recompute, as on a device that has what the precision needs."""
-    gemm.fill(model, config.precision.dtype, torch.device("meta"))
-    for block in (m for m in model.modules() if isinstance(m, Block)):
-        block.recompute = config.layout.recompute
 
 
 def _batch(config: Config) -> Batch:

@@ -7,33 +7,31 @@ the number, so a run that was stopped and resumed is the run that was not.
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
-from phalanx.nn.block import Block
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
-from phalanx.precision import gemm
 from phalanx.precision.scale import LossScale
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.runtime.keepalive import fail_together
 from phalanx.train import state
 from phalanx.train.allocator import keep_freed
-from phalanx.train.compiled import compile_parts
 from phalanx.train.evaluate import evaluate
 from phalanx.train.guard import Guard
 from phalanx.train.loader import Loader
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.optim import clip
-from phalanx.train.padding import leave_out
+from phalanx.train.prepare import packing_pays, prepare
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import learning_rate
 from phalanx.train.task import Task, goal
@@ -74,7 +72,9 @@ class Trainer:
         keep_freed()
         self.mesh = make_mesh(config.layout, self.device, spec_of(config.model))
         self.loader = Loader(task, config, self.mesh.dp)
-        self.layout = Layout(config, self.mesh, spec_of(config.model), self._prepare)
+        packs = packing_pays(config, self.loader)
+        fill = partial(prepare, config=config, device=self.device, packs=packs, lengths_vary=task.labelled)
+        self.layout = Layout(config, self.mesh, spec_of(config.model), fill)
         self.model, self.parameters = self.layout.module, self.layout.parameters
         self.optimizers = config.optim.build(self.parameters)
         state.check_state(config.optim, self.optimizers, self.parameters)
@@ -199,15 +199,6 @@ class Trainer:
                 f"stopped by {signal.Signals(self.stopped_by).name}; saved step {self.progress.step}. "
                 f"Continue with: phalanx train {self.folder.path}"
             )
-
-    def _prepare(self, model: nn.Module) -> None:
-        """Put precision, recompute, the leaving out of padding and compilation into a model."""
-        gemm.fill(model, self.config.precision.dtype, self.device)
-        for block in (m for m in model.modules() if isinstance(m, Block)):
-            block.recompute = self.config.layout.recompute
-        packs = leave_out(model, self.config, self.loader)
-        if self.config.train.compile == "on":
-            compile_parts(model, self.task.labelled or packs)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
