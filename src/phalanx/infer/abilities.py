@@ -27,7 +27,7 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
     if heads := [name for name in registry.HEADS.places if verb in (name, find(name).verb)]:
         return _of_a_head(verb, heads[0], run, config, record)
 
-    if verb == "judge" and (reason := record.lacking("masked", "answer")):
+    if verb == "judge" and (reason := record.unavailable("masked", "answer")):
         return f"{run} cannot be judged: {reason}, so they are random"
     if verb == "embed" and record.no_vectors:
         return f"{run} cannot embed: {record.no_vectors}"
@@ -39,7 +39,7 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
         return f"{run} learned to continue a text, not to fill masks; use: phalanx generate {run}"
     if spec.tuned:
         return f"{run} was fine-tuned for task={config.task}; fill with the run it was made of"
-    if reason := record.lacking("masked"):
+    if reason := record.unavailable("masked"):
         return f"{run} cannot fill masks: {reason}; take a folder with its masked-language-model head"
     return ""
 
@@ -51,6 +51,6 @@ def _of_a_head(verb: str, name: str, run: Path, config: Config, record: ImportRe
         was = f"was tuned for task={config.task}" if head else "was not tuned for it"
         advice = f"make one that can: phalanx tune {run} --task {wanted.example or wanted.task}"
         return f"{run} cannot {wanted.does}: it {was}; {advice}"
-    if reason := record.lacking("answer"):
+    if reason := record.unavailable("answer"):
         return f"{run} cannot {head.does or verb}: {reason}; take a folder that was fine-tuned"
     return ""

@@ -54,9 +54,9 @@ class ImportRecord(BaseModel):
     no_vectors: str = ""
     """Why vectors of texts cannot be computed as the folder means them."""
 
-    def lacking(self, *heads: str) -> str:
-        """Why heads of the model, such as "masked", cannot be used: weights that were not in the folder from which it
-        was imported. Empty where they can.
+    def unavailable(self, *heads: str) -> str:
+        """Return why heads of the model, such as "masked", cannot be used: the weights that were not in the folder from
+        which it was imported. Empty where they can.
         """
         names = [theirs for ours, theirs in self.missing.items() if ours.split(".")[0] in heads]
         return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not in its folder" if names else ""
