@@ -94,7 +94,8 @@ class Manifest(Request):
 
     def write(self, prefix: str | Path) -> None:
         """Write PREFIX.manifest.json in one piece."""
-        durable.write(manifest_path(prefix), self.model_dump_json(indent=1).encode() + b"\n")
+        unsaid = None if self.begin else {"begin"}  # as before there were such tokens
+        durable.write(manifest_path(prefix), self.model_dump_json(indent=1, exclude=unsaid).encode() + b"\n")
 
 
 def manifest_path(prefix: str | Path) -> Path:
