@@ -69,7 +69,7 @@ def tuned(folder: Path, kind: str, *words: str) -> Told:
     batch = ["train.batch=12", "layout.micro_batch=3"] if kind == "choice" else [f"layout.micro_batch={size}"]
     task = OUTSIDE.get(kind, kind)
     files = [f"task={task}", f"data.train={file}", f"data.valid={file}"]
-    said = [*SIZES, *TINY, *batch, *base, *files, *FORMS[kind], *words]
+    said = [*SIZES, *TINY, *base, *files, *FORMS[kind], *words, *batch]
     config = recipe.from_words(said)
     config = resolve(config, this_machine(config.train, processes, tokenizer.vocab, files=True))
     record: Any = Record()

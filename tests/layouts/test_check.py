@@ -190,6 +190,11 @@ def test_other_micro_batches(corpus: Corpus, size: int, batch: int, others: list
     assert check._other_micro_batches(config) == others
 
 
+def test_other_micro_batches_of_questions_are_whole_questions(corpus: Corpus) -> None:
+    words = ["task=choice", "model.head=choice", "model.classes=3", "train.batch=12", "layout.micro_batch=9"]
+    assert check._other_micro_batches(corpus.config("bert", *words)) == [3, 6]
+
+
 def test_a_step_that_overflows_on_both_is_no_difference() -> None:
     overflowed = [Point(CURVE[0].loss, math.inf), *CURVE[1:]]
     assert Comparison(("", ""), (overflowed, [Point(CURVE[0].loss, math.nan), *CURVE[1:]]), "fp16").agree

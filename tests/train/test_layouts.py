@@ -98,6 +98,29 @@ def test_a_refusal_names_what_would_do(
 
 
 @pytest.mark.parametrize(
+    ("layout", "batch", "said"),
+    [
+        ({"micro_batch": 2}, 12, "layout.micro_batch=2 parts a question's 3 candidates; use a multiple of 3"),
+        ({"pp": 2, "micro_batch": 4}, 24, "layout.micro_batch=4 parts a question's 3 candidates; use a multiple of 3"),
+        ({"dp": 2}, 9 * 2, "9"),
+        ({"dp": 2}, 8, "a replica's 4 sequences part a question's 3 candidates; use a train.batch that is a multiple "
+         "of 6"),
+        ({"pp": 2}, 12, "3"),
+    ],
+)  # fmt: skip
+def test_the_candidates_of_a_question_stay_together(layout: dict[str, object], batch: int, said: str) -> None:
+    sections = {"model": {"family": "bert", "head": "choice", "classes": 3}, "train": {"batch": batch}}
+    processes = int(str(layout.get("dp", layout.get("pp", 1))))
+    if said.isdigit():
+        found = laid_out(processes, **sections, layout=layout, task="choice")  # type: ignore[arg-type]
+        assert found.layout.micro_batch == int(said)
+        return
+    with pytest.raises(InputError) as refused:
+        laid_out(processes, **sections, layout=layout, task="choice")  # type: ignore[arg-type]
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
     ("train", "said"),
     [
         ({"batch": 8, "rampup": (2, 4, 16)}, "an increment of 3 or 6 would"),

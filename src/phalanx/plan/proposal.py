@@ -18,7 +18,7 @@ from phalanx.train.resolve import Target, resolve
 GIB = 2**30
 BETTER = 1.15  # times as many tokens a second are worth another batch
 NEAR = 0.05  # how far from the batch asked for another may be, of its size
-_SINGLE = {"tp": 1, "cp": 1, "pp": 1, "dp": 1, "micro_batch": 1, "schedule": "1f1b", "chunks": 1, "shard": "none",
+_SINGLE = {"tp": 1, "cp": 1, "pp": 1, "dp": 1, "micro_batch": 0, "schedule": "1f1b", "chunks": 1, "shard": "none",
            "shard_ways": 0}  # fmt: skip
 
 

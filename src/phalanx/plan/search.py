@@ -23,7 +23,7 @@ from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
 from phalanx.plan.workload import Workload
 from phalanx.spec.costs import kinds
-from phalanx.train.layouts import filled, fills, misfit, parts_of
+from phalanx.train.layouts import filled, fills, misfit, parts_of, rows_together
 from phalanx.train.schedule import batch_sizes
 
 ROOM = 0.92  # of a GPU's memory that a step may fill; the rest is the context's, the communicator's and lost in pieces
@@ -106,7 +106,7 @@ class _Search:
     def candidates(self) -> Iterator[Candidate]:
         """All that divide."""
         most = max(block.attention.heads for block in kinds(self.spec))
-        group = self.spec.answer.candidates if self.spec.answer else 0  # rows that belong to one question
+        together = rows_together(self.config)
         for tp, pp, cp in product(*(self.choices(key, _divisors(self.gpus)) for key in ("tp", "pp", "cp"))):
             if self.gpus % (tp * pp * cp) or not self.choices("dp", [dp := self.gpus // (tp * pp * cp)]):
                 continue
@@ -115,10 +115,10 @@ class _Search:
             if tp > most or self.config.train.batch % dp or not sequence:
                 continue
             shards = self.choices("shard", ["none", "zero2", "zero3"] if dp * cp > 1 else ["none"])
-            sizes = {"tp": tp, "sequence_parallel": sequence[-1], "cp": cp, "pp": pp, "dp": dp, "micro_batch": 1}
+            sizes = {"tp": tp, "sequence_parallel": sequence[-1], "cp": cp, "pp": pp, "dp": dp, "micro_batch": together}
             schedules = [each for each in self.schedules(pp) if self.possible(sizes, *each)]
             rows = [size // dp for size in batch_sizes(self.config.train)]
-            every = [size for size in _divisors(self.config.train.batch // dp) if size % (group or 1) == 0]
+            every = [size for size in _divisors(self.config.train.batch // dp) if size % together == 0]
             micro_batches = self.choices("micro_batch", every)
             for micro_batch, (schedule, chunks) in product(micro_batches, schedules):
                 if pp > 1 and not all(fills(each, micro_batch, pp, schedule) for each in rows):

@@ -24,6 +24,7 @@ from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_rank_zero
 from phalanx.tasks.preflight import foresee, task_of
 from phalanx.tasks.run import joined, read
+from phalanx.train.layouts import rows_together
 from phalanx.train.machine import this_machine
 from phalanx.train.monitor import Silent
 from phalanx.train.resolve import resolve
@@ -97,8 +98,8 @@ def _alone(config: Config, micro_batch: int) -> Config:
 
 def _other_micro_batches(config: Config) -> list[int]:
     """Two sizes, if the batch has them: smaller ones, which surely fit the memory, and not much slower."""
-    size = config.layout.micro_batch
-    near = dict.fromkeys((size // 2, size - 1, size + 1, size + 2))
+    size, step = config.layout.micro_batch, rows_together(config)
+    near = dict.fromkeys((size // (2 * step) * step, size - step, size + step, size + 2 * step))
     return [n for n in near if 0 < n <= config.train.batch][:2]
 
 

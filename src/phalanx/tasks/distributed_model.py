@@ -27,7 +27,7 @@ from phalanx.runtime import process_group, rendezvous
 from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
-from phalanx.train.layouts import misfit, processes_of
+from phalanx.train.layouts import misfit, processes_of, rows_together
 from phalanx.train.task import Task
 
 ROWS = 16  # sequences of a forward pass
@@ -65,9 +65,8 @@ def layout_of(run: Path, overrides: Sequence[str]) -> Config:
                 f"{word}: an evaluation takes layout.*, precision.*, train.device, examples.threshold and "
                 "examples.longest; the rest is given"
             )
-    answer = spec_of(config.model).answer
-    group = max(1, answer.candidates if answer else 0)
-    layout = LayoutConfig(micro_batch=-(-ROWS // group) * group)
+    together = rows_together(config)
+    layout = LayoutConfig(micro_batch=-(-ROWS // together) * together)
     fresh = config.model_copy(update={"layout": layout, "precision": PrecisionConfig(dtype="fp32")})
     fresh = fresh.updated(train={"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)})
     asked = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))

@@ -18,6 +18,12 @@ def parts_of(tp: int, cp: int, sequence_parallel: bool) -> int:
     return (2 * cp if cp > 1 else 1) * (tp if sequence_parallel else 1)
 
 
+def rows_together(config: Config) -> int:
+    """How many rows of a batch belong together: the candidates of a question, else 1."""
+    answer = spec_of(config.model).answer
+    return max(1, answer.candidates) if answer else 1
+
+
 def fills(rows: int, size: int, pp: int, schedule: str) -> bool:
     """Whether micro-batches of `size` out of a replica's `rows` sequences keep a pipeline going."""
     count = rows // size
@@ -32,7 +38,7 @@ def misfit(config: Config, processes: int) -> str:
     if reason := _sizes(config.layout, processes):
         return reason
     layout = filled(config, processes).layout
-    checks = _tensor, _sequence, _chunks, _stages, _replicas, _micro_batches
+    checks = _tensor, _sequence, _chunks, _stages, _replicas, _questions, _micro_batches
     return next(filter(None, (check(config, layout) for check in checks)), "")
 
 
@@ -41,17 +47,17 @@ def filled(config: Config, processes: int) -> Config:
     layout = config.layout
     dp = processes // (layout.tp * layout.cp * layout.pp)
     rows = [size // dp for size in batch_sizes(config.train)]
-    micro_batch = min(layout.micro_batch or _share(rows[0], layout), rows[-1])
+    micro_batch = min(layout.micro_batch or _share(rows[0], layout, rows_together(config)), rows[-1])
     shard = layout.shard if (layout.shard_ways or dp * layout.cp) > 1 else "none"
     return config.updated(layout={"dp": dp, "micro_batch": micro_batch, "shard": shard})
 
 
-def _share(rows: int, layout: LayoutConfig) -> int:
-    """A micro-batch that keeps a pipeline busy: four for each rank, or as near as divides."""
+def _share(rows: int, layout: LayoutConfig, together: int) -> int:
+    """A micro-batch that keeps a pipeline busy: four for each rank, or as near as divides, `together` rows uncut."""
     if layout.pp == 1:
         return rows
     wanted = min(rows, 4 * layout.pp)
-    return next((rows // count for count in range(wanted, 0, -1) if rows % count == 0), 0)
+    return next((rows // count for count in range(wanted, 0, -1) if rows % (count * together) == 0), rows)
 
 
 def _sizes(layout: LayoutConfig, processes: int) -> str:
@@ -141,6 +147,22 @@ def _replicas(config: Config, layout: LayoutConfig) -> str:
         key = f"train.rampup={list(config.train.rampup)}"
         would = f"a first batch and an increment that are multiples of {dp}"
     return f"{key}: {wrong} sequences do not divide among layout.dp={dp} replicas; use {would}, or layout.dp={replicas}"
+
+
+def _questions(config: Config, layout: LayoutConfig) -> str:
+    """The candidates of a question are in one micro-batch, and so with one replica: their scores meet in the loss."""
+    together, rows = rows_together(config), [batch // layout.dp for batch in batch_sizes(config.train)]
+    if wrong := next((each for each in rows if each % together), 0):
+        return (
+            f"a replica's {wrong} sequences part a question's {together} candidates; use a train.batch that is a "
+            f"multiple of {together * layout.dp}"
+        )
+    if layout.micro_batch % together:
+        return (
+            f"layout.micro_batch={layout.micro_batch} parts a question's {together} candidates; use a multiple of "
+            f"{together}"
+        )
+    return ""
 
 
 def _micro_batches(config: Config, layout: LayoutConfig) -> str:
