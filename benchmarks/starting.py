@@ -1,12 +1,14 @@
 """How soon a run is under way, and what a checkpoint costs it.
 
-    python -m benchmarks.starting [help first checkpoint] [--folder .] [--json FILE]
+    python -m benchmarks.starting [help first checkpoint limits] [--folder .] [--json FILE]
 
 help        `phalanx --help`, from the start of the process to its end
 first       `phalanx train`, from the start of the process to the record of step 1: a tiny model and a small one, as it
             comes and compiled, with the compiler's caches empty and kept from the start before
 checkpoint  GPT-2 355M with both of AdamW's moments: how long the loop stands still for a save, what it does to the
             steps until it is written, and loading beside reading the same files one after another
+limits      what may take so long and no longer: the help, a plan for 512 GPUs, the trace of a rank of GPT-2 8.3B, and a
+            first step; of the processor too, which tells more where others use the machine, and of one core
 
 Files are written in a temporary folder in --folder, whose disk is measured, and removed.
 """
@@ -14,6 +16,7 @@ Files are written in a temporary folder in --folder, whose disk is measured, and
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +31,12 @@ from benchmarks.origin import machine
 PHALANX = [sys.executable, "-m", "phalanx"]
 TINY = ["gpt-tiny", "train.batch=8"]
 SMALL = [*TINY, "model.layers=6", "model.hidden=384", "model.heads=6", "data.sequence=256", "train.batch=4"]
+LIMITS = {  # in seconds
+    "phalanx --help": (0.3, ["--help"]),
+    "plan, 512 GPUs": (2.0, ["plan", "gpt2-8.3b", "--gpus", "512"]),
+    "trace, 8.3B": (30.0, ["trace", "gpt2-8.3b", "layout.tp=8", "train.batch=512", "--ranks", "512"]),
+    "first step": (4.0, ["train", *TINY]),  # and the end of that run, which writes a checkpoint
+}
 COLD, WARM = "read from the disk", "from the page cache"
 Figures = dict[str, float]
 
@@ -41,6 +50,22 @@ def helped(_: Path, rounds: int) -> Figures:
         return time.perf_counter() - begun
 
     return {"phalanx --help, s": statistics.median(once() for _ in range(rounds + 1))}
+
+
+def limited(folder: Path, _: int) -> Figures:
+    """Seconds by the clock and of one processor of what has a limit, once each; "over" where both are beyond it."""
+    data, figures = _data(folder), Figures()
+    run = [f"data.train={data}", "train.device=cpu", "train.compile=off", "train.steps=1", "train.eval_every=0"]
+    for name, (limit, words) in LIMITS.items():
+        more = [*run, "--out", str(folder / "limited")] if name == "first step" else []
+        before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*PHALANX, *words, *more], check=True, stdout=subprocess.DEVNULL, env=environment)
+        seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        over = "over" if min(seconds, busy) > limit else "within"
+        figures |= {f"{name}, s": seconds, f"{name}, s of a processor, {over} {limit:g}": busy}
+    return figures
 
 
 def first(folder: Path, rounds: int) -> Figures:
@@ -186,7 +211,12 @@ def _read(files: list[Path], buffer: bytearray) -> None:
                 pass
 
 
-SUBJECTS: dict[str, Callable[[Path, int], Figures]] = {"help": helped, "first": first, "checkpoint": checkpointed}
+SUBJECTS: dict[str, Callable[[Path, int], Figures]] = {
+    "help": helped,
+    "first": first,
+    "checkpoint": checkpointed,
+    "limits": limited,
+}
 
 
 def main() -> None:

@@ -141,6 +141,7 @@ def vocabulary_loss(
         total += scored.loss.sum().detach()
         assert x.grad is not None
         hidden_grad[part] = x.grad
+        del logits, scored  # or they would stay beside the next chunk's
     loss: Tensor = _Given.apply(hidden, total, hidden_grad)  # type: ignore[no-untyped-call]
     for parameter, leaf in (weight, weight_), (bias, bias_):
         if leaf is not None and leaf.grad is not None:

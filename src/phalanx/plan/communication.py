@@ -7,6 +7,7 @@ A message's bytes are those of the whole: what an all-gather makes, what a reduc
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
@@ -61,9 +62,18 @@ class ExpectedMessages(RankShard):
     def step(self) -> Messages:
         """All that is said."""
         said = self.gradients() + self.weights() + self.neighbours() + self.overhead() + self.optimizer()
-        for labelled in self.labelled:
-            said += self.forward(labelled) + self.backward(labelled)
+        for number, labelled in enumerate(self.labelled, 1):
+            one = self.remainder if number == self.micro_batches else self
+            said += one.forward(labelled) + one.backward(labelled)
         return said
+
+    @cached_property
+    def remainder(self) -> "ExpectedMessages":
+        """The rank with the rows that are left for the last micro-batch."""
+        if not (rows := self.rows % self.layout.micro_batch):
+            return self
+        layout = self.layout.model_copy(update={"micro_batch": rows})
+        return ExpectedMessages(self.config.model_copy(update={"layout": layout}), self.mesh, [], self.device)
 
     def forward(self, labelled: int) -> Messages:
         """Messages of a forward pass: of embedding, blocks, loss; over cp see `keys`."""
@@ -176,8 +186,7 @@ class ExpectedMessages(RankShard):
     def groups(self) -> Iterator[tuple[int, int]]:
         """Elements of what is sharded together, and how often: each block, and the rest, which inner stages lack."""
         yield from ((self.block(block), count) for block, count in self.kinds.items())
-        if self.rest:
-            yield self.rest, 1
+        yield from ((rest, 1) for rest in self.rests)
 
     def buckets(self) -> list[int]:
         """Elements of the pieces in which replicated gradients are summed, the last parameters' first."""
@@ -203,7 +212,7 @@ class ExpectedMessages(RankShard):
             if self.mesh.pp.size > 1:
                 passes, of_a_block = 1, len(self.labelled) + 1
 
-        said = count_messages(passes, "all-gather", self.data, self.rest) if self.rest else Messages()
+        said = count_messages(passes, "all-gather", self.data, *self.rests)
         for block, count in self.kinds.items():
             said += count_messages(of_a_block * count, "all-gather", self.data, self.block(block))
         return said

@@ -18,7 +18,7 @@ def flops(config: Config, pp: int = 0) -> float:
     blocks = sum(count * _block(rank, block) for block, count in rank.computed.items())
     heads = sum(3 * _multiplied(rank, head) for stage in rank.stages for head in stage.heads)
     update = sum(2 * prod(shape) for parameter in rank.held for shape in config.optim.products(parameter))
-    return rank.micro_batches * (blocks + heads) + update
+    return rank.rows * (blocks + heads) / rank.layout.micro_batch + update
 
 
 def _multiplied(rank: RankShard, part: Part) -> float:

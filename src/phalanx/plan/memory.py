@@ -7,16 +7,18 @@ gradients; and the first block's backward of a rank that has no loss. Blocks are
 """
 
 from functools import cache, cached_property
-from itertools import accumulate
+from itertools import pairwise
 from math import prod
+from operator import mul
 from typing import NamedTuple
 
 from phalanx.config import Config
 from phalanx.nn import logit_chunks
 from phalanx.plan import pipeline
 from phalanx.plan.rank import RankShard
-from phalanx.spec.costs import WIDE, saved
-from phalanx.spec.model import Attention, Block, Layer
+from phalanx.spec.costs import WIDE, counted, saved
+from phalanx.spec.model import MLP, Attention, Block, Layer
+from phalanx.spec.partition import widened
 
 
 class Memory(NamedTuple):
@@ -34,24 +36,53 @@ def memory(config: Config, pp: int = 0, device: str = "cuda") -> Memory:
     are at once depends on `device`.
     """
     rank = _Rank(config, pp, device)
-    return max((rank.loss(), rank.backward(), rank.end()) if rank.last else (rank.backward(), rank.end()), key=sum)
+    moments = [moment(kept) for kept in rank.fullest for moment in (rank.backward, rank.end)]
+    return max([*moments, *(rank.loss(kept) for kept in rank.fullest if kept.loss)], key=sum)
+
+
+class Held(NamedTuple):
+    """What a rank of a pipeline holds at one time of a step: of each of its stages, passes that have been forward and
+    not yet backward, and those of them that have been backward but for their weights; the share of its stages that have
+    gradients of earlier micro-batches, and of those of them that wait for more; and whether the last stage has just
+    been forward, and meets the loss.
+    """
+
+    forward: tuple[int, ...]
+    moving: tuple[int, ...]
+    summed: float
+    unfinished: float
+    loss: bool
 
 
 @cache
-def _alive(schedule: str, pp: int, chunks: int, count: int, rank: int) -> list[tuple[int, int]]:
-    """How many passes of a stage have been forward, and how many of these backward but for weights, over a step, where
-    neither is less than at another time."""
+def _held(schedule: str, pp: int, chunks: int, count: int, rank: int) -> set[Held]:
+    """Return what a rank holds at the times of a step after which it holds less, and when gradients have come."""
     if pp == 1:
-        return [(1, 0)]
+        return {Held((1,), (0,), float(count > 1), float(count > 1), True)}
     operations = pipeline.order(schedule, pp, chunks, count, rank)
-    apart = any(kind == "W" for kind, _, _ in operations)
-    changes = {"F": (1, 0), "B": (0, 1) if apart else (-1, 0), "W": (-1, -1)}
-    held = accumulate((changes[kind] for kind, _, _ in operations), lambda held, by: (held[0] + by[0], held[1] + by[1]))
-    most: list[tuple[int, int]] = []
-    for forward, backward in sorted(set(held), reverse=True):
-        if not most or backward > most[-1][1]:
-            most.append((forward, backward))
-    return most
+    numbers = sorted({stage for _, stage, _ in operations})
+    weights = "W" if schedule == "zbv" else "B"  # the pass that makes their gradients
+    forward, moving, made, times = [0] * chunks, [0] * chunks, [0] * chunks, set[Held]()
+    for (kind, stage, _), (following, _, _) in pairwise([*operations, ("", 0, 0)]):
+        place = numbers.index(stage)
+        forward[place] += (kind == "F") - (kind == weights)
+        moving[place] += (kind == "B" != weights) - (kind == "W")
+        made[place] += kind == weights
+        if (kind == weights and made[place] == 1) or (kind != following and kind != weights):
+            summed, finished = (chunks - made.count(0)) / chunks, made.count(count) / chunks
+            loss = kind == "F" and stage == pp * chunks - 1
+            times.add(Held(tuple(forward), tuple(moving), summed, summed - finished, loss))
+    return times
+
+
+class Kept(NamedTuple):
+    """Bytes that micro-batches hold at a time, the share of the stages that have whole gradients of earlier ones, and
+    whether it is that of the loss.
+    """
+
+    bytes: float
+    summed: float
+    loss: bool
 
 
 @cache
@@ -67,12 +98,7 @@ class _Rank(RankShard):
         self.device = device
         self.casts = self.narrow if self.narrow < WIDE else 0  # bytes of a weight as products take it
         count = min(self.micro_batches, 4 * self.layout.pp)
-        self.alive = _alive(self.layout.schedule, self.layout.pp, len(self.stages), count, pp)
-
-    def fullest(self, kept: float, moving: float) -> float:
-        """The most bytes that micro-batches hold which have been forward: `kept` until backward, and where the weights'
-        gradients are made later, `moving` as well until then."""
-        return max(forward * kept + backward * moving for forward, backward in self.alive)
+        self.times = _held(self.layout.schedule, self.layout.pp, len(self.stages), count, pp)
 
     def kept(self, block: Block, recompute: str) -> float:
         """Bytes that a block keeps for backward of a micro-batch."""
@@ -86,6 +112,12 @@ class _Rank(RankShard):
         """Bytes that a block or a layer keeps of its own, and of its weights as products take them."""
         tokens, weights = saved(part, self.ranks, self.narrow)
         return self.positions * tokens + weights
+
+    def between(self, mlp: MLP) -> float:
+        """Bytes of gradients that are there at once between the products of a feed-forward layer: those of both sides
+        of the activation, or of both factors of a gate where what these made has gone.
+        """
+        return self.narrow * self.positions * 2 * mlp.width / self.layout.tp
 
     def inner(self, layer: Layer) -> float:
         """Bytes of what a layer keeps between its first product and its last, which ranks share."""
@@ -111,9 +143,21 @@ class _Rank(RankShard):
             again = self.kept(block, "none")
         elif self.layout.recompute == "attention":
             again = self.inner(block.attention) + self.beside(block.attention)
-        stored = (3 * WIDE - self.narrow) * self.pairs(block.attention)
-        scores = stored - self.saved(block.feed_forward)  # while the written-out formula goes forward
-        return again + max(self.inner(block.feed_forward), scores) + 2 * WIDE * self.mine
+        stored = (3 * WIDE - self.narrow) * self.pairs(block.attention) + self.written_out(block.attention)
+        scores = stored - self.saved(block.feed_forward)  # while the written-out formula goes forward, or backward
+        return again + max(self.between(block.feed_forward), scores) + 2 * WIDE * self.mine
+
+    def written_out(self, attention: Attention) -> float:
+        """Bytes of a ring's backward where no kernel knows who may see whom, in fp32: weights of one rank's keys and
+        their two gradients; those of queries and, a head each, of keys and values, of this turn and the last; keys and
+        values on their way, with the gradients that they gather.
+        """
+        if self.layout.cp == 1 or self.layout.context != "ring" or attention.causal:
+            return 0.0
+        queries = self.positions * attention.heads * attention.width / self.layout.tp
+        keys = self.positions * attention.kv_heads * attention.width / self.layout.tp
+        pairs = self.positions * self.config.data.sequence / self.layout.cp * attention.heads / self.layout.tp
+        return WIDE * (3 * pairs + 9 * queries + 4 * keys) + 2 * self.narrow * keys
 
     def moving(self, block: Block) -> float:
         """Bytes of the gradients that a block's weights wait for, where theirs are made later."""
@@ -121,18 +165,34 @@ class _Rank(RankShard):
         return self.narrow * self.positions * outputs / self.layout.tp + 4 * WIDE * self.mine
 
     @cached_property
-    def stage(self) -> float:
-        """Bytes that a stage keeps for backward of a micro-batch, on average of the rank's."""
-        blocks = sum(count * self.kept(block, self.layout.recompute) for block, count in self.computed.items())
-        return (blocks + WIDE * self.mine * self.first) / len(self.stages)
+    def stage_bytes(self) -> list[float]:
+        """Bytes that each stage keeps for backward of a micro-batch."""
+        kept = self.by_stage({block: self.kept(block, self.layout.recompute) for block in self.computed})
+        return [size + WIDE * self.mine * (number == 0) for number, size in zip(self.numbers, kept, strict=True)]
+
+    def by_stage(self, sizes: dict[Block, float]) -> list[float]:
+        """Bytes of each stage's blocks, of the sizes of those that differ."""
+        if len(sizes) == 1:
+            return [len(stage.blocks) * size for stage in self.stages for size in sizes.values()]
+        kinds = [counted(stage.blocks).items() for stage in self.stages]
+        return [sum(count * sizes[widened(block, self.ranks.tp)] for block, count in each) for each in kinds]
 
     @cached_property
-    def activations(self) -> float:
-        """Bytes that all micro-batches keep, when most of it is there."""
-        if self.layout.schedule != "zbv":
-            return self.fullest(self.stage, 0)
-        moving = sum(count * self.moving(block) for block, count in self.computed.items())
-        return self.fullest(self.stage, moving / len(self.stages))
+    def fullest(self) -> list[Kept]:
+        """The most that micro-batches hold, and the most with gradients, at times of the loss and at others."""
+        moving = {block: self.moving(block) for block in self.computed} if self.layout.schedule == "zbv" else {}
+        waiting, whole = self.by_stage(moving) if moving else [], WIDE * self.parameters
+        most, heaviest = dict[bool, tuple[float, float]](), dict[bool, tuple[float, float, float]]()
+        for held in self.times:
+            kept = sum(map(mul, held.forward, self.stage_bytes)) + sum(map(mul, held.moving, waiting))
+            share = held.unfinished if self.sharded else held.summed  # finished gradients are shards then
+            most[held.loss] = max(most.get(held.loss, (0.0, 0.0)), (kept, share))
+            weight = (kept + whole * share, kept, share)
+            heaviest[held.loss] = max(heaviest.get(held.loss, (0.0, 0.0, 0.0)), weight)
+
+        found = {(kept, share, loss) for loss, (kept, share) in most.items()}
+        found |= {(kept, share, loss) for loss, (_, kept, share) in heaviest.items()}
+        return [Kept(*time) for time in found]
 
     def received(self) -> float:
         """Bytes of the places, one for each micro-batch of a step, where neighbours' messages arrive."""
@@ -147,19 +207,29 @@ class _Rank(RankShard):
         """Elements of its largest block."""
         return max(map(self.block, self.kinds))
 
-    def gradients(self, elements: int) -> float:
-        """Bytes when backward has made so many, or all if there was a micro-batch before."""
-        if self.micro_batches > 1:
-            return WIDE * self.parameters  # replicas talk after the last
-        return WIDE * elements / self.shards
+    def gradients(self, kept: Kept, elements: int) -> float:
+        """Bytes when backward has made so many, beside those of earlier micro-batches."""
+        if self.micro_batches == 1:
+            return WIDE * elements / self.shards
+        copied = sum(self.rests) - self.rest if self.sharded else 0  # words that two stages of a rank have gathered
+        summed = self.parameters if kept.summed == 1 else kept.summed * self.parameters
+        return WIDE * (max(summed, elements) + copied)  # replicas talk after the last
 
-    def gathered(self) -> float:
-        """Bytes of weights, beyond the shards, that replicas have gathered."""
+    def gathered(self, blocks: float) -> float:
+        """Bytes of weights, beyond the shards, that replicas have gathered: in ZeRO-3 so many elements of blocks."""
         if self.shards == 1:
             return 0.0
-        return WIDE * (self.parameters if self.layout.shard == "zero2" else self.rest + 2 * self.largest)
+        if self.layout.pp == 1:
+            blocks = 2 * self.largest  # the one at work and the next, which is asked for early
+        return WIDE * (sum(self.rests) + (self.all_blocks if self.layout.shard == "zero2" else blocks))
 
-    def loss(self) -> Memory:
+    def kept_gathered(self, kept: Kept) -> float:
+        """Elements of blocks that ZeRO-3 has left gathered: those of a pipeline's other stages on this rank, from their
+        backward pass to their next forward pass.
+        """
+        return self.all_blocks * min(kept.summed, 1 - 1 / len(self.stages))
+
+    def loss(self, kept: Kept) -> Memory:
         """The last micro-batch meets the head, and the vocabulary, if that has one, in pieces."""
         weights, moments = self.states()
         columns, width = self.decoder
@@ -170,32 +240,39 @@ class _Rank(RankShard):
         read = {"token": self.positions, "label": self.labels, "sequence": self.layout.micro_batch}[per]
         head = 2 * WIDE * read * self.spec.hidden + WIDE * self.mine
         return Memory(
-            weights + self.gathered(),
-            self.gradients(0),
+            weights + self.gathered(self.kept_gathered(kept)),
+            self.gradients(kept, 0),
             moments,
-            self.activations + head + piece,
+            kept.bytes + head + piece,
             weight + self.received(),
         )
 
-    def backward(self) -> Memory:
+    def backward(self, kept: Kept) -> Memory:
         """The last block of the fullest stage is in backward."""
         weights, moments = self.states()
-        waits = self.last and (self.micro_batches == 1 or (self.first and self.spec.tied))
-        held = WIDE * prod(self.decoder) * waits  # the head's gradient, for the embedding's
+        waits = self.last and (self.micro_batches == 1 or self.sharded or (self.first and self.spec.tied))
+        head = WIDE * prod(self.decoder) * waits  # the head's gradient, for the embedding's
         return Memory(
-            weights + self.gathered(),
-            self.gradients(self.largest) + held,
+            weights + self.gathered(min(self.kept_gathered(kept) + 2 * self.largest, self.all_blocks)),
+            self.gradients(kept, self.largest if self.micro_batches == 1 else 0) + head,
             moments,
-            self.activations,
+            kept.bytes,
             max(map(self.inside, self.computed)) + self.received(),
         )
 
-    def end(self) -> Memory:
+    def end(self, kept: Kept) -> Memory:
         """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the
         first block, and when a pipeline's two copies are added."""
         weights, moments = self.states()
-        words, left = WIDE * self.words, max(0.0, self.activations - self.stage)
-        moving = max(words * (self.first + (self.last and self.spec.tied)) + left, 2 * words * self.twins)
+        words, left = WIDE * self.words, max(0.0, kept.bytes - max(self.stage_bytes))
+        twins = 2 * words * self.twins * (self.shards == 1)  # of shards that is less than what was gathered
+        waits = self.last and (self.micro_batches == 1 or self.sharded or self.spec.tied)
+        moving = max(words * self.first + WIDE * prod(self.decoder) * waits + left, twins)
         moving += WIDE * self.mine + self.received()
-        made = sum(count * self.block(block) for block, count in self.kinds.items())
-        return Memory(weights + self.gathered(), self.gradients(made), moments, left, moving - left)
+        made = self.all_blocks
+        return Memory(weights + self.gathered(made), self.gradients(kept, made), moments, left, moving - left)
+
+    @cached_property
+    def all_blocks(self) -> int:
+        """Elements of all its blocks."""
+        return sum(count * self.block(block) for block, count in self.kinds.items())

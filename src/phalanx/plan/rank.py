@@ -27,7 +27,9 @@ class RankShard:
         self.ranks = Ranks(self.layout.tp, self.sequence, tp)
         self.positions = self.layout.micro_batch * config.data.sequence // self.layout.cp  # of a micro-batch
         self.labels = labels(config)
-        self.micro_batches = config.train.batch // (self.layout.dp * self.layout.micro_batch)
+        self.rows = config.train.batch // self.layout.dp  # of a replica in a step; the last micro-batch may have fewer
+        self.micro_batches = -(-self.rows // self.layout.micro_batch)
+        self.sharded = self.layout.shard != "none"  # whether parameters are split over replicas
         self.shards = (self.layout.shard_ways or self.layout.dp * self.layout.cp) if self.sharded else 1
 
         self.numbers, self.final = placement.stage_numbers(self.layout, pp), placement.stage_count(self.layout) - 1
@@ -35,11 +37,6 @@ class RankShard:
         self.stages = [stage(self.spec, number, spread) for number in self.numbers]
         self.first, self.last = 0 in self.numbers, self.final in self.numbers
         self.twins = self.spec.tied and self.first != self.last  # whether another rank has a copy of its words
-
-    @property
-    def sharded(self) -> bool:
-        """Whether parameters are split over replicas."""
-        return self.layout.shard != "none"
 
     @cached_property
     def boundaries(self) -> int:
@@ -62,12 +59,12 @@ class RankShard:
         """How many blocks it has."""
         return sum(self.kinds.values())
 
-    @property
+    @cached_property
     def words(self) -> int:
         """Elements of its part of the word embedding."""
         return _words(self.spec, self.ranks)
 
-    @property
+    @cached_property
     def decoder(self) -> tuple[int, int]:
         """Rows, with padding, and width of its part of a head over the vocabulary; no rows where there is none."""
         return _decoder(self.spec, self.ranks)
@@ -89,6 +86,16 @@ class RankShard:
         return _rest(self.spec, self.first, self.last, self.ranks, self.shards)
 
     @cached_property
+    def rests(self) -> list[int]:
+        """The same by what is gathered together: where a pipeline ends on the rank on which it begins, first and last
+        stage each have all that they need, and so the words twice.
+        """
+        if self.layout.pp > 1 and self.first and self.last:
+            ends = (True, False), (False, True)
+            return [_rest(self.spec, *end, self.ranks, self.shards) for end in ends]
+        return [self.rest] if self.rest else []
+
+    @cached_property
     def parameters(self) -> int:
         """Elements of all parameters of this rank, before they are sharded over replicas."""
         return sum(count * self.block(block) for block, count in self.kinds.items()) + self.rest
@@ -101,9 +108,11 @@ class RankShard:
         return blocks + _rest(self.spec, self.first, self.last, self.ranks, shards, optim)
 
 
-def labels(config: Config) -> int:
-    """Positions of a micro-batch that have a label: all, or those that a masked model is asked about, on average."""
-    positions = config.layout.micro_batch * config.data.sequence // config.layout.cp
+def labels(config: Config, rows: int = 0) -> int:
+    """Return how many positions of a micro-batch, or of so many `rows` of one, have a label: all, or those that a
+    masked model is asked about, on average.
+    """
+    positions = (rows or config.layout.micro_batch) * config.data.sequence // config.layout.cp
     return round(config.data.mask_fraction * positions) if "mlm" in spec_of(config.model).losses else positions
 
 

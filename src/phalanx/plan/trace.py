@@ -103,8 +103,8 @@ def passes(config: Config, processes: int, rank: int) -> int:
     """How many times blocks of a rank go forward in a step."""
     layout = config.layout
     pp = rank // (processes // layout.pp)
-    again = 2 if layout.recompute == "block" else 1
-    return again * config.train.batch // (layout.dp * layout.micro_batch) * RankShard(config, pp).blocks
+    again, shard = 2 if layout.recompute == "block" else 1, RankShard(config, pp)
+    return again * shard.micro_batches * shard.blocks
 
 
 def take_stock(

@@ -32,8 +32,9 @@ def planned_messages(config: Config, rank: int, device: str) -> Messages:
     world = Axis(data * layout.tp * layout.pp, rank)
     shard = Axis(shards, (at["dp"] * layout.cp + at["cp"]) % shards)
     mesh = Mesh(axes["pp"], axes["dp"], axes["cp"], axes["tp"], Axis(data), shard, world)
-    count = config.train.batch // (layout.dp * layout.micro_batch)
-    return ExpectedMessages(config, mesh, [labels(config)] * count, device).step()
+    full, left = divmod(config.train.batch // layout.dp, layout.micro_batch)
+    labelled = [labels(config, layout.micro_batch)] * full + [labels(config, left)] * (left > 0)
+    return ExpectedMessages(config, mesh, labelled, device).step()
 
 
 class TraceReport:
