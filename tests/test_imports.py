@@ -1,6 +1,7 @@
 """Imports run one way, and the light modules stay light: docs/architecture.md over the syntax trees."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +113,19 @@ def test_every_folder_has_its_rule() -> None:
 def test_the_rule_has_no_circle() -> None:
     """So there is an order of floors in which no arrow runs upward."""
     TopologicalSorter(MAY_IMPORT).prepare()
+
+
+def test_the_picture_is_true() -> None:
+    """The floors that docs/architecture.md draws: every folder is there, and imports from lower floors alone."""
+    page = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    floors = [line.split() for line in re.findall(r"^ │(.*)│$", page, re.MULTILINE)]
+    height = {room: -number for number, floor in enumerate(floors) for room in floor}
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= height.keys()
+    for path in modules():
+        room = folder_of(path)
+        others = {name.split(".")[1] for name in imports(path.read_text("utf-8")) if name.startswith("phalanx.")}
+        below = (others & height.keys()) - {room}
+        assert room not in height or all(height[other] < height[room] for other in below), path
 
 
 def test_modules_have_no_circle() -> None:
