@@ -170,7 +170,7 @@ def test_others_who_use_the_cores_are_told(
     told: bool,
 ) -> None:  # fmt: skip
     waiting = SimpleNamespace(seconds=seconds, share=lambda: share)
-    monkeypatch.setattr("phalanx.quickstart.stages.Waiting", lambda: waiting)
+    monkeypatch.setattr("phalanx.quickstart.stages.CoreWait", lambda: waiting)
     stage = Stage("one", "One", "Why.", lambda _: {}, lambda _: iter(()), "")
     run([stage], Workspace(tmp_path / "qs", PLAN, {}), Console())
     assert ("it waited for one 60% of that time" in capsys.readouterr().out) == told
