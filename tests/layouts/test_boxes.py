@@ -166,7 +166,7 @@ def boxes_of_one_rank(patch: pytest.MonkeyPatch) -> None:
 
 def turned(boxes: Sequence[Box]) -> tuple[Box, ...]:
     """Boxes of one size, each in the place of another."""
-    return tuple(box._replace(there=other.there) for box, other in zip(boxes, boxes[::-1], strict=True))
+    return tuple(box._replace(global_offset=other.global_offset) for box, other in zip(boxes, boxes[::-1], strict=True))
 
 
 def nothing(patch: pytest.MonkeyPatch) -> None:

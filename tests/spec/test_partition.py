@@ -147,7 +147,12 @@ def test_what_more_ranks_than_key_heads_hold_is_what_they_compute_with(tp: int) 
 
 def test_a_gated_layer_gives_each_rank_a_part_of_both() -> None:
     gate, up = place(next(GATED.parameters()), Ranks(3, rank=1))
-    assert (gate.there, gate.here, up.there, up.here) == ((8, 0), (0, 0), (32, 0), (8, 0))
+    assert (gate.global_offset, gate.local_offset, up.global_offset, up.local_offset) == (
+        (8, 0),
+        (0, 0),
+        (32, 0),
+        (8, 0),
+    )
     assert gate.shape == up.shape == (8, 24) and not gate.partial
 
 

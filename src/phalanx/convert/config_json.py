@@ -26,7 +26,7 @@ _Count = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 
 
 class _Facts(BaseModel):
-    """What a config.json tells of a head, of the types that it must have."""
+    """The keys of a config.json that describe its head, with the types that they must have."""
 
     model_config = ConfigDict(strict=True)
     architectures: list[str] | None = None
@@ -38,7 +38,7 @@ class _Facts(BaseModel):
     @field_validator("id2label")
     @classmethod
     def _is_text(cls, names: dict[str, Any] | None) -> dict[str, Any] | None:
-        """JSON can write halves of characters, which no file of ours can hold."""
+        """Raise for halves of characters, which JSON can write and no file of ours can hold."""
         for name in (names or {}).values():
             str(name).encode()  # UnicodeEncodeError is a ValueError
         return names
@@ -56,17 +56,17 @@ def model_of(
         raise InputError(f"{path}: model_type {short(kind)} is not known here; {', '.join(known)} are")
     name, form = known[kind]
     for key, usual in form.usual.items():
-        there = facts.get(key, usual)
-        if there != usual or isinstance(there, bool) != isinstance(usual, bool):  # to Python 1 is true
+        value = facts.get(key, usual)
+        if value != usual or isinstance(value, bool) != isinstance(usual, bool):  # to Python 1 is true
             raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
 
     try:
-        told = _Facts.model_validate(facts)
+        head_facts = _Facts.model_validate(facts)
     except ValidationError as error:
         raise complaint(path, error, {}) from None
-    tuned = _head(told, form, head)
+    tuned = _head(head_facts, form, head)
     if head and tuned.get("head") != head:
-        raise InputError(f"{path}: architectures={short(told.architectures)} has not the head {head}")
+        raise InputError(f"{path}: architectures={short(head_facts.architectures)} has not the head {head}")
 
     given = {ours: facts[theirs] for ours, theirs in form.keys.items() if facts.get(theirs) is not None}
     if lacking := [form.keys[ours] for ours in _NEEDED if ours not in given]:
@@ -83,8 +83,8 @@ def model_of(
     except ValidationError as error:
         raise complaint(path, error, form.keys) from None
     except InputError as error:
-        said = re.sub(r"\bmodel\.(\w+)", lambda key: form.keys.get(key[1], key[0]), str(error))
-        raise InputError(f"{path}: {said}") from None
+        message = re.sub(r"\bmodel\.(\w+)", lambda key: form.keys.get(key[1], key[0]), str(error))
+        raise InputError(f"{path}: {message}") from None
     return model, form.with_head(tuned.get("head", ""))
 
 
@@ -97,9 +97,9 @@ def _check_kinds(given: Mapping[str, Any], section: type[ModelConfig], names: Ma
     }  # fmt: skip
     for ours, value in given.items():
         field = section.model_fields.get(ours)
-        known, said = kinds.get(field.annotation, ((), "")) if field else ((), "")
-        if known and type(value) not in known:
-            raise InputError(f"{names.get(ours, ours)}={short(value)} will not do: it is to be {said}")
+        types, wanted = kinds.get(field.annotation, ((), "")) if field else ((), "")
+        if types and type(value) not in types:
+            raise InputError(f"{names.get(ours, ours)}={short(value)} will not do: it is to be {wanted}")
 
 
 def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:
@@ -116,6 +116,7 @@ def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:
 def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the config.json of a run's model. InputError for a model that Hugging Face does not have."""
     model = config.model
+
     kind, form = form_of(model, "the model")
     facts: dict[str, Any] = {theirs: getattr(model, ours) for ours, theirs in form.keys.items()}
     facts |= {"architectures": [form.architecture], "torch_dtype": "float32"}
@@ -124,6 +125,7 @@ def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     facts |= {"model_type": kind, **form.write(model)}
     if not spec_of(model).causal:
         facts |= {"pad_token_id": tokenizer.pad or 0}
+
     head = head_of(spec_of(model), config.examples.labels)
     return facts | (head.facts() if head else {})
 
@@ -136,6 +138,7 @@ def form_of(model: ModelConfig, what: str | Path) -> tuple[str, HuggingFace]:
     if not forms:
         names = ", ".join(name for name in registry.MODELS.places if hugging_face(name))
         raise InputError(f"{what} is a {model.family}, which Hugging Face does not have; {names} go there")
+
     reasons = {kind: form.why_not(model) for kind, form in forms.items()}
     if all(reasons.values()):
         raise InputError(f"{what} {next(iter(reasons.values()))}")
@@ -157,13 +160,13 @@ def _known(outside: str) -> Iterator[tuple[str, tuple[str, HuggingFace]]]:
             yield kind, (name, form)
 
 
-def _head(told: _Facts, form: HuggingFace, outside: str) -> dict[str, Any]:
+def _head(head_facts: _Facts, form: HuggingFace, outside: str) -> dict[str, Any]:
     """Return the model's keys that say which head of fine-tuning it has, by its class there; none for a model_type
     without such heads.
     """
     if not form.tuned:
         return {}
-    named, facts = (told.architectures or [""])[0], told.model_dump()
+    named, facts = (head_facts.architectures or [""])[0], head_facts.model_dump()
     for name in [*([outside] if outside else []), *registry.HEADS.places]:
         kind = find(name)
         known = bool(kind.hugging_face) and named == form.tuned + kind.hugging_face

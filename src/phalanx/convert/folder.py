@@ -41,7 +41,7 @@ class Weights(Mapping[str, Tensor]):
         return tensor
 
     def like(self, name: str) -> Tensor:
-        """A tensor's shape and type of numbers, on the meta device."""
+        """Return a tensor's shape and type of numbers, on the meta device."""
         path = self.folder / self.files[name]
         if path.name in self._mapped:
             tensor = self._mapped[path.name][name]
@@ -64,7 +64,7 @@ class Weights(Mapping[str, Tensor]):
         return len(self.files)
 
     def _files(self) -> dict[str, str]:
-        """The file of each tensor, in the order of an index or of the file."""
+        """Return the file of each tensor, in the order of an index or of the file. InputError where there is none."""
         for name in NAMES:
             index = self.folder / f"{name}.index.json"
             if index.is_file():
@@ -74,24 +74,26 @@ class Weights(Mapping[str, Tensor]):
         raise InputError(f"{self.folder} has neither {' nor '.join(NAMES)}, whole or in pieces")
 
     def _indexed(self, index: Path) -> dict[str, str]:
-        """The file of each tensor that an index names; InputError where the file or the tensor is not there."""
-        found = read_json(index).get("weight_map")
-        if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        """Return the file of each tensor that an index names. InputError where the file or the tensor is missing."""
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
             raise InputError(f"{index} has no weight_map of names to files")
-        held = {}
-        for file in sorted(set(found.values())):
+
+        names_of = {}
+        for file in sorted(set(files.values())):
             with reading(index):
-                there = Path(file).name == file and (self.folder / file).is_file()
-            if not there:
+                exists = Path(file).name == file and (self.folder / file).is_file()
+            if not exists:
                 raise InputError(f"{index} names {short(file)}, which is not in {self.folder}")
-            held[file] = set(self._names(self.folder / file))
-        for name, file in found.items():
-            if name not in held[file]:
+            names_of[file] = set(self._names(self.folder / file))
+
+        for name, file in files.items():
+            if name not in names_of[file]:
                 raise InputError(f"{index} names the tensor {short(name)} of {file}, which has it not; copy both again")
-        return found
+        return files
 
     def _names(self, path: Path) -> list[str]:
-        """Open a file; the names of its tensors."""
+        """Open a file and return the names of its tensors."""
         if path.suffix != ".safetensors":
             self._mapped[path.name] = _unpickled(path)
             return list(self._mapped[path.name])
@@ -109,10 +111,10 @@ def _must_be_float(path: Path, name: str, is_float: bool, dtype: str) -> None:
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file of torch.save by name. InputError where it holds anything else."""
-    found = pickled.load(path)
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    """Return the tensors of a file of torch.save by name. InputError where it holds anything else."""
+    content = pickled.load(path)
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise InputError(f"{path} holds something else than tensors by name")
-    return found
+    return content

@@ -35,8 +35,8 @@ MULTILABEL = "multi_label_classification"  # as config.json has it
 
 
 class Contents(NamedTuple):
-    """What a folder has of a model: the links along which it is read, what of the model is missing (names here, and
-    there), and what of the folder has no place.
+    """The weights of a model that a folder has: the links along which they are read, what of the model is missing (our
+    names, and the folder's), and what of the folder has no place.
     """
 
     links: list[Link]
@@ -63,32 +63,33 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "", hea
     if tokenizer.vocab > model.vocab:
         raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model only {model.vocab}")
 
-    said = sentence_transformers.read(folder, tokenizer)
+    sentences = sentence_transformers.read(folder, tokenizer)
     tuned = head_of(spec_of(model))
     config = Config(
         task=tuned.task if tuned else family(model.family).TASK, model=model,
-        data=DataConfig(sequence=min(model.positions, said.longest or model.positions)),
+        data=DataConfig(sequence=min(model.positions, sentences.longest or model.positions)),
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
         source=f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=isinstance(tuned, ClassesHead) and facts.get("problem_type") == MULTILABEL,
-        normalize=said.normalize, no_vectors=said.refused, **(_special(tokenizer, facts, file) if spec.causal else {}),
+        normalize=sentences.normalize, no_vectors=sentences.refused,
+        **(_special(tokenizer, facts, file) if spec.causal else {}),
     )  # fmt: skip
 
     tensors: dict[str, Tensor] = {}
     if contents.missing:
-        one = model.model_copy(update={"layers": 1})  # has all heads, and their first weights are the same
-        tensors = build(one, seed, torch.device("cpu")).state_dict()
-    found = imported(contents.links, weights)
+        shallow = model.model_copy(update={"layers": 1})  # has all heads, and their first weights are the same
+        tensors = build(shallow, seed, torch.device("cpu")).state_dict()
+    parameters = imported(contents.links, weights)
 
     def read(name: str) -> Tensor:
-        return found[name] if name in found else tensors[name]
+        return parameters[name] if name in parameters else tensors[name]
 
-    shapes = {name: found.like(name) for name in found} | {name: tensors[name] for name in contents.missing}
+    shapes = {name: parameters.like(name) for name in parameters} | {name: tensors[name] for name in contents.missing}
     write_run(out, config, tokenizer.json(), shapes, read, record)
     otherwise = tuple(_otherwise(tokenizer)) if spec.causal else ()
-    return Imported(out, len(found), tuple(contents.missing), tuple(contents.unused), otherwise)
+    return Imported(out, len(parameters), tuple(contents.missing), tuple(contents.unused), otherwise)
 
 
 def _otherwise(tokenizer: Tokenizer) -> Iterator[str]:
@@ -103,12 +104,12 @@ def _special(tokenizer: Tokenizer, facts: Facts, file: Path) -> dict[str, Any]:
     """
 
     def tokens(key: str) -> tuple[int, ...]:
-        told = facts.get(key)
-        listed = told if isinstance(told, list) else [told]
+        value = facts.get(key)
+        listed = value if isinstance(value, list) else [value]
         if odd := [each for each in listed if each is not None and type(each) is not int]:
             raise InputError(f"{file}: {key}={short(odd[0])} will not do: it is to be a token's number, or some")
-        found = tuple(each for each in listed if type(each) is int and 0 <= each < tokenizer.vocab)
-        return () if found == (tokenizer.eod,) else found
+        numbers = tuple(each for each in listed if type(each) is int and 0 <= each < tokenizer.vocab)
+        return () if numbers == (tokenizer.eod,) else numbers
 
     return {"begin": next(iter(tokens("bos_token_id")), None), "ends": tokens("eos_token_id")}
 
@@ -127,7 +128,7 @@ def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Conten
 
     seconds = second_names(spec, names)
     instead = {first: second for second, first in seconds.items() if second in weights and first not in weights}
-    found, missing, expected = list[Link](), dict[str, str](), set[str]()
+    read, missing, expected = list[Link](), dict[str, str](), set[str]()
     for known in links(spec, names):
         link = known._replace(theirs=known.theirs._replace(name=instead.get(known.theirs.name, known.theirs.name)))
         name, shape = link.theirs.name, link.theirs.shape
@@ -136,14 +137,14 @@ def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Conten
             if link.ours.name.startswith("transformer."):
                 raise InputError(f"{folder} lacks the tensor {name}: it is cut off, or another kind of model")
             missing[link.ours.name] = name
-        elif (there := weights.like(name).shape) != shape:
-            raise InputError(f"{folder}: {name} has the shape {[*there]}, by config.json it has {[*shape]}")
+        elif (stored := weights.like(name).shape) != shape:
+            raise InputError(f"{folder}: {name} has the shape {[*stored]}, by config.json it has {[*shape]}")
         else:
-            found.append(link)
+            read.append(link)
 
-    found = [link for link in found if link.ours.name not in missing]  # a part of a parameter is none
+    read = [link for link in read if link.ours.name not in missing]  # a part of a parameter is none
     unused = _unused(folder, weights, expected, seconds, names.buffers)
-    return Contents(found, missing, unused)
+    return Contents(read, missing, unused)
 
 
 def _unused(
@@ -175,6 +176,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
 
     record = ImportRecord.read(folder)
     facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if record.multilabel else {})
+
     begin, ends = record.begin, record.ends
     tokenizer.known([*ends, *([] if begin is None else [begin])])
     facts |= {} if begin is None else {"bos_token_id": begin}

@@ -15,8 +15,8 @@ from phalanx.run.import_record import ImportRecord
 
 @dataclass(frozen=True)
 class Imported:
-    """A run that was made, what its model lacked and got at random, what of the folder has no place in it, and what is
-    done otherwise there.
+    """A run that was made of a folder: what its model lacked and got at random, what of the folder has no place in it,
+    and what is done otherwise there.
     """
 
     run: Path
@@ -26,14 +26,14 @@ class Imported:
     otherwise: tuple[str, ...] = ()
 
     def lines(self, heads: bool = True) -> list[str]:
-        """The lines that a terminal shows of it. Without `heads` they are silent about weights that are random."""
-        said = [f"{self.run}: {self.tensors} tensors"]
+        """Return lines for a terminal. Without `heads` they are silent about weights that are random."""
+        lines = [f"{self.run}: {self.tensors} tensors"]
         if self.missing and heads:
-            said.append(f"not in the folder, so initialised at random: {', '.join(self.missing)}")
+            lines.append(f"not in the folder, so initialised at random: {', '.join(self.missing)}")
         if self.unused:
             names = (name if name.isprintable() else repr(name) for name in self.unused)
-            said.append(f"in the folder, but of no use here: {', '.join(names)}")
-        return [*said, *self.otherwise]
+            lines.append(f"in the folder, but of no use here: {', '.join(names)}")
+        return [*lines, *self.otherwise]
 
 
 def write_run(

@@ -28,10 +28,10 @@ class Linked(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         whole: Tensor | None = None
         for to, of in self.pairs[name]:
-            found = self._read(of.name)
+            tensor = self._read(of.name)
             if whole is None:
-                whole = found.new_zeros(to.shape, dtype=self.dtype)
-            view(whole, to.view).copy_(view(found, of.view))
+                whole = tensor.new_zeros(to.shape, dtype=self.dtype)
+            view(whole, to.view).copy_(view(tensor, of.view))
         assert whole is not None
         return whole
 

@@ -61,7 +61,7 @@ _NAMES = Names(
         "nsp": {"pair.pooler": "language_model.pooler.dense", "pair.classifier": "binary_head"},
     },
 )
-_TOLD = {  # where the sizes of a model are found there
+_SOURCES = {  # where a checkpoint has the sizes of its model
     "layers": "the layers with an input_layernorm", "hidden": "position_embeddings' width",
     "positions": "position_embeddings' rows", "heads": "args.num_attention_heads", "ffn": "args.ffn_hidden_size",
     "norm_eps": "args.layernorm_epsilon", "dropout": "args.hidden_dropout",
@@ -83,26 +83,26 @@ def import_folder(folder: Path, tokenizer: str, out: Path, seed: int = 0) -> Imp
     spec = spec_of(model)
     contents = _compared(folder, files, flat, spec, version)
     tensors = {f"{rank}/{name}": tensor for rank, part in enumerate(flat) for name, tensor in part.items()}
-    found = imported(contents.links, tensors)
+    parameters = imported(contents.links, tensors)
 
     spare: dict[str, Tensor] = {}
     if contents.missing:
         spare = build(model.model_copy(update={"layers": 1}), seed, torch.device("cpu")).state_dict()
     names = [parameter.name for parameter in spec.parameters()]
-    shapes = {name: spare[name] if name in contents.missing else found.like(name) for name in names}
+    shapes = {name: spare[name] if name in contents.missing else parameters.like(name) for name in names}
 
     def read(name: str) -> Tensor:
-        return found[name] if name in found else spare[name]
+        return parameters[name] if name in parameters else spare[name]
 
     config = Config(task=family(model.family).TASK, model=model, data=DataConfig(sequence=model.positions))
     record = ImportRecord(source=f"megatron:{folder.resolve()}", missing=contents.missing)
     write_run(out, config, words.json(), shapes, read, record)
-    return Imported(out, len(found), tuple(contents.missing), tuple(contents.unused))
+    return Imported(out, len(parameters), tuple(contents.missing), tuple(contents.unused))
 
 
 class _Contents(NamedTuple):
-    """What the ranks have of a model: links to tensors by RANK/NAME, what is missing (names here, and there), and what
-    of the first rank has no place.
+    """The weights of a model that the ranks have: links to tensors by RANK/NAME, what is missing (our names, and the
+    checkpoint's), and what of the first rank has no place.
     """
 
     links: list[Link]
@@ -119,7 +119,7 @@ def _compared(
     if refused := _indivisible(spec, len(files)):
         raise InputError(f"{folder} has {len(files)} ranks, which do not divide {refused}")
     rows = _rows(files, parts, spec)
-    found, missing, seen = list[Link](), dict[str, str](), set[Side]()
+    read, missing, seen = list[Link](), dict[str, str](), set[Side]()
     for rank, (file, part) in enumerate(zip(files, parts, strict=True)):
         for link in links(spec, _names(version), Ranks(len(files), rank=rank), rows):
             name = link.theirs.name
@@ -130,28 +130,28 @@ def _compared(
             _check(file, name, part.get(name), link.theirs.shape, len(files))
             if link.ours not in seen:  # what all ranks have is taken from the first
                 seen.add(link.ours)
-                found.append(link._replace(theirs=link.theirs._replace(name=f"{rank}/{name}")))
+                read.append(link._replace(theirs=link.theirs._replace(name=f"{rank}/{name}")))
 
     expected = {link.theirs.name for link in links(spec, _names(version))}
-    return _Contents(found, missing, [name for name in parts[0] if name not in expected])
+    return _Contents(read, missing, [name for name in parts[0] if name not in expected])
 
 
 def _rows(files: Sequence[Path], parts: Sequence[Mapping[str, Tensor]], spec: Spec) -> int:
-    """Return how many rows the vocabulary has over all ranks. They are padded there, to how many is not told: they must
-    be enough, and no more than padding can be.
+    """Return how many rows the vocabulary has over all ranks. They are padded by a number that no file holds: they must
+    be enough, and no more than padding can be. InputError otherwise.
     """
     words = next(links(spec, _NAMES)).theirs  # the embedding comes first
-    found = parts[0].get(words.name)
-    if found is None:
+    table = parts[0].get(words.name)
+    if table is None:
         raise InputError(f"{files[0]} lacks the tensor {words.name}")
-    rows, tokens = len(found) * len(files) if found.ndim else 0, words.shape[0]
+    rows, tokens = len(table) * len(files) if table.ndim else 0, words.shape[0]
     if not 0 <= rows - tokens < MOST_PADDING * len(files):
         raise InputError(f"{files[0]}: {words.name} has {rows} rows, the tokenizer {tokens} tokens; name its own")
     return rows
 
 
 def _check(file: Path, name: str, part: Tensor | None, shape: tuple[int, ...], ranks: int) -> None:
-    """InputError unless a rank has its part of a tensor in plain floating point numbers."""
+    """Raise InputError unless a rank has its part of a tensor in plain floating point numbers."""
     if part is None:
         raise InputError(f"{file} lacks the tensor {name}")
     if not part.is_floating_point() or part.layout is not torch.strided or part.device.type != "cpu":
@@ -178,8 +178,9 @@ def _names(version: float) -> Names:
 
 
 def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
-    """Write a checkpoint that Megatron-LM loads as a release, over `tp` ranks; how many files. InputError for sizes
-    that do not divide and for models that it has not."""
+    """Write a checkpoint that Megatron-LM loads as a release, over `tp` ranks; return how many files it has. InputError
+    for sizes that do not divide and for models that Megatron-LM does not have.
+    """
     folder = RunFolder.open(run)
     model = folder.config().model
     if not isinstance(model, StackConfig) or not model.norm_first:
@@ -190,6 +191,7 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
         raise InputError(
             f"{run} has {what}: Megatron-LM's own checkpoints are of pretraining, a BERT's with 2 segments"
         )
+
     if _indivisible(spec, tp):
         raise InputError(f"--tp {tp} does not divide model.heads={model.heads} and the feed-forward; use another")
 
@@ -211,7 +213,7 @@ def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
 
 
 class _Args(BaseModel):
-    """What a checkpoint tells of its model, where it does, of the types that it must have."""
+    """The arguments of a checkpoint that describe its model, with the types that they must have."""
 
     num_attention_heads: int
     ffn_hidden_size: int | None = None
@@ -222,26 +224,30 @@ class _Args(BaseModel):
     openai_gelu: bool = False
 
 
-class _Told(BaseModel):
-    """What stands beside the weights."""
+class _Beside(BaseModel):
+    """The values of a checkpoint beside its weights and arguments."""
 
     checkpoint_version: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, vocab: int) -> tuple[StackConfig, float]:
-    """The model by its arguments, and where they are not told by its tensors; the version of the order of rows."""
-    found = part.get("args")
+    """Return the model by its arguments, and where these are silent by its tensors; and the version of the order of
+    rows. InputError for a checkpoint that is no BERT and no GPT-2.
+    """
+    namespace = part.get("args")
     position = flat.get(f"{_POSITIONS}.weight")
     if position is None or position.ndim != 2:
         raise InputError(f"{file} has no language_model.embedding.position_embeddings: it is no BERT and no GPT-2")
-    if not isinstance(found, argparse.Namespace) or getattr(found, "num_attention_heads", None) is None:
+    if not isinstance(namespace, argparse.Namespace) or getattr(namespace, "num_attention_heads", None) is None:
         raise InputError(f"{file} does not tell its number of attention heads (args.num_attention_heads)")
+
     bert = any(name.startswith(("lm_head.", "binary_head.")) or "tokentype" in name for name in flat)
     hidden = position.shape[1]
+
     try:
-        args, told = _Args.model_validate(vars(found)), _Told.model_validate(part)
+        args, values = _Args.model_validate(vars(namespace)), _Beside.model_validate(part)
         fused = bool(not bert if args.bias_gelu_fusion is None else args.bias_gelu_fusion) or args.openai_gelu
-        dropouts = [0.1 if said is None else said for said in (args.hidden_dropout, args.attention_dropout)]
+        dropouts = [0.1 if rate is None else rate for rate in (args.hidden_dropout, args.attention_dropout)]
         model = (BertConfig if bert else GPT2Config)(
             layers=sum(name.endswith("input_layernorm.weight") for name in flat),
             hidden=hidden, heads=args.num_attention_heads, positions=position.shape[0], vocab=vocab,
@@ -250,12 +256,12 @@ def _model_of(part: Mapping[str, Any], flat: Mapping[str, Tensor], file: Path, v
             attention_dropout=dropouts[1],
         )  # fmt: skip
     except ValidationError as error:
-        raise complaint(file, error, _TOLD) from None
+        raise complaint(file, error, _SOURCES) from None
     try:
         check(model)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    return model, told.checkpoint_version
+    return model, values.checkpoint_version
 
 
 def _args_of(model: StackConfig, rows: int, tp: int) -> dict[str, Any]:

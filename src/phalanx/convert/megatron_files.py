@@ -1,4 +1,4 @@
-"""The files of Megatron-LM's checkpoints: which they are and what is in them, without running a pickle's code."""
+"""The files of Megatron-LM's checkpoints, and their contents, without running a pickle's code."""
 
 import argparse
 import codecs
@@ -20,7 +20,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The checkpoint files of all tensor-parallel ranks, in order, at the newest iteration or the release.
+    """Return the checkpoint files of all tensor-parallel ranks, in order, at the newest iteration or the release.
 
     InputError where the folder holds no checkpoint, or one of a pipeline.
     """
@@ -29,23 +29,27 @@ def files_of(folder: Path) -> list[Path]:
     tracker = folder / TRACKER
     if tracker.is_file():
         with reading(tracker):
-            said = tracker.read_text(encoding="utf-8").strip()
-        if said != "release" and not re.fullmatch(r"[0-9]{1,18}", said):
-            raise InputError(f"{tracker} says {short(said)}, which is neither an iteration's number nor release")
-        folder = folder / (said if said == "release" else f"iter_{int(said):07d}")
+            iteration = tracker.read_text(encoding="utf-8").strip()
+        if iteration != "release" and not re.fullmatch(r"[0-9]{1,18}", iteration):
+            raise InputError(f"{tracker} says {short(iteration)}, which is neither an iteration's number nor release")
+        folder = folder / (iteration if iteration == "release" else f"iter_{int(iteration):07d}")
+
     ranks = sorted(path for path in folder.glob("mp_rank_*") if path.is_dir())
     if not ranks:
         raise InputError(f"{folder} has no mp_rank_00: it is no checkpoint of Megatron-LM")
     if [path.name for path in ranks] != [f"mp_rank_{rank:02d}" for rank in range(len(ranks))]:
         raise InputError(f"{folder} has {ranks[-1].name}: pipelines and gaps are not read, only mp_rank_00, 01, …")
-    found = [next((rank / name for name in FILES if (rank / name).is_file()), None) for rank in ranks]
-    if None in found:
-        raise InputError(f"{ranks[found.index(None)]} holds no {FILES[0]}")
-    return [file for file in found if file]
+
+    files = [next((rank / name for name in FILES if (rank / name).is_file()), None) for rank in ranks]
+    if None in files:
+        raise InputError(f"{ranks[files.index(None)]} holds no {FILES[0]}")
+    return [file for file in files if file]
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What a rank saved; of classes only the arguments' and numpy's, which do nothing when they are read."""
+    """Return the content of a rank's file. Classes of the arguments and of numpy alone are known, which do nothing when
+    they are read. InputError for any other, and for a file that is no checkpoint.
+    """
     # numpy's arrays of random states, by their names of before numpy 2 too
     reconstruct: Any = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
     dtypes = [type(np.dtype(name)) for name in ("uint32", "int64", "float64", "bool")]
@@ -53,14 +57,14 @@ def load(path: Path) -> dict[str, Any]:
         argparse.Namespace, np.ndarray, np.dtype, codecs.encode, reconstruct,
         (reconstruct, "numpy.core.multiarray._reconstruct"), *dtypes,
     ]  # fmt: skip
-    found = pickled.load(path, harmless)
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+    content = pickled.load(path, harmless)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise InputError(f"{path} has no part named model: it is no checkpoint of Megatron-LM")
-    return found
+    return content
 
 
 def flat_of(model: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Tensors by dotted name; what later versions call an encoder and its self-attention has its first name.
+    """Return tensors by dotted name; what later versions call an encoder and its self-attention has its first name.
 
     InputError for parts within parts deeper than any that Megatron-LM has, as in a dictionary that holds itself.
     """

@@ -15,7 +15,7 @@ from phalanx.foreign import reading, unreadable
 
 
 def load(path: Path, classes: Sequence[Any] = ()) -> Any:
-    """What is in the file, its tensors on the CPU and mapped from the disk where the format allows it.
+    """Return the content of the file, its tensors on the CPU and mapped from the disk where the format allows it.
 
     Beside tensors and plain values it may hold `classes`, which do nothing when they are read. InputError for a class
     that is not among them, and for a file that is damaged.
@@ -26,16 +26,16 @@ def load(path: Path, classes: Sequence[Any] = ()) -> Any:
                 warnings.simplefilter("ignore")  # about a pickle's protocol: what cannot be read is told below
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except UnpicklingError as error:
-            said = str(error)
-    raise refusal(path, said)
+            reason = str(error)
+    raise refusal(path, reason)
 
 
-def refusal(path: Path, said: str) -> InputError:
-    """The error to raise for a file that torch did not unpickle, by what torch said."""
-    if named := re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", said):
+def refusal(path: Path, reason: str) -> InputError:
+    """Return the error to raise for a file that torch did not unpickle, by the reason that torch gave."""
+    if named := re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", reason):
         return InputError(
             f"{path} holds more than tensors ({named[1]}), which may be code: it is not opened; save it as safetensors"
         )
-    unknown = re.search(r"Unsupported .*", said)
+    unknown = re.search(r"Unsupported .*", reason)
     what = unknown[0] if unknown else "its pickle cannot be read"
     return unreadable(path, f"{what}; it is damaged, or holds what may be code and is not opened")

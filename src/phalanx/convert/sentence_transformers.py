@@ -1,4 +1,4 @@
-"""What a folder of sentence-transformers says beside its BERT: how a text's vector is made of those of its tokens."""
+"""The settings of a sentence-transformers folder beside its BERT: how a text's vector is made from its tokens'."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ KNOWN = ("Transformer", "Pooling", "Normalize")
 
 
 class Sentences(NamedTuple):
-    """How the folder turns texts into vectors."""
+    """The way in which a folder turns texts into vectors."""
 
     longest: int | None = None
     """The most tokens that a text keeps; None where the folder does not say."""
@@ -25,7 +25,7 @@ class Sentences(NamedTuple):
 
 
 def read(folder: Path, tokenizer: Tokenizer) -> Sentences:
-    """What the folder says. One that is not of sentence-transformers says nothing. InputError for a damaged file."""
+    """Return a folder's settings: defaults where it is not of sentence-transformers. InputError for a damaged file."""
     if not (folder / MODULES).is_file():
         return Sentences()
 
@@ -49,20 +49,20 @@ def read(folder: Path, tokenizer: Tokenizer) -> Sentences:
 
 
 def _kind(module: dict[str, Any]) -> str:
-    """The class of a module of sentence-transformers; nothing for one of anyone else's."""
+    """Return the class of a module of sentence-transformers; "" for one of anyone else's."""
     place, _, name = str(module.get("type", "")).rpartition(".")
     return name if place.split(".")[0] == "sentence_transformers" else ""
 
 
 def _module(folder: Path, kind: str, module: dict[str, Any]) -> str:
-    """Why a module cannot be computed here, or nothing."""
+    """Return why a module cannot be computed here; "" if it can."""
     if kind not in KNOWN:
         return f"its module {short(module.get('type'))} is not known here"
     return _pooling(folder, str(module.get("path", ""))) if kind == "Pooling" else ""
 
 
 def _pooling(folder: Path, path: str) -> str:
-    """Why the Pooling that is described in a subfolder cannot be computed here, or nothing.
+    """Return why the Pooling that is described in a subfolder cannot be computed here; "" if it can.
 
     A description that is missing is never taken for the mean: copies without subfolders are common.
     """
@@ -85,7 +85,7 @@ def _pooling(folder: Path, path: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file."""
+    """Return the object in a JSON file; None where there is no such file. InputError for a damaged one."""
     with reading(path):
-        there = path.is_file()
-    return read_json(path) if there else None
+        exists = path.is_file()
+    return read_json(path) if exists else None

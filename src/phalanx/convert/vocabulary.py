@@ -38,6 +38,7 @@ def write_tokenizer(
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.positions,
         "model_input_names": inputs,
     }  # fmt: skip
+
     if not spec.causal:
         facts |= _bert(tokenizer, backend)
     elif begin is not None or ends or tokenizer.around:
@@ -45,21 +46,24 @@ def write_tokenizer(
         facts |= {kind: tokenizer.token(token) for kind, token in special.items() if token is not None}
     elif tokenizer.eod is not None:
         facts |= _gpt(tokenizer, backend)
+
     durable.write(folder / "tokenizer.json", backend.to_str().encode())
     durable.write(folder / "tokenizer_config.json", json.dumps(facts, indent=2, ensure_ascii=False).encode())
 
 
 def _bert(tokenizer: Tokenizer, backend: Backend) -> dict[str, Any]:
-    """The facts of a BERT's tokenizer, whose `backend` is made to put its marks around texts."""
+    """Return the facts of a BERT's tokenizer; `backend` is made to put its marks around texts."""
     ids = {kind: getattr(tokenizer, kind) for kind in ("unk", "sep", "pad", "cls", "mask")}
     facts: dict[str, Any] = {f"{kind}_token": tokenizer.token(i) for kind, i in ids.items() if i is not None}
     if tokenizer.cls is None or tokenizer.sep is None:
         return facts
+
     cls, sep = facts["cls_token"], facts["sep_token"]
     backend.post_processor = TemplateProcessing(
         single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(cls, tokenizer.cls), (sep, tokenizer.sep)],
     )  # fmt: skip
+
     options, normal = json.loads(tokenizer.json())["model"], backend.normalizer
     if (
         is_bert_like(backend)
@@ -76,7 +80,7 @@ def _bert(tokenizer: Tokenizer, backend: Backend) -> dict[str, Any]:
 
 
 def _gpt(tokenizer: Tokenizer, backend: Backend) -> dict[str, Any]:
-    """The facts of a GPT's tokenizer, which has one special token."""
+    """Return the facts of a GPT's tokenizer, which has one special token."""
     assert tokenizer.eod is not None
     end = tokenizer.token(tokenizer.eod)
     facts: dict[str, Any] = {"bos_token": end, "eos_token": end, "unk_token": end}

@@ -17,7 +17,7 @@ from phalanx.spec.model import Head, Spec
 
 
 class BertConfig(StackConfig):
-    """What the network is: a BERT, by default with the norms and the GELU of Google's."""
+    """The network: a BERT, by default with the norms and the GELU of Google's."""
 
     family: str = "bert"
     positions: Size = 512
@@ -111,7 +111,7 @@ def _write(model: BertConfig) -> dict[str, Any]:
 
 
 class Bert:
-    """Google's post-LN sizes (arXiv 1810.04805, 1908.08962) and Megatron's pre-LN sizes (arXiv 1909.08053)."""
+    """BERT in Google's post-LN sizes (arXiv 1810.04805, 1908.08962) and Megatron's pre-LN ones (arXiv 1909.08053)."""
 
     TASK = "mlm"
     Config = BertConfig
@@ -129,7 +129,7 @@ class Bert:
 
 
 def _masked(model: BertConfig) -> Head:
-    """BERT's masked-language-model head: a transform, a norm, and the vocabulary, at the masked positions only."""
+    """Return BERT's masked-language-model head: a transform, a norm, and the vocabulary, at masked positions only."""
     transform = Dim("embed", model.hidden), Dim("transform", model.hidden)
     chain = (
         ("masked.transform", Matrix(*transform, std=model.init_std, per="label")),
@@ -140,12 +140,12 @@ def _masked(model: BertConfig) -> Head:
 
 
 def _pair(model: BertConfig) -> Head:
-    """BERT's next-sentence head: a pooler of the first token, then two classes."""
+    """Return BERT's next-sentence head: a pooler of the first token, then two classes."""
     return Head("nsp", (_pooler(model, "pair"), _classifier(model, "pair", 2, pooled=True)), "tanh")
 
 
 def _answer(model: BertConfig) -> Head:
-    """A head of fine-tuning (arXiv 1810.04805, section 4): of the pooled first token, or of every token."""
+    """Return a head of fine-tuning (arXiv 1810.04805, section 4): of the pooled first token, or of every token."""
     kind = find(model.head)
     classifier = _classifier(model, "answer", kind.width(model.classes), kind.pooled)
     chain = (_pooler(model, "answer"), classifier) if kind.pooled else (classifier,)

@@ -1,4 +1,4 @@
-"""What a model family is, and from a [model] section to the description of its model."""
+"""Model families, and the way from a [model] section to the description of its model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +22,7 @@ class Family(Protocol):
 
     @property
     def TASK(self) -> str:
-        """The task that it is pretrained by."""
+        """The task that the family is pretrained by."""
         ...
 
     @property
@@ -40,14 +40,14 @@ class Family(Protocol):
 
 def family(name: str) -> Family:
     """Return the family of that name. InputError where there is none."""
-    found: Family = registry.MODELS.find(name)
-    return found
+    entry: Family = registry.MODELS.find(name)
+    return entry
 
 
 def hugging_face(name: str) -> Mapping[str, HuggingFace]:
     """Return what a family's models are at Hugging Face, by model_type. InputError where there is no such family."""
-    found: Mapping[str, HuggingFace] = getattr(family(name), "HUGGING_FACE", {})
-    return found
+    forms: Mapping[str, HuggingFace] = getattr(family(name), "HUGGING_FACE", {})
+    return forms
 
 
 def configured(**keys: Any) -> ModelConfig:

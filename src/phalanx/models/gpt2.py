@@ -14,7 +14,7 @@ from phalanx.spec.model import MLP, WORDS, Activation, Attention, Block, Embeddi
 
 
 class StackConfig(ModelConfig):
-    """What the network is: the keys that GPT-2 and BERT share."""
+    """The network: the keys that GPT-2 and BERT share."""
 
     norm_first: bool = True
     """Layer norm before each sub-layer (pre-LN) or after the residual sum (post-LN, as Google's BERT)."""
@@ -23,7 +23,7 @@ class StackConfig(ModelConfig):
 
 
 class GPT2Config(StackConfig):
-    """What the network is: a GPT-2."""
+    """The network: a GPT-2."""
 
     family: str = "gpt2"
 
@@ -75,7 +75,7 @@ def _why_not(model: GPT2Config) -> str:
 
 
 class GPT2:
-    """OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
+    """GPT-2, with OpenAI's four sizes and those of the Megatron paper (arXiv 1909.08053, table 1)."""
 
     TASK = "clm"
     Config = GPT2Config
@@ -95,7 +95,7 @@ class GPT2:
 
 
 def stack(model: StackConfig, causal: bool, heads: tuple[Head, ...], segments: int = 0) -> Spec:
-    """The transformer that GPT-2 and BERT share, before or behind its norms, with biases everywhere."""
+    """Return the transformer that GPT-2 and BERT share, before or behind its norms, with biases everywhere."""
     hidden, norm, std = Dim("embed", model.hidden), norm_of(model), model.init_std
     stds = std, std / math.sqrt(2 * model.layers)  # what adds to the residual stream begins smaller, as GPT-2's
     position = Table(Dim("position", model.positions), hidden, std)
@@ -111,17 +111,17 @@ def stack(model: StackConfig, causal: bool, heads: tuple[Head, ...], segments: i
 
 
 def norm_of(model: ModelConfig) -> Norm:
-    """Return its layer norm over the residual stream."""
+    """Return the model's layer norm over the residual stream."""
     return Norm(Dim("embed", model.hidden), model.norm_eps)
 
 
 def activation_of(model: StackConfig) -> Activation:
-    """Return the form of its GELU."""
+    """Return the form of the model's GELU."""
     return "gelu_tanh" if model.gelu == "tanh" else "gelu"
 
 
 def words_of(model: ModelConfig) -> Dim:
-    """Return its vocabulary, padded to the same rows on every layout."""
+    """Return the model's vocabulary, padded to the same rows on every layout."""
     return Dim("vocab", model.vocab, padded=model.padded_vocab)
 
 
@@ -148,7 +148,7 @@ def unlike(spec: Spec) -> str:
 
 
 def _usual(block: Block, spec: Spec) -> Block:
-    """A block of GPT-2 or BERT with the sizes, rates and deviations of another."""
+    """Return a block of GPT-2 or BERT with the sizes, rates and deviations of another."""
     norm, attention, mlp = Norm(Dim("embed", spec.hidden), block.norm1.eps), block.attention, block.feed_forward
     heads = attention.heads
     width, exact = spec.hidden // heads, mlp.activation == "gelu"

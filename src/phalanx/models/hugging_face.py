@@ -1,4 +1,4 @@
-"""What a family's file says of Hugging Face: how config.json is read and written there, and what tensors are called."""
+"""The place of a family at Hugging Face: how its config.json is read and written, and what its tensors are called."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace

@@ -24,7 +24,7 @@ Count = Annotated[int, Field(ge=0, le=1 << 24)]
 
 
 class LlamaConfig(ModelConfig):
-    """What the network is: a Llama."""
+    """The network: a Llama."""
 
     family: str = "llama"
     dropout: Fraction = 0.0
@@ -125,8 +125,8 @@ def _read_mistral(facts: Facts) -> dict[str, Any]:
 
 
 def _read_qwen2(facts: Facts) -> dict[str, Any]:
-    """A window is used only where `use_sliding_window` says so, and there in the layers from `max_window_layers` on,
-    or in those that `layer_types` names.
+    """Return the keys of [model]. A window is used only where `use_sliding_window` says so, and there in the layers
+    from `max_window_layers` on, or in those that `layer_types` names. InputError for a window that is used.
     """
     facts = {**_QWEN2, **facts}
     used = facts.get("use_sliding_window")
@@ -161,21 +161,23 @@ def _theta(facts: Facts) -> Any:
     """Return the base of the rotary frequencies: of `rope_parameters`, or of older files' `rope_theta` and
     `rope_scaling`. InputError for frequencies that are scaled.
     """
-    told: dict[str, Any] = {"rope_theta": facts.get("rope_theta", 10_000.0)}
+    parameters: dict[str, Any] = {"rope_theta": facts.get("rope_theta", 10_000.0)}
+
     for key in ("rope_scaling", "rope_parameters"):
-        part = facts.get(key)
-        if part is None:
+        section = facts.get(key)
+        if section is None:
             continue
-        if not isinstance(part, dict):
-            raise InputError(f"{key}={short(part)} will not do: it is to be an object, or null")
-        told |= part
-        kind = part.get("rope_type") or part.get("type") or "default"
+        if not isinstance(section, dict):
+            raise InputError(f"{key}={short(section)} will not do: it is to be an object, or null")
+        parameters |= section
+        kind = section.get("rope_type") or section.get("type") or "default"
         if kind != "default":
             raise InputError(f"rotary positions of the type {short(kind)} (rope_type) are not known here; default is")
-    for key, value in told.items():
+
+    for key, value in parameters.items():
         if isinstance(value, dict) or (key == "partial_rotary_factor" and value != 1):
             raise InputError(f"rotary positions with {short(key)}={short(value)} are not known here")
-    return told["rope_theta"]
+    return parameters["rope_theta"]
 
 
 def _refuse_window(facts: Facts) -> None:
@@ -187,7 +189,7 @@ def _refuse_window(facts: Facts) -> None:
 
 
 def _write(model: Any) -> dict[str, Any]:
-    """Both forms of the rotary positions, for older and newer versions of transformers."""
+    """Return both forms of the rotary positions, for older and newer versions of transformers."""
     rope = {"rope_type": "default", "rope_theta": model.theta}
     return {"hidden_act": "silu", "rope_parameters": rope, "use_sliding_window": False, "sliding_window": None}
 
@@ -220,7 +222,7 @@ HUGGING_FACE: Mapping[str, HuggingFace] = {
 
 
 class Llama:
-    """Sizes as their makers published them."""
+    """Llama and its kind, with sizes as their makers published them."""
 
     TASK = "clm"
     Config = LlamaConfig

@@ -1,4 +1,4 @@
-"""What stands on the transformer when a model is fine-tuned."""
+"""The head that a model is fine-tuned with, on top of the transformer."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from phalanx.spec.model import Head
 
 
 class Split(NamedTuple):
-    """How sequences that a layout splits are put together: `whole` with gradient, `everywhere` without; so many `ways`
-    compute alike what follows, and each counts its part of it.
+    """How sequences that a layout splits are put together: `whole` with gradient, `everywhere` without. As many `ways`
+    (ranks) compute alike what follows, and each counts its part of it.
     """
 
     whole: Slot = slots.same
@@ -48,8 +48,8 @@ class AnswerHead(nn.Module):
         self.split = Split()
 
     def forward(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """hidden [batch, seq, hidden] -> float32 logits [batch, width], of a head that is not pooled [batch, seq,
-        width]
+        """Return float32 logits [batch, width] of hidden [batch, seq, hidden]; [batch, seq, width] of a head that is
+        not pooled.
         """
         index = batch.index
         if self.pooler is not None:
@@ -58,10 +58,10 @@ class AnswerHead(nn.Module):
         return logits if self.pooler is None else logits[:, 0]
 
     def sums(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The sum of the loss by the head's name, and how many were right where that can be said; where no gradient is
-        wanted also the logits, as `answers`.
+        """Return the sum of the loss under the head's name, and where answers can be right under NAME_correct how many
+        are; without gradients also the logits, as `answers`.
         """
         logits = self(hidden, batch)
         loss = self.kind.loss(logits, batch, self.split)
-        found = dict(zip((self.name, f"{self.name}_correct"), loss, strict=False))
-        return found if torch.is_grad_enabled() else {**found, "answers": logits}
+        sums = dict(zip((self.name, f"{self.name}_correct"), loss, strict=False))
+        return sums if torch.is_grad_enabled() else {**sums, "answers": logits}

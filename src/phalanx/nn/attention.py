@@ -21,7 +21,7 @@ from phalanx.spec import model
 
 @dataclass(frozen=True)
 class Context:
-    """What every block needs of the batch: coordinates and who may attend to whom."""
+    """The coordinates of a batch and who may attend to whom: all that a block needs beside the residual stream."""
 
     index: Tensor  # int64 [batch, seq]
     key: Tensor  # int32 [batch]
@@ -38,15 +38,15 @@ Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-    """softmax(q kᵀ / sqrt(d)) v in one kernel; q [batch, heads, seq, d], k and v [batch, kv_heads, keys, d]."""
+    """Compute softmax(q kᵀ / sqrt(d)) v in one kernel; q [batch, heads, seq, d], k and v [batch, kv_heads, keys, d]."""
     k, v = _as_taken(q, k, v, context)
     causal, grouped = context.causal and context.mask is None, q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal, enable_gqa=grouped)
 
 
 def _as_taken(q: Tensor, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-    """Keys and values as torch's fused kernels take them: a copy for each query of a group where there is a mask, and
-    in fp32. (Else its slowest kernel would be chosen, which writes all scores down.)
+    """Return keys and values as torch's fused kernels take them: a copy for each query of a group where there is a
+    mask, and in fp32. (Else its slowest kernel would be chosen, which writes all scores down.)
     """
     group = q.shape[1] // k.shape[1]
     if group == 1 or (context.mask is None and q.dtype != torch.float32):
@@ -55,7 +55,7 @@ def _as_taken(q: Tensor, k: Tensor, v: Tensor, context: Context) -> tuple[Tensor
 
 
 class Dropping(nn.Module):
-    """The formula written out, with stateless dropout of the probabilities: exact on every layout, slower."""
+    """Attention by its formula, with stateless dropout of the probabilities: exact on every layout, slower."""
 
     site: Tensor
 
@@ -75,12 +75,16 @@ class Dropping(nn.Module):
             return fused(q, k, v, context)
         if (group := q.shape[1] // k.shape[1]) > 1:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+
+        # fp32 from here to the probabilities: a softmax in half precision loses what is unlikely
         scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [batch, heads, seq, seq]
         mask = context.mask
         if mask is None and context.causal:
             mask = context.index[:, None, :, None] >= context.index[:, None, None, :]
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
+
+        # the mask hashes global coordinates, the head's too, so that it is the same whichever ranks hold which heads
         head = torch.arange(self.first_head, self.first_head + q.shape[1], dtype=torch.int32, device=q.device)
         row = random.rows(context.index, context.key, self.site)[:, None, :]
         kept = random.keep(random.mix(row ^ random.mix(head)[:, None]), k.shape[2], self.drop)
@@ -100,12 +104,13 @@ class Attention(nn.Module):
         self.attend: Attend = Dropping(part.drop, site) if part.drop else fused
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """x [batch, seq, hidden] -> [batch, seq, hidden]"""
+        """Return [batch, seq, hidden] of x [batch, seq, hidden]."""
         joined = self.qkv(x)
         batch, seq, _ = joined.shape
         groups = joined.view(batch, seq, -1, self.group + 2, self.width).transpose(1, 2)  # [batch, kv_heads, seq, …]
         q, k, v = groups[..., : self.group, :].transpose(2, 3).flatten(1, 2), groups[..., -2, :], groups[..., -1, :]
         if context.turn is not None:  # v is copied, or it would keep all of `joined` for backward
             q, k, v = rotated(q, context.turn), rotated(k, context.turn), v.contiguous()
+
         y = self.attend(q, self.keys(k), self.keys(v), context)
         return self.out(y.transpose(1, 2).reshape(batch, seq, -1))  # type: ignore[no-any-return]

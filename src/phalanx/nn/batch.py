@@ -1,4 +1,4 @@
-"""What goes into a model: tokens with their global coordinates."""
+"""The input of a model: tokens with their global coordinates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -22,11 +22,11 @@ class Batch:
     value: Tensor | None = None  # float32 [B]: the number to predict, NaN where there is none
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """Sequences start to stop of this batch, coordinates kept."""
+        """Return sequences `start` to `stop` of this batch, coordinates kept."""
         return self._map(lambda t: t[start:stop])
 
     def columns(self, positions: Tensor) -> "Batch":
-        """The given positions of every sequence, coordinates kept."""
+        """Return the given positions of every sequence, coordinates kept."""
         return self._map(lambda t: t[:, positions] if t.ndim == 2 else t)
 
     def unasked(self) -> "Batch":

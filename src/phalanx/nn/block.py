@@ -12,7 +12,9 @@ from phalanx.spec import model
 
 
 class FeedForward(nn.Module):
-    """down(act(up(x))), or gated: down(act(gate(x)) * up(x)), where gate and up are one matrix, [gate; up]."""
+    """A feed-forward layer: down(act(up(x))), or gated: down(act(gate(x)) * up(x)), gate and up being one matrix,
+    [gate; up].
+    """
 
     def __init__(self, part: model.MLP) -> None:
         super().__init__()
@@ -20,7 +22,7 @@ class FeedForward(nn.Module):
         self.up, self.down = (Linear(matrix) for _, matrix in part.matrices())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., hidden] -> [..., hidden]"""
+        """Return [..., hidden] of x [..., hidden]."""
         gate, up = self.up(x).chunk(2, -1) if self.gated else (self.up(x), None)
         inner = self.activation(gate)
         y: Tensor = self.down(inner if up is None else inner * up)
@@ -43,7 +45,7 @@ class Block(nn.Module):
         self.dropout1, self.dropout2 = Dropout(part.drop, site + 2), Dropout(part.drop, site + 3)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """x [batch, seq, hidden] -> [batch, seq, hidden]"""
+        """Return [batch, seq, hidden] of x [batch, seq, hidden]."""
         if self.recompute == "block" and self.training:
             y: Tensor = checkpoint(self._forward, x, context, use_reentrant=False, preserve_rng_state=False)
         else:

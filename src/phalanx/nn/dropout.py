@@ -30,10 +30,10 @@ class _Drop(torch.autograd.Function):
 
 
 class Dropout(nn.Module):
-    """Zeroes elements with probability `drop` while training and scales the rest by 1 / (1 - drop).
+    """Dropout: zeroes elements with probability `drop` while training and scales the rest by 1 / (1 - drop).
 
-    `site` tells one dropout of the model from another. It is a buffer, not a Python int, so that blocks which differ
-    in nothing else share one compiled graph. `rows` lets a layout take its part of the coordinates.
+    `site` tells one dropout of the model from another. It is a buffer, not a Python int, so that blocks which differ in
+    nothing else share one compiled graph. `rows` lets a layout take its part of the coordinates.
     """
 
     site: Tensor
@@ -50,7 +50,7 @@ class Dropout(nn.Module):
         self.site.fill_(self.number)
 
     def forward(self, x: Tensor, index: Tensor, key: Tensor) -> Tensor:
-        """x [batch, seq, hidden] at the global coordinates `index` [batch, seq] under `key` [batch]"""
+        """Drop elements of x [batch, seq, hidden] at global coordinates `index` [batch, seq] under `key` [batch]."""
         if not self.training or self.drop == 0:
             return x
         rows = random.rows(self.rows(index), key, self.site)

@@ -1,4 +1,4 @@
-"""What stands on the transformer: language-model heads, pooler and classifier."""
+"""The heads of pretraining, on top of the transformer: next token, masked tokens, pairs of sentences."""
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,12 @@ class VocabularyHead(nn.Module):
         self.gemm = slots.gemm
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """hidden [..., hidden], weight [rows, hidden] -> logits [..., vocab]"""
+        """Return logits [..., vocab] of hidden [..., hidden]; weight is [rows, hidden]."""
         return self.gemm(hidden, weight[: self.held], self.bias)
 
     def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """hidden [..., hidden], labels [...] -> the sum of the loss over labels >= 0 as `name`; without gradients
-        also how many were right as `name`_correct, and each one's loss and whether it was right as `answers` [..., 2].
+        """Return the sum of the loss over labels [...] >= 0, given hidden [..., hidden], as `name`. Without gradients
+        also how many were right as NAME_correct, and the loss of each and whether it was right as `answers` [..., 2].
         """
         shape = labels.shape
         hidden, labels, weight = self.enter(hidden.flatten(0, -2)), labels.flatten(), weight[: self.held]
@@ -58,12 +58,12 @@ class MaskedHead(nn.Module):
         return y
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """hidden [..., hidden] -> logits [..., vocab]"""
+        """Return logits [..., vocab] of hidden [..., hidden]."""
         logits: Tensor = self.decoder(self._transform(hidden), weight)
         return logits
 
     def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Sums of the loss and of right answers, as `VocabularyHead.sums` gives them. Only masked positions meet the
+        """Return sums of the loss and of right answers, as `VocabularyHead.sums` does. Only masked positions meet the
         transform and the vocabulary.
         """
         masked = labels >= 0
@@ -78,17 +78,17 @@ class PairHead(nn.Module):
         self.pooler, self.classifier = Linear(pooler), Linear(classifier)
 
     def pool(self, hidden: Tensor) -> Tensor:
-        """hidden [batch, seq, hidden] -> [batch, hidden]"""
+        """Return [batch, hidden] of hidden [batch, seq, hidden]: the first token's, through the pooler."""
         return torch.tanh(self.pooler(hidden[:, 0]))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """hidden [batch, seq, hidden] -> logits [batch, 2]"""
+        """Return logits [batch, 2] of hidden [batch, seq, hidden]."""
         logits: Tensor = self.classifier(self.pool(hidden))
         return logits
 
     def sums(self, name: str, hidden: Tensor, related: Tensor) -> dict[str, Tensor]:
-        """hidden [batch, seq, hidden], related int64 [batch] -> the sum of the loss over related >= 0 as `name`, and
-        how many were right as `name`_correct.
+        """Return the sum of the loss over related int64 [batch] >= 0, given hidden [batch, seq, hidden], as `name`, and
+        how many were right as NAME_correct.
         """
         logits = self(hidden)
         return {

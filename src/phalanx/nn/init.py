@@ -19,14 +19,15 @@ class Piece(NamedTuple):
 
 
 def initialise(model: nn.Module, seed: int, pieces: Mapping[str, Sequence[Piece]] | None = None) -> None:
-    """Fill every parameter, or the `pieces` of it that are here, by its name: weights N(0, std²), biases 0, norms 1
-    and 0.
+    """Fill every parameter, or the `pieces` of it that this rank holds, by its name: weights N(0, std²), biases 0,
+    norms 1 and 0.
 
     The values depend on the seed, the parameter's name and the element's place, not on the order of modules or on who
     holds which part.
     """
     if pieces is None:
         pieces = {name: [Piece(p, (0,) * p.ndim)] for name, p in model.named_parameters()}
+
     with torch.no_grad():
         for name, module in model.named_modules():
             if hasattr(module, "reset"):

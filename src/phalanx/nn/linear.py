@@ -13,7 +13,11 @@ Slot = Callable[[Tensor], Tensor]
 
 
 class Linear(nn.Module):
-    """y = leave(gemm(enter(x), W)) + b. `axes` names (input, output); a layout maps them to the mesh."""
+    """A matrix product: y = leave(gemm(enter(x), W)) + b. `axes` names (input, output); a layout maps them to the mesh.
+
+    Where the outputs are split, `enter` gathers or copies the input to all ranks, once for every such Linear. Products
+    that share an input are therefore best fused into one matrix (`spec.leaves.Fused`), as q, k and v are.
+    """
 
     def __init__(self, part: Matrix) -> None:
         super().__init__()
@@ -25,7 +29,7 @@ class Linear(nn.Module):
         self.gemm = slots.gemm
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., inputs] -> [..., outputs]"""
+        """Return [..., outputs] of x [..., inputs]."""
         x = self.enter(x)
         if self.leave is slots.same:
             return self.gemm(x, self.weight, self.bias)
@@ -34,7 +38,7 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Rows of a table. `start` is the first row held here: rows held elsewhere count as zero until `leave` sums."""
+    """A table of rows. `start` is the first row that this rank holds: others' rows count as zero until `leave` sums."""
 
     def __init__(self, part: Table) -> None:
         super().__init__()
@@ -43,7 +47,7 @@ class Embedding(nn.Module):
         self.leave: Slot = slots.same
 
     def forward(self, rows: Tensor) -> Tensor:
-        """rows int64 [...] -> [..., hidden]"""
+        """Return [..., hidden] of rows int64 [...]."""
         if self.leave is slots.same:
             return F.embedding(rows, self.weight)
         local = rows - self.start

@@ -24,34 +24,34 @@ _ENGINE: Any = torch.autograd.Variable._execution_engine
 
 
 class Columns(NamedTuple):
-    """Which logits are here, and how those that are elsewhere are added: all, until a layout splits the vocabulary."""
+    """The logits that a rank computes, and how others' are added: all of them, until a layout splits the vocabulary."""
 
     start: int = 0
     total: Callable[[Tensor], Tensor] = slots.same  # sum over the parts
     largest: Callable[[Tensor], Tensor] = slots.same  # maximum over the parts
-    judge: Callable[..., Any] | None = None  # in place of `_scored`, where all are here: see `compiled`
+    fused: Callable[..., Any] | None = None  # in place of `_scored`, where no column is missing: see `compiled`
 
 
 WHOLE = Columns()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of -log p(label) in fp32 over labels >= 0. logits [n, classes], labels [n] -> []"""
+    """Return the sum of -log p(label) in fp32 over labels >= 0: float32 [] of logits [n, classes] and labels [n]."""
     return F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
 
 
 class _Scored(NamedTuple):
-    """A few rows: -log p of the labels, and what their gradient and their verdict are made of."""
+    """The losses -log p of a few rows, and what their gradient and whether they are right are computed from."""
 
     loss: Tensor  # [n], 0 where there is no label
-    inside: Tensor  # [n, columns]: log p within the columns that are here
+    inside: Tensor  # [n, columns]: log p within this rank's columns
     share: Tensor  # [n]: log of these columns' part of the whole probability
-    place: Tensor  # [n, 1]: the label's column, 0 where it is elsewhere
-    held: Tensor  # [n]: whether it is here
+    place: Tensor  # [n, 1]: the label's column, 0 where another rank has it
+    held: Tensor  # [n]: whether this rank has it
     picked: Tensor  # [n]: the label's logit above the largest mass
 
     def grad(self, labels: Tensor) -> Tensor:
-        """Gradient of the summed losses by this rank's logits, float32 [n, columns]; overwrites `inside`."""
+        """Return the gradient of the summed losses by this rank's logits, float32 [n, columns]; overwrites `inside`."""
         p = self.inside.exp_().mul_((self.share.exp() * (labels >= 0))[:, None])
         return p.scatter_add_(1, self.place, -self.held.to(p.dtype)[:, None])
 
@@ -59,32 +59,36 @@ class _Scored(NamedTuple):
 def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
     logits = logits.float()
     inside = logits.log_softmax(-1)
+
     mass = logits[:, 0] - inside[:, 0]  # the log-sum-exp of a row
     above = mass - columns.largest(mass)
+
     own = labels - columns.start
     held = (own >= 0) & (own < logits.shape[1])
     place = torch.where(held, own, 0)[:, None]
     picked = torch.where(held, inside.gather(1, place)[:, 0] + above, 0)
+
+    # one all-reduce for both sums
     masses, picked = columns.total(torch.stack([above.exp(), picked]))
     return _Scored(
         torch.where(labels >= 0, masses.log() - picked, 0), inside, above - masses.log(), place, held, picked
     )
 
 
-class _Judged(NamedTuple):
-    """Logits scored as by `_Scored`, for a gradient of the sum that is known beforehand."""
+class _FusedScored(NamedTuple):
+    """The result of `fused_cross_entropy`, with the interface of `_Scored`."""
 
     loss: Tensor
-    given: Tensor
+    gradient: Tensor
 
     def grad(self, _: Tensor) -> Tensor:
-        """Gradient of the summed losses by the logits, [n, columns], as it was computed in the forward pass."""
-        return self.given
+        """Return the gradient of the summed losses by the logits, [n, columns], as the forward pass computed it."""
+        return self.gradient
 
 
-def judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The losses [n], and the gradient of their sum by the logits [n, vocab], in their numbers. For a compiler, which
-    reads the logits twice and writes nothing else of their size but the gradient.
+def fused_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the losses [n], float32, and the gradient of their sum by the logits [n, vocab], in the type of these. For
+    a compiler, which reads the logits twice and writes nothing else of their size but the gradient.
     """
     numbers, known = logits.float(), labels >= 0
     mass = numbers.logsumexp(-1)
@@ -95,9 +99,9 @@ def judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def compiled() -> Columns:
-    """All columns, what lies between their products in one or two kernels."""
-    fused = torch.compile(judged, dynamic=True)
-    return Columns(judge=lambda logits, labels, _: _Judged(*fused(logits, labels)))
+    """Return all columns, with what lies between their products compiled into one or two kernels."""
+    fused = torch.compile(fused_cross_entropy, dynamic=True)
+    return Columns(fused=lambda logits, labels, _: _FusedScored(*fused(logits, labels)))
 
 
 class _Given(torch.autograd.Function):
@@ -125,23 +129,27 @@ def _chunks(hidden: Tensor, weight: Tensor, fused: bool = False) -> list[slice]:
 def vocabulary_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
 ) -> Tensor:
-    """Sum of the loss of labels [n] >= 0 given hidden [n, hidden] and the rows of a head's weight [vocab, hidden] and
-    bias [vocab] that are here.
+    """Return the sum of the loss of labels [n] >= 0, float32 [], given hidden [n, hidden] and this rank's rows of a
+    head's weight [vocab, hidden] and bias [vocab].
     """
     leaves = [None if p is None else p.detach().requires_grad_(p.requires_grad) for p in (hidden, weight, bias)]
     inner, weight_, bias_ = leaves
     assert inner is not None and weight_ is not None
+
     total = hidden.new_zeros((), dtype=torch.float32)
     hidden_grad = torch.empty_like(inner)
-    for part in _chunks(hidden, weight, columns.judge is not None):
+
+    for part in _chunks(hidden, weight, columns.fused is not None):
         x = inner[part].detach().requires_grad_()
         logits = gemm(x, weight_, bias_)
-        scored = (columns.judge or _scored)(logits.detach(), labels[part], columns)
+        scored = (columns.fused or _scored)(logits.detach(), labels[part], columns)
+        # accumulates into the leaves' .grad while the logits are in the cache; they are freed with the chunk
         _ENGINE.run_backward((logits,), (scored.grad(labels[part]).to(logits.dtype),), False, False, (), True, True)
         total += scored.loss.sum().detach()
         assert x.grad is not None
         hidden_grad[part] = x.grad
         del logits, scored  # or they would stay beside the next chunk's
+
     loss: Tensor = _Given.apply(hidden, total, hidden_grad)  # type: ignore[no-untyped-call]
     for parameter, leaf in (weight, weight_), (bias, bias_):
         if leaf is not None and leaf.grad is not None:
@@ -152,8 +160,8 @@ def vocabulary_loss(
 def vocabulary_score(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
 ) -> tuple[Tensor, Tensor]:
-    """The terms of `vocabulary_loss` without gradients, and which labels >= 0 have the largest logit: float32 [n], bool
-    [n].
+    """Return the terms of `vocabulary_loss` without gradients, float32 [n], and which labels >= 0 have the largest
+    logit, bool [n].
     """
     losses = [hidden.new_zeros(0, dtype=torch.float32)]
     right = [labels.new_zeros(0, dtype=torch.bool)]
@@ -161,5 +169,6 @@ def vocabulary_score(
         scored = _scored(gemm(hidden[part], weight, bias), labels[part], columns)
         top = columns.largest(scored.inside.amax(-1) + scored.share)
         losses.append(scored.loss)
+        # ranks compute the label's log p and the largest one by different sums: they differ by rounding, 1e-6
         right.append((labels[part] >= 0) & (-scored.loss >= top - 1e-6))
     return torch.cat(losses), torch.cat(right)

@@ -33,11 +33,13 @@ class Model(nn.Module):
         hidden: Tensor = self.transformer(batch, x)
         if not self.spec.heads:
             return hidden
+
         if self.answer is not None:
             return self.answer(hidden, batch) if batch.labels is None else self.answer.sums(hidden, batch)  # type: ignore[no-any-return]
         vocabulary: MaskedHead | VocabularyHead = self.masked or self.head
         if batch.labels is None:
             return vocabulary(hidden, self.words)  # type: ignore[no-any-return]
+
         sums = vocabulary.sums(self.spec.losses[0], hidden, self.words, batch.labels)
         if self.pair is not None and batch.related is not None:
             sums |= self.pair.sums("nsp", hidden, batch.related)
@@ -56,15 +58,17 @@ def _supported(spec: Spec) -> Spec:
 
 
 def unsupported(spec: Spec) -> str:
-    """Return what a model has that the modules here do not compute; "" if there is nothing."""
+    """Return what a model has that the modules of this package do not compute; "" if there is nothing."""
     attentions = [block.attention for block in spec.blocks]
     if len({attention.causal for attention in attentions}) > 1:
         return "blocks that look ahead beside blocks that do not"
     if len({attention.rope for attention in attentions}) > 1:
         return "blocks with different rotary positions"
+
     unknown = [head.loss for head in spec.heads if head.loss not in ("lm", "mlm", "nsp") and head.name != "answer"]
     if unknown:
         return f"a head for {unknown[0]}"
+
     norms = {leaf.kind for _, leaf in spec.leaves() if isinstance(leaf, Norm)} - {"layer", "rms"}
     return f"{norms.pop()} norms" if norms else ""
 

@@ -11,7 +11,7 @@ from phalanx.spec import leaves
 
 
 class Norm(nn.Module):
-    """Layer norm, or root-mean-square norm (arXiv 1910.07467), over the last dim."""
+    """A layer norm, or root-mean-square norm (arXiv 1910.07467), over the last dimension."""
 
     def __init__(self, part: leaves.Norm) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(part.dim.size)) if part.biased else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., hidden] -> float32 [..., hidden]"""
+        """Return float32 [..., hidden] of x [..., hidden]."""
         if self.centred:
             return F.layer_norm(x.float(), x.shape[-1:], self.weight, self.bias, self.eps)
         return _rms_norm(x.float(), self.weight, self.eps)
@@ -34,8 +34,8 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class _Rms(torch.autograd.Function):
-    """x / rms(x) * weight, which keeps for backward what a layer norm keeps: x and a number a row. (On CPUs torch's own
-    keeps x / rms(x) as well.)
+    """x / rms(x) * weight, which keeps for backward no more than a layer norm does: x and a number a row. (On CPUs
+    torch's own keeps x / rms(x) as well.)
     """
 
     @staticmethod

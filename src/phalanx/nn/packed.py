@@ -46,7 +46,7 @@ class PackedBatch:
         return Context(index, key, None, causal, cu_seqlens=ends, max_seqlen=longest, cache=cache)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """x [1, tokens, hidden] -> [batch, seq, hidden] of the rows that were packed, 0 at the padding left out"""
+        """Return x [1, tokens, hidden] as the rows that were packed, [batch, seq, hidden], 0 where padding was."""
         assert self.kept is not None and self.shape is not None
         return x.new_zeros(self.shape.numel(), x.shape[2]).index_copy(0, self.kept, x[0]).view(*self.shape, -1)
 
@@ -79,6 +79,7 @@ def attend_varlen(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
 
     ends, longest = context.cu_seqlens, context.max_seqlen
     assert ends is not None
+
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     window = -1, 0 if context.causal else -1
@@ -91,6 +92,7 @@ def attend_each(attend: Attend, q: Tensor, k: Tensor, v: Tensor, context: Contex
     together: q [1, heads, tokens, width], k and v [1, kv_heads, tokens, width].
     """
     assert context.cu_seqlens is not None
+
     parts = []
     for start, length, count in _runs(context.cu_seqlens.tolist()):
         part = (x.narrow(2, start, length * count) for x in (q, k, v))

@@ -14,7 +14,7 @@ from phalanx import mixing
 
 
 def signed(word: int) -> int:
-    """The int32 with the bits of an unsigned 32-bit word."""
+    """Return the int32 with the bits of an unsigned 32-bit word."""
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
@@ -26,23 +26,23 @@ def mix(x: Tensor) -> Tensor:
 
 
 def key(*parts: int) -> int:
-    """The int32 with the bits of `mixing.key`."""
+    """Return the int32 with the bits of `mixing.key`."""
     return signed(mixing.key(*parts))
 
 
 def rows(index: Tensor, key: Tensor, site: Tensor) -> Tensor:
-    """Row hashes, int32 [batch, seq], of global coordinates `index` [batch, seq] at a site under `key` [batch]."""
+    """Return row hashes, int32 [batch, seq], of coordinates `index` [batch, seq] at a site under `key` [batch]."""
     return mix(mix(index.to(torch.int32)) ^ mix(key ^ site)[:, None])
 
 
 def bits(rows: Tensor, columns: int, first: int = 0) -> Tensor:
-    """32 random bits for each row and column: int32 [..., columns], columns counted from `first`."""
+    """Return 32 random bits for each row and column: int32 [..., columns], columns counted from `first`."""
     column = torch.arange(first, first + columns, dtype=torch.int32, device=rows.device) * signed(mixing.GOLDEN)
     return mix(rows.unsqueeze(-1) ^ column)
 
 
 def keep(rows: Tensor, columns: int, drop: float) -> Tensor:
-    """Dropout's mask: True with probability 1 - drop, to the nearest 2**-16. [..., columns]
+    """Return dropout's mask, bool [..., columns]: True with probability 1 - drop, to the nearest 2**-16.
 
     A word serves two columns: its upper half one, its lower half, shifted up, one in the mask's other half.
     """
@@ -51,7 +51,7 @@ def keep(rows: Tensor, columns: int, drop: float) -> Tensor:
 
 
 def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float) -> Tensor:
-    """The part of a global N(0, std²) matrix that starts at `offset`: float32 `shape`, by Box and Muller.
+    """Return the part of a global N(0, std²) matrix that starts at `offset`: float32 `shape`, by Box and Muller.
 
     A vector is a matrix of one column, so that a slice along its only dim is a slice of rows.
     """
@@ -59,6 +59,7 @@ def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float
     top, left = (*offset, 0)[:2]
     out = torch.empty(height, width)
     radius_key, angle_key = mix(torch.tensor([[key], [key ^ signed(mixing.GOLDEN)]], dtype=torch.int32))
+
     rows = max(1, 2**19 // width)  # few enough that what lies between the operations stays in a cache
     for start in range(0, height, rows):
         stop = min(start + rows, height)
@@ -71,5 +72,5 @@ def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float
 
 
 def _unit(word: Tensor) -> Tensor:
-    """Float32 in [0, 1) of the upper 24 bits of a word: all that a float32 holds."""
+    """Return float32 in [0, 1) of the upper 24 bits of a word: all that a float32 holds."""
     return ((word >> 8) & 0xFFFFFF).float() / 2**24

@@ -5,10 +5,10 @@ from torch.nn import functional as F
 
 
 def same(x: Tensor) -> Tensor:
-    """The identity: one device has nothing to exchange."""
+    """Return `x`: one device has nothing to exchange."""
     return x
 
 
 def gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in], plus bias [out], in the tensors' own precision."""
+    """Return x [..., in] times weight [out, in], plus bias [out], in the tensors' own precision."""
     return F.linear(x, weight, bias)

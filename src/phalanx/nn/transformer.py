@@ -19,7 +19,8 @@ from phalanx.spec import model
 
 class Embeddings(nn.Module):
     """Token, position and, for BERT, segment embeddings; a norm after them in post-LN models; dropout. `rows` lets a
-    layout that splits the residual stream take its positions."""
+    layout that splits the residual stream take its positions.
+    """
 
     def __init__(self, part: model.Embeddings, positions: int) -> None:
         super().__init__()
@@ -32,13 +33,14 @@ class Embeddings(nn.Module):
         self.rows: Slot = slots.same
 
     def forward(self, batch: Batch) -> Tensor:
-        """-> float32 [batch, seq, hidden]"""
+        """Return the residual stream before the first block, float32 [batch, seq, hidden]."""
         x = self.token(batch.tokens)
         if self.position is not None:
             place = self.position(self.rows(batch.index) % self.positions)
             if self.segment is not None and batch.segment is not None:
                 place = place + self.segment(self.rows(batch.segment))
             x = x + place
+
         x = x if self.norm is None else self.norm(x)
         y: Tensor = x if self.dropout is None else self.dropout(x, batch.index, batch.key)
         return y
@@ -49,7 +51,7 @@ class Transformer(nn.Module):
 
     A layout that splits the stream puts it together again in `leave`; one that splits the sequence of every batch lets
     `everywhere` collect what the mask needs of the keys, or does without (`masked`) where attention makes its own. A
-    pipeline's stage lacks what is not its own. Where all is here, padding may be left out (`packs`).
+    pipeline's stage lacks what is not its own. Where nothing is split, padding may be left out (`packs`).
     """
 
     def __init__(self, spec: model.Spec) -> None:
@@ -65,26 +67,30 @@ class Transformer(nn.Module):
         self.masked, self.packs = True, False
 
     def forward(self, batch: Batch, x: Tensor | None = None, context: Context | None = None) -> Tensor:
-        """-> float32 [batch, seq, hidden]; `x` is the stream of the stage before, `context` that of a packed batch"""
+        """Return float32 [batch, seq, hidden]; `x` is the stream of the stage before, `context` a packed batch's."""
         packed = pack(batch) if self.packs and context is None else None
         if packed is not None:
             batch, context = packed.batch, packed.context(self.causal)
         context = context or self.context(batch)
         if self.rotary is not None:
             context = replace(context, turn=self.rotary(batch.index % self.positions))
+
         x = self.embeddings(batch) if x is None else x
         for block in self.blocks.values():
             x = block(x, context)
+
         x = x if self.norm is None else self.norm(x)
         return self.leave(x) if packed is None else packed.unpack(x)
 
     def context(self, batch: Batch) -> Context:
-        """Who may attend to whom: within a document, and for a causal model to the past only."""
+        """Return who may attend to whom: within a document, and in a causal model to the past only."""
         documents = None if batch.document is None else self.everywhere(batch.document)
+
         mask = None
         if self.masked and batch.document is not None and documents is not None:
             mask = (batch.document[:, :, None] == documents[:, None, :])[:, None]
         if self.masked and self.causal and (documents is not None or self.everywhere is not slots.same):
             past = (batch.index[:, :, None] >= self.everywhere(batch.index)[:, None, :])[:, None]
             mask = past if mask is None else mask & past
+
         return Context(batch.index, batch.key, mask, self.causal, documents)

@@ -158,7 +158,7 @@ class Layout:
 
         if write:
             pieces = {
-                name: [Piece(local.tensor.data[box.local_slices], box.there) for box in local.boxes]
+                name: [Piece(local.tensor.data[box.local_slices], box.global_offset) for box in local.boxes]
                 for name, local in self.locals.items()
             }
             initialise(model, self.config.train.seed, pieces)

@@ -53,11 +53,11 @@ def _fill(module: nn.Module, leaf: Leaf, tp: Axis, ranks: Ranks) -> None:
         assert isinstance(module, Embedding)
         if split(leaf.rows):
             (rows,) = runs(leaf.rows, ranks)
-            module.start, module.leave = rows.there, comm.conjugate(leave, tp)
+            module.start, module.leave = rows.global_offset, comm.conjugate(leave, tp)
     elif isinstance(leaf, Matrix) and isinstance(module, VocabularyHead):
         (words,) = runs(leaf.outputs, ranks)
         module.held, module.enter = words.length, comm.conjugate("copy", tp)
-        module.columns = Columns(words.there, comm.total(tp), comm.largest(tp))
+        module.columns = Columns(words.global_offset, comm.total(tp), comm.largest(tp))
     elif isinstance(leaf, Matrix):
         assert isinstance(module, Linear)
         if split(leaf.outputs):

@@ -1,1 +1,1 @@
-"""In what numbers the matrix products run."""
+"""The number formats that matrix products run in."""

@@ -19,13 +19,13 @@ MULTIPLE = 16  # what the kernels ask of every size
 
 
 class Scaled:
-    """Fills `gemm`; products of other sizes than multiples of 16 are left to `wider`."""
+    """Fills `gemm` with products in 8 bits; those of other sizes than multiples of 16 are left to `wider`."""
 
     def __init__(self, wider: Callable[..., Tensor]) -> None:
         self.wider = wider
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [..., inputs], weight [outputs, inputs] -> bfloat16 [..., outputs]"""
+        """Return bfloat16 [..., outputs] of x [..., inputs] and weight [outputs, inputs]."""
         rows = x.shape[:-1].numel()
         if rows % MULTIPLE or weight.shape[0] % MULTIPLE or weight.shape[1] % MULTIPLE:
             return self.wider(x, weight, bias)
@@ -41,7 +41,9 @@ def fill(model: nn.Module, wider: Callable[..., Tensor]) -> None:
 
 
 class _Product(torch.autograd.Function):
-    """Keeps its operands in 8 bits, as the columns that backward wants: the kernel that rounds writes both."""
+    """A product that keeps its operands in 8 bits, as the columns that backward wants: the kernel that rounds writes
+    both.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kept: bool) -> Tensor:
@@ -57,6 +59,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, x_scale, weight, weight_scale = ctx.saved_tensors
         flat = grads[0].flatten(0, -2)
+        # e5m2, whose range is wider: gradients differ by more powers of two than activations do
         grad, scale = quantised(flat, BACKWARD)
         dx = _product(grad, scale, weight, weight_scale, torch.bfloat16)
         dw = _product(grad.t().contiguous(), scale, x, x_scale, torch.float32)
@@ -65,11 +68,11 @@ class _Product(torch.autograd.Function):
 
 
 def quantised(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A tensor in 8 bits, and the float32 scale [] that gives it back."""
+    """Return a tensor in 8 bits, and the float32 scale [] that gives it back."""
     scale = (x.abs().amax().float() / torch.finfo(dtype).max).clamp_min(torch.finfo(torch.float32).tiny)
     return (x.float() / scale).to(dtype), scale
 
 
 def _product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """a bᵀ, both as rows: the kernels want the second one column by column."""
+    """Return a bᵀ, both given as rows: the kernels want the second one column by column."""
     return torch._scaled_mm(a, b.t(), a_scale, b_scale, out_dtype=dtype)

@@ -1,4 +1,4 @@
-"""The numbers of the matrix products: what fills the `gemm` and `attend` slots.
+"""The numbers of the matrix products: functions that fill the `gemm` and `attend` slots.
 
 Weights, moments and the residual stream stay fp32; only products run lower, so no master copies are kept. A processor
 without bf16 instructions multiplies bf16 at a seventh of its fp32 speed (measured on AVX2): there the operands are
@@ -25,14 +25,14 @@ NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the hardware itself multiplies bf16."""
+    """Return whether the hardware itself multiplies bf16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def resolve(dtype: str, device: torch.device) -> str:
-    """`auto` made definite: bf16 where the hardware multiplies it, fp32 elsewhere. InputError for what it lacks."""
+    """Return `auto` made definite: bf16 where the hardware multiplies it, else fp32. InputError for what it lacks."""
     if dtype == "fp8" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
         raise InputError(f"precision.dtype=fp8 is not in this GPU ({torch.cuda.get_device_name(device)}); use bf16")
     if dtype != "auto":
@@ -41,7 +41,7 @@ def resolve(dtype: str, device: torch.device) -> str:
 
 
 def product(number: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
-    """x [..., in] times weight [out, in], plus bias [out]: how a run in this precision multiplies on this device."""
+    """Return how a run in this precision multiplies: a function of x [..., in], weight [out, in] and bias [out]."""
     if number == torch.float32:
         return onednn.linear if onednn.preferred(device) else slots.gemm
     if device.type != "cpu" or (number == torch.bfloat16 and native_bf16(device)):
@@ -62,7 +62,7 @@ def fill(model: nn.Module, dtype: str, device: torch.device) -> None:
 
 
 class _Cast:
-    """Multiply in the lower precision itself."""
+    """A product in the lower precision itself."""
 
     def __init__(self, number: torch.dtype) -> None:
         self.number = number
@@ -72,7 +72,7 @@ class _Cast:
 
 
 class _Rounded:
-    """Round the operands, multiply in fp32 by `linear`, round the result."""
+    """A product of rounded operands, computed in fp32 by `linear`, its result rounded."""
 
     def __init__(self, number: torch.dtype, linear: Callable[..., Tensor] = F.linear) -> None:
         self.number, self.linear = number, linear
@@ -83,7 +83,7 @@ class _Rounded:
 
 
 class _RoundedProduct(torch.autograd.Function):
-    """Keeps its input in the lower precision, as hardware with such units would."""
+    """A product that keeps its input in the lower precision, as hardware with such units would."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, linear: Callable[..., Tensor]) -> Tensor:
@@ -94,19 +94,20 @@ class _RoundedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        (x, weight), (of_x, of_weight, of_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
+        (x, weight), (wants_x, wants_weight, wants_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
+        # rounded too, as what enters such a unit is; sums over rows stay fp32
         grad = grads[0].to(x.dtype).float()
         flat, rows = grad.flatten(0, -2), x.float().flatten(0, -2)
         return (
-            ctx.linear(grad, weight.to(x.dtype).float().t()).to(x.dtype) if of_x else None,
-            ctx.linear(flat.t(), rows.t()) if of_weight else None,
-            flat.sum(0) if of_bias else None,
+            ctx.linear(grad, weight.to(x.dtype).float().t()).to(x.dtype) if wants_x else None,
+            ctx.linear(flat.t(), rows.t()) if wants_weight else None,
+            flat.sum(0) if wants_bias else None,
             None,
         )
 
 
 class _Wide:
-    """Attention of rounded operands in fp32."""
+    """Attention of rounded operands, computed in fp32, its result rounded."""
 
     def __init__(self, attend: Callable[..., Tensor]) -> None:
         self.attend = attend

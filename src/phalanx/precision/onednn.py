@@ -19,7 +19,7 @@ SMALL = 1 << 21  # multiplications below which MKL, whose calls cost less, is do
 
 @cache
 def preferred(device: torch.device) -> bool:
-    """Whether this is such a processor, and torch has both libraries."""
+    """Return whether this is an AMD processor with AVX-512, and torch has both libraries."""
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
@@ -28,7 +28,7 @@ def preferred(device: torch.device) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of float32 tensors, with gradients of the first order."""
+    """Compute `F.linear` of float32 tensors, with gradients of the first order."""
     if x.numel() * weight.shape[0] < SMALL:
         return F.linear(x, weight, bias)
     y: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
@@ -36,14 +36,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of float32 tensors, without gradients."""
+    """Compute `F.linear` of float32 tensors, without gradients."""
     y: Tensor = OPERATOR(x, weight, bias)
     return y
 
 
 class _Linear(torch.autograd.Function):
-    """The gradients are products of as many multiplications, by oneDNN too. What torch has with gradients in C++ costs
-    more than this (docs/performance.md).
+    """A product whose gradients are products of as many multiplications, by oneDNN too. What torch has with gradients
+    in C++ costs more than this (docs/performance.md).
     """
 
     @staticmethod
@@ -55,12 +55,12 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (x, weight), (of_x, of_weight, of_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        (x, weight), (wants_x, wants_weight, wants_bias) = ctx.saved_tensors, ctx.needs_input_grad
         flat = grads[0].flatten(0, -2)
         return (
-            OPERATOR(grads[0], weight.t(), None) if of_x else None,
-            OPERATOR(flat.t(), x.flatten(0, -2).t(), None) if of_weight else None,
-            flat.sum(0) if of_bias else None,
+            OPERATOR(grads[0], weight.t(), None) if wants_x else None,
+            OPERATOR(flat.t(), x.flatten(0, -2).t(), None) if wants_weight else None,
+            flat.sum(0) if wants_bias else None,
         )
 
 

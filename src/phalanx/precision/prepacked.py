@@ -21,7 +21,7 @@ NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
-    """Names of the precisions that packed products offer on a device."""
+    """Return names of the precisions that packed products offer on a device."""
     if device.type == "cuda":
         return ("fp32", "bf16", "fp16") if native_bf16(device) else ("fp32", "fp16")
     return ("fp32", "bf16", "int8") if native_bf16(device) else ("fp32", "int8")
@@ -49,46 +49,48 @@ def _packed(weight: Tensor, bias: Tensor | None, precision: str) -> Any:
 
 
 class _Held:
-    """On a GPU. They are parameters because a compiler takes the sizes of these alone for constants."""
+    """A product on a GPU. Its tensors are parameters: a compiler takes the sizes of these alone for constants."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, number: torch.dtype) -> None:
         self.number, self.weight = number, nn.Parameter(weight.to(number), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.to(number), requires_grad=False)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The slot's; `weight` is known, and so is `bias` where there is one."""
+        """Return x [..., in] times the held weight, plus its bias if one is given; `weight` itself is not read."""
         return F.linear(x.to(self.number), self.weight, None if bias is None else self.bias)
 
 
 class _Plain:
-    """On a CPU, in fp32 or bf16."""
+    """A product on a CPU, in fp32 or bf16."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, number: torch.dtype) -> None:
         self.number, self.bias = number, None if bias is None else bias.to(number)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(number).contiguous(), None)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [..., in] times the packed weight, plus its bias if one is given."""
+        """Return x [..., in] times the packed weight, plus its bias if one is given."""
         x, bias = x.to(self.number).contiguous(), None if bias is None else self.bias
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
         return y
 
 
 class _Integers:
-    """On a CPU, in int8."""
+    """A product on a CPU, in int8."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         scales = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
         zeros = torch.zeros(len(weight), dtype=torch.int64)
         rounded = torch.round(weight.double() / scales[:, None]).clamp(-127, 127).to(torch.int8)
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch means to drop such tensors, and has nothing else that is as fast
             self.weight = torch._make_per_channel_quantized_tensor(rounded, scales, zeros, 0)
+
         self.bias = bias
         self.packed: dict[bool, Any] = {}  # with a bias, without
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [..., in] times the packed weight, plus its bias if one is given."""
+        """Return x [..., in] times the packed weight, plus its bias if one is given."""
         biased = bias is not None
         if biased not in self.packed:
             self.packed[biased] = torch.ops.quantized.linear_prepack(self.weight, self.bias if biased else None)

@@ -12,7 +12,7 @@ from phalanx.errors import InputError
 
 
 class LossScale:
-    """The factor `value`; 1 and constant unless the precision is fp16."""
+    """The loss scale, of which `value` is the factor; 1 and constant unless the precision is fp16."""
 
     def __init__(self, precision: PrecisionConfig) -> None:
         if precision.loss_scale < precision.scale_floor:
@@ -26,7 +26,7 @@ class LossScale:
         self.good = 0  # good steps since the last change
 
     def overflowed(self, loss: float, grad_norm: float) -> bool:
-        """Whether a step with this gradient norm failed only because the scale is too high."""
+        """Return whether a step with this gradient norm failed only because the scale is too high."""
         return self.dynamic and math.isfinite(loss) and not math.isfinite(grad_norm) and self.value > self.floor
 
     def update(self, good: bool) -> None:
@@ -41,7 +41,7 @@ class LossScale:
                 self.value, self.good = min(self.value * 2, LARGEST_SCALE), 0
 
     def state_dict(self) -> dict[str, float]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         return {"value": self.value, "good": float(self.good)}
 
     def load_state_dict(self, values: dict[str, float]) -> None:

@@ -56,7 +56,7 @@ def held(tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Sha
     for path, tensor in tensors.items():
         whole, boxes = place_of(places, path, tensor)
         held = (box for box in boxes if prod(box.shape) or 0 in whole)
-        found += [Shard(path, box.there, box.shape, whole, NAMES[tensor.dtype]) for box in held]
+        found += [Shard(path, box.global_offset, box.shape, whole, NAMES[tensor.dtype]) for box in held]
     return found
 
 
@@ -64,7 +64,7 @@ def content(shard: Shard, tensors: Mapping[str, Tensor], places: Mapping[str, Pl
     """Return the elements of a shard, a view of the tensor that holds it."""
     tensor = tensors[shard.path].detach()
     _, boxes = place_of(places, shard.path, tensor)
-    (held,) = (box for box in boxes if (box.there, box.shape) == (shard.offsets, shard.sizes))
+    (held,) = (box for box in boxes if (box.global_offset, box.shape) == (shard.offsets, shard.sizes))
     return tensor[held.local_slices]
 
 
@@ -93,7 +93,7 @@ def wanted(
     for path, tensor in tensors.items():
         filled = 0
         for box, chunk in product(place_of(places, path, tensor)[1], entries[path]["chunks"]):
-            if (both := _overlap(chunk["offsets"], chunk["sizes"], box.there, box.shape)) is None:
+            if (both := _overlap(chunk["offsets"], chunk["sizes"], box.global_offset, box.shape)) is None:
                 continue
             there, here = both
             target = tensor.detach()[box.local_slices][here]

@@ -1,1 +1,1 @@
-"""How good answers are, by the definitions that the field publishes; numpy and the standard library only."""
+"""Scores of answers by the definitions that the field publishes; numpy and the standard library only."""

@@ -9,38 +9,40 @@ Floats = NDArray[np.float64]
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """The share that is right."""
+    """Return the share of predictions that are right, 0 to 1."""
     return float(np.mean(np.asarray(predicted) == np.asarray(labels)))
 
 
 def f1(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """F1 of class 1, the harmonic mean of its precision and recall; 0 without a true positive."""
+    """Return F1 of class 1, the harmonic mean of its precision and recall; 0 without a true positive."""
     p, y = np.asarray(predicted) == 1, np.asarray(labels) == 1
     both = 2 * np.sum(p & y)
     return float(both / (p.sum() + y.sum())) if both else 0.0
 
 
 def matthews(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Matthews' correlation of two classes or more (Gorodkin 2004); 0 where either is constant."""
+    """Return Matthews' correlation of two classes or more (Gorodkin 2004), -1 to 1; 0 where either is constant."""
     p, y = np.asarray(predicted), np.asarray(labels)
     classes = np.union1d(p, y)
     return pearson_of((p[:, None] == classes).astype(float), (y[:, None] == classes).astype(float))
 
 
 def pearson(predicted: ArrayLike, values: ArrayLike) -> float:
-    """Correlation; 0 where either is constant."""
+    """Return Pearson's correlation, -1 to 1; 0 where either is constant."""
     return pearson_of(np.asarray(predicted, dtype=float)[:, None], np.asarray(values, dtype=float)[:, None])
 
 
-def pearson_of(one: Floats, other: Floats) -> float:
-    """Correlation of two [n, columns], covariance and variances summed over the columns; 0 where one is constant."""
-    one, other = one - one.mean(0), other - other.mean(0)
-    size = np.sqrt((one**2).sum() * (other**2).sum())
-    return float((one * other).sum() / size) if size > 0 else 0.0
+def pearson_of(x: Floats, y: Floats) -> float:
+    """Return the correlation of two [n, columns], covariance and variances summed over columns; 0 where one is
+    constant.
+    """
+    x, y = x - x.mean(0), y - y.mean(0)
+    size = np.sqrt((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / size) if size > 0 else 0.0
 
 
 def spearman(predicted: ArrayLike, values: ArrayLike) -> float:
-    """Correlation of ranks; equal values share their mean rank."""
+    """Return the correlation of ranks, -1 to 1; equal values share their mean rank."""
     return pearson(_ranks(predicted), _ranks(values))
 
 

@@ -10,7 +10,9 @@ _QUOTES = [re.compile(r'" ([^"]*?) "'), re.compile(r"' ([^']*?) '")]
 
 
 def wikitext(text: str) -> str:
-    """Joined numbers and contractions, punctuation at its word, brackets and quotes around what they hold."""
+    """Return a text with numbers and contractions joined, punctuation at its word, brackets and quotes around their
+    words.
+    """
     text = text.replace("s '", "s'")
     for mark in "-,.":
         text = text.replace(f" @{mark}@ ", mark)

@@ -5,24 +5,25 @@ from collections.abc import Iterator, Sequence
 Entity = tuple[int, int, int, str]  # sentence, first word, one past the last, kind
 
 
-def f1(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
-    """Micro-averaged F1 over entities, from predicted and right tags [sentences][words]; 0 where nothing is right.
+def f1(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+    """Return micro-averaged F1 over entities, from predicted and right tags [sentences][words]; 0 where nothing is
+    right.
 
     Tags are B-kind, I-kind (which also begins an entity where it follows another kind) and O.
     """
-    mine, true = set(entities(said)), set(entities(right))
-    both = 2 * len(mine & true)
-    return both / (len(mine) + len(true)) if both else 0.0
+    proposed, true = set(entities(predicted)), set(entities(right))
+    both = 2 * len(proposed & true)
+    return both / (len(proposed) + len(true)) if both else 0.0
 
 
 def entities(sentences: Sequence[Sequence[str]]) -> Iterator[Entity]:
-    """The entities of tagged sentences."""
+    """Yield the entities of tagged sentences."""
     for number, tags in enumerate(sentences):
         first, kind = 0, ""
         for place, tag in enumerate([*tags, "O"]):
-            head, _, this = tag.partition("-")
-            inside = head == "I" and this == kind
+            head, _, tagged = tag.partition("-")
+            inside = head == "I" and tagged == kind
             if kind and not inside:
                 yield number, first, place, kind
             if not inside:
-                first, kind = place, this if head in ("B", "I") else ""
+                first, kind = place, tagged if head in ("B", "I") else ""

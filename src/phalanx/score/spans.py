@@ -1,4 +1,4 @@
-"""From scores of where an answer begins and ends to the answer (Devlin et al., arXiv 1810.04805, section 4.2)."""
+"""The answer to a question by scores of where it begins and ends (Devlin et al., arXiv 1810.04805, section 4.2)."""
 
 import math
 from collections.abc import Sequence
@@ -28,13 +28,15 @@ class Located(NamedTuple):
 
 
 def best(scores: Floats, longest: int) -> Span:
-    """The likeliest span of at most `longest` tokens: the highest sum of the score [tokens, 2] to begin and to end."""
+    """Return the likeliest span of at most `longest` tokens, by scores [tokens, 2] to begin and to end: their highest
+    sum.
+    """
     count = len(scores)
     if not count:
         return Span(float("-inf"), 0, -1)
     sums = scores[:, :1] + scores[None, :, 1]
-    apart = np.arange(count)[None] - np.arange(count)[:, None]
-    sums = np.where((apart >= 0) & (apart < longest), sums, -np.inf)
+    distance = np.arange(count)[None] - np.arange(count)[:, None]
+    sums = np.where((distance >= 0) & (distance < longest), sums, -np.inf)
     first, last = divmod(int(sums.argmax()), count)
     return Span(float(sums[first, last]), first, last)
 
@@ -50,8 +52,8 @@ def likeliest(
     """
     spans, none = [(-math.inf, 0, 0)] * questions, [math.inf] * questions
     for (number, first, places), row in zip(windows, scores, strict=True):
-        found = best(row[first : first + len(places)], longest)
-        if found.score > spans[number][0]:
-            spans[number] = found.score, int(places[found.first][0]), int(places[found.last][1])
+        candidate = best(row[first : first + len(places)], longest)
+        if candidate.score > spans[number][0]:
+            spans[number] = candidate.score, int(places[candidate.first][0]), int(places[candidate.last][1])
         none[number] = min(none[number], float(row[0].sum()))
-    return [Located(*span, nothing - span[0]) for span, nothing in zip(spans, none, strict=True)]
+    return [Located(*span, silent - span[0]) for span, silent in zip(spans, none, strict=True)]

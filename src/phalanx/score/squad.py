@@ -29,24 +29,24 @@ def normal(text: str) -> str:
 
 
 def exact(prediction: str, answers: Sequence[str]) -> float:
-    """1 where an answer is hit, else 0; of no answers, 1 for silence."""
+    """Return 1 where an answer is hit, else 0; of no answers, 1 for silence."""
     return float(normal(prediction) in {normal(answer) for answer in answers or ("",)})
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """The best overlap of words with an answer, 0 to 1."""
+    """Return the best overlap of words with an answer, 0 to 1."""
     return max(_overlap(normal(prediction).split(), normal(answer).split()) for answer in answers or ("",))
 
 
-def _overlap(one: list[str], other: list[str]) -> float:
-    if not one or not other:
-        return float(one == other)
-    same = sum((Counter(one) & Counter(other)).values())
-    return 2 * same / (len(one) + len(other))
+def _overlap(words: list[str], reference: list[str]) -> float:
+    if not words or not reference:
+        return float(words == reference)
+    shared = sum((Counter(words) & Counter(reference)).values())
+    return 2 * shared / (len(words) + len(reference))
 
 
 def score(references: Iterable[Reference], predictions: Mapping[str, str]) -> dict[str, float]:
-    """`exact_match` and `f1` in per cent over all questions; a question without a prediction counts as wrong.
+    """Return `exact_match` and `f1` in per cent over all questions; a question without a prediction counts as wrong.
 
     Where some questions have no answer, the same apart for those that have one and those that have none.
     """
@@ -73,9 +73,9 @@ def _percent(points: Iterable[tuple[float, float]]) -> dict[str, float]:
 
 
 def threshold(references: Iterable[Reference], predictions: Mapping[str, str], silence: Mapping[str, float]) -> float:
-    """Above which score of silence a question is best left unanswered, by F1: version 2.0's threshold.
+    """Return the score of silence above which a question is best left unanswered, by F1: version 2.0's threshold.
 
-    `silence` is how much likelier no answer is than the predicted one.
+    `silence` is how much likelier no answer is than the predicted one, in the unit of the model's scores.
     """
     every = sorted(references, key=lambda r: silence[r.id])
     points = sum(not r.answers for r in every)  # all left unanswered

@@ -1,1 +1,1 @@
-"""What a model is, written down once: a torch-free description from which everything else about a model follows."""
+"""The description of a model, written down once and without torch: all else about a model follows from it."""

@@ -1,4 +1,4 @@
-"""What a model costs: FLOPs, bytes and messages, as sums over the parts of its description.
+"""The costs of a model: FLOPs, bytes and messages, as sums over the parts of its description.
 
 A product of an [m, k] with a [k, n] matrix counts 2 m k n operations, and backward twice as many as forward. Blocks
 that are equal are summed once: a model of a hundred blocks has one kind of them, or a few.
@@ -46,10 +46,10 @@ def kinds(spec: Spec) -> Mapping[Block, int]:
 
 def counted(blocks: Sequence[Block]) -> dict[Block, int]:
     """Return the blocks that differ, in order, and how many there are of each."""
-    same, found = Counter(map(id, blocks)), Counter[Block]()
+    copies, counts = Counter(map(id, blocks)), Counter[Block]()
     for block in {id(block): block for block in blocks}.values():
-        found[block] += same[id(block)]  # most are one object, which is sooner told than that they are equal
-    return found
+        counts[block] += copies[id(block)]  # most are one object, and to compare ids is quicker than values
+    return counts
 
 
 def decoders(spec: Spec) -> Iterator[Matrix]:
@@ -70,7 +70,7 @@ def products(
 
 @cache
 def _matrices(part: Part, ranks: Ranks) -> tuple[tuple[str, str, int, int], ...]:
-    """Name, what each is applied to, and the two sizes of a rank's part of all matrices."""
+    """Return of each matrix its name, what it is applied to, and the two sizes of a rank's part."""
     return tuple(
         (name, matrix.per, local(matrix.inputs, ranks), local(matrix.outputs, ranks))
         for name, matrix in part.matrices()

@@ -121,10 +121,10 @@ def unnamed(spec: Spec, names: Names) -> str:
 
 def view(tensor: T, steps: View) -> T:
     """Return the view of a tensor to which the steps lead."""
-    found: Any = tensor
+    result: Any = tensor
     for method, *arguments in steps:
-        found = getattr(found, method)(*arguments)
-    return cast(T, found)
+        result = getattr(result, method)(*arguments)
+    return cast(T, result)
 
 
 class _Place(NamedTuple):
@@ -173,23 +173,23 @@ def _links(parameter: Parameter, entry: Foreign, ranks: Ranks, rows: int) -> Ite
     """Yield the links of one parameter: one for each of its fused parts, where these lie otherwise there."""
     ways = ranks.tp if any(map(split, parameter.dims)) else 1
     shape, ours, theirs = list[int](), list[tuple[Any, ...]](), list[tuple[Any, ...]]()
-    for at, dim in enumerate(parameter.dims):
-        there = dim._replace(padded=rows) if dim.padded else dim
-        [run] = runs(there, ranks)
-        stored = there.stored // (ways if split(dim) else 1) if dim.padded and rows else run.length
-        if run.length != parameter.shape[at]:
-            ours.append(("narrow", at, min(run.there, parameter.shape[at]), run.length))
+    for position, dim in enumerate(parameter.dims):
+        foreign = dim._replace(padded=rows) if dim.padded else dim
+        [run] = runs(foreign, ranks)
+        stored = foreign.stored // (ways if split(dim) else 1) if dim.padded and rows else run.length
+        if run.length != parameter.shape[position]:
+            ours.append(("narrow", position, min(run.global_offset, parameter.shape[position]), run.length))
         if run.length != stored:
-            theirs.append(("narrow", at, 0, run.length))
+            theirs.append(("narrow", position, 0, run.length))
         shape.append(stored)
 
     turned = entry.transposed and parameter.role in ("matrix", "head")
-    for name, length, mine, its in _rows(parameter.dims[0], shape[0], entry, ways):
+    for name, length, own_view, foreign_view in _rows(parameter.dims[0], shape[0], entry, ways):
         whole = (length, *shape[1:])
         first = (("transpose", 0, 1),) if turned else ()
         yield Link(
-            Side(parameter.name, parameter.shape, (*ours, *mine)),
-            Side(name, whole[::-1] if turned else whole, (*first, *theirs, *its)),
+            Side(parameter.name, parameter.shape, (*ours, *own_view)),
+            Side(name, whole[::-1] if turned else whole, (*first, *theirs, *foreign_view)),
         )
 
 
@@ -201,14 +201,14 @@ def _rows(dim: Dim, length: int, entry: Foreign, ways: int) -> Iterator[tuple[st
 
     units, unit, start = dim.units // ways, dim.size // dim.units, 0
     braces = re.search(r"\{(.*)\}", entry.name)
-    for number, part in enumerate(dim.fused):
+    for i, part in enumerate(dim.fused):
         ours: View = ("unflatten", 0, (units, unit)), ("narrow", 1, start, part.size)
         pieces: View = (("unflatten", 0, (units, part.size)),)
         if braces:
-            name = entry.name.replace(braces[0], braces[1].split(",")[number])
+            name = entry.name.replace(braces[0], braces[1].split(",")[i])
             yield name, units * part.size, ours, pieces
         elif entry.order == "turns":
-            turns: View = ("unflatten", 0, (units, part.size, len(dim.fused))), ("select", 2, number)
+            turns: View = ("unflatten", 0, (units, part.size, len(dim.fused))), ("select", 2, i)
             yield entry.name, length, ours, turns
         else:
             yield entry.name, length, ours, (("narrow", 0, units * start, units * part.size), *pieces)

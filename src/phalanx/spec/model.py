@@ -60,7 +60,7 @@ class Saved(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What a layer costs each token beside its matrix products, in elements, before anything is split."""
+    """The costs of a layer for each token beside its matrix products, in elements, before anything is split."""
 
     enters: int  # width of the input that every tensor-parallel rank needs: gathered, or copied
     saved: tuple[Saved, ...]
@@ -69,7 +69,7 @@ class Costs(NamedTuple):
 
 
 class Layer(Part):
-    """What stands between the residual stream and a residual sum."""
+    """A layer: what is computed between the residual stream and a residual sum."""
 
     def costs(self) -> Costs:
         """Return what it costs each token."""
@@ -184,7 +184,8 @@ class Embeddings(Part):
 
 @dataclass(frozen=True)
 class Head(Part):
-    """What stands on the stack and gives one loss: leaves by their paths in the model, in the order of computation.
+    """A head: it reads what the stack gives, and gives one loss. Its leaves have their paths in the model, in the order
+    of computation.
 
     An `activation` follows the first of several leaves. The loss of a head of fine-tuning is the name of its class in
     the registry. It drops some of what its last leaf reads; where it chooses between `candidates`, so many rows in turn

@@ -1,4 +1,4 @@
-"""Which part of a model each rank holds, in numbers alone: tensor parallelism and pipeline stages.
+"""The part of a model that each rank holds, in numbers alone: tensor parallelism and pipeline stages.
 
 `SPLIT` is the one table of a layout: the logical axes that tensor parallelism splits. What a rank holds of a parameter
 is a list of boxes of the whole. A stage of a pipeline is a description again, so that whatever walks a model walks a
@@ -18,7 +18,7 @@ SPLIT = frozenset({"heads", "mlp", "vocab"})
 
 
 class Ranks(NamedTuple):
-    """Over how many tensor-parallel ranks the split axes are divided, and which of them is meant."""
+    """The tensor-parallel ranks over which split axes are divided, and which of them is meant."""
 
     tp: int = 1
     sequence: bool = False  # whether they share the residual stream too, each its positions
@@ -31,25 +31,26 @@ ONE = Ranks()
 class Box(NamedTuple):
     """A box of what a rank holds of a parameter.
 
-    `here` is where it begins in what the rank holds, `there` in the whole. `alike` neighbouring tensor-parallel ranks
-    hold the same box; where its gradient is `partial` these have different terms of it, which are to be added up.
+    It begins at `local_offset` in what the rank holds, at `global_offset` in the whole. `alike` neighbouring
+    tensor-parallel ranks hold the same box; where its gradient is `partial` these have different terms of it, which are
+    to be added up.
     """
 
     shape: tuple[int, ...]
-    here: tuple[int, ...]
-    there: tuple[int, ...]
+    local_offset: tuple[int, ...]
+    global_offset: tuple[int, ...]
     alike: int = 1
     partial: bool = False
 
     @property
     def local_slices(self) -> tuple[slice, ...]:
         """The index of the box in what the rank holds."""
-        return _slices(self.here, self.shape)
+        return _slices(self.local_offset, self.shape)
 
     @property
     def global_slices(self) -> tuple[slice, ...]:
         """The index of the box in the whole."""
-        return _slices(self.there, self.shape)
+        return _slices(self.global_offset, self.shape)
 
 
 def whole(shape: tuple[int, ...]) -> Box:
@@ -62,11 +63,11 @@ def _slices(begin: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]
 
 
 class Run(NamedTuple):
-    """A box in one dimension."""
+    """A box in one dimension, with the box's offsets in the rank's part and in the whole."""
 
     length: int
-    here: int
-    there: int
+    local_offset: int
+    global_offset: int
     alike: int = 1
 
 
@@ -85,12 +86,12 @@ def _runs_of_a_unit(dim: Dim, ways: int, rank: int) -> Iterator[Run]:
     or share it.
     """
     ways //= dim.units
-    here, there = 0, dim.size // dim.units * (rank // ways)
+    local, start = 0, dim.size // dim.units * (rank // ways)
     for part in dim.fused:
         length = part.size if part.shared else part.size // ways
         begin = 0 if part.shared else length * (rank % ways)
-        yield Run(length, here, there + begin, ways if part.shared else 1)
-        here, there = here + length, there + part.size
+        yield Run(length, local, start + begin, ways if part.shared else 1)
+        local, start = local + length, start + part.size
 
 
 def local(dim: Dim, ranks: Ranks, padding: bool = False) -> int:
@@ -106,28 +107,29 @@ def shape(parameter: Parameter, ranks: Ranks) -> tuple[int, ...]:
 def place(parameter: Parameter, ranks: Ranks) -> Iterator[Box]:
     """Yield the boxes of what a rank holds of a parameter, in the order in which they lie there."""
     divided = any(map(split, parameter.dims))
-    for found in product(*(runs(dim, ranks, padding=parameter.role != "bias") for dim in parameter.dims)):
-        alike = max(run.alike for run in found) if divided else ranks.tp
+    for box in product(*(runs(dim, ranks, padding=parameter.role != "bias") for dim in parameter.dims)):
+        alike = max(run.alike for run in box) if divided else ranks.tp
         yield Box(
-            shape=tuple(run.length for run in found),
-            here=tuple(run.here for run in found),
-            there=tuple(run.there for run in found),
+            shape=tuple(run.length for run in box),
+            local_offset=tuple(run.local_offset for run in box),
+            global_offset=tuple(run.global_offset for run in box),
             alike=alike,
             partial=alike > 1 if divided else partial(parameter, ranks),
         )
 
 
 def rows(boxes: Iterable[Box], first: int, count: int) -> Iterator[Box]:
-    """Yield what lies of the boxes in `count` rows of what the rank holds, from row `first` on: those that a sharded
-    optimizer leaves it.
+    """Yield what lies of the boxes in `count` rows of what the rank holds, from row `first` on, as a sharded optimizer
+    leaves it to one of its shards. Local offsets count from that row.
     """
     for box in boxes:
-        low, high = max(box.here[0], first), min(box.here[0] + box.shape[0], first + count)
+        begin = box.local_offset[0]
+        low, high = max(begin, first), min(begin + box.shape[0], first + count)
         if low < high:
             yield box._replace(
                 shape=(high - low, *box.shape[1:]),
-                here=(low - first, *box.here[1:]),
-                there=(box.there[0] + low - box.here[0], *box.there[1:]),
+                local_offset=(low - first, *box.local_offset[1:]),
+                global_offset=(box.global_offset[0] + low - begin, *box.global_offset[1:]),
             )
 
 
@@ -164,12 +166,12 @@ class Obstacle(NamedTuple):
 @cache
 def obstacle(spec: Spec, tp: int) -> Obstacle | None:
     """Return why so many tensor-parallel ranks cannot share a model, rather of its blocks than of its vocabulary."""
-    found = list[Obstacle]()
+    obstacles = list[Obstacle]()
     for parameter in _different(spec):
         for dim in filter(split, parameter.dims):
             if (pieces := uneven(dim, tp)) is not None:
-                found.append(Obstacle(parameter.name, dim, pieces))
-    return min(found, key=lambda each: each.dim.axis == "vocab", default=None)
+                obstacles.append(Obstacle(parameter.name, dim, pieces))
+    return min(obstacles, key=lambda each: each.dim.axis == "vocab", default=None)
 
 
 def _different(spec: Spec) -> Iterator[Parameter]:

@@ -1,4 +1,4 @@
-"""Rotary position embeddings by their numbers."""
+"""Rotary position embeddings: their frequencies."""
 
 from dataclasses import dataclass
 
@@ -14,5 +14,5 @@ class Rope:
     width: int
 
     def frequencies(self) -> list[float]:
-        """The angles, in radians, by which one position turns each of the width / 2 pairs."""
+        """Return the angles, in radians, by which one position turns each of the width / 2 pairs."""
         return [self.theta ** (-2 * pair / self.width) for pair in range(self.width // 2)]
