@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "foreign": GROUND | {"strict_json"},
     "values": {"foreign"},
     "runtime": GROUND | {"parent", "processor"},
-    "optimizer": GROUND | {"section", "spec"},
+    "optimizer": GROUND | {"registry", "section", "spec"},
     "config": GROUND | {"registry", "section", "spec", "optimizer"},
     "nn": GROUND | {"mixing", "registry", "spec"},
     "data": CONFIGURED | {"mixing"},

@@ -21,7 +21,7 @@ from pydantic import (
 
 from phalanx import registry
 from phalanx.errors import InputError
-from phalanx.optimizer import OptimConfig
+from phalanx.optimizer import OptimConfig, optimizer_of
 from phalanx.section import Fraction, Section, Share, Size
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ class ModelConfig(Section):
     def default_ffn(self) -> int:
         """Width of the feed-forward layer where no key says it."""
         return 4 * self.hidden
+
+    @property
+    def usual_vocab(self) -> int:
+        """Tokens that published models of this section have, for plans without `vocab` and data; 0: none is usual."""
+        return 0
 
     @property
     def padded_vocab(self) -> int:
@@ -290,12 +295,4 @@ def section_of(family: str) -> type[ModelConfig]:
     section = registry.MODELS.find(family).Config
     if not (isinstance(section, type) and issubclass(section, ModelConfig)):
         raise InputError(f"model.family={family}: its Config is no subclass of phalanx.config.ModelConfig")
-    return section
-
-
-def optimizer_of(name: str) -> type[OptimConfig]:
-    """Return the class of an optimizer's [optim] section. InputError where there is no such optimizer."""
-    section = registry.OPTIMIZERS.find(name)
-    if not (isinstance(section, type) and issubclass(section, OptimConfig)):
-        raise InputError(f"optim.name={name} is no subclass of phalanx.optimizer.OptimConfig")
     return section

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from phalanx import registry
-from phalanx.config import FAMILY, OPTIMIZER, Config, ModelConfig, optimizer_of, section_of
+from phalanx.config import FAMILY, OPTIMIZER, Config, ModelConfig, section_of
 from phalanx.errors import InputError
-from phalanx.optimizer import OptimConfig
+from phalanx.optimizer import OptimConfig, optimizer_of
 from phalanx.owners import Owners
 from phalanx.section import Section, help_of
 from phalanx.values import kind_of, toml

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
+from phalanx import registry
 from phalanx.errors import InputError
 from phalanx.section import Section
 
@@ -69,3 +70,11 @@ class OptimConfig(Section):
         its weight and state, once, if it says nothing else.
         """
         return 2 * (WEIGHT + self.state(parameter))
+
+
+def optimizer_of(name: str) -> type[OptimConfig]:
+    """Return the class of an optimizer's [optim] section. InputError where there is no such optimizer."""
+    section = registry.OPTIMIZERS.find(name)
+    if not (isinstance(section, type) and issubclass(section, OptimConfig)):
+        raise InputError(f"optim.name={name} is no subclass of phalanx.optimizer.OptimConfig")
+    return section

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from phalanx import registry
-from phalanx.config import FAMILY, OPTIMIZER, optimizer_of
-from phalanx.optimizer import OptimConfig
+from phalanx.config import FAMILY, OPTIMIZER
+from phalanx.optimizer import OptimConfig, optimizer_of
 from phalanx.values import scalar
 
 # What run folders that were begun when all families, and all optimizers, had the same keys say of keys that theirs has

@@ -10,8 +10,8 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
-from phalanx.config import optimizer_of
 from phalanx.errors import InputError
+from phalanx.optimizer import optimizer_of
 from phalanx.parallel.parameters import Local, Parameters
 from phalanx.spec import partition
 from phalanx.spec.leaves import Dim, Fused, Parameter

@@ -121,3 +121,19 @@ def _check_phase(config: Config, sequence: int, batch: int, rate: float, steps: 
     assert (model.layers, model.hidden, model.heads, model.norm_first, model.gelu) == (24, 1024, 16, False, "erf")
     assert (model.positions, model.segments, model.dropout, model.attention_dropout) == (512, 2, 0.1, 0.1)
     assert model.pad_vocab_to == 8 and train.batch % config.layout.micro_batch == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "vocab"),
+    [
+        (["model.family=llama", "model.preset=3-8b"], 128_256),
+        (["model.family=llama", "model.preset=2-70b"], 32_000),
+        (["model.family=llama", "model.preset=qwen2-0.5b", "data.tokenizer=gpt2"], 50_257),
+        (["model.preset=124m"], 50_257),
+        (["model.family=bert", "task=mlm"], 30_522),
+    ],
+)
+def test_a_preset_is_planned_with_its_own_vocabulary(words: list[str], vocab: int) -> None:
+    """Without data; a tokenizer that is named counts more."""
+    asked = recipe.from_words([*words, "data.sequence=128", "train.batch=8"])
+    assert resolve(asked, Target()).model.vocab == vocab

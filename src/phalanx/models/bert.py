@@ -10,6 +10,7 @@ from phalanx.heads.head import find
 from phalanx.models.family import Preset
 from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of, stack
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
+from phalanx.registry import TOKENIZERS
 from phalanx.section import Size
 from phalanx.spec.leaves import Dim, Matrix
 from phalanx.spec.links import Names
@@ -30,6 +31,11 @@ class BertConfig(StackConfig):
     """Fine-tuned: its head, which the task sets: classes, value, span, choice, tokens, or module:Name."""
     classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)] = 0
     """Classes of head=classes or tokens, candidates of head=choice."""
+
+    @property
+    def usual_vocab(self) -> int:
+        """Tokens of BERT's uncased tokenizer."""
+        return TOKENIZERS["bert-uncased"]
 
     def spec(self) -> Spec:
         """Return an encoder with its two heads of pretraining, or with the one of fine-tuning (`head`)."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from phalanx.config import ModelConfig
 from phalanx.models.family import Preset
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
+from phalanx.registry import TOKENIZERS
 from phalanx.spec.compare import differences
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.links import Foreign, Names
@@ -26,6 +27,11 @@ class GPT2Config(StackConfig):
     """The network: a GPT-2."""
 
     family: str = "gpt2"
+
+    @property
+    def usual_vocab(self) -> int:
+        """Tokens of GPT-2's tokenizer."""
+        return TOKENIZERS["gpt2"]
 
     def spec(self) -> Spec:
         """Return a decoder with learned positions and a head tied to the embedding."""

@@ -21,6 +21,7 @@ from phalanx.spec.model import MLP, WORDS, Attention, Block, Embeddings, Head, S
 from phalanx.spec.rope import Rope
 
 Count = Annotated[int, Field(ge=0, le=1 << 24)]
+VOCABULARIES = {"3-8b": 128_256, "smollm2-135m": 49_152, "mistral-7b": 32_768, "qwen2-0.5b": 151_936}
 
 
 class LlamaConfig(ModelConfig):
@@ -52,6 +53,11 @@ class LlamaConfig(ModelConfig):
         if not self.width and self.hidden % self.heads == 0:
             object.__setattr__(self, "width", self.hidden // self.heads)
         return self
+
+    @property
+    def usual_vocab(self) -> int:
+        """Tokens of the vocabulary that the preset's models have; without one, Llama 2's."""
+        return VOCABULARIES.get(self.preset, 32_000)
 
     def check(self) -> None:
         """Raise InputError for sizes that no Llama can have."""

@@ -96,14 +96,18 @@ def _with_head(config: Config, target: Target) -> Config:
 
 
 def _with_vocabulary(config: Config, target: Target) -> Config:
-    """With as many words as the data's tokenizer has; where that is not at hand, as the bundled one that is named, or
-    usual.
+    """With as many words as the data's tokenizer has; where that is not at hand, as the bundled one that is named has,
+    or as is usual for the model. InputError where nothing says how many.
     """
-    asked, usual = config.model.vocab, "gpt2" if sketch_of(config.model).causal else "bert-uncased"
+    asked = config.model.vocab
     if 0 < asked < target.vocab:
         raise InputError(f"model.vocab={asked} but the data's tokenizer has {target.vocab} tokens; leave model.vocab=0")
-    bundled = registry.TOKENIZERS.get(config.data.tokenizer, registry.TOKENIZERS[usual])
-    return config.updated(model={"vocab": asked or target.vocab or bundled})
+    vocab = asked or target.vocab or registry.TOKENIZERS.get(config.data.tokenizer) or config.model.usual_vocab
+    if not vocab:
+        raise InputError(
+            f"how many tokens model.family={config.model.family} has is not known without data; set model.vocab"
+        )
+    return config.updated(model={"vocab": vocab})
 
 
 def _check(config: Config) -> None:
