@@ -147,7 +147,7 @@ def engine(end: Any, folders: list[Path], clients: int, seconds: float) -> None:
     from phalanx.serve.worker import Worker
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    models = {folder.name: load(f"hf:{folder}", say=lambda _: None) for folder in folders}
+    models = {folder.name: load(f"hf:{folder}", log=lambda _: None) for folder in folders}
     for model in models.values():
         if isinstance(model, EncoderModel):
             model.ready()

@@ -202,13 +202,13 @@ def test_the_fastest_is_chosen_and_remembered(runs: dict[str, Path], monkeypatch
     if backends.unavailable("openvino", "encoder", load_bundle(runs["classes"]).spec, "fp32"):
         monkeypatch.setattr(backends, "NAMES", ("torch", "onnxruntime"))
     told: list[str] = []
-    model = ready(runs["classes"], say=told.append)
+    model = ready(runs["classes"], log=told.append)
     right = ready(runs["classes"], "torch").classify("so so")
     assert model.classify("so so").probabilities == pytest.approx(right.probabilities, abs=1e-4)
     assert told[0].startswith("backend") and sum("taken" in line for line in told) == 1
     (taken,) = (line.split()[0] for line in told if "taken" in line)
     again: list[str] = []
-    ready(runs["classes"], say=again.append).ready()
+    ready(runs["classes"], log=again.append).ready()
     assert again[0].startswith(f"backend {taken}, the fastest when")
 
 

@@ -110,7 +110,7 @@ def failures(layout: Layout, key_heads: int) -> set[str]:
     batch, each = batch_of(tokens, 32, labels=tokens * 5 % 300), 8 // layout.mesh.dp.size
     first(batch)["lm"].backward()
     mine = batch.rows(each * layout.mesh.dp.rank, each * (layout.mesh.dp.rank + 1))
-    layout.backward([layout.batch(mine)], lambda sums: sums["lm"])
+    layout.backward([layout.local_batch(mine)], lambda sums: sums["lm"])
 
     whole = {name: p.grad for name, p in first.named_parameters() if p.grad is not None}
     part = {name: rows(cut(name, grad, key_heads, ranks), layout).clone() for name, grad in whole.items()}

@@ -53,7 +53,7 @@ def listen(trainer: Trainer) -> CommCounter:
 
 def expected(trainer: Trainer, step: int) -> ExpectedMessages:
     """The closed form for this rank and the batch of a step."""
-    batches = trainer._micro_batches(trainer.layout.batch(trainer.loader.make(step)))
+    batches = trainer._micro_batches(trainer.layout.local_batch(trainer.loader.make(step)))
     bert = trainer.config.task == "mlm"
     labels = [batch.labels for batch in batches if batch.labels is not None]
     labelled = [int((each >= 0).sum()) if bert else each.numel() for each in labels]
@@ -73,7 +73,7 @@ def one_step(folder: Path, family: str, *words: str) -> tuple[Messages, Messages
 def one_forward(folder: Path, family: str, *words: str) -> tuple[Messages, Messages]:
     """The same of a forward pass."""
     trainer, _ = made(folder, family, "layout.micro_batch=0", *words)
-    batch = trainer.layout.batch(trainer.loader.make(0))
+    batch = trainer.layout.local_batch(trainer.loader.make(0))
     with listen(trainer) as traffic:
         trainer.layout.module(batch)
     closed = expected(trainer, 0)

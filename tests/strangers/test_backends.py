@@ -192,7 +192,7 @@ def test_answers_of_another_shape_are_not_taken(runs: Path, words: str, said: st
 def test_a_decoder_beside_encoders_is_computed_all_the_same(runs: Path) -> None:
     """Where all models of a server are given one backend; it is said."""
     told: list[str] = []
-    load(runs / "gpt", f"{HERE}:Plain", say=told.append)
+    load(runs / "gpt", f"{HERE}:Plain", log=told.append)
     assert told[0].startswith(f"phalanx: backend={HERE}:Plain computes no decoders; {runs / 'gpt'} is computed as by")
 
 

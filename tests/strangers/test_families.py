@@ -134,7 +134,7 @@ def test_it_has_no_graph(run: Path, tmp_path: Path) -> None:
 
 def test_it_writes_by_torch_since_the_kernels_do_not_know_it(run: Path) -> None:
     told: list[str] = []
-    model = load(run, say=told.append)
+    model = load(run, log=told.append)
     assert isinstance(model, DecoderModel) and isinstance(model.engine.decoder, Decoder)
     assert "all" not in model.engine.decoder.model.transformer.blocks  # which the kernels put there
     assert "".join(model.generate("a", Options(max_tokens=3, temperature=0)))

@@ -1,5 +1,5 @@
-"""Using a trained model: questions answered, texts classified, filled, embedded and continued. Knows checkpoints, never
-the trainer.
+"""Inference: a trained model answers questions, classifies, fills, embeds and continues texts. The package knows
+checkpoints, never the trainer.
 
     from phalanx.infer import load
     load("runs/bert-squad").answer("Who wrote it?", text)
@@ -22,40 +22,41 @@ if TYPE_CHECKING:
     from phalanx.infer.encoder_model import EncoderModel
 
 
-def tell(line: str) -> None:
-    """Print on stderr, where what is told beside the answers goes."""
+def log_to_stderr(line: str) -> None:
+    """Print a line on stderr, where notes go that are no answers."""
     print(line, file=sys.stderr, flush=True)
 
 
 def load(
     model: str | Path, backend: str = "auto", precision: str = "fp32", best: bool = True,
-    say: Callable[[str], None] = tell, scratch: str | None = None,
+    log: Callable[[str], None] = log_to_stderr, scratch: str | None = None,
 ) -> EncoderModel | DecoderModel:  # fmt: skip
     """Load a run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
 
     `backend` is torch, native, onnxruntime, openvino, tensorrt, one from outside by "module:Name", or auto: for an
     encoder the fastest here, measured at the first load; for a decoder native where that can be had, else torch. Where
-    the backend computes encoders alone, a decoder is computed as by auto; `say` hears of it, and of what was measured.
-    `precision` is fp32, bf16, fp16 or int8. `scratch` is a folder for what of a Hugging Face folder lies on disk while
-    it is read, instead of the system's for temporary files.
+    the backend computes encoders alone, a decoder is computed as by auto. `log` gets a line about that, and what was
+    measured. `precision` is fp32, bf16, fp16 or int8. `scratch` is a folder for what of a Hugging Face folder lies on
+    disk while it is read, instead of the system's for temporary files. InputError for a folder or a backend that will
+    not do.
     """
     from phalanx.infer import backends
     from phalanx.infer.bundle import load_bundle
     from phalanx.infer.decoder_model import DecoderModel
     from phalanx.infer.encoder_model import EncoderModel
 
-    with brought(str(model), say, scratch, heads=False) as run:
+    with brought(str(model), log, scratch, heads=False) as run:
         bundle = replace(load_bundle(run, best), run=Path(model))
     for note in bundle.restored.notes:
-        say(f"phalanx: {note}")
+        log(f"phalanx: {note}")
     if not bundle.spec.causal:
-        return EncoderModel(bundle, backend, precision, say)
+        return EncoderModel(bundle, backend, precision, log)
 
     if backend != "auto" and not backends.computes(backend, "decoder"):
-        say(f"phalanx: backend={backend} computes no decoders; {model} is computed as by backend=auto")
+        log(f"phalanx: backend={backend} computes no decoders; {model} is computed as by backend=auto")
         backend = "auto"
     if backend == "auto":
-        backend = backends.decoder_backend(bundle.spec, precision, say)
+        backend = backends.decoder_backend(bundle.spec, precision, log)
     return DecoderModel(bundle, backend, precision)
 
 
@@ -63,10 +64,10 @@ def load_encoder(model: str | Path, backend: str = "auto", precision: str = "fp3
     """Load an encoder as `load` does; InputError for a decoder."""
     from phalanx.infer.encoder_model import EncoderModel
 
-    found = load(model, backend, precision)
-    if not isinstance(found, EncoderModel):
+    loaded = load(model, backend, precision)
+    if not isinstance(loaded, EncoderModel):
         raise InputError(f"{model} learned to continue a text, and a BERT is needed; use: phalanx generate {model}")
-    return found
+    return loaded
 
 
 def load_decoder(model: str | Path, backend: str = "auto", precision: str = "fp32") -> DecoderModel:
@@ -76,18 +77,19 @@ def load_decoder(model: str | Path, backend: str = "auto", precision: str = "fp3
 
     if backend != "auto" and not backends.computes(backend, "decoder"):
         raise InputError(f"backend={backend}: {backends.wrong_kind('decoder')}")
-    found = load(model, backend, precision)
-    if not isinstance(found, DecoderModel):
+    loaded = load(model, backend, precision)
+    if not isinstance(loaded, DecoderModel):
         raise InputError(f"{model} learned to fill masks, not to continue a text; use: phalanx fill {model}")
-    return found
+    return loaded
 
 
 @contextmanager
 def brought(
-    model: str, say: Callable[[str], None] = tell, scratch: str | None = None, heads: bool = True
+    model: str, log: Callable[[str], None] = log_to_stderr, scratch: str | None = None, heads: bool = True
 ) -> Iterator[Path]:
-    """The run folder of a model; of hf:FOLDER one that is there only now, in the folder `scratch` if given. `say` is
-    told what the folder lacks with `heads` alone: where questions are asked, those to such heads are refused.
+    """Yield the run folder of a model; of hf:FOLDER one that exists only meanwhile, in the folder `scratch` if given.
+    `log` gets what the folder lacks with `heads` alone: where questions are asked, those to such heads are refused.
+    InputError for a folder or a format that cannot be used without an import.
     """
     from phalanx.convert.huggingface import import_folder
     from phalanx.run.folder import RunFolder
@@ -101,8 +103,8 @@ def brought(
         return
     if source.form != "hf":
         raise InputError(f"{model}: make a run of it first: phalanx import {model} --out RUN")
-    with TemporaryDirectory(prefix="phalanx-", dir=scratch) as there:
-        folder = Path(there) / "model"
+    with TemporaryDirectory(prefix="phalanx-", dir=scratch) as temporary:
+        folder = Path(temporary) / "model"
         for line in import_folder(source.folder, folder).lines(heads):
-            say(line.replace(str(folder), model))
+            log(line.replace(str(folder), model))
         yield folder

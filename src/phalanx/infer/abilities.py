@@ -1,4 +1,4 @@
-"""What a model can be asked, decided in one place by what it was trained for and by what its folder lacked."""
+"""The abilities of a model, decided in one place by what it was trained for and by what its folder lacked."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from phalanx.heads.head import find, head_of
 from phalanx.models.family import spec_of
 from phalanx.run.import_record import ImportRecord
 
-PLAIN = "fill", "embed"  # what a model with the heads of its pretraining can
+PLAIN = "fill", "embed"  # verbs of a model with the heads of its pretraining
 
 
 def verbs(config: Config) -> tuple[str, ...]:
-    """The verbs that an encoder is made for; whether its folder had the weights is another question (`refusal`)."""
+    """Return the verbs that an encoder is made for; whether its folder had the weights `refusal` decides."""
     head = head_of(spec_of(config.model))
     if head is None:
         return PLAIN
@@ -20,7 +20,7 @@ def verbs(config: Config) -> tuple[str, ...]:
 
 
 def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
-    """Why the model of a run cannot be asked for `verb`, and what would do; empty where it can.
+    """Return why the model of a run cannot be asked for `verb`, and what would do; "" if it can.
 
     `verb` is answer, classify, fill, embed or judge; or the name of a head, where no other will do.
     """
@@ -45,7 +45,7 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
 
 
 def _of_a_head(verb: str, name: str, run: Path, config: Config, record: ImportRecord) -> str:
-    """Why a verb that needs a fine-tuned head, such as `name`, cannot be asked for; empty where it can."""
+    """Return why a verb that needs a fine-tuned head, such as `name`, cannot be asked for; "" if it can."""
     head, wanted = head_of(spec_of(config.model)), find(name)
     if head is None or verb not in (head.part.loss, head.verb):
         was = f"was tuned for task={config.task}" if head else "was not tuned for it"

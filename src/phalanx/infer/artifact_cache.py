@@ -1,4 +1,4 @@
-"""The artifact cache: what is kept between two starts, such as graphs that took long to make and measured choices.
+"""The artifact cache: files kept between two starts, such as graphs that took long to make and measured choices.
 
 It lies under PHALANX_CACHE, by default ~/.cache/phalanx. Each file is named by all that it was made of (the model's
 description and weights, versions), so that what another version made is not read. The folder may be deleted.
@@ -19,16 +19,16 @@ from phalanx.infer.bundle import ModelBundle
 
 
 def folder() -> Path:
-    """Return where it lies; the folder is made where it is absent."""
+    """Return the cache's folder, which is made where it is absent. InputError where it is another user's."""
     home = (
         os.environ.get("PHALANX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
     )
     made = Path(home)
     made.mkdir(mode=0o700, parents=True, exist_ok=True)
-    seen = made.stat()
-    if seen.st_uid != os.geteuid():  # what lies there is run
+    status = made.stat()
+    if status.st_uid != os.geteuid():  # what lies there is run
         raise InputError(f"{made} belongs to somebody else; let PHALANX_CACHE name a folder of your own")
-    if seen.st_mode & 0o022:
+    if status.st_mode & 0o022:
         made.chmod(0o700)
     return made
 
@@ -53,10 +53,10 @@ def key(bundle: ModelBundle, *facts: object) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Return the version of each package that is installed, by its name."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

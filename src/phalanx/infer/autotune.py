@@ -36,8 +36,8 @@ class Candidate(NamedTuple):
     distance: float
 
 
-def fastest(program: ProgramSpec, say: Callable[[str], None]) -> EncoderProgram:
-    """Make the program by the fastest backend of this package; `say` hears what was measured, or remembered.
+def fastest(program: ProgramSpec, log: Callable[[str], None]) -> EncoderProgram:
+    """Make the program by the fastest backend of this package; `log` gets what was measured, or remembered.
 
     InputError where no backend has the precision, or none is close enough to fp32 in it.
     """
@@ -51,12 +51,12 @@ def fastest(program: ProgramSpec, say: Callable[[str], None]) -> EncoderProgram:
     file = artifact_cache.folder() / f"{artifact_cache.key(bundle, precision, hidden, names, _machine())}.choice.json"
     with artifact_cache.locked(file):
         if remembered := _remembered(file, names):
-            say(f"backend {remembered}, the fastest when this model was first loaded here ({file})")
+            log(f"backend {remembered}, the fastest when this model was first loaded here ({file})")
             return backends.encoder_program(remembered, program)
-        return _measured(program, names, file, say)
+        return _measured(program, names, file, log)
 
 
-def _measured(program: ProgramSpec, names: Sequence[str], file: Path, say: Callable[[str], None]) -> EncoderProgram:
+def _measured(program: ProgramSpec, names: Sequence[str], file: Path, log: Callable[[str], None]) -> EncoderProgram:
     """Make and time the programs, and return the fastest that is close to fp32's answers; write the choice to `file`.
 
     InputError where no backend is close enough.
@@ -66,19 +66,20 @@ def _measured(program: ProgramSpec, names: Sequence[str], file: Path, say: Calla
         try:
             programs[name] = backends.encoder_program(name, program)
         except InputError as error:
-            say(f"{error}")
+            log(f"{error}")
 
     lengths = sorted({min(length, program.bundle.context) for length in LENGTHS})
     exact = backends.encoder_program("torch", program._replace(precision="fp32"))
-    found = measure(programs, lengths, program.bundle, exact)
-    within = [one for one in found if one.distance < CLOSE[program.precision]]
+    candidates = measure(programs, lengths, program.bundle, exact)
+    within = [candidate for candidate in candidates if candidate.distance < CLOSE[program.precision]]
     if not within:
         raise InputError(f"precision={program.precision}: every backend's answers are far from fp32's; use fp32")
 
-    best = min(within, key=lambda one: sum(np.log(one.milliseconds)))
-    for line in table(found, lengths, best.backend):
-        say(line)
-    durable.write(file, json.dumps({"backend": best.backend, "measured": [one._asdict() for one in found]}).encode())
+    best = min(within, key=lambda candidate: sum(np.log(candidate.milliseconds)))
+    for line in table(candidates, lengths, best.backend):
+        log(line)
+    measured = [candidate._asdict() for candidate in candidates]
+    durable.write(file, json.dumps({"backend": best.backend, "measured": measured}).encode())
     return programs[best.backend]
 
 
@@ -89,32 +90,37 @@ def measure(
     draw = np.random.default_rng(0)
     rows = [Encoded(draw.integers(0, bundle.tokenizer.vocab, n), n // 2) for n in lengths]
     right = [exact([row])[0] for row in rows]
+
     times: dict[str, list[list[float]]] = {name: [[] for _ in rows] for name in programs}
-    said = {name: [program([row])[0] for row in rows] for name, program in programs.items()}
+    answers = {name: [program([row])[0] for row in rows] for name, program in programs.items()}
+
     for _ in range(ROUNDS):
         for name, program in programs.items():
             for i, row in enumerate(rows):
                 start = time.perf_counter()
                 program([row])
                 times[name][i].append((time.perf_counter() - start) * 1e3)
-    return [Candidate(name, tuple(map(median, times[name])), _apart(said[name], right)) for name in programs]
+
+    return [Candidate(name, tuple(map(median, times[name])), _distance(answers[name], right)) for name in programs]
 
 
-def table(found: Sequence[Candidate], lengths: Sequence[int], best: str) -> list[str]:
+def table(candidates: Sequence[Candidate], lengths: Sequence[int], best: str) -> list[str]:
     """Return lines for a terminal: a row for each backend."""
     rows = [["backend", *(f"{n} tokens" for n in lengths), "distance to fp32", ""]]
-    for one in found:
-        times = (f"{value:.1f} ms" for value in one.milliseconds)
-        rows.append([one.backend, *times, f"{one.distance:.1e}", "taken" if one.backend == best else ""])
+    for candidate in candidates:
+        times = (f"{value:.1f} ms" for value in candidate.milliseconds)
+        rows.append(
+            [candidate.backend, *times, f"{candidate.distance:.1e}", "taken" if candidate.backend == best else ""]
+        )
     return aligned(rows, left=(0,), space="  ")
 
 
-def _apart(said: Sequence[Array], right: Sequence[Array]) -> float:
-    """Return the relative distance |said - right| / |right| of all answers as one vector.
+def _distance(answers: Sequence[Array], right: Sequence[Array]) -> float:
+    """Return the relative distance |answers - right| / |right| of all answers as one vector.
 
     It is infinite where a number is not finite.
     """
-    a, b = (np.concatenate([one.ravel() for one in some]).astype(np.float64) for some in (said, right))
+    a, b = (np.concatenate([array.ravel() for array in arrays]).astype(np.float64) for arrays in (answers, right))
     distance = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30)
     return distance if math.isfinite(distance) else math.inf
 
@@ -129,7 +135,7 @@ def _remembered(file: Path, names: Sequence[str]) -> str:
 
 
 def _machine() -> tuple[object, ...]:
-    """Return what the choice depends on beside the model."""
+    """Return the facts about this machine that the choice depends on."""
     packages = artifact_cache.versions("torch", "onnxruntime", "openvino", "nncf", "tensorrt")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     instructions = processor.features(), torch.backends.cpu.get_cpu_capability(), processor.caps()

@@ -79,8 +79,8 @@ class PackedBatcher:
         lengths = [len(row.tokens) for row in rows]
         order = sorted(range(len(rows)), key=lambda i: lengths[i])
         for group in _filled(order, lengths):
-            found = self.program(pack_rows([rows[i] for i in group]))
-            parts = np.split(found, np.cumsum([lengths[i] for i in group])[:-1]) if self.per_token else found
+            outputs = self.program(pack_rows([rows[i] for i in group]))
+            parts = np.split(outputs, np.cumsum([lengths[i] for i in group])[:-1]) if self.per_token else outputs
             for i, part in zip(group, parts, strict=True):
                 answers[i] = part
         return answers

@@ -28,11 +28,11 @@ from phalanx.units import aligned
 
 RAGGED = 24  # rows of all lengths between 16 and the longest, most of them short
 
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]  # with calls that are done, and all calls
 
 
 class Cell(NamedTuple):
-    """What was measured of calls with certain rows: tokens of a call, and by program the median and the 99th percentile
+    """The measurement of calls with certain rows: tokens of a call, and by program the median and the 99th percentile
     of its milliseconds.
     """
 
@@ -48,18 +48,20 @@ def subject(model: str) -> ModelBundle:
     """
     if model not in recipe.names():
         with brought(model) as run:
-            found = load_bundle(run)
-        if found.spec.causal:
+            bundle = load_bundle(run)
+        if bundle.spec.causal:
             raise InputError(f"{model} is no BERT; bench infer is about those")
-        return found
+        return bundle
+
     tokenizer = load_tokenizer("bert-uncased")
     config = recipe.load(model, [f"model.vocab={tokenizer.vocab}"])
     if spec_of(config.model).causal:
         raise InputError(f"{model} is no BERT; bench infer is about those")
+
     sizes = config.model.tuned("span", 0)
-    whole = config.model_copy(update={"model": sizes, "task": "span"})
+    tuned = config.model_copy(update={"model": sizes, "task": "span"})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return ModelBundle(Path(model), build(sizes, 0, device).eval(), tokenizer, whole, Restored(0, None, ()))
+    return ModelBundle(Path(model), build(sizes, 0, device).eval(), tokenizer, tuned, Restored(0, None, ()))
 
 
 def programs(
@@ -68,7 +70,7 @@ def programs(
     """Return programs by backend and precision, Hugging Face's model among them; and a line for each that is
     unavailable.
     """
-    found: dict[str, EncoderProgram] = {}
+    encoders: dict[str, EncoderProgram] = {}
     unavailable = []
     for name in names:
         for precision in precisions:
@@ -76,31 +78,34 @@ def programs(
                 unavailable.append(f"{name} {precision}: {reason}")
                 continue
             program = ProgramSpec(bundle, precision, not bundle.spec.tuned)
-            found[f"{name} {precision}"] = backends.encoder_program(name, program)
+            encoders[f"{name} {precision}"] = backends.encoder_program(name, program)
 
     try:
-        found["hugging face fp32"] = _HuggingFace(bundle)
+        encoders["hugging face fp32"] = _HuggingFace(bundle)
     except InputError as error:
         unavailable.append(f"hugging face: {error}")
-    return found, unavailable
+    return encoders, unavailable
 
 
-def measure(found: dict[str, EncoderProgram], bundle: ModelBundle, batches: Sequence[int], lengths: Sequence[int],
-            rounds: int, told: Told) -> Iterator[Cell]:  # fmt: skip
+def measure(encoders: dict[str, EncoderProgram], bundle: ModelBundle, batches: Sequence[int], lengths: Sequence[int],
+            rounds: int, progress: OnProgress) -> Iterator[Cell]:  # fmt: skip
     """Time the programs in turns; yield a cell for each batch and length, and one of ragged rows."""
     draw = np.random.default_rng(0)
     shapes = [(f"{batch} x {length}", [length] * batch) for length in lengths for batch in batches]
     shapes.append(("ragged", np.geomspace(16, max(lengths), RAGGED).astype(int).tolist()))
+
     for number, (name, sizes) in enumerate(shapes):
         rows = [Encoded(draw.integers(0, bundle.tokenizer.vocab, n), n // 2) for n in sizes]
-        times: dict[str, list[float]] = {each: [] for each in found}
+        times: dict[str, list[float]] = {each: [] for each in encoders}
+
         for turn in range(rounds + 2):
-            for each, program in found.items():
+            for each, program in encoders.items():
                 start = time.perf_counter()
                 program(rows)
                 if turn > 1:
                     times[each].append((time.perf_counter() - start) * 1e3)
-            told(number * (rounds + 2) + turn + 1, len(shapes) * (rounds + 2))
+            progress(number * (rounds + 2) + turn + 1, len(shapes) * (rounds + 2))
+
         middle, late = ({each: float(np.percentile(all_, q)) for each, all_ in times.items()} for q in (50, 99))
         yield Cell(name, sum(sizes), middle, late)
 
@@ -115,7 +120,7 @@ def table(cells: Sequence[Cell]) -> list[str]:
 
 
 class _HuggingFace:
-    """Their model with our weights, in fp32: rows filled up to the longest, as their pipelines do."""
+    """Hugging Face's model with our weights, in fp32: rows filled up to the longest, as their pipelines do."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         """InputError where transformers is not installed, or has no such model."""
@@ -135,9 +140,9 @@ class _HuggingFace:
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
-        """Return what the head says to each row, float32 [longest, width] or [width]."""
+        """Return the head's numbers for each row, float32 [longest, width] or [width]."""
         tokens, segment, mask = (torch.from_numpy(x).to(self.device) for x in pad_rows(rows, self.pad, 1, self.most))
-        found = self.model(tokens, attention_mask=mask, token_type_ids=segment)
-        if "start_logits" in found:
-            return list(torch.stack([found.start_logits, found.end_logits], -1).cpu().numpy())
-        return list(found[0].cpu().numpy())
+        outputs = self.model(tokens, attention_mask=mask, token_type_ids=segment)
+        if "start_logits" in outputs:
+            return list(torch.stack([outputs.start_logits, outputs.end_logits], -1).cpu().numpy())
+        return list(outputs[0].cpu().numpy())

@@ -1,4 +1,4 @@
-"""A trained model with all that using it takes: its tokenizer, its configuration, what its folder said."""
+"""A trained model with all that using it takes: its tokenizer, its configuration, the record of its import."""
 
 import copy
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class ModelBundle:
 
     @property
     def spec(self) -> Spec:
-        """What the model is."""
+        """The model's description."""
         return spec_of(self.config.model)
 
     @property
@@ -68,7 +68,7 @@ class ModelBundle:
         return scores
 
     def broken(self) -> ModelError:
-        """The error to raise where scores are not finite."""
+        """Return the error to raise where scores are not finite."""
         if self.restored.step == 0:  # as an import writes it
             return ModelError(
                 f"{self.run}: the scores are not finite: the weights of its folder are broken; copy or download it "
@@ -104,7 +104,7 @@ def open_run(run: Path) -> OpenRun:
 def load_bundle(run: Path, best: bool = True) -> ModelBundle:
     """Load the model of a run folder, in fp32, on a GPU when there is one: the best checkpoint's, or the newest's.
 
-    InputError as of `open_run`, and when there is no whole checkpoint.
+    InputError as from `open_run`, and when there is no whole checkpoint.
     """
     opened = open_run(run)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):

@@ -1,4 +1,4 @@
-"""Functions of one shape that are called again and again: on a GPU CUDA graphs, one launch however many kernels."""
+"""CUDA graphs: functions of one shape that are called again and again, one launch for all kernels of each."""
 
 import shutil
 from collections import OrderedDict
@@ -15,7 +15,7 @@ Compute = Callable[[Tensor], Any]
 
 
 class GraphedFunction:
-    """`compute`, a function of `count` whole numbers (int32), which are written into `numbers` before a call."""
+    """A function `compute` of `count` whole numbers (int32), which are written into `numbers` before a call."""
 
     def __init__(self, compute: Compute, count: int, device: torch.device) -> None:
         self.compute, self.gpu = compute, device.type == "cuda"
@@ -26,7 +26,7 @@ class GraphedFunction:
 
     @torch.inference_mode()
     def __call__(self) -> Any:
-        """Return what came out, where it was computed; it is good until the next call."""
+        """Return the function's result, on the device that computed it; it is good until the next call."""
         if not self.gpu:
             return self.compute(self.on_host)
         self.on_device.copy_(self.on_host, non_blocking=True)
@@ -55,7 +55,7 @@ class GraphCache(OrderedDict[Any, Any]):
     MOST = 64
 
     def of(self, shape: Any, make: Callable[[], Any]) -> Any:
-        """Return that of a shape, made where it is not here."""
+        """Return the graph of a shape, made where it is not kept."""
         if shape not in self:
             self[shape] = make()
         self.move_to_end(shape)
@@ -71,7 +71,7 @@ def _pool() -> Any:
 
 
 def has_compiler() -> bool:
-    """Return whether there is what torch's compiler needs to make code for a GPU."""
+    """Return whether torch's compiler finds the C compiler that it needs to make code for a GPU."""
     return any(map(shutil.which, ("cc", "gcc", "clang")))
 
 

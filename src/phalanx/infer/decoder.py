@@ -32,7 +32,7 @@ class Decoder:
         self.device = cache.keys[0].device
 
     def reserve(self, tokens: int) -> Pages | None:
-        """Return room for a sequence; None where there is none now."""
+        """Return room for a sequence; None while there is none."""
         return self.cache.reserve(tokens)
 
     def release(self, pages: Pages) -> None:
@@ -88,7 +88,7 @@ def attend_cached(layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Contex
     """Put new keys and values into a layer's cache, and attend to what each new token may see there.
 
     q [1, heads, new tokens, width], k and v [1, kv_heads, new tokens, width]; `context.cache`, a view of the cache,
-    says where they go and how it is done.
+    knows where they go, and attends. Returns [1, heads, new tokens, width].
     """
     y: Tensor = context.cache.attend(layer, q, k, v, context)
     return y
@@ -100,7 +100,7 @@ class RaggedView(NamedTuple):
     chunks: Sequence[Chunk]
 
     def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Attend as `attend_cached` says."""
+        """Attend as `attend_cached` describes, a sequence at a time."""
         keys, values = layer
         parts, first = [], 0
         for chunk in self.chunks:

@@ -42,7 +42,7 @@ class DecoderGraphs(Decoder):
 
     @torch.inference_mode()
     def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Compute what `Decoder` computes; it is good until the next call."""
+        """Compute what `Decoder` computes; the scores are good until the next call."""
         widest = max(len(chunk.tokens) for chunk in chunks)
         if widest > FEW:
             with torch.compiler.set_stance("force_eager"):
@@ -56,9 +56,9 @@ class DecoderGraphs(Decoder):
         ends = (i * width + len(chunk.tokens) for i, chunk in enumerate(chunks))
         wanted = [slice(end - chunk.wanted, end) for end, chunk in zip(ends, chunks, strict=True)]
         drawn = [scores[rows] for rows, chunk in zip(wanted, chunks, strict=True) if not chunk.greedy]
-        given = iter(self._to_host(drawn) if drawn else ())
+        copied = iter(self._to_host(drawn) if drawn else ())
         best = best.cpu()
-        return [best[rows] if chunk.greedy else next(given) for rows, chunk in zip(wanted, chunks, strict=True)]
+        return [best[rows] if chunk.greedy else next(copied) for rows, chunk in zip(wanted, chunks, strict=True)]
 
     def view(self, chunks: Sequence[Chunk]) -> Any:
         """Return `Context.cache` of a call that is not recorded."""
@@ -75,6 +75,7 @@ class DecoderGraphs(Decoder):
             self.on_host = torch.empty(power_of_two(len(scores)), self.vocab, pin_memory=True)
         copied = self.on_host[: len(scores)]
         copied.copy_(scores, non_blocking=True)
+        # the copy is asynchronous: without this the CPU would read what was there before
         torch.cuda.current_stream().synchronize()
         return torch.split(copied, [len(part) for part in parts])
 
@@ -98,7 +99,7 @@ class DecoderGraphs(Decoder):
 
 
 class PaddedView(NamedTuple):
-    """The same number of new tokens in each of several sequences, fewer being filled up. Attention is written out: a
+    """A view of as many new tokens in each of several sequences, fewer being filled up. Attention is written out: a
     compiler makes of it kernels that read keys and values where they lie, once.
     """
 
@@ -107,7 +108,7 @@ class PaddedView(NamedTuple):
     mask: Tensor  # bool [sequences, new, longest]
 
     def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Attend as `attend_cached` says."""
+        """Attend as `attend_cached` describes, all sequences at once."""
         keys, values = layer
         keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
 
@@ -126,14 +127,14 @@ class PrefillView(NamedTuple):
     at: Tensor  # int64 [tokens]: where their keys go
 
     def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Attend as `attend_cached` says."""
+        """Attend as `attend_cached` describes, by `attend_varlen`."""
         keys, values = layer
         keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
         return attend_varlen(q, k, v, context)
 
 
 class _StepGraph:
-    """Steps of one shape."""
+    """The graph of steps of one shape."""
 
     def __init__(self, decoder: DecoderGraphs, rows: int, width: int, longest: int) -> None:
         self.shapes, self.nowhere = [*[(rows, width)] * 3, (rows,), (rows, longest)], decoder.nowhere
@@ -145,7 +146,7 @@ class _StepGraph:
         self.given = self._parts(self.graph.numbers)
 
     def __call__(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
-        """Return what `DecoderGraphs.scores` does, where it was computed."""
+        """Return what `DecoderGraphs.scores` does, on the device."""
         tokens, index, at, starts, slots = self.given
         tokens[:], index[:], at[:], starts[:], slots[:] = 0, 0, self.nowhere, 0, self.nowhere
         for i, chunk in enumerate(chunks):

@@ -47,7 +47,8 @@ class DecoderModel:
         self.engine = Engine(decoder, self.context, ends, lookup=lookup and decoder.takes_drafts)
 
     def generate(self, prompt: str | Sequence[int], options: Options | None = None) -> Iterator[str]:
-        """The text that follows `prompt`, or its tokens, in pieces of whole characters, until the end of the document.
+        """Yield the text that follows `prompt`, or its tokens, in pieces of whole characters, until the end of the
+        document.
 
         The same seed gives the same text. An empty prompt begins a document. InputError for a prompt longer than the
         context.
@@ -64,18 +65,21 @@ class DecoderModel:
         assert request.ended
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """A prompt's tokens; names of special tokens in it stand for these, and those that the tokenizer's template
-        puts around a text are there. InputError for unknown tokens.
+        """Return a prompt's tokens; names of special tokens in it stand for these, and those that the tokenizer's
+        template puts around a text are there. InputError for unknown tokens, and for a prompt that is empty or longer
+        than the context.
         """
         if isinstance(prompt, str):
             tokens = self.tokenizer.for_prompts().encode_prompt(prompt)
         else:
             tokens = self.tokenizer.known(prompt)
+
         begin = self.bundle.record.begin if self.bundle.record.begin is not None else self.tokenizer.eod
         if not tokens and begin is None:
             raise InputError(
                 "the prompt is empty, and this tokenizer has no token that begins a document; give some text"
             )
+
         tokens = tokens or [begin or 0]
         if len(tokens) > self.context:
             raise InputError(
@@ -104,11 +108,11 @@ class Pieces:
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
         self.tokenizer = tokenizer
         self.tokens: list[int] = []
-        self.shown = 0  # characters of theirs that were told
+        self.shown = 0  # characters of theirs that were returned
         self._keep(before)
 
     def add(self, token: int) -> str:
-        """What is whole now."""
+        """Take in a token, and return the characters that are whole by it and were not returned before."""
         self.tokens.append(token)
         text = self.tokenizer.decode(self.tokens)
         whole = max(self.shown, len(text.removesuffix(_INCOMPLETE)))
@@ -118,7 +122,7 @@ class Pieces:
         return piece
 
     def rest(self) -> str:
-        """What never became whole."""
+        """Return the characters that never became whole."""
         return self.tokenizer.decode(self.tokens)[self.shown :]
 
     def _keep(self, tokens: Sequence[int]) -> None:

@@ -28,8 +28,8 @@ def pack_rows(rows: Sequence[Encoded]) -> PackedBatch:
 
 
 class Encoder:
-    """What a model's head says to a packed batch, or with `hidden` the residual stream under the head. With `per_token`
-    there is an answer for every token, else one for a sequence.
+    """A program of packed batches: it gives the numbers of a model's head, or with `hidden` the residual stream under
+    it. With `per_token` there is an answer for every token, else one for a sequence.
     """
 
     def __init__(self, model: Any, per_token: bool, hidden: bool) -> None:
@@ -43,7 +43,7 @@ class Encoder:
         return answers
 
     def encode(self, rows: PackedBatch) -> Tensor:
-        """Return float32 [tokens, …], or [sequences, …], where it was computed."""
+        """Return float32 [tokens, …], or [sequences, …], on the model's device."""
         batch, model = rows.batch, self.model
         hidden = model.transformer(batch, context=rows.context(model.transformer.causal))
         if self.hidden:

@@ -12,7 +12,7 @@ STEP = 32  # tokens to which a batch is rounded up at least
 
 
 class EncoderGraphs:
-    """A program as `Encoder` is one. Its graphs are made as they are wanted; attention is by `attend_varlen`."""
+    """A program as `Encoder` is one, whose graphs are made when they are wanted; attention is by `attend_varlen`."""
 
     def __init__(self, encoder: Encoder, context: int, device: torch.device) -> None:
         """`context` is the tokens of a sequence at most."""
@@ -34,10 +34,11 @@ class EncoderGraphs:
         for part, given in zip(batch, (rows.batch.tokens, rows.batch.index, rows.batch.segment), strict=True):
             part[:used], part[used:] = given, 0
         ends[: count + 1], ends[count + 1 :] = rows.cu_seqlens, used
+
         answers: Array = graph()[: used if self.encoder.per_token else count].cpu().numpy()
         return answers
 
     def _compute(self, given: Tensor, tokens: int) -> Tensor:
-        line, index, segment = given[: 3 * tokens].view(3, tokens)
+        ids, index, segment = given[: 3 * tokens].view(3, tokens)
         ends = given[3 * tokens :].clone()
-        return self.encoder.encode(PackedBatch.of(line, index, ends, min(tokens, self.context), segment))
+        return self.encoder.encode(PackedBatch.of(ids, index, ends, min(tokens, self.context), segment))

@@ -40,19 +40,19 @@ class Answer(NamedTuple):
 class EncoderModel:
     """One model; its methods may be called from several threads, one of which computes at a time."""
 
-    def __init__(self, bundle: ModelBundle, backend: str, precision: str, say: Callable[[str], None]) -> None:
-        """`backend` is auto or a backend's name, `say` hears what auto measured. InputError for a backend that cannot
+    def __init__(self, bundle: ModelBundle, backend: str, precision: str, log: Callable[[str], None]) -> None:
+        """`backend` is auto or a backend's name, `log` gets what auto measured. InputError for a backend that cannot
         compute the model in `precision`.
         """
         if backend != "auto" and (reason := backends.unavailable(backend, "encoder", bundle.spec, precision)):
             raise InputError(f"backend={backend}: {reason}")
-        self.bundle, self.backend, self.precision, self.say = bundle, backend, precision, say
+        self.bundle, self.backend, self.precision, self.log = bundle, backend, precision, log
         self.lock = Lock()
         self.head = head_of(bundle.spec, bundle.config.examples.labels, exclusive=not bundle.record.multilabel)
 
     @cached_property
     def assemble(self) -> Assembler:
-        """What makes rows of tokens of texts."""
+        """The assembler of texts' tokens into rows, with [CLS] and [SEP]."""
         return Assembler(self.bundle.tokenizer.for_prompts(), self.bundle.context)
 
     @cached_property
@@ -67,11 +67,11 @@ class EncoderModel:
 
     @property
     def can(self) -> list[str]:
-        """What may be asked of the model where it is served: answer, classify, fill, embed."""
+        """The verbs that the model may be asked for where it is served: answer, classify, fill, embed."""
         return [verb for verb in verbs(self.bundle.config) if not self.refusal(verb)]
 
     def refusal(self, verb: str) -> str:
-        """Why the model cannot be asked for `verb` (see `abilities.refusal`), and what would do; empty where it can."""
+        """Return why the model cannot be asked for `verb` (`abilities.refusal`), and what would do; "" if it can."""
         return refusal(verb, self.bundle.run, self.bundle.config, self.bundle.record)
 
     def ready(self) -> None:
@@ -82,12 +82,12 @@ class EncoderModel:
             program([Encoded(tokens, len(tokens))])
 
     def answer(self, question: str, context: str) -> Answer:
-        """The part of `context` that answers `question`. InputError where the model was not tuned for that."""
+        """Return the part of `context` that answers `question`. InputError where the model was not tuned for that."""
         return self.answers([(question, context)])[0]
 
     def answers(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
-        """The answers of questions with their contexts. Contexts longer than the model's are read in windows that
-        overlap.
+        """Return the answers of questions with their contexts. Contexts longer than the model's are read in windows
+        that overlap. InputError as in `answer`.
         """
         self._must("answer")
         _all_some([question for question, _ in asked], "question")
@@ -98,56 +98,59 @@ class EncoderModel:
         stride = min(examples.stride, max(1, self.bundle.context // 2))
         rows, parts = windows(questions, self.assemble, stride)
 
-        found, head = list[Answer](), cast(SpanHead, self.head)
+        answers, head = list[Answer](), cast(SpanHead, self.head)
         spans = head.answers(parts, self._run(self.scores, rows), len(asked), examples.longest)
         for (_, context), span in zip(asked, spans, strict=True):
             start, stop = span.start, span.stop
             if examples.form == "squad2" and span.silence > examples.threshold:
                 start = stop = 0
-            found.append(Answer(context[start:stop], start, stop, -span.silence))
-        return found
+            answers.append(Answer(context[start:stop], start, stop, -span.silence))
+        return answers
 
     def predict(self, texts: Sequence[Text]) -> list[Any]:
-        """What the model's head says of each text or pair: a NamedTuple, whose fields depend on the head. InputError
-        where it was not tuned for texts.
+        """Return the head's reading of each text or pair: a NamedTuple, whose fields depend on the head. InputError
+        where the model was not tuned for texts.
         """
         self._must("classify")
         assert self.head is not None
         return [self.head.decode(logits) for logits in self._run(self.scores, self._rows(texts))]
 
     def classify(self, text: Text) -> Class:
-        """The class of a text or a pair. InputError where the model was not tuned for classes."""
+        """Return the class of a text or a pair. InputError where the model was not tuned for classes."""
         return self.classified([text])[0]
 
     def classified(self, texts: Sequence[Text]) -> list[Class]:
-        """The class of each text or pair. Probabilities of classes that do not exclude one another do not sum to 1."""
+        """Return the class of each text or pair. Where classes do not exclude one another, probabilities sum to
+        anything.
+        """
         self._must("classes")
         return self.predict(texts)
 
     def values(self, texts: Sequence[Text]) -> list[float]:
-        """The number of each text. InputError where the model was not tuned for task=value."""
+        """Return the number of each text. InputError where the model was not tuned for task=value."""
         self._must("value")
-        return [found.value for found in self.predict(texts)]
+        return [prediction.value for prediction in self.predict(texts)]
 
     def fill(self, text: str, top: int = 5) -> list[Blank]:
-        """The likeliest words of every mask."""
+        """Return the `top` likeliest words of every mask of a text."""
         return self.fills([(text, top)])[0]
 
     def fills(self, asked: Sequence[tuple[str, int]]) -> list[list[Blank]]:
-        """The likeliest words of every mask of several texts, each with how many words are wanted."""
+        """Return the likeliest words of every mask of several texts, each with how many words are wanted."""
         self._must("fill")
         with self.lock:
             return fill_all(self.bundle, asked, self.body)
 
     def embed(self, texts: Sequence[str | list[int]]) -> Array:
-        """float32 [texts, hidden]: the mean over tokens of what lies under the head (Reimers and Gurevych, arXiv
-        1908.10084). It is brought to length 1, but where a folder of sentence-transformers has no Normalize. A text may
-        be given as its tokens; one past the context loses its end. InputError where the folder means other vectors.
+        """Return vectors, float32 [texts, hidden]: the mean over tokens of what lies under the head (Reimers and
+        Gurevych, arXiv 1908.10084). They are brought to length 1, but where a folder of sentence-transformers has no
+        Normalize. A text may be given as its tokens; one past the context loses its end. InputError where the folder
+        means other vectors.
         """
         return self.embedded(texts)[0]
 
     def embedded(self, texts: Sequence[str | list[int]]) -> tuple[Array, list[int]]:
-        """The vectors that `embed` gives, and how many tokens of each text the model sees."""
+        """Return the vectors that `embed` gives, and how many tokens of each text the model sees."""
         self._must("embed")
         rows = self._rows(texts)
         means = np.zeros((len(rows), self.bundle.config.model.hidden), np.float32)
@@ -169,8 +172,9 @@ class EncoderModel:
         ]
 
     def _known(self, ids: list[int]) -> Array:
-        """The tokens of a text that the model sees, without [CLS] and [SEP] where these are around them. InputError for
-        what no text of this tokenizer has: another tokenizer's tokens would give a vector that means nothing.
+        """Return the tokens of a text that the model sees, without [CLS] and [SEP] where these are around them.
+        InputError for what no text of this tokenizer has: another tokenizer's tokens would give a vector that means
+        nothing.
         """
         bare = ids
         if bare[0] == self.assemble.cls:
@@ -190,35 +194,35 @@ class EncoderModel:
         if not rows:
             return []
         with self.lock:
-            found = program(rows)
-        if not all(np.isfinite(one).all() for one in found):
+            answers = program(rows)
+        if not all(np.isfinite(answer).all() for answer in answers):
             raise self.bundle.broken()
-        return found
+        return answers
 
     def _program(self, hidden: bool) -> EncoderProgram:
         program = ProgramSpec(self.bundle, self.precision, hidden)
         if self.backend == "auto":
-            return fastest(program, self.say)
+            return fastest(program, self.log)
         return backends.encoder_program(self.backend, program)
 
     def _must(self, verb: str) -> None:
-        """InputError where the model cannot be asked for `verb`."""
+        """Raise InputError where the model cannot be asked for `verb`."""
         if reason := self.refusal(verb):
             raise InputError(reason)
 
 
 def visible(text: str) -> bool:
-    """Whether a text has a character that can be seen."""
+    """Return whether a text has a character that can be seen."""
     return any(character.isprintable() and not character.isspace() for character in text)
 
 
 def _is_pair(text: Any) -> TypeGuard[tuple[str, str]]:
-    """Whether it is two texts. A tuple of tokens is none."""
+    """Return whether it is two texts. A tuple of tokens is none."""
     return isinstance(text, tuple) and all(isinstance(part, str) for part in text)
 
 
 def _all_some(texts: Sequence[Any], what: str) -> None:
-    """InputError where one is no text, or nothing of it can be seen; of many it says which, counted from 1."""
+    """Raise InputError for a value that is no text, or of which nothing can be seen; of many it names which, from 1."""
     for number, text in enumerate(texts, 1):
         which = f"{what} {number} of {len(texts)}" if len(texts) > 1 else f"the {what}"
         if not isinstance(text, str | list):

@@ -21,7 +21,7 @@ from phalanx.infer.sample import Options, Scored, choose, scored
 PREFILL = 4096  # tokens of prompts, and of windows that slide, in one step
 GRAM, DRAFT = 3, 8  # tokens that are looked for, and that are tried
 FEW = 8  # texts under way up to which trying costs little
-SCORED = 256  # tokens of prompts whose probabilities are told in one step: a row over the vocabulary each
+SCORED = 256  # tokens of prompts whose probabilities are computed in one step: a row over the vocabulary each
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Request:
 
     @property
     def generated(self) -> int:
-        """The new tokens there are so far."""
+        """The number of new tokens so far."""
         return len(self.tokens) - self.prompt
 
 
@@ -72,6 +72,7 @@ class Engine:
                 f"the prompt has {len(tokens)} tokens, the model's context {self.context}; shorten the prompt"
             )
         assert self.context <= self.decoder.room
+
         request = Request([*tokens], options, len(tokens), torch.Generator().manual_seed(options.seed))
         if options.prompt_logprobs:
             request.unscored = len(tokens) - 1
@@ -105,7 +106,7 @@ class Engine:
         return [*chosen]
 
     def stream(self, request: Request) -> Iterator[int]:
-        """The tokens of one request; the others go on beside it."""
+        """Yield the tokens of one request; the others go on beside it."""
         try:
             while True:
                 fresh, request.fresh = request.fresh, []
@@ -120,7 +121,7 @@ class Engine:
         joining: list[Request] = []
         while self.waiting and len(self.active) < self.max_active:
             request = self.waiting[0]
-            if joining and sum(len(other.tokens) for other in joining) + len(request.tokens) > PREFILL:
+            if joining and sum(len(joined.tokens) for joined in joining) + len(request.tokens) > PREFILL:
                 break
             request.pages = self.decoder.reserve(min(request.prompt + request.options.max_tokens, self.context))
             if request.pages is None:
@@ -131,8 +132,8 @@ class Engine:
         return joining
 
     def _turn(self) -> list[Request]:
-        """Those under way; of those whose windows slide, which is all their work anew, as many as PREFILL allows, by
-        turns.
+        """Return the requests that this step computes: all under way, but of those whose windows slide, which is all
+        their work anew, as many as PREFILL allows, by turns.
         """
         sliding = [request for request in self.active if len(request.tokens) > self.context]
         late = sliding[max(1, PREFILL // self.context) :]
@@ -146,20 +147,22 @@ class Engine:
         greedy = request.options.greedy and request.options.logprobs is None
         if len(request.tokens) > self.context:  # the window slides: all of it has new positions
             return Chunk(request.pages, 0, request.tokens[-self.context :], greedy=greedy)
+
         new = request.tokens[request.cached :]
         if request.unscored:
-            share = max(1, SCORED // sum(other.unscored > 0 for other in self.active))
+            share = max(1, SCORED // sum(asked.unscored > 0 for asked in self.active))
             new = new[: min(share, request.unscored + (request.options.max_tokens > 0))]
             return Chunk(request.pages, request.cached, new, len(new))
-        tried: list[int] = []
+
+        guesses: list[int] = []
         if self.lookup and request.cached and len(self.active) <= FEW:
             room = min(DRAFT, request.options.max_tokens - request.generated - 1, self.context - len(request.tokens))
-            tried = draft(request.tokens, room)
-        return Chunk(request.pages, request.cached, [*new, *tried], 1 + len(tried), greedy)
+            guesses = draft(request.tokens, room)
+        return Chunk(request.pages, request.cached, [*new, *guesses], 1 + len(guesses), greedy)
 
     def _take(self, request: Request, chunk: Chunk, scores: Tensor) -> None:
-        """Take in what the decoder gave. Its first rows tell how likely the prompt was, where that is wanted; by each
-        of the others a token is chosen, as long as the one before is what had been tried.
+        """Take in the decoder's scores. The first rows give how likely the prompt was, where that is wanted; by each of
+        the others a token is chosen, as long as the one before is what had been tried.
         """
         options = request.options
         if known := min(request.unscored, len(scores)):
@@ -170,8 +173,8 @@ class Engine:
         if request.ended or not len(scores):
             return
 
-        tried = [*chunk.tokens[len(chunk.tokens) - len(scores) + 1 :], -1]
-        for row, guess in zip(scores, tried, strict=True):
+        guesses = [*chunk.tokens[len(chunk.tokens) - len(scores) + 1 :], -1]
+        for row, guess in zip(scores, guesses, strict=True):
             token = int(row) if chunk.greedy else choose(row, options, request.generator)
             if token < 0:
                 self._end(request, "broken")

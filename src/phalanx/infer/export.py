@@ -1,4 +1,4 @@
-"""A run's model as an ONNX file: infer/graphs.py says what it takes and gives."""
+"""Export of a run's model as an ONNX file: infer/graphs.py describes its inputs and outputs."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
         raise InputError(f"{run}: {reason}")
     graph: Graph = DecoderGraph(bundle) if bundle.spec.causal else EncoderGraph(bundle)
     program = onnx_program(graph)
+
     data = out.with_name(out.name + ".data")  # as torch names what is beside
     if apart := graph.size() > 1 << 31:
         _must_be_absent(data)

@@ -22,7 +22,7 @@ class Blank(NamedTuple):
 
 
 def fill(bundle: ModelBundle, text: str, top: int = 5) -> list[Blank]:
-    """The `top` likeliest words of every mask in `text`, each mask guessed with the others still hidden.
+    """Return the `top` likeliest words of every mask in `text`, each mask guessed with the others still hidden.
 
     InputError for a model that continues text, a text without a mask or longer than the context.
     """
@@ -31,17 +31,17 @@ def fill(bundle: ModelBundle, text: str, top: int = 5) -> list[Blank]:
 
 
 def fill_all(bundle: ModelBundle, asked: Sequence[tuple[str, int]], body: EncoderProgram) -> list[list[Blank]]:
-    """Fill several texts together, each with its own `top`; `body` computes what lies under the head."""
+    """Fill several texts together, each with its own `top`; `body` computes the hidden states under the head."""
     rows = [masked(bundle, text, top) for text, top in asked]
     hidden = body([Encoded(np.array(tokens), len(tokens)) for tokens, _ in rows])
     return [
-        _blanks(bundle, _scores(bundle, torch.from_numpy(one[positions])), positions, top)
-        for one, (_, positions), (_, top) in zip(hidden, rows, asked, strict=True)
+        _blanks(bundle, _scores(bundle, torch.from_numpy(states[positions])), positions, top)
+        for states, (_, positions), (_, top) in zip(hidden, rows, asked, strict=True)
     ]
 
 
 def masked(bundle: ModelBundle, text: str, top: int) -> tuple[list[int], list[int]]:
-    """The tokens of a text, and the positions of masks among them. InputError as in `fill`."""
+    """Return the tokens of a text, and the positions of masks among them. InputError as in `fill`."""
     tokenizer, context = bundle.tokenizer, bundle.context
     if reason := refusal("fill", bundle.run, bundle.config, bundle.record):
         raise InputError(reason)
@@ -72,7 +72,7 @@ def _blanks(bundle: ModelBundle, scores: Tensor, positions: Sequence[int], top: 
 
 @torch.inference_mode()
 def _scores(bundle: ModelBundle, hidden: Tensor) -> Tensor:
-    """The scores of the tokenizer's words at the masks alone: float32 [masks, vocab]."""
+    """Return the scores of the tokenizer's words at the masks alone: float32 [masks, vocab]."""
     model: Any = bundle.model
     logits: Tensor = model.masked(hidden.to(next(model.parameters()).device), model.words)
     return bundle.finite(logits[:, : bundle.tokenizer.vocab].float().cpu())

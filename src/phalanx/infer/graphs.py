@@ -35,13 +35,13 @@ PRETRAINING = {  # outputs of a graph by the losses of the model's heads
 
 
 def outputs(spec: Spec) -> tuple[str, ...]:
-    """Return the names of what a model's graph gives; none of a model whose heads are not known here."""
+    """Return the names of a graph's outputs; none for a model whose heads no graph knows."""
     head = head_of(spec)
     return head.outputs if head else PRETRAINING.get(spec.losses, ())
 
 
 def untraceable(spec: Spec) -> str:
-    """Return what of a model has no graph here; "" if there is a graph of it."""
+    """Return what of a model no graph can have; "" if there is a graph of it."""
     if spec.causal and (reason := unlike(spec)):
         return f"there are graphs of decoders of GPT-2's kind alone, and of this one {reason}"
     return "" if outputs(spec) else f"there is no graph of a head for {' and '.join(spec.losses)}"
@@ -55,8 +55,8 @@ class Graph(nn.Module):
 
     def __init__(self, bundle: ModelBundle) -> None:
         super().__init__()
-        here = next(bundle.model.parameters()).device.type == "cpu"
-        self.model = (bundle.shared() if here else copy.deepcopy(bundle.model).cpu()).eval()
+        on_cpu = next(bundle.model.parameters()).device.type == "cpu"
+        self.model = (bundle.shared() if on_cpu else copy.deepcopy(bundle.model).cpu()).eval()
         self.config: ModelConfig = bundle.config.model
         self.spec = bundle.spec
 
@@ -78,22 +78,25 @@ class EncoderGraph(Graph):
         self.inputs = {name: (tensor, free) for name, tensor in like.items()}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, ...]:
-        """All int64 [batch, sequence] -> logits [batch, sequence, vocab], and pair_logits [batch, 2] where the model
+        """Return logits [batch, sequence, vocab] of int64 [batch, sequence], and pair_logits [batch, 2] where the model
         judges pairs; of a fine-tuned head its logits, those of a span apart: start_logits and end_logits [batch,
-        sequence]; hidden: [batch, sequence, hidden]
+        sequence]; hidden: [batch, sequence, hidden].
         """
         rows, length = input_ids.shape
         index = torch.arange(length).expand(rows, length)
         document = (attention_mask - 1).to(torch.int32)
         key = torch.zeros(rows, dtype=torch.int32)
         batch = Batch(input_ids, index, key, segment=token_type_ids, document=document)
+
         model: Any = self.model
         hidden = model.transformer(batch)
         if self.hidden:
             return (hidden,)
+
         if model.answer is None:
             logits = model.masked(hidden, model.words)
             return (logits,) if model.pair is None else (logits, model.pair(hidden))
+
         logits = model.answer(hidden, batch)
         return logits.unbind(-1) if len(self.outputs) > 1 else (logits,)
 
@@ -112,10 +115,12 @@ class DecoderGraph(Graph):
 
         pasts = [f"past.{layer}.{kind}" for layer in range(self.layers) for kind in ("key", "value")]
         self.outputs = ("logits", *(name.replace("past", "present") for name in pasts))
+
         batch, new = torch.export.Dim("batch", min=1), torch.export.Dim("sequence", max=model.positions)
         past = torch.export.Dim("past", min=0, max=model.positions)
         ids, width = torch.randint(model.vocab, (3, 4)), model.hidden // model.heads
         shape = 3, model.heads, 5, width
+
         mask: dict[int, Any] = {0: batch, 1: torch.export.Dim.DYNAMIC}
         self.inputs = {
             "input_ids": (ids, {0: batch, 1: new}),
@@ -124,8 +129,8 @@ class DecoderGraph(Graph):
         self.inputs |= {name: (torch.randn(shape), {0: batch, 2: past}) for name in pasts}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
-        """int64 [batch, new], int64 [batch, past + new], float32 [batch, heads, past, width] of each block's keys and
-        values -> logits [batch, new, vocab], and the same of past and new together
+        """Return logits [batch, new, vocab], and the keys and values of past and new together, of int64 [batch, new],
+        int64 [batch, past + new], and float32 [batch, heads, past, width] of each block's past keys and values.
         """
         index = (attention_mask.cumsum(1) - 1).clamp(min=0)
         document = (attention_mask - 1).to(torch.int32)
@@ -160,7 +165,7 @@ def _attend(layer: int, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Te
 
 @contextmanager
 def quieter(name: str) -> Iterator[None]:
-    """Let a logger tell errors alone for a while."""
+    """Let a logger report errors alone for a while."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -171,7 +176,7 @@ def quieter(name: str) -> Iterator[None]:
 
 
 def onnx_program(graph: Graph) -> Any:
-    """Make an ONNX program of a graph. InputError where the exporter's packages are not here."""
+    """Make an ONNX program of a graph. InputError where a package that the exporter needs is missing."""
     examples = tuple(tensor for tensor, _ in graph.inputs.values())
     free: list[Any] = [dims for _, dims in graph.inputs.values()]
     if len(free) > 3:

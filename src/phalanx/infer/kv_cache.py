@@ -32,7 +32,7 @@ class Pages(NamedTuple):
 
 
 class KVCache:
-    """`keys` and `values` of each layer: [heads, slots, width]. What was never written to takes no memory on CPUs."""
+    """The cache: `keys` and `values` of each layer, [heads, slots, width]. Unwritten memory costs nothing on CPUs."""
 
     def __init__(self, layers: int, heads: int, width: int, pages: int, like: Tensor) -> None:
         shape = heads, pages * PAGE, width
@@ -91,5 +91,5 @@ class Chunk(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """The tokens of the sequence with these."""
+        """The number of the sequence's tokens with these."""
         return self.start + len(self.tokens)

@@ -1,4 +1,4 @@
-"""How the next token is chosen among those that a model thinks likely."""
+"""The choice of the next token among those that a model thinks likely."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ LIKELY = 512  # tokens that mostly have top_p between them: all need not be sort
 
 @dataclass(frozen=True)
 class Options:
-    """How the next token is chosen. InputError for values out of range."""
+    """Options of the choice of the next token. InputError for values out of range."""
 
     max_tokens: int = 100  # new tokens at most
     temperature: float = 1.0  # below 1 prefers the likely, above 1 the unlikely; 0 always takes the likeliest
@@ -27,7 +27,7 @@ class Options:
 
     @property
     def greedy(self) -> bool:
-        """Return whether the likeliest token is always taken, whatever the other options say."""
+        """Whether the likeliest token is always taken, whatever the other options are."""
         return self.temperature == 0
 
     def __post_init__(self) -> None:
@@ -94,6 +94,7 @@ def candidates(logits: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     probabilities = ((logits - logits.max()).double() / options.temperature).softmax(-1)
     if not options.top_k and options.top_p == 1:
         return torch.arange(len(logits)), probabilities
+
     for most in (options.top_k or LIKELY, len(logits)):
         likely, tokens = probabilities.topk(min(most, len(logits)))
         share = likely / likely.sum() if options.top_k else likely
@@ -101,4 +102,5 @@ def candidates(logits: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         kept = int((before < options.top_p).sum())
         if options.top_k or kept < len(likely):
             break
+
     return tokens[:kept], share[:kept] / share[:kept].sum()

@@ -1,1 +1,1 @@
-"""How the work is laid out over processes."""
+"""The layout of the work over processes."""

@@ -27,12 +27,12 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 
 def total(axis: Axis) -> Slot:
-    """The sum over an axis, without gradient."""
+    """Return a function that sums a tensor over an axis, without gradient."""
     return _plain(axis, dist.ReduceOp.SUM)
 
 
 def largest(axis: Axis) -> Slot:
-    """The maximum over an axis, without gradient."""
+    """Return a function that takes the maximum of a tensor over an axis, without gradient."""
     return _plain(axis, dist.ReduceOp.MAX)
 
 
@@ -43,7 +43,7 @@ def _plain(axis: Axis, operation: Any) -> Slot:
 
 
 def conjugate(kind: str, axis: Axis, dim: int = 1) -> Slot:
-    """One of the pairs above along an axis; `dim` is the one that is split."""
+    """Return one of the pairs above along an axis, as a function with gradient; `dim` is the one that is split."""
     if axis.size == 1:
         return slots.same
 
@@ -55,12 +55,13 @@ def conjugate(kind: str, axis: Axis, dim: int = 1) -> Slot:
 
 
 def own(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
-    """This rank's part of a whole tensor."""
+    """Return this rank's part of a whole tensor: the rank-th of equal chunks along `dim`."""
     return x.chunk(axis.size, dim)[axis.rank]
 
 
 def gathered(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
-    """The whole of a tensor of which every rank has a part, without gradient."""
+    """Return the whole of a tensor of which every rank has an equal part along `dim`, without gradient."""
+    # the collective joins along the first dim, and reads memory in one piece
     part = x.movedim(dim, 0).contiguous()
     out = part.new_empty(axis.size * part.shape[0], *part.shape[1:])
     _all_gather(out, part, group=axis.group)
@@ -68,6 +69,7 @@ def gathered(x: Tensor, axis: Axis, dim: int = 1) -> Tensor:
 
 
 def _all_reduce(x: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+    # reduced in place, so a copy: autograd may still need x
     y = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(y, operation, group=axis.group)
     return y

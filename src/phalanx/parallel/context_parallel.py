@@ -19,13 +19,13 @@ from phalanx.parallel.mesh import Axis
 
 
 def positions(length: int, ranks: int, rank: int) -> Tensor:
-    """The positions of a sequence that are a rank's, in order. int64 [length / ranks]"""
+    """Return the positions of a sequence that a rank has, in order: int64 [length / ranks]."""
     chunks = torch.arange(length).chunk(2 * ranks)
     return torch.cat([chunks[rank], chunks[2 * ranks - 1 - rank]])
 
 
 def slice_batch(batch: Batch, axis: Axis) -> Batch:
-    """This rank's positions of every sequence. Questions about whole sequences are asked where position 0 is."""
+    """Return this rank's positions of every sequence. Questions about whole ones are asked where position 0 is."""
     if axis.size == 1:
         return batch
     mine = positions(batch.tokens.shape[1], axis.size, axis.rank).to(batch.tokens.device)
@@ -34,7 +34,7 @@ def slice_batch(batch: Batch, axis: Axis) -> Batch:
 
 
 def gather_sequence(x: Tensor, axis: Axis) -> Tensor:
-    """All positions, in order, of a tensor [batch, seq, …] of which every rank has its own; without gradient."""
+    """Return a tensor [batch, seq, …] with all positions in order, of which each rank has its own; without gradient."""
     return x if axis.size == 1 else _natural(comm.gathered(x, axis, dim=1), 1, axis)
 
 
@@ -55,6 +55,7 @@ def split_sequences(model: nn.Module, axis: Axis, kind: str) -> None:
 
     everywhere = partial(gather_sequence, axis=axis)
     ring = Ring(axis, partial(positions, ranks=axis.size))
+
     for module in model.modules():
         if isinstance(module, Transformer):
             module.everywhere, module.masked = everywhere, kind == "gather"
@@ -67,6 +68,6 @@ def split_sequences(model: nn.Module, axis: Axis, kind: str) -> None:
 
 
 def _natural(x: Tensor, dim: int, axis: Axis) -> Tensor:
-    """Chunks of all ranks in the order of the sequence: rank 0's first, rank 1's first, …, rank 0's second."""
+    """Return the chunks of all ranks in the sequence's order: rank 0's first, rank 1's first, …, rank 0's second."""
     chunks = x.chunk(2 * axis.size, dim)
     return torch.cat([*chunks[::2], *chunks[::-1][::2]], dim)

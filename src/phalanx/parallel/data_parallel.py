@@ -33,6 +33,7 @@ class Buckets:
             if sum(p.numel() for p in self.buckets[-1]) >= BUCKET:
                 self.buckets.append([])
             self.buckets[-1].append(parameter)
+
         self.begin(0)
         if axis.size > 1:
             for number, bucket in enumerate(self.buckets):
@@ -41,7 +42,7 @@ class Buckets:
                     parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def begin(self, micro_batches: int) -> None:
-        """A step of so many backward passes begins."""
+        """Expect the gradients of so many backward passes."""
         self.missing = [len(bucket) * micro_batches for bucket in self.buckets]
         self.sent: list[tuple[Tensor, dist.Work]] = []
 
@@ -60,8 +61,8 @@ class Buckets:
         assert work is not None
         self.sent.append((flat, work))
 
-    def finish(self) -> None:
-        """Wait until every gradient is the sum over the axis."""
+    def synchronize(self) -> None:
+        """Send the buckets that are left, and wait until every gradient is the sum over the axis."""
         if self.axis.size == 1:
             return
         while len(self.sent) < len(self.buckets):
@@ -96,7 +97,7 @@ def shard_fully(model: nn.Module, mesh: Mesh, zero3: bool) -> None:
 
 
 def set_accumulation(model: nn.Module, last: bool, reshard: bool) -> None:
-    """A backward pass of a sharded model begins: gradients are reduced in the `last`, weights freed if `reshard`."""
+    """Prepare a backward pass of a sharded model: gradients are reduced in the `last`, weights freed if `reshard`."""
     from torch.distributed.fsdp import FSDPModule
 
     assert isinstance(model, FSDPModule)
@@ -105,7 +106,7 @@ def set_accumulation(model: nn.Module, last: bool, reshard: bool) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a parameter or gradient that `fully` has split."""
+    """Return this rank's part of a parameter or gradient that `shard_fully` has split."""
     from torch.distributed.tensor import DTensor
 
     assert isinstance(tensor, DTensor)

@@ -26,26 +26,30 @@ from phalanx.spec.partition import Ranks
 
 
 class Piped(nn.Module):
-    """The model as one module, a batch in and its sums out, where it is a pipeline: no sums but on the last stage."""
+    """A model that is a pipeline as one module: a batch in, its sums out, which are empty but on the last stage."""
 
     def __init__(self, stages: Sequence[Stage], pipeline: Pipeline) -> None:
         super().__init__()
         self.stages, self.pipeline = nn.ModuleList(stages), pipeline
 
     def forward(self, batch: Batch) -> Sums:
-        """Without gradients."""
+        """Return the sums of a batch, without gradients."""
         return self.pipeline.forward(batch)
 
 
 class Layout:
-    """`spec` says what the model is; `prepare` does to a stage of it what the run wants (precision, compile); within
-    `memory`, which a trace has none of, its weights come to be, and nobody writes them."""
+    """The model of a run over its mesh: this rank's stages, their parameters, and a step's forward and backward passes.
+
+    `spec` describes the model; `prepare` does to a stage of it what the run wants (precision, compile); within
+    `memory`, which only a trace gives, its weights come to be, and nobody writes them.
+    """
 
     def __init__(self, config: Config, mesh: Mesh, spec: Spec, prepare: Callable[[nn.Module], None],
                  memory: AbstractContextManager[object] | None = None) -> None:  # fmt: skip
         self.config, self.mesh, self.spec, self.device = config, mesh, spec, torch.device(config.train.device)
         self.stages: list[Stage] = []
         self.locals: dict[str, Local] = {}
+
         self.ranks = Ranks(mesh.tp.size, config.layout.sequence_parallel, mesh.tp.rank)
         count = placement.stage_count(config.layout)
         spread = placement.assign_layers(spec, count)
@@ -58,9 +62,11 @@ class Layout:
             stage = Stage(model, number == 0, number == count - 1)
             pipeline.unsplit(stage)
             self.stages.append(stage)
+
         with memory or nullcontext():
             for stage in self.stages:
                 self._materialise(stage, write=memory is None)
+
         self.parameters = Parameters(self.locals, mesh.within, config.precision.dtype)
         self.buckets = None if self.sharded else data_parallel.Buckets(self.parameters.values(), mesh.data)
         self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
@@ -68,16 +74,16 @@ class Layout:
 
     @property
     def sharded(self) -> bool:
-        """Whether parameters are split over replicas."""
+        """Whether parameters are split over replicas (ZeRO)."""
         return self.mesh.fsdp is not None
 
-    def batch(self, batch: Batch) -> Batch:
-        """This rank's part of its replica's sequences."""
+    def local_batch(self, batch: Batch) -> Batch:
+        """Return this rank's part of its replica's sequences: with context parallelism its positions of each."""
         return context_parallel.slice_batch(batch, self.mesh.cp)
 
     def counts(self, losses: Sequence[str], counts: dict[str, Tensor]) -> dict[str, int]:
-        """How many positions each of the `losses` is over, from this rank's own `counts`. Both are on the CPU, so that
-        nobody waits for the device.
+        """Return the number of positions, over all replicas, that each of the `losses` is summed over, from this rank's
+        own `counts` (int64 [] each). These are on the CPU, so that nobody waits for the device.
         """
         none = torch.zeros((), dtype=torch.int64)
         values = torch.stack([counts.get(name, none) for name in losses])
@@ -86,14 +92,14 @@ class Layout:
         return dict(zip(losses, values.tolist(), strict=True))
 
     def backward(self, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
-        """Gradients of the objectives of micro-batches, summed over all ranks that have a part of them."""
+        """Compute gradients of micro-batches' objectives, summed over all ranks with a part; return each one's sums."""
         if self.buckets:
             self.buckets.begin(len(batches))
         if self.pipeline:
             sums = self.pipeline.run(batches, objective)
         else:
             sums = [self._accumulate(batch, objective, batch is batches[-1]) for batch in batches]
-        self._finish()
+        self._sum_gradients()
         return sums
 
     def _accumulate(self, batch: Batch, objective: Objective, last: bool) -> Sums:
@@ -104,29 +110,32 @@ class Layout:
         objective(sums).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in sums.items()}
 
-    def _finish(self) -> None:
-        """Add what other ranks have of the gradients."""
+    def _sum_gradients(self) -> None:
+        """Add other ranks' terms to the gradients: replicas', the tied embedding's, then those of partial boxes."""
         if self.buckets:
-            self.buckets.finish()
+            self.buckets.synchronize()
+
         for local in self.locals.values():
             if local.source is not local.tensor:
                 grad = local.source.grad
                 local.tensor.grad = None if grad is None else data_parallel.local(grad)
             if local.tensor.grad is None:  # unused: between replicas zeros are summed, so zeros everywhere
                 local.tensor.grad = torch.zeros_like(local.tensor)
+
         if self.spec.tied and self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
             pipeline.tie(self.parameters.get(WORDS), self.mesh.pp)
         for axis in self.mesh.sharing:
             self.parameters.add_partial_gradients(axis)
 
     def totals(self, sums: Sequence[Sums], names: Sequence[str], *terms: Tensor) -> Tensor:
-        """The losses `names` of a step's micro-batches summed over all positions, then `terms` (one a rank) summed over
-        all ranks. float32 [names + terms]
+        """Return the losses `names` of a step's micro-batches summed over all positions, then `terms` (one a rank)
+        summed over all ranks: float32 [names + terms], the same on every rank.
         """
         zero = torch.zeros((), device=self.device)
         losses = [
             sum((part[name].float() for part in sums if name in part), zero) / self.mesh.tp.size for name in names
         ]
+        # one all-reduce for losses, the gradient's norm and whatever else the ranks must agree on
         values = torch.stack([*losses, *terms])
         if self.mesh.world.size > 1:
             dist.all_reduce(values)
@@ -138,11 +147,12 @@ class Layout:
         return Pipeline(self.stages, layout, self.mesh.pp, (layout.micro_batch, width, self.spec.hidden), self.device)
 
     def _materialise(self, stage: Stage, write: bool) -> None:
-        """Give memory to what is left of a stage, and first weights; note what there is."""
+        """Give memory to what this rank holds of a stage, and first weights; note it in `locals`."""
         model, mesh = stage.model, self.mesh
         whole = stage if mesh.pp.size > 1 else model
         data_parallel.allocate(whole, mesh, self.device, self.config.layout.shard == "zero3")
         shards = mesh.shards if self.sharded else ALONE
+
         for parameter in model.spec.parameters():
             name, source = parameter.name, model.get_parameter(parameter.name)
             if name in self.locals:  # a V of stages begins and ends here: one word embedding serves both

@@ -23,7 +23,7 @@ from phalanx.spec.model import Spec
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis seen from this process: how long it is, where on it we stand, whom we talk to along it."""
+    """One axis seen from this process: its length, this process's rank on it, the group that communicates along it."""
 
     size: int = 1
     rank: int = 0
@@ -54,8 +54,8 @@ class Mesh:
 
 
 def make_mesh(layout: LayoutConfig, device: torch.device, spec: Spec | None = None) -> Mesh:
-    """The mesh of the running process group, or of this process alone; `spec` says how many ranks share a key head.
-    Sizes were checked by `resolve`.
+    """Return the mesh of the running process group, or of this process alone; `spec` says how many ranks share a key
+    head. Sizes were checked by `resolve`.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Mesh()
@@ -65,7 +65,7 @@ def make_mesh(layout: LayoutConfig, device: torch.device, spec: Spec | None = No
     grid = init_device_mesh(device.type, tuple(long.values()), mesh_dim_names=tuple(long))
 
     def along(name: str, *dims: str) -> DeviceMesh | None:
-        """One dim of the grid, or several as one."""
+        """Return one dim of the grid, or several as one."""
         held = tuple(dim for dim in dims if dim in long)
         return grid[held]._flatten(name) if len(held) > 1 else grid[held[0]] if held else None
 
@@ -75,10 +75,12 @@ def make_mesh(layout: LayoutConfig, device: torch.device, spec: Spec | None = No
         "dp": along("dp", "copies", "split"), "data": along("data", "copies", "split", "cp"),
         "within": along("within", *(("split", "cp") if layout.shard != "none" else ()), "tp"),
     }  # fmt: skip
+
     fsdp = None
     if layout.shard != "none":
         assert shards is not None and shards.mesh_dim_names is not None
         fsdp = grid["copies", shards.mesh_dim_names[0]] if "copies" in long else shards
+
     world = Axis(dist.get_world_size(), dist.get_rank(), dist.group.WORLD)
     axes = {name: _axis(mesh) for name, mesh in meshes.items()}
     sharing = axes["tp"], *map(_neighbours, partition.shared(spec, layout.tp) if spec else ())

@@ -19,7 +19,7 @@ from phalanx.spec.partition import Box
 
 
 class Local(NamedTuple):
-    """What this rank holds of a parameter, and its place in the whole."""
+    """The part of a parameter that this rank holds, and its place in the whole."""
 
     tensor: nn.Parameter  # what the optimizer moves
     source: nn.Parameter  # the model's own; `tensor` itself unless `fully_shard` wraps it
@@ -30,8 +30,9 @@ class Local(NamedTuple):
 
 
 class Parameters(Mapping[str, nn.Parameter]):
-    """The tensors by name. `within` are the ranks among which a stage's parameters are split; `dtype` is the precision
-    of the run's products, for an optimizer that has products of its own."""
+    """The tensors that this rank's optimizer moves, by name. `within` are the ranks among which a stage's parameters
+    are split; `dtype` is the precision of the run's products, for an optimizer that has products of its own.
+    """
 
     def __init__(self, locals: Mapping[str, Local], within: Axis = ALONE, dtype: str = "fp32") -> None:
         self.locals, self.within, self.dtype = dict(locals), within, dtype
@@ -50,25 +51,26 @@ class Parameters(Mapping[str, nn.Parameter]):
         return self.locals[name].parameter
 
     def norms(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The 2-norm of the whole of each tensor that lies as the parameter of its name: float32 [] by name."""
+        """Return the 2-norm of the whole of each tensor that lies as the parameter of its name: float32 [] by name."""
         squares = torch.stack([self._square(name, tensor) for name, tensor in tensors.items()])
         if self.within.size > 1:
             dist.all_reduce(squares, group=self.within.group)
         return dict(zip(tensors, squares.sqrt().unbind(), strict=True))
 
     def whole(self, name: str, tensor: Tensor) -> Tensor:
-        """The whole of a tensor that lies as the parameter `name`."""
+        """Return the whole of a tensor that lies as the parameter `name`, on every rank of `within`."""
         local = self.locals[name]
         if self.within.size == 1:
             return tensor
         out = tensor.new_zeros(local.parameter.shape)
         for box in local.boxes:
             out[box.global_slices] = tensor[box.local_slices] / box.alike
+        # every rank adds its boxes to zeros; copies of a box were divided by their number
         dist.all_reduce(out, group=self.within.group)
         return out
 
     def part(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a whole that lies as the parameter `name`: a copy, but for one rank alone."""
+        """Return this rank's part of a whole that lies as the parameter `name`: a copy, but for one rank alone."""
         local = self.locals[name]
         if self.within.size == 1:
             return whole
@@ -78,7 +80,7 @@ class Parameters(Mapping[str, nn.Parameter]):
         return out
 
     def square(self) -> Tensor:
-        """This rank's term of the squared norm of all gradients: their sum over the world is the whole's. float32 []"""
+        """Return this rank's term of the squared norm of all gradients, float32 []: the world's sum is the whole's."""
         terms = [  # one box is all that is held: no view of it is made in every step
             self._square(name, local.tensor.grad) / local.replicas if len(local.boxes) != 1
             else vector_norm(local.tensor.grad).square() / (local.boxes[0].alike * local.replicas)
@@ -88,7 +90,9 @@ class Parameters(Mapping[str, nn.Parameter]):
         return torch.stack(terms).sum() if terms else torch.zeros((), device=device)
 
     def _square(self, name: str, tensor: Tensor) -> Tensor:
-        """This rank's term of the squared norm of a whole: of each box, divided among those that hold it. float32 []"""
+        """Return this rank's term of the squared norm of a whole, float32 []: of each box, divided among those that
+        hold it.
+        """
         boxes = self.locals[name].boxes
         terms = [vector_norm(tensor[box.local_slices]).square() / box.alike for box in boxes]
         return reduce(torch.add, terms) if terms else tensor.new_zeros(())
@@ -110,7 +114,7 @@ class Parameters(Mapping[str, nn.Parameter]):
         torch._foreach_mul_([p.grad for p in self.values() if p.grad is not None], factor)
 
     def places(self) -> dict[str, tuple[tuple[int, ...], tuple[Box, ...]]]:
-        """Shape of the whole and boxes of the part, by name."""
+        """Return the shape of the whole and the boxes of the part, by name."""
         return {name: (local.parameter.shape, local.boxes) for name, local in self.locals.items()}
 
     def zero_grad(self) -> None:

@@ -25,7 +25,7 @@ Objective = Callable[[Sums], Tensor]
 
 
 class Stage(nn.Module):
-    """A stage as the schedules want it: the stream of the next micro-batch in, the stream or the loss out."""
+    """A stage as the schedules want it: it takes a micro-batch's residual stream, and gives the stream or the loss."""
 
     def __init__(self, model: Model, first: bool, last: bool) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Stage(nn.Module):
         self.sums: list[Sums] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: the stream [rows, seq, hidden], anything in the first stage"""
+        """Compute the next micro-batch of `coming`: x is the stream [rows, seq, hidden], or anything in stage 0."""
         batch = next(self.coming)
         out = self.model(batch) if self.first else self.model(batch, x)
         if not self.last:
@@ -55,38 +55,43 @@ class Pipeline:
         self.schedules: dict[int, Any] = {}  # by the number of micro-batches
 
     def run(self, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
-        """Gradients of the objective of every micro-batch; each one's sums on the last stage."""
+        """Compute gradients of the objective of every micro-batch; return each one's sums, on the last stage alone."""
         for stage in self.stages:
             stage.coming, stage.objective, stage.sums = iter(batches), objective, []
         if len(batches) not in self.schedules:
             self.schedules[len(batches)] = self._make(len(batches))
+
         nothing = torch.zeros(len(batches), device=self.device)  # a schedule wants something to split
         args = (nothing,) if any(stage.first for stage in self.stages) else ()
         last = any(stage.last for stage in self.stages)
         self.schedules[len(batches)].step(
             *args, target=nothing if last else None, losses=[] if last else None, return_outputs=False
         )
+
         return [sums for stage in self.stages for sums in stage.sums]
 
     def forward(self, batch: Batch) -> Sums:
-        """The sums of one batch, without gradients, on the last stage; nothing elsewhere."""
+        """Return the sums of one batch, computed without gradients, on the last stage; nothing elsewhere."""
         count, group = placement.stage_count(self.layout), self.axis.group
         mine = dict(zip(placement.stage_numbers(self.layout, self.axis.rank), self.stages, strict=True))
         stream, sums = torch.empty(self.stream, device=self.device), Sums()
+
+        # all ranks go through the stages in order, so a send always meets its receive
         for number in range(count):
-            here, there = placement.rank_of_stage(number, self.layout), placement.rank_of_stage(number + 1, self.layout)
+            source = placement.rank_of_stage(number, self.layout)
+            target = placement.rank_of_stage(number + 1, self.layout)
             if number in mine:
                 stage = mine[number]
                 stage.coming, stage.sums = iter([batch]), []
                 out = stage(stream)
                 if stage.last:
                     sums = stage.sums[0]
-                elif there == here:
+                elif target == source:
                     stream = out
                 else:
-                    dist.send(out.contiguous(), group=group, group_dst=there)
+                    dist.send(out.contiguous(), group=group, group_dst=target)
             elif number + 1 in mine:
-                dist.recv(stream, group=group, group_src=here)
+                dist.recv(stream, group=group, group_src=source)
         return sums
 
     def _make(self, micro_batches: int) -> Any:
@@ -102,6 +107,7 @@ class Pipeline:
                 input_args=nothing if stage.first else stream,
                 output_args=torch.zeros((), device=self.device, requires_grad=True) if stage.last else stream,
             ))  # fmt: skip
+
         options: dict[str, Any] = {"loss_fn": lambda output, _: output, "scale_grads": False}
         if self.layout.schedule == "zbv":
             return pipelining.ScheduleZBVZeroBubble(wrapped, micro_batches, **options)
@@ -115,14 +121,15 @@ def tie(parameter: nn.Parameter | None, axis: Axis) -> None:
     if axis.rank not in (0, axis.size - 1) or parameter is None:
         return
     grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    other = torch.empty_like(grad)
+    received = torch.empty_like(grad)
     peer = axis.size - 1 - axis.rank
     exchange = [
-        dist.P2POp(op, t, group=axis.group, group_peer=peer) for op, t in ((dist.isend, grad), (dist.irecv, other))
+        dist.P2POp(op, t, group=axis.group, group_peer=peer) for op, t in ((dist.isend, grad), (dist.irecv, received))
     ]
     for work in dist.batch_isend_irecv(exchange if axis.rank == 0 else exchange[::-1]):
         work.wait()
-    parameter.grad = grad + other if axis.rank == 0 else other + grad
+    # first rank's + last rank's on both: the sum has the same bits, and the copies never part
+    parameter.grad = grad + received if axis.rank == 0 else received + grad
 
 
 def unsplit(stage: Stage) -> None:

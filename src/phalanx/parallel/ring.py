@@ -22,7 +22,7 @@ _aten = torch.ops.aten
 
 
 class Meeting(NamedTuple):
-    """Some of a rank's queries and the keys and values that they see, of one rank."""
+    """Some of a rank's queries, and the keys and values of one rank that they see."""
 
     rows: slice  # of the queries
     keys: slice  # of the other rank's
@@ -33,34 +33,36 @@ class Meeting(NamedTuple):
 
     @property
     def fused(self) -> bool:
-        """Whether torch has a kernel for it that gives the normalisers too."""
+        """Whether torch has a kernel for this meeting that gives the normalisers too."""
         k = self.k
         on_gpu = k.is_cuda and k.dtype != torch.float32 and k.shape[-1] % 8 == 0
         return self.mask is None and (k.device.type == "cpu" or on_gpu)
 
 
 class Ring:
-    """Fills `attend` where every rank of `axis` has its part of the queries, keys and values."""
+    """Ring attention, which fills `attend` where every rank of `axis` has its part of queries, keys and values."""
 
     def __init__(self, axis: Axis, positions: Callable[..., Tensor]) -> None:
-        """`positions(length, rank=…)` are those that a rank has of a sequence."""
+        """`positions(length, rank=…)` returns the positions that a rank has of a sequence."""
         self.axis, self.positions = axis, positions
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """softmax(q kᵀ / sqrt(d)) v over the keys of all ranks; q [batch, heads, part of seq, d], k and v [batch,
-        kv_heads, part of seq, d]
+        """Return softmax(q kᵀ / sqrt(d)) v over the keys of all ranks; q [batch, heads, part of seq, d], k and v
+        [batch, kv_heads, part of seq, d].
         """
         y: Tensor = _Ring.apply(q, torch.stack([k, v]), context, self)  # type: ignore[no-untyped-call]
         return y
 
     def turns(self, kv: Tensor, group: int, context: Context) -> Iterator[Meeting]:
-        """All meetings, this rank's own first, while its keys and values [2, batch, kv_heads, seq, d], each of which a
-        `group` of queries shares, go around.
+        """Yield all meetings, this rank's own first, while its keys and values [2, batch, kv_heads, seq, d], each of
+        which a `group` of queries shares, go around.
         """
         for turn in range(self.axis.size):
             source = (self.axis.rank - turn) % self.axis.size
+            # sent before they are attended to here, so that the message hides behind the compute
             hop = _Hop(kv, self.axis) if turn < self.axis.size - 1 else None
+
             rows, keys, causal = self.seen(source, kv.shape[3], context.causal)
             mask = None if context.documents is None else self._mask(source, context)[:, :, rows, keys]
             k, v = (x[:, :, keys].repeat_interleave(group, 1) if group > 1 else x[:, :, keys] for x in kv)
@@ -69,22 +71,22 @@ class Ring:
                 kv = hop.wait()
 
     def seen(self, source: int, seq: int, causal: bool) -> tuple[slice, slice, bool]:
-        """Which queries see which keys of the rank `source`, and whether only past ones."""
+        """Return which queries see which keys of the rank `source`, and whether only past ones."""
         if source == self.axis.rank or not causal:
             return _ALL, _ALL, causal
         return (_ALL, slice(seq // 2), False) if source < self.axis.rank else (slice(seq // 2, None), _ALL, False)
 
     def _mask(self, source: int, context: Context) -> Tensor:
-        """Who is in whose document: bool [batch, 1, seq, seq of the rank `source`]"""
+        """Return who is in whose document: bool [batch, 1, seq, seq of the rank `source`]."""
         assert context.documents is not None
         length = context.documents.shape[1]
-        here, there = (context.documents[:, self.positions(length, rank=rank)] for rank in (self.axis.rank, source))
-        mask = (here[:, :, None] == there[:, None, :])[:, None]
+        own, theirs = (context.documents[:, self.positions(length, rank=rank)] for rank in (self.axis.rank, source))
+        mask = (own[:, :, None] == theirs[:, None, :])[:, None]
         return mask & torch.ones_like(mask).tril() if context.causal and source == self.axis.rank else mask
 
 
 class _Hop:
-    """Gives `x` to the next rank of an axis and takes the previous rank's."""
+    """A message under way: gives `x` to the next rank of an axis and takes the previous rank's."""
 
     def __init__(self, x: Tensor, axis: Axis) -> None:
         self.sent, self.received = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -105,13 +107,16 @@ class _Ring(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, kv: Tensor, context: Context, ring: Ring) -> Tensor:
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)  # log of the softmax's sum
+
         for meeting in ring.turns(kv, q.shape[1] // kv.shape[2], context):
             rows = meeting.rows
             part, norm = _attend(q[:, :, rows], meeting)
+            # both parts are rescaled to the sum of their normalisers, in fp32: order changes rounding alone
             total = torch.logaddexp(lse[:, :, rows], norm)
             before, now = (lse[:, :, rows] - total).exp(), (norm - total).exp()
             out[:, :, rows] = out[:, :, rows] * before[..., None] + part * now[..., None]
             lse[:, :, rows] = total
+
         out = out.to(q.dtype)
         ctx.save_for_backward(q, kv, out, lse)
         ctx.how = context, ring
@@ -125,21 +130,23 @@ class _Ring(torch.autograd.Function):
         dkv = torch.zeros_like(kv, dtype=torch.float32)  # what the keys and values now here have gathered so far
         hop: _Hop | None = None
         group = q.shape[1] // kv.shape[2]
+
         for meeting in ring.turns(kv, group, context):
             rows, keys = meeting.rows, meeting.keys
-            grad, q_here, out_here, lse_here = (x[:, :, rows] for x in (grads[0], q, out, lse))
-            parts = _attend_backward(grad, q_here, out_here, lse_here, meeting)
+            grad, queries, outputs, normalisers = (x[:, :, rows] for x in (grads[0], q, out, lse))
+            parts = _attend_backward(grad, queries, outputs, normalisers, meeting)
             dkv = hop.wait() if hop else dkv
             dq[:, :, rows] += parts[0]
             for gathered, part in zip(dkv, parts[1:], strict=True):  # all queries of a group have a term
                 gathered[:, :, keys] += part if group == 1 else torch.unflatten(part, 1, (-1, group)).sum(2)
             hop = _Hop(dkv, ring.axis)
+
         assert hop
         return dq.to(q.dtype), hop.wait().to(kv.dtype), None, None
 
 
 def _attend(q: Tensor, meeting: Meeting) -> tuple[Tensor, Tensor]:
-    """Attention to some of the keys, and the log of its normaliser: -inf where none is allowed."""
+    """Return attention to some of the keys, and the log of its normaliser: -inf where none is allowed."""
     _, _, k, v, _, causal = meeting
     if meeting.fused:
         kernel = _aten._scaled_dot_product_flash_attention
@@ -147,13 +154,14 @@ def _attend(q: Tensor, meeting: Meeting) -> tuple[Tensor, Tensor]:
             kernel = _aten._scaled_dot_product_flash_attention_for_cpu
         out, lse, *_ = kernel(q, k, v, 0.0, causal)
         return out, lse
+
     scores = _scores(q, meeting)
     lse = scores.logsumexp(-1)
     return (scores - lse.clamp_min(torch.finfo(lse.dtype).min)[..., None]).exp().to(v.dtype) @ v, lse
 
 
 def _attend_backward(grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, meeting: Meeting) -> tuple[Tensor, ...]:
-    """Gradients of queries, keys and values by the output and the normaliser over the keys of all ranks."""
+    """Return gradients of queries, keys and values by the output and the normaliser over the keys of all ranks."""
     _, _, k, v, _, causal = meeting
     if meeting.fused and not q.is_cuda:
         flash = _aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -162,6 +170,7 @@ def _attend_backward(grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, meeting:
         state = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of dropout's generator, unused
         flash = _aten._scaled_dot_product_flash_attention_backward
         return tuple(flash(grad, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, causal, state, state[:0]))
+
     weights = (_scores(q, meeting) - lse[..., None]).exp()
     slope = grad.float() @ v.float().mT - (grad * out).float().sum(-1, keepdim=True)
     change = weights * slope / math.sqrt(q.shape[-1])

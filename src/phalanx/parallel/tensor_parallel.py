@@ -49,6 +49,7 @@ def shard(model: Model, tp: Axis, ranks: Ranks) -> None:
 def _fill(module: nn.Module, leaf: Leaf, tp: Axis, ranks: Ranks) -> None:
     """Fill the slots of a leaf's module by the axes that are split."""
     enter, leave = ("gather", "scatter") if ranks.sequence else ("copy", "reduce")
+
     if isinstance(leaf, Table):
         assert isinstance(module, Embedding)
         if split(leaf.rows):
@@ -75,6 +76,7 @@ def _split_stream(model: Model, tp: Axis) -> None:
     for module in model.transformer.modules():
         if isinstance(module, Dropout | Embeddings):
             module.rows = partial(comm.own, axis=tp)
+
     heads = [model.get_submodule(path) for path, _ in model.spec.matrices() if not path.startswith("transformer.")]
     direct = all(isinstance(head, VocabularyHead) for head in heads)
     model.transformer.leave = comm.conjugate("gather" if direct else "collect", tp)

@@ -124,7 +124,7 @@ def take_stock(
 def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: MemoryProfiler) -> None:
     """Run one step as the trainer does."""
     losses = spec_of(config.model).losses
-    batch = layout.batch(_batch(config))
+    batch = layout.local_batch(_batch(config))
     counts = layout.counts(losses, {name: torch.ones((), dtype=torch.int64) for name in losses})
     size = config.layout.micro_batch
     batches = [batch.rows(start, start + size) for start in range(0, len(batch.tokens), size)]

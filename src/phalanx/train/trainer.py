@@ -109,7 +109,7 @@ class Trainer:
     def step(self, step: int) -> None:
         """Forward and backward over the micro-batches, then the optimizer if the gradient is fit to use."""
         train = self.config.train
-        batch = self.layout.batch(self.loader.batch(step))
+        batch = self.layout.local_batch(self.loader.batch(step))
         counts = self.layout.counts(self.task.losses, self.task.counts(batch))
         batches = self._micro_batches(batch.to(self.device))
         sums = self.layout.backward(batches, lambda parts: self._objective(parts, counts))

@@ -1,6 +1,7 @@
-"""Who computes a model: backends by name, and programs made by them. All backends give the same answers.
+"""Backends by name, and the programs that they make of a model. All backends give the same answers.
 
-What a backend is says `phalanx.infer.backends.protocol`. One is named as in `registry.BACKENDS`, or by "module:Name".
+`phalanx.infer.backends.protocol` says what a backend has to do. One is named as in `registry.BACKENDS`, or by
+"module:Name".
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ def unavailable(name: str, kind: Kind, spec: Spec, precision: str) -> str:
 
 
 def wrong_kind(kind: Kind) -> str:
-    """Return what to say of a backend that does not compute models of a `kind`, "encoder" or "decoder"."""
+    """Return a message about a backend that does not compute models of a `kind`, "encoder" or "decoder"."""
     return f"it computes no {kind}s; use auto, {', '.join(name for name in NAMES if computes(name, kind))}"
 
 
@@ -53,25 +54,25 @@ def decoder_program(name: str, bundle: ModelBundle, precision: str) -> DecoderPr
     return made if name in NAMES else CheckedDecoder(name, bundle.tokenizer.vocab, made)
 
 
-def decoder_backend(spec: Spec, precision: str, say: Callable[[str], None]) -> str:
-    """Return the fastest backend for a decoder: our own kernels, or else torch. `say` hears why it is not the kernels,
+def decoder_backend(spec: Spec, precision: str, log: Callable[[str], None]) -> str:
+    """Return the fastest backend for a decoder: our own kernels, or else torch. `log` gets why it is not the kernels,
     which are for CPUs. InputError where neither has the precision.
     """
     reason = unavailable("native", "decoder", spec, precision)
     if reason and unavailable("torch", "decoder", spec, precision):
         raise InputError(f"precision={precision}: no backend has it here; use fp32")
     if reason and not torch.cuda.is_available():
-        say(f"phalanx: computed by torch; native: {reason}")
+        log(f"phalanx: computed by torch; native: {reason}")
     return "torch" if reason else "native"
 
 
 def missing_package(*packages: str) -> str:
-    """Return that a package is not installed, of the first that is not; "" where all are."""
+    """Return a message about the first of `packages` that is not installed; "" if all are."""
     return next((f"the package {name} is not installed" for name in packages if not find_spec(name)), "")
 
 
 def missing_precision(precision: str, possible: Sequence[str]) -> str:
-    """Return that a precision is none of those that are possible here; "" if it is."""
+    """Return a message that lists the precisions `possible`; "" if `precision` is one of them."""
     return "" if precision in possible else f"it has {' and '.join(possible)} here, not {precision}"
 
 

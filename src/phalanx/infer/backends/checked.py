@@ -16,20 +16,20 @@ from phalanx.infer.kv_cache import Chunk
 
 
 class CheckedEncoder:
-    """An encoder's program. It raises ModelError for answers of other shapes than the rows' own."""
+    """An encoder's program that raises ModelError for answers of other shapes than the rows' own."""
 
     def __init__(self, name: str, spec: ProgramSpec, program: EncoderProgram) -> None:
         self.name, self.spec, self.program = name, spec, program
 
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
-        """Return what the program gives."""
+        """Return the program's answers, one array for each row."""
         answers = self.program(rows)
         _compare(self.name, answers, [self.spec.shape(row) for row in rows])
         return answers
 
 
 class CheckedDecoder:
-    """A decoder's program, for a tokenizer of `vocab` tokens. It raises ModelError for scores of other shapes."""
+    """A decoder's program, for a tokenizer of `vocab` tokens, that raises ModelError for scores of other shapes."""
 
     def __init__(self, name: str, vocab: int, program: DecoderProgram) -> None:
         self.name, self.vocab, self.program = name, vocab, program
@@ -37,9 +37,10 @@ class CheckedDecoder:
         self.reserve, self.release = program.reserve, program.release
 
     def __call__(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Return what the program gives."""
+        """Return the program's scores, one tensor for each chunk."""
         scores = self.program(chunks)
-        _compare(self.name, scores, [(one.wanted,) if one.greedy else (one.wanted, self.vocab) for one in chunks])
+        shapes = [(chunk.wanted,) if chunk.greedy else (chunk.wanted, self.vocab) for chunk in chunks]
+        _compare(self.name, scores, shapes)
         return scores
 
 

@@ -56,8 +56,8 @@ class Compiled:
     def __call__(self, inputs: PaddedRows) -> Array:
         """Return float32 [rows, length, width], or [rows, width] of a head that answers once for a row."""
         tokens, segment, mask = inputs
-        found = self.compiled([tokens, mask, segment])
-        return joined([found[output] for output in self.compiled.outputs])
+        results = self.compiled([tokens, mask, segment])
+        return joined([results[output] for output in self.compiled.outputs])
 
 
 def _graph(program: ProgramSpec) -> Any:

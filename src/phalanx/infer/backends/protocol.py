@@ -1,7 +1,7 @@
-"""What a backend is: a class that says which models it computes, and makes programs of them.
+"""The protocol of backends: a class that says which models it computes, and makes programs of them.
 
-One instance is made of it, without arguments. An encoder's program takes rows of tokens and gives what the model says
-to each; a decoder's scores the next tokens of texts that are continued together. A class may have the methods of both.
+One instance is made of it, without arguments. An encoder's program takes rows of tokens and gives the model's answer to
+each; a decoder's scores the next tokens of texts that are continued together. A class may have the methods of both.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from phalanx.spec.model import Spec
 
 
 class Backend(Protocol):
-    """What both kinds of backends say of themselves."""
+    """A backend of either kind: which models it can compute."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:
         """Return why the model of `spec` cannot be computed in `precision` on this machine; "" if it can.
@@ -35,14 +35,14 @@ class EncoderProgram(Protocol):
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
         """Return float32 arrays, one for each row, of the shape that `ProgramSpec.shape` gives.
 
-        Rows are of any lengths from 1 to the model's context, and what one says does not depend on the others.
+        Rows are of any lengths from 1 to the model's context, and the answer to one does not depend on the others.
         """
         ...
 
 
 class ProgramSpec(NamedTuple):
-    """What an encoder's program is made of, and what it gives: the scores of the model's head, or with `hidden` the
-    residual stream under it.
+    """A program to be made: of which model, in which precision, and whether it gives the scores of the model's head, or
+    with `hidden` the residual stream under it.
     """
 
     bundle: ModelBundle

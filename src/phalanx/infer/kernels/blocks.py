@@ -38,6 +38,7 @@ def install(model: Any, precision: str, memory: int | None = None) -> "Blocks":
     if memory is not None:
         heads, width = spec.blocks[0].attention.heads, spec.blocks[0].attention.width
         blocks.remember(KVCache.within(memory, spec.positions, len(spec.blocks), heads, width, model.words))
+
     transformer.blocks = nn.ModuleDict({"all": blocks})
     if transformer.causal:
         model.head.gemm = PackedLinear(model.words[: model.head.held], precision == "int8")
@@ -58,14 +59,17 @@ class Blocks(nn.Module):
         blocks = list(transformer.blocks.values())
         part = spec.blocks[0]
         heads, mlp = part.attention.heads, part.feed_forward
+
         shape = spec.hidden, mlp.width, heads, part.norm_first, spec.causal, mlp.activation == "gelu_tanh"
         self.handle = functions().blocks_new(*shape)
         finalize(self, functions().blocks_free, self.handle)
+
         for block in blocks:
             attention, feed = block.attention, block.feed_forward
             qkv = (_stacked(x, heads) for x in (attention.qkv.weight, attention.qkv.bias))
             others = (attention.out, feed.up, feed.down, block.norm1, block.norm2)
-            weights = [_plain(x) for x in (*qkv, *(x for one in others for x in (one.weight, one.bias)))]
+            rest = (x for module in others for x in (module.weight, module.bias))
+            weights = [_plain(x) for x in (*qkv, *rest)]
             functions().blocks_add(self.handle, integers, block.norm1.eps, _pointers(weights))
 
     def remember(self, cache: KVCache) -> None:
@@ -74,7 +78,7 @@ class Blocks(nn.Module):
         self.cache, self.caches = cache, (_pointers(cache.keys), _pointers(cache.values), slots)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """float32 [1, tokens, hidden], which it may change -> the same shape: `x` after all blocks."""
+        """Return `x`, float32 [1, tokens, hidden], after all blocks; it may be changed in place."""
         if self.caches[0] is None:
             assert context.cu_seqlens is not None
             ends = context.cu_seqlens.tolist()
@@ -82,9 +86,10 @@ class Blocks(nn.Module):
         else:
             chunks = context.cache.chunks
             assert all(chunk.stop <= len(chunk.pages.slots) for chunk in chunks)
-            sequences = [_Sequence(len(one.tokens), one.start, one.pages.slots.data_ptr()) for one in chunks]
+            sequences = [_Sequence(len(chunk.tokens), chunk.start, chunk.pages.slots.data_ptr()) for chunk in chunks]
+
         x = x.contiguous()
-        assert x.dtype == torch.float32 and x.shape[:2] == (1, sum(one.tokens for one in sequences))
+        assert x.dtype == torch.float32 and x.shape[:2] == (1, sum(sequence.tokens for sequence in sequences))
         listed = (_Sequence * len(sequences))(*sequences)
         functions().blocks_run(self.handle, x.data_ptr(), listed, len(listed), *self.caches, torch.get_num_threads())
         return x
@@ -100,7 +105,7 @@ class PackedLinear:
         finalize(self, functions().linear_free, self.handle)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """[…, inputs] -> float32 […, outputs]; `weight` is known."""
+        """Return float32 […, outputs] of x […, inputs]; `weight` is not read, it was packed before."""
         x = _plain(x)
         y = x.new_empty(*x.shape[:-1], self.outputs)
         rows = x.numel() // x.shape[-1]

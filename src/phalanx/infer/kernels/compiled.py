@@ -46,8 +46,8 @@ def unavailable() -> str:
         functions()
     except (OSError, subprocess.SubprocessError) as error:
         lines = (getattr(error, "stderr", None) or str(error)).splitlines()
-        said = next((line for line in lines if "error" in line), lines[0])
-        return f"{_compiler()} could not make its kernels: {said.strip()}"
+        message = next((line for line in lines if "error" in line), lines[0])
+        return f"{_compiler()} could not make its kernels: {message.strip()}"
     return ""
 
 
@@ -60,17 +60,17 @@ def functions() -> Any:
     file = artifact_cache.folder() / f"kernels-{name}.so"
     if not file.exists():
         _compile(file, threads)
-    found = ctypes.CDLL(str(file))
+    library = ctypes.CDLL(str(file))
     for function, (result, arguments) in FUNCTIONS.items():
-        getattr(found, function).restype = result
-        getattr(found, function).argtypes = arguments
-    return found
+        getattr(library, function).restype = result
+        getattr(library, function).argtypes = arguments
+    return library
 
 
 @cache
 def version() -> str:
     """Return the SHA-256 of the kernels' source, in hexadecimal, which names what was compiled from it."""
-    sources = {one.name: one for one in SOURCES.iterdir() if one.name.endswith((".cpp", ".h"))}
+    sources = {file.name: file for file in SOURCES.iterdir() if file.name.endswith((".cpp", ".h"))}
     return hashlib.sha256(b"".join(sources[name].read_bytes() for name in sorted(sources))).hexdigest()
 
 
@@ -82,9 +82,9 @@ def _instructions() -> str:
 def _threads() -> list[str]:
     """Return the OpenMP library that torch has loaded, as a list of at most one: two would fight for the processors."""
     mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
-    found = [path for path in mapped if Path(path).name.startswith(("libgomp", "libiomp", "libomp"))]
+    openmp = [path for path in mapped if Path(path).name.startswith(("libgomp", "libiomp", "libomp"))]
     beside = str(Path(torch.__file__).parent)  # where wheels have it; others may have brought their own
-    return sorted(found, key=lambda path: not path.startswith(beside))[:1]
+    return sorted(openmp, key=lambda path: not path.startswith(beside))[:1]
 
 
 def _compile(file: Path, threads: list[str]) -> None:
