@@ -183,3 +183,9 @@ def test_counts(text: str, number: float) -> None:
 def test_no_counts(text: str) -> None:
     with pytest.raises(InputError, match="--tokens"):
         parse_count(text, "--tokens")
+
+
+def test_what_is_not_counted_is_said() -> None:
+    words = ["data.stop_at_documents=true", "--gpus", "2", "--top", "1"]
+    assert "its mask takes are not counted" in say("plan", "gpt2-124m", *words).stdout
+    assert "not counted" not in say("plan", "gpt2-124m", *words[1:]).stdout

@@ -53,6 +53,11 @@ class MaskedHead(nn.Module):
         self.norm = Norm(norm)
         self.decoder = VocabularyHead(decoder)
 
+    @property
+    def weight(self) -> nn.Parameter | None:
+        """The decoder's own weight [rows, hidden]; None where it is the embedding's."""
+        return self.decoder.weight
+
     def _transform(self, hidden: Tensor) -> Tensor:
         y: Tensor = self.norm(self.activation(self.transform(hidden)))
         return y

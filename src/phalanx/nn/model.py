@@ -1,5 +1,6 @@
 """The module of any model, built from its description: a transformer and the heads that stand on it."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from phalanx.nn.batch import Batch
 from phalanx.nn.heads import MaskedHead, PairHead, VocabularyHead
 from phalanx.nn.transformer import Transformer
 from phalanx.spec.leaves import Norm
-from phalanx.spec.model import Head, Spec
+from phalanx.spec.model import WORDS, Head, Spec
+
+ATTRIBUTES = {"lm": "head", "mlm": "masked", "nsp": "pair"}  # of a model, by the losses of its pretraining
 
 
 class Model(nn.Module):
@@ -48,7 +51,9 @@ class Model(nn.Module):
     @property
     def words(self) -> Tensor:
         """The weight [rows, hidden] that the vocabulary's head multiplies by: the embedding's, or its own."""
-        return self.transformer.get_parameter("embeddings.token.weight") if self.spec.tied else self.head.weight
+        if self.spec.tied:
+            return self.transformer.get_parameter("embeddings.token.weight")
+        return (self.masked or self.head).weight  # type: ignore[no-any-return]
 
 
 def _supported(spec: Spec) -> Spec:
@@ -65,12 +70,33 @@ def unsupported(spec: Spec) -> str:
     if len({attention.rope for attention in attentions}) > 1:
         return "blocks with different rotary positions"
 
-    unknown = [head.loss for head in spec.heads if head.loss not in ("lm", "mlm", "nsp") and head.name != "answer"]
-    if unknown:
-        return f"a head for {unknown[0]}"
+    if reason := _unsupported_heads(spec.heads):
+        return reason
 
     norms = {leaf.kind for _, leaf in spec.leaves() if isinstance(leaf, Norm)} - {"layer", "rms"}
     return f"{norms.pop()} norms" if norms else ""
+
+
+def _unsupported_heads(heads: Sequence[Head]) -> str:
+    """Return what `Model.forward` does not compute of some heads: it knows one over the vocabulary, maybe with one for
+    pairs beside it, or one of fine-tuning alone.
+    """
+    for head in heads:
+        if head.name != "answer" and head.loss not in ATTRIBUTES:
+            return f"a head for {head.loss}"
+        if head.name != ATTRIBUTES.get(head.loss, "answer"):
+            return f"a head for {head.loss} whose leaves begin with {head.name}, not {ATTRIBUTES[head.loss]}"
+        tied = {matrix.tied for _, matrix in head.matrices()} - {"", WORDS}
+        if tied:
+            return f"a head for {head.loss} that is tied to {tied.pop()}, not to {WORDS}"
+
+    names = [head.name for head in heads]
+    if "answer" in names and len(names) > 1:
+        return "a head of fine-tuning beside others"
+    over_words = len({"head", "masked"} & {*names})
+    if len({*names}) < len(names) or (names and "answer" not in names and over_words != 1):
+        return f"heads for {' and '.join(head.loss for head in heads)}, not one over the vocabulary"
+    return ""
 
 
 def _made(part: Head, spec: Spec) -> nn.Module:

@@ -6,7 +6,7 @@ from phalanx.config import Config, LayoutConfig
 from phalanx.plan.layout_names import pins, short
 from phalanx.plan.proposal import GIB, Question, answer, better_batch
 from phalanx.plan.search import ROOM, Found, Planned, search
-from phalanx.plan.workload import Workload
+from phalanx.plan.workload import Workload, uncounted
 from phalanx.train.layouts import misfit
 from phalanx.units import aligned, count
 
@@ -94,11 +94,12 @@ def table(question: Question, found: Found) -> list[str]:
 
 
 def notes(question: Question, found: Found) -> list[str]:
-    """Sentences on changes of the request that would make the step much faster."""
+    """Sentences on changes of the request that would make the step much faster, and on what is not counted."""
     config, peak, said = found.best[0].config, question.cluster.gpu.peak, []
     if better := better_batch(question, found):
         batch, times = better
         said.append(f"train.batch={config.train.batch} divides badly: {batch} makes {times:.1f} times the tokens/s")
+    said += uncounted(config)
     dtype = config.precision.dtype
     if dtype == "fp32" and peak.get("fp16", 0) > 2 * peak["fp32"] and "bf16" not in peak:
         said.append(

@@ -10,6 +10,7 @@ from phalanx.plan.layout_names import short
 from phalanx.plan.memory import Memory, memory
 from phalanx.plan.rank import labels
 from phalanx.plan.trace import Trace
+from phalanx.plan.workload import uncounted
 from phalanx.units import count
 
 GIB = 2**30
@@ -101,4 +102,5 @@ class TraceReport:
         if not traced.messages:
             lines.append("  none")
         same = traced.messages == self.messages
-        return [*lines, "", "messages are as planned" if same else "messages are NOT as planned: please report it"]
+        verdict = "messages are as planned" if same else "messages are NOT as planned: please report it"
+        return [*lines, "", verdict, *uncounted(self.config)]

@@ -132,3 +132,13 @@ class Workload:
         head = sum(2 * tokens * self.labelled * each.inputs.size * each.outputs.stored for each in decoders(self.spec))
         again = {"none": 0.0, "attention": within, "block": dense + within}[recompute]
         return 3 * (dense + within + head) + again
+
+
+def uncounted(config: Config) -> list[str]:
+    """Return sentences on what of a configuration neither the closed forms nor a trace count."""
+    if not config.data.stop_at_documents:
+        return []
+    return [
+        "data.stop_at_documents=true is planned as attention over whole sequences: the time and memory that its mask "
+        "takes are not counted"
+    ]

@@ -24,7 +24,11 @@ class Torch(EncoderBackend, DecoderBackend):
     """Computes every model that can be built, by its own modules with the weights in another precision."""
 
     def unavailable(self, spec: Spec, precision: str) -> str:
-        """Return that this machine does not multiply in a precision; "" if it does."""
+        """Return that this machine does not multiply in a precision, or that layers differ so that no cache holds the
+        keys of all; "" if neither is so.
+        """
+        if spec.causal and len({(block.attention.kv_heads, block.attention.width) for block in spec.blocks}) > 1:
+            return "its layers differ in their key heads, which one cache holds for all"
         return missing_precision(precision, prepacked.precisions(_device()))
 
     def encoder(self, program: ProgramSpec) -> EncoderProgram:
