@@ -178,7 +178,7 @@ def test_others_who_use_the_cores_are_told(
 
 def test_unequal_curves_are_told():
     result = {"steps": 9, "equal": 8, "stopped_after": 4, "at": "r", "other": "s"}
-    assert any("Only 8 of 9" in line for line in resume.tell_resumed(result))
+    assert any("Only 8 of 9" in line for line in resume.describe_resumed(result))
 
 
 def test_bundled_novels_are_small_and_their_origin_is_told():

@@ -22,7 +22,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class _Quiet(LocalPipelineExecutor):  # type: ignore[misc]
-    """Tells nothing on the terminal: there is a bar, and errors are raised."""
+    """datatrove's local executor, quiet on the terminal: there is a bar, and errors are raised."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.disable("datatrove")
@@ -31,15 +31,17 @@ class _Quiet(LocalPipelineExecutor):  # type: ignore[misc]
 
 def run(stages: Iterable[Stage], work: Path, engine: str, workers: int, options: Mapping[str, str],
         progress: OnProgress) -> bool:  # fmt: skip
-    """Run all stages in order; False where they were only submitted."""
+    """Run all stages in order. Return False where they were only submitted."""
     stages = list(stages)
     if engine == "slurm":
         _submit(stages, work, workers, dict(options))
         return False
+
     total, stop = sum(stage.tasks for stage in stages), Event()
     watch = Thread(target=_watch, args=(stages, work, total, progress, stop), daemon=True)
     watch.start()
     logger.disable("datatrove")
+
     try:
         for stage in stages:
             _executor(stage, work, engine, workers, options).run()
@@ -63,14 +65,18 @@ def _executor(stage: Stage, work: Path, engine: str, workers: int, options: Mapp
 
 
 def _submit(stages: list[Stage], work: Path, workers: int, options: dict[str, str]) -> None:
-    """Each stage as an array of jobs that waits for the one before it."""
+    """Submit each stage as an array of jobs that waits for the one before it. InputError where an option or sbatch is
+    missing.
+    """
     for key in ("time", "partition"):
         if key not in options:
             raise InputError(f"--engine slurm needs --option {key}=…")
     if shutil.which("sbatch") is None:
         raise InputError("--engine slurm: no sbatch here; run it on a machine that submits jobs")
+
     own = {"cpus_per_task": int, "mem_per_cpu_gb": int, "qos": str, "venv_path": str, "env_command": str}
     extra = {key: value for key, value in options.items() if key not in {"time", "partition", *own}}
+
     before = None
     for stage in stages:
         before = SlurmPipelineExecutor(
@@ -79,6 +85,7 @@ def _submit(stages: list[Stage], work: Path, workers: int, options: dict[str, st
             slurm_logs_folder=str(work / "slurm"), mail_type="NONE",
             **_typed({key: options[key] for key in own if key in options}, own),
         )  # fmt: skip
+
     assert before is not None
     before.run()
 

@@ -34,7 +34,7 @@ def _code(word: str) -> int:
 
 
 def hashes(text: str) -> Hashes:
-    """A number for every run of 13 words, in order."""
+    """Return a number for every run of 13 words, in order: [words - 12]; none for a shorter text."""
     codes = np.array([_code(word) for word in _WORD.findall(text.lower())], np.uint64)
     count = len(codes) - WORDS + 1
     if count < 1:
@@ -47,13 +47,13 @@ def hashes(text: str) -> Hashes:
 
 
 def of_texts(texts: Iterable[str]) -> Hashes:
-    """All runs of some texts, each once, rising."""
-    found = [hashes(text) for text in texts]
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.uint64)
+    """Return the hashes of all runs of some texts, each once, rising."""
+    runs = [hashes(text) for text in texts]
+    return np.unique(np.concatenate(runs)) if runs else np.zeros(0, np.uint64)
 
 
 def first_shared(text: str, known: Hashes) -> str:
-    """The first run of words that a text shares with the known ones; nothing if there is none."""
+    """Return the first run of words that a text shares with the known ones; nothing if there is none."""
     mine = hashes(text)
     if not len(mine) or not len(known):
         return ""
@@ -65,26 +65,28 @@ def first_shared(text: str, known: Hashes) -> str:
 
 
 def built_in() -> Hashes:
-    """Hashes of all runs of 13 words in the test sets of WikiText and LAMBADA, which come with the program."""
+    """Return the hashes of all runs of 13 words in the test sets of WikiText and LAMBADA, which come with
+    the program.
+    """
     with files("phalanx").joinpath(BUILT_IN).open("rb") as file:
         return unpack(np.load(file, allow_pickle=False))
 
 
 def pack(known: Hashes) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """Rising numbers as their differences, which fit in half the bytes."""
+    """Return rising numbers as their differences, which fit in half the bytes."""
     steps = np.diff(known, prepend=np.uint64(0))
     assert steps.max(initial=0) < 1 << 32
     return steps.astype(np.uint32)
 
 
 def unpack(steps: np.ndarray[Any, np.dtype[np.uint32]]) -> Hashes:
-    """The inverse of `pack`."""
+    """Return the numbers of which `pack` made differences."""
     return np.cumsum(steps, dtype=np.uint64)
 
 
 def of_file(file: Path) -> Hashes:
-    """Hashes of all runs of 13 words in an evaluation set: the texts of a .jsonl file, whatever their keys, or the
-    lines of any other file.
+    """Return the hashes of all runs of 13 words in an evaluation set: the texts of a .jsonl file, whatever their keys,
+    or the lines of any other file. InputError where it cannot be read.
     """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")

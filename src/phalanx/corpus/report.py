@@ -1,4 +1,4 @@
-"""What a curation did: documents and bytes in, out, and removed by which rule, with samples."""
+"""The report of a curation: documents and bytes in, out, and removed by which rule, with samples."""
 
 import gzip
 import json
@@ -36,27 +36,28 @@ class Report(PipelineStep):  # type: ignore[misc]
         """Write the report, in one task alone."""
         counts = {name: _sum(self.places.tally(name)) for name in ("in", *self.rules, "out")}
         samples = {rule: _samples(self.places.removed(rule)) for rule in self.rules}
-        told = {name: count._asdict() for name, count in counts.items()}
+        fields = {name: count._asdict() for name, count in counts.items()}
         durable.write(
-            self.places.out / "report.json", json.dumps({"counts": told, "samples": samples}, indent=1).encode()
+            self.places.out / "report.json", json.dumps({"counts": fields, "samples": samples}, indent=1).encode()
         )
+
         text = [*table(counts, self.rules), ""]
-        for rule, found in samples.items():
-            text += (
-                [f"## {rule}: {self.rules[rule]}", "", *(f"- {_told(sample)}" for sample in found), ""] if found else []
-            )
+        for rule, removed in samples.items():
+            if removed:
+                text += [f"## {rule}: {self.rules[rule]}", "", *(f"- {_line(sample)}" for sample in removed), ""]
+
         durable.write(self.places.out / "report.md", "\n".join(text).encode())
         return iter(())
 
 
 def read(places: Places) -> dict[str, Count]:
-    """The counts of a report."""
-    told = json.loads((places.out / "report.json").read_text())["counts"]
-    return {name: Count(**count) for name, count in told.items()}
+    """Return the counts of a report, by the rules' names, in and out."""
+    counts = json.loads((places.out / "report.json").read_text())["counts"]
+    return {name: Count(**count) for name, count in counts.items()}
 
 
 def table(counts: Mapping[str, Count], rules: Mapping[str, str]) -> list[str]:
-    """For a terminal, and as it is for Markdown's eyes."""
+    """Return the lines of a table, for a terminal, and as it is for Markdown's eyes."""
     whole = counts["in"]
     rows = [["", "documents", "", "MB", "", ""]]
     for name, count in counts.items():
@@ -68,23 +69,23 @@ def table(counts: Mapping[str, Count], rules: Mapping[str, str]) -> list[str]:
 
 
 def _sum(folder: Path) -> Count:
-    found = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    return Count(sum(one["documents"] for one in found), sum(one["bytes"] for one in found))
+    tallies = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    return Count(sum(tally["documents"] for tally in tallies), sum(tally["bytes"] for tally in tallies))
 
 
 def _samples(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
     for file in sorted(folder.glob("*.jsonl.gz")):
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:
-                if len(found) == SAMPLES:
-                    return found
-                one = json.loads(line)
-                found.append({"id": one["id"], "text": one["text"][:SHOWN], **one.get("metadata", {})})
-    return found
+                if len(samples) == SAMPLES:
+                    return samples
+                document = json.loads(line)
+                samples.append({"id": document["id"], "text": document["text"][:SHOWN], **document.get("metadata", {})})
+    return samples
 
 
-def _told(sample: Mapping[str, Any]) -> str:
+def _line(sample: Mapping[str, Any]) -> str:
     text = " ".join(str(sample["text"]).split())
     shared = f" (shares “{sample['shared']}”)" if "shared" in sample else ""
     return f"`{sample['id']}`{shared}: {text}…"

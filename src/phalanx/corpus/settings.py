@@ -1,4 +1,4 @@
-"""What `phalanx curate` is asked to do."""
+"""Settings of `phalanx curate`, and the folders it works in."""
 
 import json
 import math
@@ -60,19 +60,20 @@ class Places:
 
 
 def begin(settings: Settings, out: Path) -> Places:
-    """The folder, new or of the same settings; InputError where it holds another curation."""
-    file, told = out / "settings.json", {"phalanx": 1, **asdict(settings)}
-    mine: dict[str, Any] = json.loads(json.dumps(told))
+    """Make the folder of a curation, or go on in one of the same settings. InputError where it holds anything else."""
+    file, record = out / "settings.json", {"phalanx": 1, **asdict(settings)}
+    mine: dict[str, Any] = json.loads(json.dumps(record))
+
     if file.is_file():
-        there = json.loads(file.read_text())
+        written = json.loads(file.read_text())
         for key, value in mine.items():
-            if there.get(key) != value:
-                raise InputError(f"{out} was begun with another {key} ({_short(there.get(key))}); give another --out")
+            if written.get(key) != value:
+                raise InputError(f"{out} was begun with another {key} ({_short(written.get(key))}); give another --out")
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} holds something else; give another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        durable.write(file, json.dumps(told, indent=1).encode())
+        durable.write(file, json.dumps(record, indent=1).encode())
     return Places(out)
 
 

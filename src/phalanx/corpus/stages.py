@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 
 
 def stages(settings: Settings, places: Places) -> list[Stage]:
-    """All of them, in order."""
+    """Return all stages, in order."""
 
     def removed(rule: str) -> Counted:
         return Counted(places.removed(rule), places.tally(rule))
@@ -81,7 +81,9 @@ def stages(settings: Settings, places: Places) -> list[Stage]:
 
 
 def write_known(settings: Settings, places: Places) -> None:
-    """What documents must not share words with, for all tasks to read."""
+    """Write the hashes of the runs of words that documents must not share, for all tasks to read; once for
+    a curation.
+    """
     file = places.work("overlap.npy")
     if file.exists():
         return

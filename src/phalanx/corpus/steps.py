@@ -38,7 +38,7 @@ class Counted(JsonlWriter):  # type: ignore[misc]
         super().write(document, rank, **kwargs)
 
     def close(self) -> None:
-        """The files, then the count."""
+        """Close the files, then write the count."""
         super().close()
         self.tally.write()
 
@@ -54,12 +54,12 @@ class Tally:
         self.rank, self.documents, self.bytes = rank, self.documents + 1, self.bytes + len(text.encode())
 
     def write(self) -> None:
-        """A file for the task, if it has seen any."""
+        """Write a file for the task, if it has seen any documents."""
         if self.documents:
             folder = Path(self.folder)
             folder.mkdir(parents=True, exist_ok=True)
-            told = json.dumps({"documents": self.documents, "bytes": self.bytes})
-            durable.write(folder / f"{self.rank:05d}.json", told.encode())
+            counts = json.dumps({"documents": self.documents, "bytes": self.bytes})
+            durable.write(folder / f"{self.rank:05d}.json", counts.encode())
 
 
 class Read(PipelineStep):  # type: ignore[misc]
@@ -75,7 +75,7 @@ class Read(PipelineStep):  # type: ignore[misc]
         self.settings, self.tally, self.faults = settings, Tally(tally), faults
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Files rank, rank + tasks, …"""
+        """Yield the documents of the files rank, rank + tasks, …"""
         reading = Reading(self.settings.document, self.settings.key, 1 << 40, False)
         with self.faults as faults:
             for file in self.settings.files[rank::world_size]:
@@ -88,11 +88,13 @@ class Read(PipelineStep):  # type: ignore[misc]
                         continue
                     if record.blank:
                         continue
+
                     parts.append(record.text)
                     if record.ends:
                         text, parts = "".join(parts), []
                         self.tally.add(rank, text)
                         yield Document(ftfy.fix_text(text), name, metadata={"file": file})
+
         self.tally.write()
 
 
@@ -107,15 +109,15 @@ class Shard(PipelineStep):  # type: ignore[misc]
         self.folder = str(folder)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """None where it wrote none."""
+        """Yield the documents that the task wrote; none where it wrote no file."""
         import gzip
 
         file = Path(self.folder) / f"{rank:05d}{SUFFIX}"
         if file.exists():
             with gzip.open(file, "rt", encoding="utf-8") as lines:
                 for line in lines:
-                    told = json.loads(line)
-                    yield Document(told["text"], told["id"], metadata=told.get("metadata", {}))
+                    fields = json.loads(line)
+                    yield Document(fields["text"], fields["id"], metadata=fields.get("metadata", {}))
 
 
 class Language(BaseFilter):  # type: ignore[misc]
@@ -128,16 +130,16 @@ class Language(BaseFilter):  # type: ignore[misc]
         self.language, self.certainty = language, certainty
 
     def filter(self, doc: Document) -> bool:
-        """By the middle of the document: its beginning may be a title page."""
+        """Keep a document by the language of its middle: its beginning may be a title page."""
         start = max(0, (len(doc.text) - LOOK) // 2)
-        found, chance = identifier().classify(doc.text[start : start + LOOK])
-        doc.metadata |= {"language": found, "language_probability": round(float(chance), 4)}
-        return bool(found == self.language and chance >= self.certainty)
+        language, chance = identifier().classify(doc.text[start : start + LOOK])
+        doc.metadata |= {"language": language, "language_probability": round(float(chance), 4)}
+        return bool(language == self.language and chance >= self.certainty)
 
 
 @cache
 def identifier() -> Any:
-    """Made once in each process: the model takes a second."""
+    """Return the language identifier, made once in each process: the model takes a second."""
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
@@ -156,7 +158,7 @@ class Length(BaseFilter):  # type: ignore[misc]
         return load_tokenizer(self.tokenizer).encode
 
     def filter(self, doc: Document) -> bool:
-        """The document's first part decides, if it is long enough."""
+        """Keep a document of enough tokens. Its first part decides, if it is long enough."""
         count = len(self.encode(doc.text[:LOOK]))
         if count < self.least and len(doc.text) > LOOK:
             count = len(self.encode(doc.text))
@@ -188,18 +190,18 @@ class Words(WordTokenizer):  # type: ignore[misc]
     """Words between white space, for MinHash's shingles: datatrove has simplified the text before."""
 
     def word_tokenize(self, text: str) -> list[str]:
-        """The words of a text, in order."""
+        """Return the words of a text, in order."""
         return text.split()
 
     def sent_tokenize(self, text: str) -> list[str]:
-        """MinHash asks for no sentences."""
+        """Raise NotImplementedError: MinHash asks for no sentences."""
         raise NotImplementedError
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Not offered: no filter here asks for spans."""
+        """Raise NotImplementedError: no filter here asks for spans."""
         raise NotImplementedError
 
 
 def content(doc: Document) -> bytes:
-    """The text by which two documents are compared: the words alone."""
+    """Return the text by which two documents are compared: the words alone."""
     return " ".join(doc.text.split()).encode()

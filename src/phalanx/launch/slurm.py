@@ -59,9 +59,9 @@ exit $code
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of the cluster: `processes` on each node, one a GPU if `gpus`, with `cpus` cores each; `time` as
-    Slurm writes it; SIGTERM `grace` seconds before its end; after a crash to start again, `restarts` times at most;
-    `options` are further `key=value` of sbatch.
+    """A request to the cluster: `processes` on each node, one a GPU if `gpus`, with `cpus` cores each; `time` as Slurm
+    writes it; SIGTERM `grace` seconds before its end; after a crash to start again, `restarts` times at most; `options`
+    are further `key=value` of sbatch.
     """
 
     nodes: int
@@ -75,7 +75,7 @@ class Job:
     options: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """InputError for what sbatch would take in another sense, or Slurm would run in circles."""
+        """Raise InputError for what sbatch would take in another sense, or Slurm would run in circles."""
         for word in self.options:
             key = word.partition("=")[0]
             if not re.fullmatch("[a-z][a-z-]*", key) or not word.isprintable():
@@ -90,16 +90,18 @@ class Job:
 
 
 def launch(name: str, overrides: Sequence[str], out: Path | None, job: Job, dry: bool) -> str:
-    """Write RUN/slurm.sh and submit it; what to tell the user. With `dry`, only the script's text.
+    """Write RUN/slurm.sh and submit it. Return what to tell the user; with `dry`, only the script's text.
 
     InputError for a layout that does not fit the job, and when Slurm refuses it.
     """
     job.check()
     folder, config, tokenizer = read(name, overrides, out)
     resolve(config, Target(job.nodes * job.processes, vocab=tokenizer.vocab, files=True))
+
     text = script(name, overrides, folder.path, job)
     if dry:
         return text
+
     file = folder.path / "slurm.sh"
     file.parent.mkdir(parents=True, exist_ok=True)
     durable.write(file, text.encode())
@@ -108,7 +110,7 @@ def launch(name: str, overrides: Sequence[str], out: Path | None, job: Job, dry:
 
 
 def script(name: str, overrides: Sequence[str], run: Path, job: Job) -> str:
-    """The text of the job's script."""
+    """Return the text of the job's script."""
     title = f"{run.name}: {job.nodes} nodes × {job.processes} " + ("GPUs, a process each" if job.gpus else "processes")
     lines = [
         f"job-name={job.name or run.name}",
@@ -121,10 +123,12 @@ def script(name: str, overrides: Sequence[str], run: Path, job: Job) -> str:
         f"chdir={Path.cwd()}",
         f"output={str(run.absolute()).replace('%', '%%')}/slurm-%j.log",
     ]
+
     words = [shlex.quote(word) for word in overrides]
     if run != Path(name):
         words.append(f"--out {shlex.quote(str(run))}")
     command = [f"{shlex.quote(sys.executable)} -m phalanx train {shlex.quote(name)}", *words]
+
     return _SCRIPT.format(
         title=title,
         request="\n".join(map(_line, lines)),
@@ -135,7 +139,7 @@ def script(name: str, overrides: Sequence[str], run: Path, job: Job) -> str:
 
 
 def _line(option: str) -> str:
-    """An #SBATCH line; its value is quoted where it needs be."""
+    """Return an #SBATCH line; its value is quoted where it needs be. InputError for a value that is not printable."""
     key, equals, value = option.partition("=")
     if not value.isprintable():
         raise InputError(f"{key} {value!r} holds a character that a job's script cannot; give another name")
@@ -143,7 +147,9 @@ def _line(option: str) -> str:
 
 
 def _seconds(time: str) -> int:
-    """Slurm's minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or with :seconds."""
+    """Return the seconds of a Slurm time: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+    days-hours:minutes or with :seconds. InputError for any other form.
+    """
     form = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
     if not form:
         raise InputError(f"--time {time} is no time of Slurm's; write minutes, hours:minutes:seconds, or days-hours")
@@ -154,7 +160,7 @@ def _seconds(time: str) -> int:
 
 
 def _submit(file: Path) -> str:
-    """The number of the job that `file` becomes."""
+    """Submit the script `file`. Return the job's number. InputError where there is no sbatch, or Slurm refuses."""
     try:
         done = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Training the two models, and what they know before and after."""
+"""Training of the two models, and their held-out figures before and after."""
 
 import json
 import math
@@ -24,8 +24,8 @@ def learn_gpt(workspace: Workspace) -> Result:
     return _learn(workspace, "gpt", workspace.plan.gpt)
 
 
-def tell_gpt(result: Result) -> Iterator[str]:
-    """Perplexities in plain words."""
+def describe_gpt(result: Result) -> Iterator[str]:
+    """Yield the perplexities in plain words."""
     before, after = result["before"], result["after"]
     yield (
         f"Held-out perplexity: {before['perplexity']:,.0f} before, {after['perplexity']:,.1f} after. That is: of "
@@ -40,8 +40,8 @@ def learn_bert(workspace: Workspace) -> Result:
     return _learn(workspace, "bert", workspace.plan.bert)
 
 
-def tell_bert(result: Result) -> Iterator[str]:
-    """Perplexities and accuracies in plain words."""
+def describe_bert(result: Result) -> Iterator[str]:
+    """Yield the perplexities and accuracies in plain words."""
     before, after = result["before"], result["after"]
     yield f"Held-out perplexity of hidden pieces: {before['perplexity']:,.0f} before, {after['perplexity']:,.1f} after."
     yield f"It guesses {after['mlm_accuracy']:.1%} of them exactly; untrained it guessed {before['mlm_accuracy']:.1%}."
@@ -49,13 +49,13 @@ def tell_bert(result: Result) -> Iterator[str]:
 
 
 def words(workspace: Workspace, model: str, over: tuple[str, ...]) -> list[str]:
-    """The overrides of a run on the quickstart's data."""
+    """Return the overrides of a run on the quickstart's data: its sets, then `over`."""
     sets = {"train": data(workspace, model, "train"), "valid": data(workspace, model, "held-out")}
     return [*(f"data.{key}={json.dumps([prefix])}" for key, prefix in sets.items()), *over]
 
 
 def run_folder(workspace: Workspace, name: str) -> Path:
-    """The folder of a run."""
+    """Return the folder of the run `name`."""
     return workspace.folder / "runs" / name
 
 
@@ -71,7 +71,9 @@ def _learn(workspace: Workspace, name: str, over: tuple[str, ...]) -> Result:
 
 
 def _untrained(run: Path, limit: int) -> dict[str, float]:
-    """Held-out figures of the run's model as it was before its first step: weights are a function of the seed."""
+    """Return the held-out figures of the run's model as it was before its first step: weights are a function of the
+    seed.
+    """
     config = RunFolder.open(run).config()
     task = registry.TASKS.find(config.task)(config, tokenizer_of(config.data))
     model = build(config.model, config.train.seed, torch.device("cpu"))

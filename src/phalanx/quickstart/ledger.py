@@ -1,8 +1,8 @@
-"""What is done already: FOLDER/quickstart.json.
+"""Record of the stages that are done: FOLDER/quickstart.json.
 
 Every stage is recorded with a digest of all that decides its result. A stage whose digest is unchanged and whose files
-are there is not done again; one that was begun with the same digest goes on where it stopped; otherwise what it left
-is removed first.
+are there is not done again; one that was begun with the same digest goes on where it stopped; otherwise what it left is
+removed first.
 """
 
 import json
@@ -41,7 +41,9 @@ class Ledger:
             raise InputError(f"{self.path} cannot be used ({error}); give another --folder") from error
 
     def done(self, stage: str, inputs: str, owns: Sequence[str]) -> Entry | None:
-        """The entry of a stage that needs no work."""
+        """Return the entry of a stage that needs no work: of the same inputs, ended, and with all its
+        files; else None.
+        """
         entry = self.entries.get(stage)
         whole = entry and entry["inputs"] == inputs and entry["result"] is not None
         return entry if whole and all((self.folder / name).exists() for name in owns) else None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from phalanx import durable
 from phalanx.quickstart.learn import run_folder
 from phalanx.quickstart.plan import Workspace
-from phalanx.quickstart.resume import PARTED, WHOLE, losses, tell_resumed
+from phalanx.quickstart.resume import PARTED, WHOLE, describe_resumed, losses
 from phalanx.quickstart.stages import Result
 from phalanx.report import Curve, Mark, Panel, Section, curve_png, open_runs, page, panels
 from phalanx.report.html import code, gallery, paragraph, picture, quote, table
@@ -23,14 +23,14 @@ NEXT = (
 
 
 def write_page(workspace: Workspace) -> Result:
-    """FOLDER/report.html."""
-    found, path = workspace.results, workspace.folder / FILE
-    samples = "".join(quote(prompt, text) for prompt, text in found["samples"]["samples"])
+    """Write FOLDER/report.html."""
+    results, path = workspace.results, workspace.folder / FILE
+    samples = "".join(quote(prompt, text) for prompt, text in results["samples"]["samples"])
     own = paragraph("The same with a text of your own, a folder of .txt files:") + code("\n".join(NEXT))
     sections = [
-        Section("What happened", table(("", "before training", "after"), _figures(found)) + _text(found)),
+        Section("What happened", table(("", "before training", "after"), _figures(results)) + _text(results)),
         Section("GPT: continuing a text", samples + _curves(workspace, "gpt")),
-        Section("BERT: filling a gap", _filled(found["masks"]) + _curves(workspace, "bert")),
+        Section("BERT: filling a gap", _filled(results["masks"]) + _curves(workspace, "bert")),
         Section("A run that was interrupted", _resumed(workspace)),
         Section("What to do next", own),
     ]
@@ -38,28 +38,28 @@ def write_page(workspace: Workspace) -> Result:
     return {"at": str(path)}
 
 
-def tell_page(result: Result) -> Iterator[str]:
-    """Print where the page is."""
+def describe_page(result: Result) -> Iterator[str]:
+    """Yield where the page is."""
     yield f"Open {result['at']} in a browser."
 
 
-def _figures(found: dict[str, Result]) -> list[list[str]]:
+def _figures(results: dict[str, Result]) -> list[list[str]]:
     rows = (
         ("GPT: held-out perplexity", "gpt", "perplexity", "{:,.1f}"),
         ("BERT: held-out perplexity of hidden pieces", "bert", "perplexity", "{:,.1f}"),
         ("BERT: hidden pieces guessed exactly", "bert", "mlm_accuracy", "{:.1%}"),
     )
     return [
-        [title, *(form.format(found[model][when][key]) for when in ("before", "after"))]
+        [title, *(form.format(results[model][when][key]) for when in ("before", "after"))]
         for title, model, key, form in rows
     ]
 
 
-def _text(found: dict[str, Result]) -> str:
-    words = found["text"]["words"]
+def _text(results: dict[str, Result]) -> str:
+    words = results["text"]["words"]
     return paragraph(
-        f"Both learned from {found['text']['novels']} novels in the public domain ({words['train']:,} words) and were "
-        f"measured on another that neither has seen ({words['held-out']:,} words). They are thousands of times smaller "
+        f"Both learned from {results['text']['novels']} novels in the public domain ({words['train']:,} words) and "
+        f"were measured on another that neither has seen ({words['held-out']:,} words). They are thousands of times smaller "
         "than the models of the news and read for a minute or so: they know how English goes, not what it means."
     )
 
@@ -83,5 +83,5 @@ def _resumed(workspace: Workspace) -> str:
     ]
     stop = Mark(result["stopped_after"], "stopped", color=5)
     png = curve_png(Panel("Training loss of two runs", curves, [stop]))
-    said = "".join(map(paragraph, tell_resumed(result)))
-    return said + picture(png, "Training loss by step of the run left alone and of the interrupted one: one curve")
+    outcome = "".join(map(paragraph, describe_resumed(result)))
+    return outcome + picture(png, "Training loss by step of the run left alone and of the interrupted one: one curve")

@@ -1,4 +1,6 @@
-"""What the quickstart does, and how much of it. Prompts and sentences were chosen before any model was trained."""
+"""The quickstart's plan: how much it does, and on what. Prompts and sentences were chosen before any model
+was trained.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +61,7 @@ FULL = Plan(
 
 
 class Workspace(NamedTuple):
-    """Where a stage works, how much it is to do, and what the stages before it found."""
+    """The folder where a stage works, how much it is to do, and the results of the stages before it."""
 
     folder: Path
     plan: Plan

@@ -19,24 +19,32 @@ OWNS = (f"runs/{WHOLE}", f"runs/{PARTED}")
 
 
 def interrupt_and_resume(workspace: Workspace) -> Result:
-    """Two runs of the same configuration: one in this process, one in two others with a SIGTERM between them."""
+    """Train two runs of the same configuration: one in this process, one in two others with a SIGTERM between them."""
     over = words(workspace, "gpt", (*workspace.plan.gpt, *workspace.plan.interrupted))
     whole, parted = run_folder(workspace, WHOLE), run_folder(workspace, PARTED)
     for run in (whole, parted):
         shutil.rmtree(run, ignore_errors=True)  # neither may have a past
     if stopped_by := train("gpt-tiny", over, whole, quiet=True):
         raise Stopped(stopped_by)
+
     _interrupt(["gpt-tiny", *over, "--out", str(parted)], parted, workspace.plan.cut)
     stopped_after = max(losses(parted))
     code = start("train", str(parted)).wait()
     assert code == 0, f"the run to resume ended with {code}"
-    here, there = losses(whole), losses(parted)
-    equal = sum(step in there and there[step] == loss for step, loss in here.items())
-    return {"steps": len(here), "equal": equal, "stopped_after": stopped_after, "at": str(parted), "other": str(whole)}
+
+    expected, resumed = losses(whole), losses(parted)
+    equal = sum(step in resumed and resumed[step] == loss for step, loss in expected.items())
+    return {
+        "steps": len(expected),
+        "equal": equal,
+        "stopped_after": stopped_after,
+        "at": str(parted),
+        "other": str(whole),
+    }
 
 
-def tell_resumed(result: Result) -> Iterator[str]:
-    """How many steps agree."""
+def describe_resumed(result: Result) -> Iterator[str]:
+    """Yield how many steps of the two runs agree."""
     yield f"SIGTERM stopped it after step {result['stopped_after']}: it saved and ended. A new process went on."
     if result["equal"] == result["steps"]:
         yield f"The loss of all {result['steps']} steps is equal, to the last bit, to that of a run left alone."
@@ -46,13 +54,13 @@ def tell_resumed(result: Result) -> Iterator[str]:
 
 
 def losses(run: Path) -> dict[int, float]:
-    """The training loss by step."""
+    """Return the training loss by step; nothing where the run has no records."""
     records = read(run / FILE) if (run / FILE).exists() else []
     return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
 
 
 def start(*words: str) -> "subprocess.Popen[bytes]":
-    """`phalanx WORDS` in a process of its own."""
+    """Start `phalanx WORDS` in a process of its own."""
     return subprocess.Popen([sys.executable, "-m", "phalanx", *words])
 
 

@@ -24,14 +24,14 @@ class Stage:
     """One step of the quickstart.
 
     `inputs` and the inputs of the stages it `needs` decide its result; `owns` are the paths in the folder that are its
-    alone. `work` must be able to go on with what an interrupted one left there. `tell` puts the result in words.
+    alone. `work` must be able to go on with what an interrupted one left there. `describe` puts the result in words.
     """
 
     name: str
     title: str
     why: str
     work: Callable[[Workspace], Result]
-    tell: Callable[[Result], Iterator[str]]
+    describe: Callable[[Result], Iterator[str]]
     inputs: Any
     needs: tuple[str, ...] = ()
     owns: tuple[str, ...] = ()
@@ -46,13 +46,16 @@ class Stopped(Exception):
 
 
 def run(stages: Sequence[Stage], workspace: Workspace, console: Console) -> float:
-    """Do what is left to do; `workspace.results` takes each stage's result. Seconds of all, reused ones too."""
+    """Do what is left to do; `workspace.results` takes each stage's result. Return the seconds of all stages, reused
+    ones too.
+    """
     ledger = Ledger(workspace.folder)
     digests: dict[str, str] = {}
     for number, stage in enumerate(stages, 1):
         digests[stage.name] = inputs = _digest(stage, digests)
         console.print(Text(f"\n{number}/{len(stages)}  {stage.title}", style="bold cyan"))
         _print(console, stage.why, "dim")
+
         if entry := ledger.done(stage.name, inputs, stage.owns):
             note = f"Done before, with the same inputs: reused ({duration(entry['seconds'])} saved)."
             assert entry["result"] is not None
@@ -63,7 +66,8 @@ def run(stages: Sequence[Stage], workspace: Workspace, console: Console) -> floa
             waiting = CoreWait()
             workspace.results[stage.name] = _work(stage, workspace, ledger)
             note = f"Took {duration(ledger.entries[stage.name]['seconds'])}.{_crowd(waiting)}"
-        for line in stage.tell(workspace.results[stage.name]):
+
+        for line in stage.describe(workspace.results[stage.name]):
             _print(console, line)
         _print(console, note, "green")
     return sum(ledger.entries[stage.name]["seconds"] for stage in stages)
@@ -79,7 +83,7 @@ def _work(stage: Stage, workspace: Workspace, ledger: Ledger) -> Result:
 
 
 def _crowd(waiting: CoreWait) -> str:
-    """A sentence about other processes, where they made a stage of some length slow."""
+    """Return a sentence about other processes, where they made a stage of some length slow, else nothing."""
     share = waiting.share()
     if waiting.seconds < SECONDS or share < WAITED:
         return ""

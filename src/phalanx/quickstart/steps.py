@@ -32,53 +32,54 @@ def quickstart(folder: Path, plan: Plan = FULL) -> None:
 
 
 def stages(plan: Plan) -> list[Stage]:
-    """All stages of a quickstart of this size."""
+    """Return all stages of a quickstart of this size, in order."""
     gpt, bert = recipe.load_mapping("gpt-tiny", plan.gpt), recipe.load_mapping("bert-tiny", plan.bert)
     interrupted = recipe.load_mapping("gpt-tiny", (*plan.gpt, *plan.interrupted))
+
     return [
         Stage(
             "text", "Unpack the text",
             "A language model learns by reading. Here are novels in the public domain, and one that is kept apart.",
-            text.unpack, text.tell_unpacked, text.checksums(plan), owns=("text",),
+            text.unpack, text.describe_unpacked, text.checksums(plan), owns=("text",),
         ),
         Stage(
             "tokenizers", "Learn two tokenizers",
             "Models read numbers. A tokenizer cuts text into frequent pieces; GPT and BERT cut each in its own way.",
-            text.learn_tokenizers, text.tell_tokenizers, plan.vocab, ("text",), ("tokenizers",),
+            text.learn_tokenizers, text.describe_tokenizers, plan.vocab, ("text",), ("tokenizers",),
         ),
         Stage(
             "data", "Prepare the data",
             "All text becomes token files that training maps into memory, however large they are.",
-            text.prepare_sets, text.tell_sets, "", ("tokenizers",), ("data",),
+            text.prepare_sets, text.describe_sets, "", ("tokenizers",), ("data",),
         ),
         Stage(
             "gpt", "Train a small GPT",
             "It learns to guess the next piece from those before it. Perplexity is how many pieces it wavers between.",
-            learn.learn_gpt, learn.tell_gpt, [gpt, plan.evaluate], ("data",), ("runs/gpt",),
+            learn.learn_gpt, learn.describe_gpt, [gpt, plan.evaluate], ("data",), ("runs/gpt",),
         ),
         Stage(
             "samples", "Let it write",
             "Guessing again and again is writing. Three prompts, fixed in advance; the first draw of each.",
-            use.write_samples, use.tell_samples, [PROMPTS, TEMPERATURE, TOP_P, plan.write], ("gpt",),
+            use.write_samples, use.describe_samples, [PROMPTS, TEMPERATURE, TOP_P, plan.write], ("gpt",),
         ),
         Stage(
             "bert", "Train a small BERT",
             "It learns to guess hidden pieces from both sides.",
-            learn.learn_bert, learn.tell_bert, [bert, plan.evaluate], ("data",), ("runs/bert",),
+            learn.learn_bert, learn.describe_bert, [bert, plan.evaluate], ("data",), ("runs/bert",),
         ),
         Stage(
             "masks", "Let it fill gaps",
             "Three sentences, fixed in advance, each with a hidden word; its five likeliest guesses.",
-            use.fill_masks, use.tell_masks, [MASKED], ("bert",),
+            use.fill_masks, use.describe_masks, [MASKED], ("bert",),
         ),
         Stage(
             "resume", "Interrupt a run and resume it",
             "Machines fail and clusters reclaim them. A run that was stopped must go on as if it had not been.",
-            resume.interrupt_and_resume, resume.tell_resumed, [interrupted, plan.cut], ("data",), resume.OWNS,
+            resume.interrupt_and_resume, resume.describe_resumed, [interrupted, plan.cut], ("data",), resume.OWNS,
         ),
         Stage(
             "report", "Write the report",
             "The curves as pictures, and all of the above, on one page.",
-            page.write_page, page.tell_page, page.NEXT, ("samples", "masks", "resume"), (page.FILE,),
+            page.write_page, page.describe_page, page.NEXT, ("samples", "masks", "resume"), (page.FILE,),
         ),
     ]  # fmt: skip

@@ -15,12 +15,12 @@ EXAMPLE = "The nightingale had already forgotten everything."
 
 
 def checksums(plan: Plan) -> dict[str, str]:
-    """The packed novels' SHA-256, by name."""
+    """Return the packed novels' SHA-256, by name."""
     return {name: hashlib.sha256(_packed(name)).hexdigest() for name in (*plan.novels, plan.held_out)}
 
 
 def unpack(workspace: Workspace) -> Result:
-    """text/train and text/held-out: a novel a file."""
+    """Write text/train and text/held-out: a novel a file."""
     words: dict[str, int] = {}
     for part, names in zip(PARTS, (workspace.plan.novels, (workspace.plan.held_out,)), strict=True):
         folder = workspace.folder / "text" / part
@@ -32,15 +32,15 @@ def unpack(workspace: Workspace) -> Result:
     return {"novels": len(workspace.plan.novels), "words": words, "at": str(workspace.folder / "text")}
 
 
-def tell_unpacked(result: Result) -> Iterator[str]:
-    """Where the text lies."""
+def describe_unpacked(result: Result) -> Iterator[str]:
+    """Yield where the text lies, and how much it is."""
     words = result["words"]
     yield f"{result['novels']} novels with {words['train']:,} words to learn from: {result['at']}/train"
     yield f"1 novel with {words['held-out']:,} words that no model learns from, to measure on: {result['at']}/held-out"
 
 
 def learn_tokenizers(workspace: Workspace) -> Result:
-    """tokenizers/gpt.json and bert.json, from the training text alone."""
+    """Write tokenizers/gpt.json and bert.json, learned from the training text alone."""
     result: Result = {}
     for model, kind in KINDS.items():
         path = workspace.folder / "tokenizers" / f"{model}.json"
@@ -51,15 +51,15 @@ def learn_tokenizers(workspace: Workspace) -> Result:
     return result
 
 
-def tell_tokenizers(result: Result) -> Iterator[str]:
-    """A sentence cut up by both."""
+def describe_tokenizers(result: Result) -> Iterator[str]:
+    """Yield a sentence cut up by both tokenizers."""
     for model, title in (("gpt", "GPT, byte-level BPE"), ("bert", "BERT, WordPiece     ")):
-        found = result[model]
-        yield f"{title}: {found['vocab']:,} pieces in {found['at']}; it reads {' · '.join(found['pieces'])}"
+        tokenizer = result[model]
+        yield f"{title}: {tokenizer['vocab']:,} pieces in {tokenizer['at']}; it reads {' · '.join(tokenizer['pieces'])}"
 
 
 def prepare_sets(workspace: Workspace) -> Result:
-    """data/gpt-train, gpt-held-out, bert-train, bert-held-out."""
+    """Prepare data/gpt-train, gpt-held-out, bert-train and bert-held-out."""
     (workspace.folder / "data").mkdir(exist_ok=True)
     tokens: dict[str, int] = {}
     for model in KINDS:
@@ -71,8 +71,8 @@ def prepare_sets(workspace: Workspace) -> Result:
     return {"tokens": tokens, "at": str(workspace.folder / "data")}
 
 
-def tell_sets(result: Result) -> Iterator[str]:
-    """Print which sets were written, and how large they are."""
+def describe_sets(result: Result) -> Iterator[str]:
+    """Yield which sets were written, and how large they are."""
     tokens = result["tokens"]
     yield f"For GPT, whole books: {tokens['gpt-train']:,} tokens to learn from, {tokens['gpt-held-out']:,} held out."
     yield f"For BERT, sentence by sentence: {tokens['bert-train']:,} and {tokens['bert-held-out']:,}."
@@ -80,7 +80,7 @@ def tell_sets(result: Result) -> Iterator[str]:
 
 
 def data(workspace: Workspace, model: str, part: str) -> str:
-    """PREFIX of a prepared set."""
+    """Return the PREFIX of a prepared set."""
     return str(workspace.folder / "data" / f"{model}-{part}")
 
 

@@ -1,4 +1,4 @@
-"""What the models can do: text continued, masks filled."""
+"""The trained models in use: text continued, masks filled."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ CANDIDATES = 5
 
 
 def write_samples(workspace: Workspace) -> Result:
-    """A text after each prompt; the first draw, not the best of several."""
+    """Write a text after each prompt: the first draw, not the best of several."""
     run = run_folder(workspace, "gpt")
     model = DecoderModel(load_bundle(run))
     options = Options(max_tokens=workspace.plan.write, temperature=TEMPERATURE, top_p=TOP_P, seed=0)
@@ -22,23 +22,23 @@ def write_samples(workspace: Workspace) -> Result:
     return {"samples": samples, "at": str(run)}
 
 
-def tell_samples(result: Result) -> Iterator[str]:
-    """Prompts, and what follows."""
+def describe_samples(result: Result) -> Iterator[str]:
+    """Yield the prompts, each with what follows."""
     for prompt, text in result["samples"]:
         yield f"› {prompt} ▸ {' '.join(text.split())}"
     yield f'Your turn: phalanx generate {result["at"]} "The next morning"'
 
 
 def fill_masks(workspace: Workspace) -> Result:
-    """The likeliest words of each mask."""
+    """Find the likeliest words of each mask, with their probabilities."""
     run = run_folder(workspace, "bert")
     bundle = load_bundle(run)
     filled = [[text, fill(bundle, text, CANDIDATES)[0].words] for text in MASKED]
     return {"filled": filled, "at": str(run)}
 
 
-def tell_masks(result: Result) -> Iterator[str]:
-    """Sentences, and what could stand in them."""
+def describe_masks(result: Result) -> Iterator[str]:
+    """Yield the sentences, each with the words that could stand in it."""
     for text, candidates in result["filled"]:
         yield f"› {text}  ▸ " + ", ".join(f"{word} {chance:.0%}" for word, chance in candidates)
     yield f'Your turn: phalanx fill {result["at"]} "He took her [MASK] in his."'

@@ -1,4 +1,4 @@
-"""What runs did, on one page: curves, a table, and what differed between them.
+"""Reports of runs on one page: curves, a table, and what differed between them.
 
 The pieces (`Panel` and `curve_png`, `Section` and `page`) know nothing of runs, so that other reports are made of them.
 """
@@ -11,7 +11,7 @@ from phalanx.errors import InputError
 from phalanx.report.curves import Curve, Mark, Panel, curve_png
 from phalanx.report.html import Section, gallery, page, paragraph, picture, table
 from phalanx.report.panels import panels
-from phalanx.report.runs import differences, open_runs, summary, verdict
+from phalanx.report.runs import differences, open_runs, summary, warning
 
 __all__ = ["Curve", "Mark", "Panel", "Section", "curve_png", "open_runs", "page", "panels", "report"]
 
@@ -23,10 +23,12 @@ def report(runs: Sequence[Path], out: Path, png: Path | None = None) -> None:
     """
     if out.suffix.lower() == ".png":
         raise InputError(f"--out {out} is the name of the picture; give that of the page, {out.with_suffix('.html')}")
+
     read = open_runs(runs)
     drawn = panels(read)
     first, *others = [picture(curve_png(panel), f"{panel.title} by step") for panel in drawn]
-    warnings = [paragraph(text, warning=True) for run in read if (text := verdict(run))]
+    warnings = [paragraph(text, warning=True) for run in read if (text := warning(run))]
+
     sections = [Section("Summary", "".join(warnings) + gallery([table(*summary(read)), first]))]
     if others:
         sections.append(Section("Curves", gallery(others)))
@@ -37,6 +39,7 @@ def report(runs: Sequence[Path], out: Path, png: Path | None = None) -> None:
         for run in read
         if run.config
     ]
+
     _write(out, page("Training report", sections, ", ".join(run.name for run in read)).encode())
     if png:
         _write(png, curve_png(*drawn, columns=2))

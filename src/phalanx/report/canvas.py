@@ -23,13 +23,16 @@ class Canvas:
 
 @contextmanager
 def canvas(rows: int = 1, columns: int = 1, size: tuple[float, float] = SIZE) -> Iterator[Canvas]:
-    """So many panels of `size` inches, filled row by row."""
+    """Make a figure of `rows` × `columns` panels of `size` inches, filled row by row; its PNG is there when the block
+    ends.
+    """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style: dict[Any, Any] = {"font.size": 11, "text.parse_math": False, "agg.path.chunksize": 20_000}
     style |= dict.fromkeys(_INKED, INK)
+
     made = Canvas()
     with matplotlib.rc_context(style):
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
@@ -42,7 +45,7 @@ def canvas(rows: int = 1, columns: int = 1, size: tuple[float, float] = SIZE) ->
 
 
 def dress(axes: "Axes", title: str, legend: bool, columns: int = 3) -> None:
-    """Title, quiet grid and no frame; the legend above the panel, so many labels in a row."""
+    """Give a panel its title, a quiet grid and no frame; the legend is above it, so many labels in a row."""
     axes.set_title(title, loc="left", fontweight="bold", fontsize=12.5, pad=26 if legend else 10)
     axes.grid(True, color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)

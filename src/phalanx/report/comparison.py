@@ -11,9 +11,9 @@ from phalanx.run.comparison import Comparison
 def draw(compared: Comparison, out: Path) -> None:
     """Write the picture as a PNG."""
     steps = range(1, len(compared.losses) + 1)
-    one, other = ([point.loss for point in curve] for curve in compared.curves)
+    first, second = ([point.loss for point in curve] for curve in compared.curves)
     losses, norms = ([gap or math.nan for gap in gaps] for gaps in (compared.losses, compared.norms))  # log 0: a gap
-    curves = Curve(compared.names[0], steps, one, 0, "wide"), Curve(compared.names[1], steps, other, 1)
+    curves = Curve(compared.names[0], steps, first, 0, "wide"), Curve(compared.names[1], steps, second, 1)
     differences = (
         Curve("loss", steps, losses, 1, "points"),
         Curve("gradient norm", steps, norms, 2, "points"),

@@ -58,7 +58,7 @@ class Panel:
 
 
 def curve_png(*panels: Panel, columns: int = 1) -> bytes:
-    """A PNG of the panels, `columns` beside each other."""
+    """Return a PNG of the panels, `columns` beside each other."""
     with canvas(math.ceil(len(panels) / columns), columns) as drawn:
         for place, panel in zip(drawn.axes, panels, strict=False):
             _draw(place, panel)
@@ -68,7 +68,9 @@ def curve_png(*panels: Panel, columns: int = 1) -> bytes:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over about a fortieth of the curve, over less at its steep beginning; NaN is skipped."""
+    """Return the running mean over about a fortieth of the curve, over less at its steep beginning; NaN is skipped.
+    values: [n]
+    """
     mean, smoothed = math.nan, np.empty(len(values))
     for i, value in enumerate(values):
         if math.isfinite(value):
@@ -84,10 +86,12 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     for curve in panel.curves:
         color = COLORS[curve.color % len(COLORS)]
         axes.plot(curve.steps, curve.values, color=color, label=curve.label or "_", **_LOOKS[curve.look])
+
     dress(axes, panel.title, any(curve.label for curve in panel.curves))
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

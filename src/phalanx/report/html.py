@@ -53,7 +53,7 @@ class Section:
 
 
 def page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
-    """The whole HTML document."""
+    """Return the whole HTML document."""
     below = f"<p>{escape(subtitle)}</p>" if subtitle else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -65,7 +65,7 @@ def page(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column names its rows; without any row, a sentence."""
+    """Return a table whose first column names its rows; without any row, a sentence."""
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(value)}</td>" for value in values)}</tr>\n'
         for name, *values in rows
@@ -77,30 +77,30 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def picture(png: bytes, description: str, caption: str = "") -> str:
-    """A picture with words for those who cannot see it."""
+    """Return a picture with words for those who cannot see it."""
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     data = base64.b64encode(png).decode()
     return f'<figure><img alt="{escape(description)}" src="data:image/png;base64,{data}">{below}</figure>\n'
 
 
 def gallery(pictures: Iterable[str]) -> str:
-    """Pictures beside each other as far as the screen is wide."""
+    """Return pictures beside each other as far as the screen is wide."""
     return f'<div class="grid">{"".join(pictures)}</div>'
 
 
 def paragraph(text: str, warning: bool = False) -> str:
-    """A paragraph; a warning stands out."""
+    """Return a paragraph; a warning stands out."""
     kind = ' class="warn"' if warning else ""
     return f"<p{kind}>{escape(text)}</p>\n"
 
 
 def quote(prompt: str, text: str) -> str:
-    """Text that a model wrote, after its prompt in bold."""
+    """Return text that a model wrote, after its prompt in bold."""
     return f"<blockquote><b>{escape(prompt)}</b>{escape(text)}</blockquote>\n"
 
 
 def code(text: str) -> str:
-    """Commands or output, as they are."""
+    """Return commands or output, as they are."""
     return f"<pre>{escape(text)}</pre>\n"
 
 

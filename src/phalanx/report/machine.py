@@ -23,29 +23,35 @@ def draw(
         left, middle, right = drawn.axes
         for color, (dtype, rates) in zip(COLORS, products.items(), strict=False):
             left.plot(list(rates), [rate / 1e9 for rate in rates.values()], "o-", color=color, label=dtype)
+
         left.set_xscale("log", base=2)
         left.xaxis.set_major_formatter("{x:g}")
         left.set_ylim(0)
         left.set_xlabel("side of a square layer")
         left.set_ylabel("GFLOP/s")
         dress(left, title, legend=True)
+
         for color, (size, times) in zip(COLORS, collectives.items(), strict=False):
             at, seconds = zip(*times, strict=True)
             middle.plot(at, [1e3 * s for s in seconds], "o-", color=color, label=f"{size} processes")
+
         middle.set_xscale("log", base=2)
         middle.set_yscale("log")
         middle.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         middle.yaxis.set_major_formatter("{x:g}")
         middle.yaxis.set_minor_formatter(NullFormatter())
+
         sizes = [size for size, _ in next(iter(collectives.values()), ())]
         middle.set_xticks(sizes, [_bytes(size) for size in sizes])
         middle.set_xlabel("bytes summed")
         middle.set_ylabel("milliseconds")
         dress(middle, "All-reduce", legend=bool(collectives))
+
         counts = sorted(busy)
         for color, (name, place) in zip(COLORS, {"products": 0, "copies": 1}.items(), strict=False):
             spots = [number + 0.36 * place - 0.18 for number in range(len(counts))]
             right.bar(spots, [busy[count][place] for count in counts], 0.34, color=color, label=name)
+
         right.set_xticks(range(len(counts)), [str(count) for count in counts])
         right.set_ylim(0)
         right.set_xlabel("busy processes")

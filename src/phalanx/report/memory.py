@@ -1,4 +1,4 @@
-"""The memory of a step as a picture: what kinds of bytes are there after every operation."""
+"""The memory of a step as a picture: the bytes of each kind after every operation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +20,17 @@ def draw(timeline: NDArray[np.int64], kinds: Sequence[str], title: str, out: Pat
     starts = np.linspace(0, len(timeline), min(POINTS, len(timeline)), endpoint=False).astype(int)
     ends = [*starts[1:], len(timeline)]
     shown = [start + int(total[start:end].argmax()) for start, end in zip(starts, ends, strict=True)]
+
     with canvas(size=(9.0, 4.2)) as drawn:
         (axes,) = drawn.axes
         axes.stackplot(shown, timeline[shown].T / unit, labels=kinds, colors=COLORS, linewidth=0)
+
         peak = int(total.argmax())
         axes.plot([peak], [total[peak] / unit], marker="v", color=INK, markersize=7, clip_on=False)
         side = "right" if peak > len(timeline) / 2 else "left"
         axes.annotate(f" {total[peak] / unit:.2f} {name} ", (peak, total[peak] / unit), (0, 7), ha=side, va="bottom",
                       textcoords="offset points")  # fmt: skip
+
         axes.set_ylim(0, 1.12 * total.max() / unit)
         axes.set_xlim(0, len(timeline) - 1)
         axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -16,10 +16,13 @@ EARLY = 25  # the first 1/25 of a run does not decide how far the axis of the lo
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """Loss, perplexity, scores, learning rate, gradient norm, speed: those that the runs recorded."""
+    """Return the panels of loss, perplexity, scores, learning rate, gradient norm and speed: those that the runs
+    recorded.
+    """
     top = _top(runs)
-    told = dict.fromkeys(key for run in runs for key in run.keys("valid") if not key.endswith("_loss"))
-    scores = [key for key in told if key not in NO_SCORE]
+    keys = dict.fromkeys(key for run in runs for key in run.keys("valid") if not key.endswith("_loss"))
+    scores = [key for key in keys if key not in NO_SCORE]
+
     drawn = [
         _loss(runs, top),
         _held_out(runs, "perplexity", log=True, top=math.exp(min(top, 700)) if top else None),
@@ -28,6 +31,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
         Panel("Gradient norm", _trained(runs, "grad_norm"), log=True),
         Panel("Tokens per second", _trained(runs, "tokens_per_s")),
     ]
+
     return [panel for panel in drawn if any(np.isfinite(curve.values).any() for curve in panel.curves)]
 
 
@@ -47,13 +51,13 @@ def _loss(runs: Sequence[Run], top: float | None) -> Panel:
         if run.best:
             step, loss = run.best
             marks.append(Mark(step, f"{loss:.3f}", value=loss, color=color))
-            if run.judged and not several:
-                marks.append(Mark(step, run.judged, end=steps[-1], color=color))
+            if run.verdict and not several:
+                marks.append(Mark(step, run.verdict, end=steps[-1], color=color))
     return Panel("Loss (held-out dashed)" if several else "Loss", curves, marks, top=top)
 
 
 def _trained(runs: Sequence[Run], key: str, alone: str = "") -> list[Curve]:
-    """Two curves for each run: every value of `key`, drawn faintly, and their running mean."""
+    """Return two curves for each run: every value of `key`, drawn faintly, and their running mean."""
     curves = []
     for i, run in enumerate(runs):
         steps, values = run.series("train", key)
@@ -71,7 +75,9 @@ def _held_out(runs: Sequence[Run], key: str, log: bool = False, top: float | Non
 
 
 def _top(runs: Sequence[Run]) -> float | None:
-    """Where to cut the axis of falling losses: at their highest value once the early part is over, with some room."""
+    """Return where to cut the axis of falling losses: at their highest value once the early part is over, with some
+    room. None for short runs.
+    """
     smoothed = [smooth(run.series("train", "loss")[1]) for run in runs]
     if min(map(len, smoothed)) < 2 * EARLY:
         return None

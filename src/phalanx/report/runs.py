@@ -24,13 +24,13 @@ class Run:
     records: dict[str, list[Record]]
 
     def series(self, kind: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of `key` in the records of `kind`; NaN where a record has none."""
+        """Return the steps and the values of `key` in the records of `kind`; NaN where a record has none."""
         records = self.records.get(kind, [])
         values = [float("nan") if (value := record.get(key)) is None else value for record in records]
         return np.array([record["step"] for record in records], float), np.array(values, float)
 
     def keys(self, kind: str) -> list[str]:
-        """What the records of `kind` tell."""
+        """Return the keys that the records of `kind` have, in the order in which they first come."""
         return list(dict.fromkeys(key for record in self.records.get(kind, []) for key in record))
 
     @property
@@ -43,7 +43,7 @@ class Run:
         return float(steps[at]), float(losses[at])
 
     @property
-    def judged(self) -> str:
+    def verdict(self) -> str:
         """The verdict on its losses (`run.verdict.judge`)."""
         return judge([*self.records.get("train", []), *self.records.get("valid", [])])
 
@@ -60,17 +60,19 @@ def _open(folder: Path, name: str) -> Run:
     if not (folder / FILE).is_file():
         what = f"has no {FILE}, so it is no run that trained" if folder.is_dir() else "is not a folder"
         raise InputError(f"{folder} {what}; give the folder of a run, as `phalanx train` makes them")
+
     newest = {(record["kind"], record["step"]): record for record in read(folder / FILE)}
     records: dict[str, list[Record]] = {}
     for (kind, _), record in sorted(newest.items(), key=lambda item: item[0][1]):
         records.setdefault(kind, []).append(record)
     if not records.keys() & {"train", "valid"}:
         raise InputError(f"{folder / FILE} holds no steps yet; report again once the run has trained some")
+
     return Run(name, _config(folder / "config.toml"), records)
 
 
 def _config(path: Path) -> dict[str, str]:
-    """The resolved configuration as dotted keys."""
+    """Return the resolved configuration as dotted keys; nothing where there is no file."""
     return dict(_flat(recipe.read(path))) if path.exists() else {}
 
 
@@ -83,28 +85,28 @@ def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def summary(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the summary: a column for each run."""
+    """Return header and rows of the summary: a column for each run."""
     facts = [_facts(run) for run in runs]
     names = list(dict.fromkeys(name for of_run in facts for name in of_run))
     return ["", *(run.name for run in runs)], [[name, *(f.get(name, "–") for f in facts)] for name in names]
 
 
 def differences(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the keys in which the configurations differ."""
+    """Return header and rows of the keys in which the configurations differ."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     rows = [[key, *(run.config.get(key, "–") for run in runs)] for key in keys]
     return ["key", *(run.name for run in runs)], [row for row in rows if len(set(row[1:])) > 1]
 
 
-def verdict(run: Run) -> str:
-    """What to know about a run that overfits or diverges, else nothing."""
-    if run.best is None or not run.judged:
+def warning(run: Run) -> str:
+    """Return a sentence about a run that overfits or diverges, else nothing."""
+    if run.best is None or not run.verdict:
         return ""
     step, loss = run.best
     last = run.series("valid", "loss")[1][-1]
     return (
-        f"{run.name} {run.judged} after step {step:,.0f}: its held-out loss rose from {loss:.4f} to {last:.4f} while "
-        f"its training loss {'fell' if run.judged == OVERFITS else 'rose too'}. Its best checkpoint is the one to use."
+        f"{run.name} {run.verdict} after step {step:,.0f}: its held-out loss rose from {loss:.4f} to {last:.4f} while "
+        f"its training loss {'fell' if run.verdict == OVERFITS else 'rose too'}. Its best checkpoint is the one to use."
     )
 
 
@@ -117,12 +119,15 @@ def _facts(run: Run) -> dict[str, str]:
         facts["device"] = str(started["device"])
     if resumed := sum(record["step"] > 0 for record in run.records.get("start", [])):
         facts["resumed"] = f"{resumed} times" if resumed > 1 else "once"
+
     if run.best:
         facts["best held-out loss"] = f"{run.best[1]:.4f} at step {run.best[0]:,.0f}"
         facts["last held-out loss"] = f"{run.series('valid', 'loss')[1][-1]:.4f}"
+
     perplexities = run.series("valid", "perplexity")[1]
     if np.isfinite(perplexities).any():
         facts["best perplexity"] = f"{np.nanmin(perplexities):,.2f}"
+
     steps, losses = run.series("train", "loss")
     if len(steps):
         facts["last training loss, smoothed"] = f"{smooth(losses)[-1]:.4f}"
@@ -131,6 +136,7 @@ def _facts(run: Run) -> dict[str, str]:
         values = run.series("train", key)[1]
         if np.isfinite(values).any():
             facts[name] = form(float(np.nanmax(values)))
+
     seconds = run.series("train", "seconds")[1]
     if np.isfinite(seconds).any():
         facts["time"] = duration(float(np.nanmax(seconds)))

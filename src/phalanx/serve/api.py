@@ -30,7 +30,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def make(pool: WorkerPool) -> FastAPI:
-    """The app over a pool, which it starts and stops."""
+    """Make the app over a pool, which it starts and stops."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,11 +88,11 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
         completing = openai.Completing(pool, _named(pool, asked.model, "complete"), asked)
         if not asked.stream:
             try:
-                found = await completing.whole()
+                response = await completing.whole()
             except ExceptionGroup as group:
                 raise openai.first_refused(group) from None
-            metrics.tokens.inc(completing.said)
-            return found
+            metrics.tokens.inc(completing.completion_tokens)
+            return response
         events = completing.events()
         first = await anext(events)  # what is wrong at once gets its status
 
@@ -102,7 +102,7 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
                 async for event in events:
                     yield event
             finally:
-                metrics.tokens.inc(completing.said)
+                metrics.tokens.inc(completing.completion_tokens)
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
@@ -121,13 +121,13 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
     @app.get("/v1/models", summary="The models")
     async def models() -> Any:
         """The models that are served, by name, with what each can do."""
-        return {"object": "list", "data": [_told(pool, name) for name in pool.models]}
+        return {"object": "list", "data": [_model_object(pool, name) for name in pool.models]}
 
     @app.get("/v1/models/{name:path}", summary="One of the models")
     async def model(name: str) -> Any:
-        """What a model can do."""
+        """Return a model by its name, with what it can do."""
         _must_know(pool, name)
-        return _told(pool, name)
+        return _model_object(pool, name)
 
 
 def _about(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
@@ -144,7 +144,7 @@ def _about(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
         return JSONResponse({"ready": pool.ready}, 200 if pool.ready else 503)
 
     @app.get("/metrics", summary="For Prometheus", response_class=Response)
-    async def told() -> Response:
+    async def metrics_text() -> Response:
         """The numbers of requests, tokens and jobs, and the times, in the form that Prometheus reads."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -163,7 +163,9 @@ def _page(name: str) -> str:
 
 
 def _named(pool: WorkerPool, name: str, kind: str) -> str:
-    """The model of a name, or the one that can do it where none is named."""
+    """Return the model of a name, or the one that can do `kind` where none is named. Refused where there is no such
+    one.
+    """
     _must_know(pool, name)
     if name:
         if kind not in pool.models[name]["can"]:
@@ -176,49 +178,49 @@ def _named(pool: WorkerPool, name: str, kind: str) -> str:
 
 
 def _must_know(pool: WorkerPool, name: str) -> None:
-    """Refused while no model is loaded, and where one is named that is not there."""
+    """Raise Refused while no model is loaded, and where one is named that is not served."""
     if not pool.ready:
         raise Refused(503, "the models are being loaded; try in a moment", 2)
     if name and name not in pool.models:
         raise Refused(404, f"no model {name[:100]!r}; there are {', '.join(pool.models)}", field="model")
 
 
-def _told(pool: WorkerPool, name: str) -> dict[str, Any]:
-    """A model and what it can do, in OpenAI's shape."""
+def _model_object(pool: WorkerPool, name: str) -> dict[str, Any]:
+    """Return a model and what it can do, in OpenAI's shape."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "phalanx", **pool.models[name]}
 
 
 def _errors(app: FastAPI) -> None:
-    def told(status: int, message: str, param: str | None = None, after: float = 0.0) -> JSONResponse:
+    def error_response(status: int, message: str, param: str | None = None, after: float = 0.0) -> JSONResponse:
         headers = {"Retry-After": str(round(after))} if after else None
         return JSONResponse({"error": schemas.error(status, message, param)}, status, headers)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
-        return told(error.status, error.message, error.field, error.after)
+        return error_response(error.status, error.message, error.field, error.after)
 
     @app.exception_handler(Exception)
     async def defect(_: Request, __: Exception) -> JSONResponse:
-        return told(500, "a defect of the server; its log has the traceback")
+        return error_response(500, "a defect of the server; its log has the traceback")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         message = str(error.detail)
         if error.status_code in (404, 405):  # of Starlette's router alone: what refuses here raises Refused
-            there = ", ".join(
+            routes = ", ".join(
                 f"{verb.upper()} {path}" for path, verbs in app.openapi()["paths"].items() for verb in verbs
             )
-            message = f"{message}: there is no {request.method} {request.url.path[:100]} here; there are {there}"
-        return told(error.status_code, message)
+            message = f"{message}: there is no {request.method} {request.url.path[:100]} here; there are {routes}"
+        return error_response(error.status_code, message)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
-            return told(415, "send the body as JSON, with the header Content-Type: application/json")
+            return error_response(415, "send the body as JSON, with the header Content-Type: application/json")
         if first["type"] == "json_invalid":
-            return told(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+            return error_response(400, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
         where = [str(part) for part in first["loc"] if part not in ("body", *schemas.TAGS)]
         message = str(first["msg"]).removeprefix("Value error, ")
-        return told(400, f"{'.'.join(where) or 'the body'}: {message}", where[0] if where else None)
+        return error_response(400, f"{'.'.join(where) or 'the body'}: {message}", where[0] if where else None)

@@ -36,12 +36,12 @@ class Open:
         self.phases: dict[str, dict[Connection, None]] = {phase: {} for phase in IDLE}
 
     def idle(self) -> "Iterator[Connection]":
-        """The connections without a whole request, in the order in which they may be closed for others."""
+        """Yield the connections without a whole request, in the order in which they may be closed for others."""
         return chain.from_iterable(self.phases.values())
 
     def dispensable(self) -> "Connection | None":
-        """The connection that may be closed for another, if there is one: the first idle one of which the kernel holds
-        nothing that is still to be read.
+        """Return the connection that may be closed for another, if there is one: the first idle one of which the kernel
+        holds nothing that is still to be read.
         """
         return next((each for each in islice(self.idle(), LOOKED_AT) if not each.unread()), None)
 
@@ -76,7 +76,7 @@ class Connection(H11Protocol):
             phase[self] = None
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Go on, True, where a client that sends no more has a request under way; it may still read."""
+        """Return True, to go on, where a client that sends no more has a request under way; it may still read."""
         waits = self._next() == ANSWER and not self.transport.is_closing()
         if waits and not self.half_closed:
             self.half_closed = True
@@ -94,8 +94,8 @@ class Connection(H11Protocol):
         """Refuse what is no request of HTTP, and close; uvicorn calls this while it handles h11's error."""
         failed = sys.exception()
         status = failed.error_status_hint if isinstance(failed, h11.RemoteProtocolError) else 400
-        told = {413: str(failed), 431: "the request's head is too large"}
-        self._end(status, told.get(status, f"this is no request of HTTP: {failed}"))
+        messages = {413: str(failed), 431: "the request's head is too large"}
+        self._end(status, messages.get(status, f"this is no request of HTTP: {failed}"))
 
     def pause_writing(self) -> None:
         """Begin to measure for how long the client takes nothing of an answer."""
@@ -120,7 +120,7 @@ class Connection(H11Protocol):
             super().shutdown()
 
     def unread(self) -> bool:
-        """Whether the kernel holds something that the client has sent."""
+        """Return whether the kernel holds something that the client has sent."""
         return any(fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4)))
 
     def leave(self) -> None:
@@ -141,7 +141,7 @@ class Connection(H11Protocol):
             phase.pop(self, None)
 
     def _next(self) -> str:
-        """What comes next on this connection: HEAD, BODY, REST or ANSWER."""
+        """Return what comes next on this connection: HEAD, BODY, REST or ANSWER."""
         if self.conn.their_state is h11.IDLE:
             return REST if self.cycle and not self.conn.trailing_data[0] else HEAD
         return BODY if self.conn.their_state is h11.SEND_BODY else ANSWER

@@ -24,14 +24,14 @@ CONNECTIONS = 4096  # open at once
 SPARE = 64  # files that connections leave to the rest: to workers, their restarts, and what is being accepted
 KEPT = 75  # seconds that a connection lies idle: longer than Retry-After says, and than proxies keep theirs
 PAUSE = 0.1  # seconds until it is tried again to accept
-TELL = 60.0  # seconds between two lines about that
+REPORT_EVERY = 60.0  # seconds between two lines about that
 PATIENCE = 50  # times when the server is to end
 SETTLE = 0.2  # seconds for handshakes under way when the server is to end
 LINGER = 0.5  # and for requests under way on connections that are open by then
 
 
 def raise_files() -> int:
-    """Raise the limit of open files as far as this process may; connections that fit beside what is open already."""
+    """Raise the limit of open files as far as this process may. Return how many connections fit beside what is open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -86,7 +86,7 @@ class Listener:
         self.socket, self.opened, self.most, self.make = listening, opened, most, make
         self.joining: set[asyncio.Task[None]] = set()  # those whose connection is being made
         self.hindrance = ""  # why nothing is accepted though someone may wait
-        self.told = -TELL
+        self.reported = -REPORT_EVERY
         self.paused: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -126,14 +126,14 @@ class Listener:
 
     def _pause(self) -> None:
         """Accept nothing for a moment; say so now and then."""
-        if time.monotonic() - self.told > TELL:
-            self.told = time.monotonic()
+        if time.monotonic() - self.reported > REPORT_EVERY:
+            self.reported = time.monotonic()
             print(f"phalanx: connections wait to be accepted: {self.hindrance}", file=sys.stderr, flush=True)
         self.loop.remove_reader(self.socket)
         self.paused = self.loop.call_later(PAUSE, self._resume)
 
     def _accept_one(self) -> bool:
-        """Accept a connection; whether that was done, and can be again."""
+        """Accept a connection. Return whether that was done, and can be again."""
         full = len(self.opened.all) >= self.most
         idle = self.opened.dispensable() if full else None
         if full and not idle:

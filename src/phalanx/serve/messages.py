@@ -89,13 +89,13 @@ FromWorker = Ready | Failed | Reply | Pong
 
 
 def encode(message: ToWorker | FromWorker) -> bytes:
-    """A message as it is sent."""
+    """Return a message as it is sent."""
     body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return len(body).to_bytes(SIZE, "big") + body
 
 
 def decode(stream: BinaryIO) -> Any:
-    """The next message of a stream, for who may wait for it; EOFError where none comes any more."""
+    """Return the next message of a stream, for who may wait for it. EOFError where none comes any more."""
     head = stream.read(SIZE)
     body = stream.read(int.from_bytes(head, "big")) if len(head) == SIZE else b""
     if not body or len(body) < int.from_bytes(head, "big"):

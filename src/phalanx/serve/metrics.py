@@ -1,4 +1,4 @@
-"""The numbers that Prometheus is told."""
+"""The server's numbers, for Prometheus."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -24,11 +24,11 @@ class Metrics:
         ready = Gauge("phalanx_ready", "1 once the models are loaded.", registry=self.registry)
         ready.set_function(lambda: float(pool.ready))
 
-    def told(self, path: str, status: int, seconds: float) -> None:
+    def observe(self, path: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
 
     def text(self) -> bytes:
-        """All of them in the form that Prometheus reads."""
+        """Return all of them in the form that Prometheus reads."""
         return generate_latest(self.registry)

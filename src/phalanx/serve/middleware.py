@@ -1,5 +1,5 @@
-"""What a request must pass before it is read: its size, and a key where the server asks for one. Plain ASGI, so that a
-stream stays a stream and ends when its reader leaves.
+"""Checks that a request passes before it is read: its size, and a key where the server asks for one. Plain ASGI, so
+that a stream stays a stream and ends when its reader leaves.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ class Left(Exception):
 
 
 class Middleware:
-    """Around an app: limits, keys, an end to what nobody waits for; `told` of each request's path, status, seconds.
-    `pages` are HTML by their paths, to which browsers are told what they may do. While `draining` every answer is the
-    last on its connection.
+    """Middleware around an app: limits, keys, an end to what nobody waits for; `observe` is called with each request's
+    path, status and seconds. `pages` are HTML by their paths, to which browsers are told what they may do. While
+    `draining` every answer is the last on its connection.
     """
 
-    def __init__(self, app: Any, limit: int, keys: Sequence[str], told: Callable[[str, int, float], None],
+    def __init__(self, app: Any, limit: int, keys: Sequence[str], observe: Callable[[str, int, float], None],
                  pages: Mapping[str, str]) -> None:  # fmt: skip
-        self.app, self.limit, self.keys, self.told = app, limit, [key.encode() for key in keys], told
+        self.app, self.limit, self.keys, self.observe = app, limit, [key.encode() for key in keys], observe
         self.policies = {path: policy(html) for path, html in pages.items()}
         self.draining = False
         self.held = 0  # bytes of the bodies of all requests under way
@@ -68,7 +68,7 @@ class Middleware:
             with suppress(Left):
                 await self._request(scope, receive, sent)
         finally:
-            self.told(getattr(scope.get("route"), "path", "other"), status or 499, time.monotonic() - began)
+            self.observe(getattr(scope.get("route"), "path", "other"), status or 499, time.monotonic() - began)
 
     def _headers(self, path: str) -> list[tuple[bytes, bytes]]:
         close = [(b"connection", b"close")] if self.draining else []
@@ -107,8 +107,8 @@ class Middleware:
             self.held -= len(body)
 
     async def _read(self, body: bytearray, receive: Receive) -> tuple[int, str] | None:
-        """Read the whole body, which counts as held from its first byte; status and message where it is too much, alone
-        or with those of others. Left where the rest does not come.
+        """Read the whole body, which counts as held from its first byte. Return a status and a message where it is too
+        much, alone or with those of others. Left where the rest does not come.
         """
         more = True
         while more:
@@ -132,10 +132,10 @@ class Middleware:
         return f"the body is larger than {self.limit} bytes"
 
     def _known(self, header: bytes) -> bool:
-        """Compares with every key, in a time that does not tell how much was right."""
+        """Compare a header with every key, in a time that does not tell how much was right."""
         kind, _, given = header.partition(b" ")
-        found = [hmac.compare_digest(given, key) for key in self.keys]
-        return kind.lower() == b"bearer" and any(found)
+        matches = [hmac.compare_digest(given, key) for key in self.keys]
+        return kind.lower() == b"bearer" and any(matches)
 
 
 async def _while_there(app: Callable[[Receive], Awaitable[None]], body: bytes, receive: Receive) -> None:
@@ -183,13 +183,13 @@ async def _refuse(send: Send, status: int, message: str) -> None:
 
 
 def policy(html: str) -> str:
-    """What a browser lets a page of ours do: run the scripts and styles that are written in it, by their hashes, and
-    ask the server that it came from. Nothing else, and in no frame of others.
+    """Return the content security policy of one of the server's pages: it may run the scripts and styles that are
+    written in it, by their hashes, and ask the server that it came from. Nothing else, and in no frame of others.
     """
 
     def hashes(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-        digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in found]
+        blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in blocks]
         return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
     return (f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
@@ -197,7 +197,7 @@ def policy(html: str) -> str:
 
 
 def read_keys(file: Path) -> list[str]:
-    """The keys of a file, one a line; InputError where there is none, or the file cannot be read."""
+    """Return the keys of a file, one a line. InputError where it holds none or cannot be read."""
     try:
         keys = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as failed:

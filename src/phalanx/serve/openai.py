@@ -1,4 +1,4 @@
-"""OpenAI's completions and embeddings from the pool's results."""
+"""Responses in OpenAI's form, completions and embeddings, from the pool's results."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ class Text:
         self.stops, self.held, self.stopped = stops, "", False
 
     def add(self, piece: str, last: bool) -> str:
-        """Add a piece, maybe the last; the text that can be told now."""
+        """Add a piece, maybe the last. Return the text that can be sent now."""
         whole = self.held + piece
         cuts = [at for stop in self.stops if (at := whole.find(stop)) >= 0]
         if cuts:
@@ -35,7 +35,7 @@ class Text:
 
 
 def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of a text may begin `stop`."""
+    """Return how many characters at the end of a text may begin `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
@@ -52,18 +52,21 @@ class Part(NamedTuple):
 
 
 class Logprobs:
-    """What is known of a completion's tokens; those that begin past the text that was told wait for it."""
+    """Log probabilities of a completion's tokens. Those of tokens that begin past the text that was sent
+    wait for it.
+    """
 
     def __init__(self) -> None:
         self.held: deque[Entry] = deque()
 
     def add(self, entries: Sequence[Entry], length: int, rest: bool) -> list[Entry]:
-        """Take the tokens of the next `length` characters of text, or all that are left."""
+        """Add `entries`. Return those of the next `length` characters of text, or all that are left."""
         self.held.extend(entries)
-        told = []
+
+        ready = []
         while self.held and (rest or self.held[0][3] < length):
-            told.append(self.held.popleft())
-        return told
+            ready.append(self.held.popleft())
+        return ready
 
 
 class Completing:
@@ -76,39 +79,40 @@ class Completing:
         prompts = [prompt for prompt in asked.prompt for _ in range(asked.n or 1)]
         self.jobs = [{"prompt": prompt, "options": asked.options(index, self.seed), "echo": asked.echo}
                      for index, prompt in enumerate(prompts)]  # fmt: skip
-        self.said = self.given = 0  # tokens
+        self.prompt_tokens = self.completion_tokens = 0
 
     async def whole(self) -> dict[str, Any]:
-        """The response as JSON when nothing is streamed. Refused, or an ExceptionGroup of it."""
+        """Return the response as JSON when nothing is streamed. Refused, or an ExceptionGroup of it."""
         parts: list[list[Part]] = [[] for _ in self.jobs]
         await self._complete(self._submit(), lambda index, part: parts[index].append(part))
-        choices = [self._choice(index, found) for index, found in enumerate(parts)]
+        choices = [self._choice(index, completion) for index, completion in enumerate(parts)]
         return {**self.head, "object": "text_completion", "choices": choices, "usage": self.usage()}
 
     async def events(self) -> AsyncIterator[str]:
-        """The response as server-sent events; an error that comes too late for a status is an event too. Refused before
-        the first.
+        """Yield the response as server-sent events. An error that comes too late for a status is an event too. Refused
+        before the first.
         """
-        found: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        choices: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
-        def tell(index: int, part: Part) -> None:
+        def enqueue(index: int, part: Part) -> None:
             if any(part):
-                found.put_nowait(self._choice(index, [part]))
+                choices.put_nowait(self._choice(index, [part]))
 
-        pending, told = self._submit(), False
-        task = asyncio.create_task(self._complete(pending, tell))
-        task.add_done_callback(lambda _: found.put_nowait(None))
+        pending, begun = self._submit(), False
+        task = asyncio.create_task(self._complete(pending, enqueue))
+        task.add_done_callback(lambda _: choices.put_nowait(None))
+
         try:
-            while (choice := await found.get()) is not None:
+            while (choice := await choices.get()) is not None:
                 yield self._event({"choices": [choice]})
-                told = True
+                begun = True
             await task
             if (self.asked.stream_options or {}).get("include_usage"):
                 yield self._event({"choices": [], "usage": self.usage()})
             yield "data: [DONE]\n\n"
         except ExceptionGroup as group:
             refused = first_refused(group)
-            if not told:
+            if not begun:
                 raise refused from None
             yield f"data: {json.dumps({'error': error(refused.status, refused.message)})}\n\n"
         finally:
@@ -117,33 +121,37 @@ class Completing:
                 each.close()
 
     def _submit(self) -> list[Pending]:
-        """All jobs of the request at once; Refused where they cannot be done."""
+        """Submit all jobs of the request at once. Refused where they cannot be done."""
         return self.pool.submit(self.model, "complete", self.jobs, self.asked.timeout)
 
-    async def _complete(self, pending: Sequence[Pending], tell: Callable[[int, Part], None]) -> None:
-        """Call `tell` with the parts of all completions as they come; the first that fails ends the others."""
+    async def _complete(self, pending: Sequence[Pending], on_part: Callable[[int, Part], None]) -> None:
+        """Call `on_part` with the parts of all completions as they come. The first that fails ends the others."""
 
-        async def one(index: int) -> None:
+        async def forward(index: int) -> None:
             async for part in self._parts(index, pending[index]):
-                tell(index, part)
+                on_part(index, part)
 
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(len(pending)):
-                    group.create_task(one(index))
+                    group.create_task(forward(index))
         finally:
             for each in pending:
                 each.close()
 
     def usage(self) -> dict[str, int]:
-        """How many tokens were given and said, as OpenAI's clients expect it."""
-        return {"prompt_tokens": self.given, "completion_tokens": self.said, "total_tokens": self.given + self.said}
+        """Return how many tokens the prompts and the completions have, as OpenAI's clients expect it."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
 
     def _event(self, what: dict[str, Any]) -> str:
         return f"data: {json.dumps({**self.head, 'object': 'text_completion', **what}, ensure_ascii=False)}\n\n"
 
     def _choice(self, index: int, parts: Sequence[Part]) -> dict[str, Any]:
-        """A completion, or the next part of one, as OpenAI's clients expect it."""
+        """Return a completion, or the next part of one, as OpenAI's clients expect it."""
         logprobs = None
         if self.asked.logprobs is not None:
             entries = [entry for part in parts for entry in part.entries]
@@ -152,13 +160,13 @@ class Completing:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": why}
 
     async def _parts(self, index: int, pending: Pending) -> AsyncIterator[Part]:
-        """The parts of a completion as they come."""
-        text, logprobs, length, said, first = Text(self.asked.stop or []), Logprobs(), 0, 0, True
+        """Yield the parts of a completion as they come."""
+        text, logprobs, length, counted, first = Text(self.asked.stop or []), Logprobs(), 0, 0, True
         with closing(pending):
             async for part, last in pending:
-                self.said += part["said"] - said
-                self.given += part["prompt"] if first and index % (self.asked.n or 1) == 0 else 0
-                said, first = part["said"], False
+                self.completion_tokens += part["said"] - counted
+                self.prompt_tokens += part["prompt"] if first and index % (self.asked.n or 1) == 0 else 0
+                counted, first = part["said"], False
                 piece = part["echo"] + text.add(part["text"], last)
                 length += len(piece)
                 why = "stop" if text.stopped else part["why"] if last else ""
@@ -168,25 +176,25 @@ class Completing:
 
 
 def first_refused(group: BaseExceptionGroup[Any]) -> Refused:
-    """What ended the tasks of a group; it is raised where that is no refusal."""
-    found: Any = group.exceptions[0]
-    if not isinstance(found, Refused):
-        raise found
-    return found
+    """Return the refusal that ended the tasks of a group. Another error is raised as it is."""
+    failure: Any = group.exceptions[0]
+    if not isinstance(failure, Refused):
+        raise failure
+    return failure
 
 
 async def embeddings(pool: WorkerPool, model: str, asked: Embeddings) -> dict[str, Any]:
-    """The response to a request for embeddings, as JSON. Refused where they cannot be had."""
-    found = await pool.ask(model, "embed", {"texts": asked.input}, asked.timeout)
+    """Return the response to a request for embeddings, as JSON. Refused where they cannot be had."""
+    result = await pool.ask(model, "embed", {"texts": asked.input}, asked.timeout)
     data = [
         {
             "object": "embedding",
             "index": index,
             "embedding": _packed(vector) if asked.encoding_format == "base64" else vector,
         }
-        for index, vector in enumerate(found["vectors"])
+        for index, vector in enumerate(result["vectors"])
     ]
-    usage = {"prompt_tokens": found["tokens"], "total_tokens": found["tokens"]}
+    usage = {"prompt_tokens": result["tokens"], "total_tokens": result["tokens"]}
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
 

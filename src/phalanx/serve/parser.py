@@ -18,7 +18,9 @@ class Parser(h11.Connection):
         self.body = body
 
     def next_event(self) -> Any:
-        """The next part of a request, as h11 gives it; the target of a request is the one on this server alone."""
+        """Return the next part of a request, as h11 gives it; the target of a request is the one on this
+        server alone.
+        """
         awaits_head = self.their_state is h11.IDLE
         before = len(self.trailing_data[0]) if awaits_head else 0
         event = super().next_event()
@@ -35,8 +37,8 @@ class Parser(h11.Connection):
 
 
 def _on_this_server(request: h11.Request) -> h11.Request:
-    """The request as if it were for a path here, where its target is a whole address (RFC 9112, 3.2.2); the host there
-    counts, and not the one in the header fields. RemoteProtocolError for an address without a host.
+    """Return the request as one for a path of this server, where its target is a whole address (RFC 9112, 3.2.2): the
+    address's host counts, not the one in the header fields. RemoteProtocolError for an address without a host.
     """
     if not request.target.lower().startswith((b"http://", b"https://")):
         return request

@@ -14,7 +14,7 @@ SLACK = 5.0  # seconds past its deadline in which a job may still be answered
 
 
 class Refused(Exception):
-    """A request that will not be done: what to tell, with an HTTP status, in how many seconds to come again, and which
+    """A request that will not be done: the message, with an HTTP status, in how many seconds to come again, and which
     field of the request is to blame.
     """
 
@@ -76,7 +76,7 @@ class Pending:
             yield reply.result, reply.last
 
     async def _next(self) -> Reply:
-        """The reply that comes next; one that refuses where that takes too long."""
+        """Return the reply that comes next, or one that refuses where that takes too long."""
         seconds = self.job.deadline + SLACK - time.monotonic()
         try:
             return await asyncio.wait_for(self.replies.get(), max(0.0, seconds))

@@ -1,4 +1,4 @@
-"""What clients send: OpenAI's shapes for completions and embeddings, plain ones for the rest."""
+"""Requests that clients send: OpenAI's shapes for completions and embeddings, plain ones for the rest."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -155,7 +155,7 @@ class Completion(OpenAI):
     echo: bool | None = False
 
     def options(self, number: int, seed: int) -> dict[str, Any]:
-        """The arguments of `Options` for the completion of this index."""
+        """Return the arguments of `Options` for the completion of this index."""
         temperature = 1.0 if self.temperature is None else self.temperature
         return {
             "max_tokens": 16 if self.max_tokens is None else self.max_tokens, "temperature": temperature,
@@ -165,7 +165,7 @@ class Completion(OpenAI):
 
 
 def error(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """What is wrong, as OpenAI's clients expect it; `param` is the field of the request that it is about."""
+    """Return an error as OpenAI's clients expect it; `param` is the field of the request that it is about."""
     kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
     codes = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
     if status == 404 and param == "model":

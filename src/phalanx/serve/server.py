@@ -39,20 +39,22 @@ class Options:
 
 
 def specs(models: Sequence[str], backend: str, precision: str) -> list[WorkerSpec]:
-    """Models by name: NAME=SOURCE, or the last part of the source."""
-    found: dict[str, WorkerSpec] = {}
+    """Return the models to serve: NAME=SOURCE, or a source, whose last part is the name. InputError where names collide
+    or a source is no folder.
+    """
+    by_name: dict[str, WorkerSpec] = {}
     for model in models:
         name, equals, given = model.partition("=")
         source = ModelSource.of(given if equals else model)
         name = name if equals else source.folder.resolve().name
-        if name in found:
+        if name in by_name:
             raise InputError(f"two models are called {name}; call one otherwise: NAME={source}")
         if not name:
             raise InputError(f"{model!r} names no model; give a run, hf:FOLDER, or NAME= before either")
         if not source.folder.is_dir():
             raise InputError(f"{source} is no folder; give a run, or hf:FOLDER")
-        found[name] = WorkerSpec(name, str(source._replace(folder=source.folder.absolute())), backend, precision)
-    return list(found.values())
+        by_name[name] = WorkerSpec(name, str(source._replace(folder=source.folder.absolute())), backend, precision)
+    return list(by_name.values())
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -72,21 +74,24 @@ def serve(models: Sequence[WorkerSpec], options: Options) -> None:
         raise InputError(f"--budget {options.budget}: give seconds")
     if options.workers > (most := max(16, 4 * processor.cpus())):  # every one holds the models
         raise InputError(f"--workers {options.workers}: {processor.cpus()} CPUs can be used here; give {most} at most")
+
     keys = read_keys(options.keys) if options.keys else []
     listening = _listening(options.host, options.port)
     gpus = torch.cuda.device_count()
     devices: list[int | None] = [*range(gpus)] if gpus else [None] * options.workers
     threads = options.threads or max(1, processor.cpus() // len(devices))
+
     sweep()
     pool = WorkerPool(models, devices, threads, options.queue, options.budget)
     app = make(pool)
-    guard = Middleware(app, options.body, keys, app.state.metrics.told, app.state.pages)
+    guard = Middleware(app, options.body, keys, app.state.metrics.observe, app.state.pages)
     server = HttpServer(guard, listening, raise_files(), math.ceil(options.budget) + GRACE, guard.drain)
 
     def stop() -> None:
         server.should_exit = True
 
     pool.on_failure = stop
+
     names, port = ", ".join(model.name for model in models), listening.getsockname()[1]
     print(f"phalanx: http://{options.host}:{port} serves {names}; /ready says when", flush=True)
     server.run()

@@ -14,7 +14,7 @@ class StrictRequest(Request):
     """A request whose body is strict JSON, each key of an object once."""
 
     async def json(self) -> Any:
-        """The body; JSONDecodeError where it is none."""
+        """Return the body. JSONDecodeError where it is no JSON."""
         try:
             return parse_json(await self.body(), unique=True)
         except json.JSONDecodeError:
@@ -27,7 +27,7 @@ class StrictRoute(APIRoute):
     """A route whose requests are StrictRequests."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler of each request."""
+        """Return the handler of each request."""
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:

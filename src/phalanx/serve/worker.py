@@ -72,7 +72,7 @@ def work(
 
 
 def _loaded(spec: WorkerSpec, scratch: str) -> EncoderModel | DecoderModel:
-    """The model of `spec`, whose errors call it by its name, for they go to clients."""
+    """Load the model of `spec`. Its errors call it by the name it is served under, for they go to clients."""
     model = load(spec.source, spec.backend, spec.precision, scratch=scratch)
     model.bundle = replace(model.bundle, run=Path(spec.name))
     model.ready()
@@ -98,11 +98,11 @@ class Mail:
         self.pipe.sendall(encode(message))
 
     def poll(self) -> bool:
-        """Whether something has come."""
+        """Return whether something has come."""
         return not self.come.empty()
 
     def recv(self) -> ToWorker:
-        """The next message; EOFError once the server is gone."""
+        """Wait for the next message. EOFError once the server is gone."""
         message = self.come.get()
         if message is None:
             raise EOFError
@@ -134,6 +134,7 @@ class Worker:
                 self._answer(batch)
                 self.owed = time.monotonic() - began
                 return
+
         for gpt in {id(text.gpt): text.gpt for text in self.texts.values()}.values():
             self._step(gpt)
         self.owed -= time.monotonic() - began
@@ -158,7 +159,7 @@ class Worker:
             text.gpt.engine.cancel(text.request)
 
     def _next_batch(self) -> list[Job]:
-        """The oldest job, and others like it; one large job may be more than the rest would have been."""
+        """Take the oldest job and others like it. One large job may be more than the rest would have been."""
         now, batch, rest, size = time.monotonic(), list[Job](), deque[Job](), 0
         while self.waiting:
             job = self.waiting.popleft()
@@ -187,6 +188,7 @@ class Worker:
             for job in batch:
                 self._answer([job])
             return
+
         for job, result in zip(batch, results, strict=True):
             self.pipe.send(Reply(job.number, result))
 
@@ -207,39 +209,42 @@ class Worker:
             gpt.engine.step()
         for number, text in mine.items():
             if number in self.texts:
-                self._tell(number, text)
+                self._send_news(number, text)
 
-    def _tell(self, number: int, text: Writing) -> None:
-        """What is new of a text, or why it cannot be had."""
+    def _send_news(self, number: int, text: Writing) -> None:
+        """Send what is new of a text, or why it cannot be had."""
         ended = text.request.ended
         if ended:
             del self.texts[number]
         if ended == "broken":
             self.pipe.send(Reply(number, str(text.gpt.bundle.broken()), status=500))
-        elif (told := text.news()) is not None:
-            self.pipe.send(Reply(number, told, last=bool(ended)))
+        elif (news := text.news()) is not None:
+            self.pipe.send(Reply(number, news, last=bool(ended)))
 
 
-def alike(one: Job, other: Job) -> bool:
-    """Whether two jobs can be computed together."""
-    return (one.model, one.kind) == (other.model, other.kind)
+def alike(first: Job, second: Job) -> bool:
+    """Return whether two jobs can be computed together."""
+    return (first.model, first.kind) == (second.model, second.kind)
 
 
 def compute(model: EncoderModel | DecoderModel, kind: str, asked: Sequence[dict[str, Any]]) -> list[Any]:
-    """The results of questions of one kind to a BERT."""
+    """Return the results of questions of one kind to a BERT. InputError where the model is a GPT."""
     if not isinstance(model, EncoderModel):
         raise InputError("this model continues texts; use /v1/completions")
+
     if kind == "answer":
-        return [found._asdict() for found in model.answers([(one["question"], one["context"]) for one in asked])]
+        return [answer._asdict() for answer in model.answers([(job["question"], job["context"]) for job in asked])]
     if kind == "classify":
-        texts = [(one["text"], one["pair"]) if one["pair"] else one["text"] for one in asked]
-        return [found._asdict() for found in model.predict(texts)]
+        texts = [(job["text"], job["pair"]) if job["pair"] else job["text"] for job in asked]
+        return [prediction._asdict() for prediction in model.predict(texts)]
     if kind == "fill":
-        filled = model.fills([(one["text"], one["top"]) for one in asked])
+        filled = model.fills([(job["text"], job["top"]) for job in asked])
         return [[blank._asdict() for blank in blanks] for blanks in filled]
     assert kind == "embed"
-    flat = [text for one in asked for text in one["texts"]]
-    found, counts = model.embedded(flat)
-    vectors, each = iter(found.tolist()), iter(counts)
-    return [{"vectors": [next(vectors) for _ in one["texts"]], "tokens": sum(next(each) for _ in one["texts"])}
-            for one in asked]  # fmt: skip
+
+    # One batch for the texts of all jobs; what comes out is dealt out again in the same order.
+    flat = [text for job in asked for text in job["texts"]]
+    embeddings, counts = model.embedded(flat)
+    vectors, each = iter(embeddings.tolist()), iter(counts)
+    return [{"vectors": [next(vectors) for _ in job["texts"]], "tokens": sum(next(each) for _ in job["texts"])}
+            for job in asked]  # fmt: skip

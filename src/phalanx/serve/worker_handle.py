@@ -69,8 +69,8 @@ class WorkerHandle:
             self.posted.set()
 
     def check(self, seconds: float, limit: float) -> None:
-        """Called every so many seconds: kill a process that has said nothing for longer than `limit`, or loads for
-        ever; ask the others for a sign of life.
+        """Look after the process, every so many seconds: kill one that has sent nothing for longer than `limit`, or
+        loads for ever; ask the others for a sign of life.
 
         Silence is the sum of these seconds rather than a difference of times, so that it does not grow while this
         process itself is stopped.
@@ -97,7 +97,7 @@ class WorkerHandle:
                 self.restarts += 1
 
     async def _live(self) -> str:
-        """Start the process and speak with it until it ends; why it did."""
+        """Start the process and speak with it until it ends. Return why it did."""
         self.silence = 0.0
         try:
             ours, theirs = socket.socketpair()
@@ -121,7 +121,9 @@ class WorkerHandle:
                 await asyncio.to_thread(_end, process, patience)
 
     async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-        """Send and listen until the worker ends; why it did. A defect in either is raised, in an ExceptionGroup."""
+        """Send and listen until the worker ends. Return why it did. A defect in either is raised, in an
+        ExceptionGroup.
+        """
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(self._send(writer))
             why = await self._listen(reader)
@@ -129,7 +131,7 @@ class WorkerHandle:
         return why
 
     async def _listen(self, reader: asyncio.StreamReader) -> str:
-        """Take what the worker says until it ends; why it did."""
+        """Take what the worker sends until it ends. Return why it did."""
         began = time.monotonic()
         while True:
             try:
@@ -137,6 +139,7 @@ class WorkerHandle:
                 message: FromWorker = pickle.loads(await reader.readexactly(int.from_bytes(size, "big")))
             except (asyncio.IncompleteReadError, OSError):
                 return "a computing process ended unexpectedly" if self.models else ENDED
+
             self.silence = 0.0
             if isinstance(message, Failed):
                 return message.message

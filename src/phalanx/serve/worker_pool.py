@@ -76,12 +76,12 @@ class WorkerPool:
         return sum(len(worker.waiting) for worker in self.workers)
 
     async def ask(self, model: str, kind: str, asked: dict[str, Any], seconds: float | None = None) -> Any:
-        """A job's whole result. Refused where it cannot be had."""
+        """Return a job's whole result. Refused where it cannot be had."""
         [pending] = self.submit(model, kind, [asked], seconds)
         with closing(pending):
             async for result, _ in pending:
-                found = result
-        return found
+                whole = result
+        return whole
 
     def submit(self, model: str, kind: str, asked: Sequence[dict[str, Any]], seconds: float | None = None
                ) -> list[Pending]:  # fmt: skip
@@ -89,19 +89,19 @@ class WorkerPool:
         Nobody else has a turn between the decision and the last of them, so that all are counted for the next request.
         """
         self._admit(kind, len(asked), seconds)
-        budget, found = min(seconds or self.budget, self.budget), list[Pending]()
+        budget, admitted = min(seconds or self.budget, self.budget), list[Pending]()
         try:
-            for one in asked:
-                job = Job(next(self.numbers), model, kind, one, time.monotonic() + budget)
-                found.append(Pending(self._least_busy(), job, self.pace[kind]))
+            for fields in asked:
+                job = Job(next(self.numbers), model, kind, fields, time.monotonic() + budget)
+                admitted.append(Pending(self._least_busy(), job, self.pace[kind]))
         except BaseException:
-            for pending in found:
+            for pending in admitted:
                 pending.close()
             raise
-        return found
+        return admitted
 
     def _admit(self, kind: str, count: int, seconds: float | None) -> None:
-        """Refused where so many jobs are too many, ever or now."""
+        """Raise Refused where so many jobs are too many, ever or now."""
         if count > self.queue:
             raise Refused(400, f"{count} texts are asked for at once, this server takes {self.queue}; ask for fewer")
         beside = self._least_busy().beside[kind]

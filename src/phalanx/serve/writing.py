@@ -1,4 +1,4 @@
-"""A completion as it grows in the process that computes, told in parts: text, and logarithms of probabilities."""
+"""A completion as it grows in a worker, sent in parts: text, and log probabilities."""
 
 from collections import deque
 from dataclasses import replace
@@ -32,43 +32,50 @@ class Writing:
         self.offsets: deque[int] = deque(self._prompt_offsets() if options.prompt_logprobs else ())
 
     def news(self) -> dict[str, Any] | None:
-        """The text that has come since the last call; None while there is none."""
+        """Return the text that has come since the last call, with its log probabilities where they are wanted; None
+        while there is none.
+        """
         request, text = self.request, ""
         fresh, request.fresh = request.fresh, []
         for token in fresh:
             self.offsets.append(self.length + len(text))
             text += self.pieces.add(token)
+
         self.length += len(text)
         if not text and not request.ended:
             return None
-        told: dict[str, Any] = {"text": text, "said": request.generated, "prompt": request.prompt, "echo": self.echo}
+
+        part: dict[str, Any] = {"text": text, "said": request.generated, "prompt": request.prompt, "echo": self.echo}
         self.echo = ""
         if request.options.logprobs is not None:
             scored, request.scored = request.scored, []
-            told["logprobs"] = [self._entry(one, self.offsets.popleft()) for one in scored]
+            part["logprobs"] = [self._entry(each, self.offsets.popleft()) for each in scored]
+
         if request.ended:
-            told |= {"text": text + self.pieces.rest(), "why": request.ended}
-        return told
+            part |= {"text": text + self.pieces.rest(), "why": request.ended}
+        return part
 
     def _prompt_offsets(self) -> list[int]:
-        """Where in the text each of the prompt's tokens begins."""
+        """Return where in the text each of the prompt's tokens begins, in characters."""
         pieces, offsets, length = Pieces(self.gpt.tokenizer, []), list[int](), 0
         for token in self.request.tokens:
             offsets.append(min(length, len(self.echo)))
             length += len(pieces.add(token))
         return offsets
 
-    def _entry(self, one: Scored, offset: int) -> tuple[str, float | None, dict[str, float] | None, int]:
-        """A token, its logarithm, those of the likeliest with its own among them, and where in the text it begins."""
-        name = shown(self.gpt.tokenizer, one.token)
-        if one.logprob is None:
+    def _entry(self, scored: Scored, offset: int) -> tuple[str, float | None, dict[str, float] | None, int]:
+        """Return a token, its log probability, those of the likeliest with its own among them, and where in the text it
+        begins.
+        """
+        name = shown(self.gpt.tokenizer, scored.token)
+        if scored.logprob is None:
             return name, None, None, offset
-        top = {shown(self.gpt.tokenizer, token): value for token, value in reversed(one.top)}  # the likelier stays
-        return name, one.logprob, top | {name: one.logprob}, offset
+        top = {shown(self.gpt.tokenizer, token): value for token, value in reversed(scored.top)}  # the likelier stays
+        return name, scored.logprob, top | {name: scored.logprob}, offset
 
 
 def shown(tokenizer: Tokenizer, token: int) -> str:
-    """A token as text; one that is no whole character as its bytes, the way OpenAI writes them."""
+    """Return a token as text; one that is no whole character as its bytes, the way OpenAI writes them."""
     text = tokenizer.decode([token])
     if "\N{REPLACEMENT CHARACTER}" not in text:
         return text
