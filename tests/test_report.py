@@ -18,7 +18,7 @@ from phalanx.report import Curve, Mark, Panel, Section, curve_png, open_runs, pa
 from phalanx.report.canvas import SIZE
 from phalanx.report.curves import smooth
 from phalanx.report.html import code, paragraph, quote, table
-from phalanx.report.runs import differences, summary, verdict
+from phalanx.report.runs import differences, summary, warning
 from phalanx.run.records import FILE
 
 
@@ -102,8 +102,8 @@ def test_what_differs(tmp_path: Path) -> None:
 def test_overfitting_needs_a_clear_rise(tmp_path: Path) -> None:
     falling, fresh, rising = open_runs([make(tmp_path / str(best), best=best) for best in (100, 90, 50)])
     (level,) = open_runs([make(tmp_path / "level", best=50, slope=0.0001)])
-    assert [verdict(run) for run in (falling, fresh, level)] == ["", "", ""]
-    assert "rose from 3.0000 to 3.5000" in verdict(rising)
+    assert [warning(run) for run in (falling, fresh, level)] == ["", "", ""]
+    assert "rose from 3.0000 to 3.5000" in warning(rising)
     (loss, *_), (calm, *_) = panels([rising]), panels([falling])
     assert [(mark.step, mark.value, mark.end) for mark in loss.marks] == [(50, 3.0, None), (50, None, 100)]
     assert [(mark.step, mark.value, mark.end) for mark in calm.marks] == [(100, 3.0, None)]
