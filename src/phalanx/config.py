@@ -253,7 +253,7 @@ class LogConfig(Section):
 
 
 class Config(Section):
-    """A run."""
+    """The whole configuration of a run, by its sections."""
 
     task: str = "clm"
     """What is learned: clm, mlm; of labelled files classes, value, span, choice, tokens, completion; or module:Name."""

@@ -27,10 +27,10 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` at the end of the block, or is removed where that fails.
+    """Make a folder to fill, which becomes `path` at the end of the block, or is removed where that fails.
 
-    Its own name is one that nothing had: what lies beside `path` stays. InputError where `path` is there already and
-    is no empty folder.
+    Its own name is one that nothing had: what lies beside `path` stays. InputError where `path` is there already and is
+    no empty folder.
     """
     if _taken(path):
         raise _there_already(path)
@@ -49,7 +49,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _taken(path: Path) -> bool:
-    """Whether there is something at `path` that is no empty folder."""
+    """Return whether there is something at `path` that is no empty folder."""
     empty = path.is_dir() and not any(path.iterdir())
     return (path.exists() or path.is_symlink()) and not empty
 
@@ -59,7 +59,7 @@ def _there_already(path: Path) -> InputError:
 
 
 def _umask() -> int:
-    """The process's umask, which can be asked for only by setting it."""
+    """Return the process's umask, which can be asked for only by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

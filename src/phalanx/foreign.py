@@ -46,7 +46,7 @@ def reading(path: Path, remedy: str = ANEW) -> Iterator[None]:
 
 
 def unreadable(path: Path, reason: str, remedy: str = ANEW) -> InputError:
-    """The error to raise for a file that a library refuses: what it said, and what would do."""
+    """Return the error to raise for a file that a library refuses: its reason, and what would do."""
     if _is_pointer(path):
         return InputError(f"{path} is a pointer of Git LFS, not the file itself; fetch that with: git lfs pull")
     return InputError(f"{path} cannot be read ({reason}); {remedy}")
@@ -61,13 +61,13 @@ def _is_pointer(path: Path) -> bool:
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where it has none."""
+    """Return the first line of an error's message, or the name of its type where it has none."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. InputError for anything else, NaN and Infinity among it, which JSON has not."""
+    """Return the object in a JSON file. InputError for anything else, NaN and Infinity among it, which JSON has not."""
     content = _json(path, "it is to be one JSON object in UTF-8")
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:
-    """The list of objects in a JSON file. InputError for anything else."""
+    """Return the list of objects in a JSON file. InputError for anything else."""
     content = _json(path, "it is to be one JSON list in UTF-8")
     if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
         raise InputError(f"{path} holds no JSON list of objects")
@@ -88,8 +88,8 @@ def _json(path: Path, remedy: str) -> Any:
 
 
 def complaint(file: Path | str, error: ValidationError, names: Mapping[str, str]) -> InputError:
-    """The error to raise for the first thing that a schema found wrong in a file, by its dotted name there. `names`
-    has the file's name of a key by ours.
+    """Return the error to raise for the first thing that a schema found wrong in a file, by its dotted name there.
+    `names` has the file's name of a key by ours.
     """
     first = error.errors()[0]
     key, *within = map(str, first["loc"])
@@ -100,7 +100,7 @@ def complaint(file: Path | str, error: ValidationError, names: Mapping[str, str]
 
 
 def short(value: Any) -> str:
-    """A value of any size and depth as one short line."""
+    """Return a value of any size and depth as one short line."""
     try:
         return _SHORT.repr(value).replace("\n", " ")
     except ValueError:  # Python's limit

@@ -28,7 +28,7 @@ ELSEWHERE = {
 
 
 def keys_in(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
-    """Every key of a configuration in order: its dotted name, its value, what is known of it."""
+    """Yield every key of a configuration in order: its dotted name, its value, its field."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Section):
@@ -39,12 +39,14 @@ def keys_in(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, Field
 
 @cache
 def known_keys(owners: Owners) -> dict[str, FieldInfo]:
-    """What is known of each key of a family and an optimizer, by its dotted name. InputError where there is none."""
+    """Return the field of each key of a family and an optimizer, by its dotted name. InputError where there is no such
+    family or optimizer.
+    """
     return {name: field for name, _, field in keys_in(_default(owners))}
 
 
 def _default(owners: Owners) -> Config:
-    """The configuration of a family and an optimizer in which no key is given."""
+    """Return the configuration of a family and an optimizer in which no key is given."""
     section_of(owners.family)  # where there is none, said in its own words
     optimizer_of(owners.optimizer)
     try:
@@ -56,24 +58,26 @@ def _default(owners: Owners) -> Config:
 
 
 def field_of(key: str, owners: Owners) -> FieldInfo:
-    """What is known of a key of a configuration; InputError with the nearest known key when there is none."""
+    """Return the field of a key of a configuration. InputError with the nearest known key when there is none."""
     known = known_keys(owners)
     if key in known:
         return known[key]
     if key in Config.model_fields:
         raise InputError(f"{key} is a section, not a key; write {key}.KEY=value, or [{key}] and its keys in TOML")
+
     which, its = ("optim.name", owners.optimizer) if key.startswith("optim.") else ("model.family", owners.family)
-    for other in _bundled():
-        if key in known_keys(other):
-            name = other.optimizer if key.startswith("optim.") else other.family
+    for bundled in _bundled():
+        if key in known_keys(bundled):
+            name = bundled.optimizer if key.startswith("optim.") else bundled.family
             raise InputError(f"{key} is a key of {which}={name}, and {its} has none of that name")
+
     near = meant_by(key, known) or difflib.get_close_matches(key, [*known, *Config.model_fields], 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "`phalanx train --help --all` lists all"
     raise InputError(f"{key} is not a key of the configuration; {hint}")
 
 
 def all_keys() -> list[str]:
-    """The dotted names of all keys, those of every bundled family and optimizer among them."""
+    """Return the dotted names of all keys, those of every bundled family and optimizer among them."""
     return [*dict.fromkeys(key for owners in _bundled() for key in known_keys(owners))]
 
 
@@ -83,13 +87,13 @@ def _bundled() -> Iterator[Owners]:
 
 
 def keys_of(owners: Owners, sections: Collection[str]) -> list[str]:
-    """The dotted names of the keys of a family or an optimizer. InputError where there is no such one."""
+    """Return the dotted names of the keys of a family or an optimizer. InputError where there is no such one."""
     return [key for key in known_keys(owners) if key.partition(".")[0] in sections]
 
 
 def meant_by(name: str, keys: Collection[str] = ()) -> list[str]:
-    """Those of `keys`, by default of all, that `name` is, is the last part of, or is in other programs; none where it
-    is nothing known.
+    """Return the `keys`, by default of all, that a name means: its own, those whose last part it is, or the one that it
+    is called in other programs; none where it is nothing known.
     """
     keys, leaf = keys or all_keys(), name.rpartition(".")[2]
     same = [name] if name in keys else [key for key in keys if key.rpartition(".")[2] == leaf]
@@ -97,7 +101,8 @@ def meant_by(name: str, keys: Collection[str] = ()) -> list[str]:
 
 
 def help_text(only: Sequence[str] = (), owners: Owners | None = None) -> str:
-    """Every key, or those of `only` without their sections, with its default, what it may be, and what it does.
+    """Return the help of every key, or of those of `only` without their sections: its default, what it may be, and what
+    it does.
 
     Without `owners` those of `only` are keys that all families and optimizers share, and none is looked up.
     """
@@ -105,6 +110,7 @@ def help_text(only: Sequence[str] = (), owners: Owners | None = None) -> str:
         config = Config(model=ModelConfig(family=FAMILY), optim=OptimConfig(name=OPTIMIZER))
     else:
         config = _default(owners or Owners())
+
     lines, last = [], ""
     for key, value, field in keys_in(config):
         if only and key not in only:
@@ -119,11 +125,11 @@ def help_text(only: Sequence[str] = (), owners: Owners | None = None) -> str:
 
 
 def help_of_key(config: Config, key: str) -> str:
-    """The help text of a dotted key."""
+    """Return the help text of a dotted key."""
     section, _, leaf = key.rpartition(".")
     return help_of(type(getattr(config, section) if section else config), leaf)
 
 
 def doc_of(section: type[Section]) -> str:
-    """The help text of a section."""
+    """Return the help text of a section."""
     return (section.__doc__ or "").strip()

@@ -16,7 +16,9 @@ def mix(word: int) -> int:
 
 
 def key(*parts: int) -> int:
-    """A 32-bit key of any natural numbers: seed, step, the checksum of a name. Above 32 bits they count as several."""
+    """Return a 32-bit key of any natural numbers: seed, step, the checksum of a name. Above 32 bits they count as
+    several.
+    """
     folded = GOLDEN
     for part in parts:
         assert part >= 0

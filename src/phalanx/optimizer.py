@@ -1,4 +1,4 @@
-"""What an optimizer is: its [optim] section, which makes torch's optimizers and says what they keep, compute and send.
+"""The interface of optimizers: an [optim] section makes torch's optimizers and says what they keep, compute and send.
 
 It is known by its name in the registry, or by "module:Name". The planner asks it before there is any tensor, so a
 section says what it costs by the parameters of a model's description; torch is imported where `build` wants it.

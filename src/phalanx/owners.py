@@ -41,12 +41,12 @@ def without_former(mapping: Mapping[str, Any], known: Collection[str]) -> dict[s
     """Return a recipe without the keys that every section had once, where they hold what they then held by default.
     `known` are the dotted names of the keys that it may have.
     """
-    found = dict(mapping)
+    kept = dict(mapping)
     for name, former in FORMER.items():
         if isinstance(section := mapping.get(name), dict):
             left = [key for key, value in former.items() if f"{name}.{key}" not in known and section.get(key) == value]
-            found[name] = {key: value for key, value in section.items() if key not in left}
-    return found
+            kept[name] = {key: value for key, value in section.items() if key not in left}
+    return kept
 
 
 def without_others(mapping: Mapping[str, Any], its: Owners, owners: Owners) -> dict[str, Any]:

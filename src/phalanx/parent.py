@@ -1,4 +1,4 @@
-"""A process that must not outlive the one that started it."""
+"""Ties of a process to the one that started it, which it must not outlive."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the operating system says of the processor, and how much of it this process may use."""
+"""The processor as the operating system describes it, and how much of it this process may use."""
 
 import math
 import os
@@ -12,29 +12,31 @@ CAPS = "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"
 
 
 def name() -> str:
-    """The processor's model name, as its maker gives it."""
+    """Return the processor's model name, as its maker gives it."""
     return _facts().get("model name") or platform.processor() or platform.machine()
 
 
 def vendor() -> str:
-    """The processor's vendor string, such as GenuineIntel; nothing where that is not told."""
+    """Return the processor's vendor string, such as GenuineIntel; nothing where the system does not give it."""
     return _facts().get("vendor_id", "")
 
 
 def features() -> tuple[str, ...]:
-    """Extensions of its instruction set: avx2, avx512f, asimd, …"""
+    """Return the extensions of its instruction set: avx2, avx512f, asimd, …"""
     return tuple((_facts().get("flags") or _facts().get("Features") or "").split())
 
 
 def caps() -> tuple[str, ...]:
-    """The caps on instructions that the environment puts on oneDNN and MKL, as NAME=value. What torch's own kernels use
-    torch says itself.
+    """Return the caps on instructions that the environment puts on oneDNN and MKL, as NAME=value. What torch's own
+    kernels use torch says itself.
     """
     return tuple(f"{name}={value.lower()}" for name in CAPS if (value := os.environ.get(name)))
 
 
 def waited() -> float:
-    """Seconds in which the calling thread could have run and had no core, since it began; 0 where that is unknown."""
+    """Return the seconds in which the calling thread could have run and had no core, since it began; 0 where that is
+    unknown.
+    """
     try:
         _, nanoseconds, _ = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -56,7 +58,7 @@ def schedule_as_batch() -> None:
 
 @cache
 def _facts() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo, by name; none where there is no such file."""
+    """Return the first processor's lines of /proc/cpuinfo, by name; none where there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
     except OSError:
@@ -66,14 +68,15 @@ def _facts() -> dict[str, str]:
 
 
 def cpus(root: Path = Path("/")) -> int:
-    """CPUs that this process may use: its affinity, or the quota of its cgroups rounded up where that is less.
+    """Return how many CPUs this process may use: its affinity, or the quota of its cgroups rounded up where that is
+    less.
 
     A container is often given a share of all CPUs (`docker run --cpus 2`) rather than some of them: its affinity then
     names them all, and a thread for each would spend the quota in a part of every period and wait for the rest of it.
     `root` is where /proc and /sys are.
     """
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([here, *(math.ceil(quota) for quota in _quotas(root))]))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:

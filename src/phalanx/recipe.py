@@ -30,30 +30,32 @@ END = "# end"  # the last line of a dump, by which one that was cut off is known
 
 
 def names() -> dict[str, str]:
-    """The bundled recipes, each with the comment that opens it."""
+    """Return the bundled recipes, each with the comment that opens it."""
     return {path.stem: path.read_text().partition("\n")[0].lstrip("# ") for path in sorted(BUNDLED.glob("*.toml"))}
 
 
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a recipe and `section.key=value` words; InputError for what is unknown or out of range."""
+    """Return the configuration of a recipe and `section.key=value` words. InputError for what is unknown or out of
+    range.
+    """
     return validate(load_mapping(name_or_path, overrides))
 
 
 def from_words(words: Sequence[str]) -> Config:
-    """The configuration of `section.key=value` words, all else by default."""
+    """Return the configuration of `section.key=value` words, all else by default."""
     return validate(overridden({}, words))
 
 
 def load_dump(path: Path, trained: bool) -> Config:
-    """The configuration that was written to `path`. Where it is not to be `trained` an optimizer from outside the
-    package need not be there: of its keys those that all optimizers have are read.
+    """Return the configuration that was written to `path`. Where it is not to be `trained` an optimizer from outside
+    the package need not be there: of its keys those that all optimizers have are read.
     """
     mapping = read(path) if trained else shared_alone(read(path))
     return validate(without_former(mapping, known_keys(owners_of(mapping))))
 
 
 def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
-    """A recipe with its base (`extends = "name"`) under it and the overrides over it, as nested plain dicts."""
+    """Return a recipe with its base (`extends = "name"`) under it and the overrides over it, as nested plain dicts."""
     path = _find(name_or_path)
     mapping, below = read(path), Mapped()
     if (base := mapping.pop("extends", None)) is not None:
@@ -64,7 +66,7 @@ def load_mapping(name_or_path: str, overrides: Sequence[str] = ()) -> Mapped:
 
 
 def _merged(mapping: Mapped, below: Mapped, words: Sequence[str]) -> Mapped:
-    """A recipe laid over its base, both without the keys of an optimizer in whose place another is named."""
+    """Return a recipe laid over its base, both without the keys of an optimizer in whose place another is named."""
     whole = _lay(mapping, below)
     owners = owners_of(whole, words)
     whole = _lay(without_others(mapping, owners_of(whole), owners), without_others(below, owners_of(below), owners))
@@ -72,7 +74,7 @@ def _merged(mapping: Mapped, below: Mapped, words: Sequence[str]) -> Mapped:
 
 
 def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
-    """A mapping with `section.key=value` words laid over it."""
+    """Return a mapping with `section.key=value` words laid over it."""
     owners = owners_of(mapping, words)
     for word in words:
         key, equals, text = word.partition("=")
@@ -85,7 +87,7 @@ def overridden(mapping: Mapped, words: Sequence[str]) -> Mapped:
 
 
 def read(path: Path) -> Mapped:
-    """The content of a TOML file. InputError where it cannot be read."""
+    """Return the content of a TOML file. InputError where it cannot be read."""
     text = text_of(path)
     try:
         return tomllib.loads(text)
@@ -94,8 +96,8 @@ def read(path: Path) -> Mapped:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a mark at its beginning. InputError where it cannot be read, or is
-    in another encoding.
+    """Return the text of a file in UTF-8, with or without a mark at its beginning. InputError where it cannot be read,
+    or is in another encoding.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -111,7 +113,9 @@ def text_of(path: Path) -> str:
 
 
 def validate(mapping: Mapping[str, Any]) -> Config:
-    """The frozen configuration, the model's preset laid under it; InputError in one line for all that is wrong."""
+    """Return the frozen configuration, the model's preset laid under it; InputError in one line for all
+    that is wrong.
+    """
     owners = owners_of(mapping)
     for name, value in mapping.items():
         for key in [f"{name}.{leaf}" for leaf in value] if isinstance(value, Mapping) else [name]:
@@ -127,19 +131,19 @@ def validate(mapping: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         wrong = dict.fromkeys(".".join(map(str, complaint["loc"][:2])) for complaint in error.errors())
         first, *others = ((f"{key}={shown(_value(mapping, key))}", kind_of(field_of(key, owners))) for key in wrong)
-        more = "".join(f"; {said} neither, it takes {kind}" for said, kind in others[:MOST])
+        more = "".join(f"; {setting} neither, it takes {kind}" for setting, kind in others[:MOST])
         more += f" (and {len(others) - MOST} more like it)" * (len(others) > MOST)
         raise InputError(f"{first[0]} will not do; it takes {first[1]}{more}") from error
 
 
 def _value(mapping: Mapping[str, Any], key: str) -> Any:
-    """What stands at a dotted key."""
+    """Return the value at a dotted key."""
     section, _, leaf = key.rpartition(".")
     return mapping[section][leaf] if section else mapping[leaf]
 
 
 def dump(config: Config) -> str:
-    """`config` as TOML, every key with its help text; `load` gives back an equal value."""
+    """Return `config` as TOML, every key with its help text; `load` gives back an equal value."""
     lines = []
     for key, value, _ in keys_in(config):
         section, _, leaf = key.rpartition(".")
@@ -151,14 +155,14 @@ def dump(config: Config) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a dump, maybe changed by hand, is there to its end. One that was written before it had a line to say so
-    ended with the key print_every.
+    """Return whether a dump, maybe changed by hand, is there to its end. One that was written before it had a line to
+    say so ended with the key print_every.
     """
     return END in text.splitlines() or re.search(r"^print_every = \d+\n", text, re.MULTILINE) is not None
 
 
 def _find(name_or_path: str, beside: Path = Path()) -> Path:
-    """The file of a bundled recipe, or the path itself; `beside` is where a base's relative path begins."""
+    """Return the file of a bundled recipe, or the path itself; `beside` is where a base's relative path begins."""
     bundled = BUNDLED / f"{name_or_path}.toml"
     path = bundled if bundled.is_file() and "/" not in name_or_path else beside / name_or_path
     if path.is_file():
@@ -173,7 +177,7 @@ def _find(name_or_path: str, beside: Path = Path()) -> Path:
 
 
 def _lay(over: Mapped, under: Mapped) -> Mapped:
-    """`over` laid upon `under`, section by section."""
+    """Return `over` laid upon `under`, section by section."""
     merged = {**under, **over}
     for name in over.keys() & under.keys():
         if isinstance(over[name], dict) and isinstance(under[name], dict):
@@ -182,5 +186,5 @@ def _lay(over: Mapped, under: Mapped) -> Mapped:
 
 
 def _such_as(word: str) -> str:
-    """An example of an override: the one that is meant where a prepared set was named alone."""
+    """Return an example of an override: the one that is meant where a prepared set was named alone."""
     return f"; did you mean data.train={word}?" if Path(f"{word}.bin").is_file() else ", as train.steps=100"

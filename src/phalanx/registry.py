@@ -32,8 +32,8 @@ class Table:
     needs: tuple[str, ...]
 
     def find(self, name: str) -> Any:
-        """The object that the table or "module:Name" gives for `name`. InputError when there is none, or it lacks what
-        its kind needs.
+        """Return the object that the table or "module:Name" gives for `name`. InputError when there is none, or it
+        lacks what its kind needs.
         """
         known = ", ".join(self.places)
         module, _, attribute = self.places.get(name, name).partition(":")
@@ -41,16 +41,18 @@ class Table:
             near = difflib.get_close_matches(name, self.places, 1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise InputError(f"unknown {self.key} {name!r}{hint} Known: {known}, or module:Name")
+
         try:
             with _installed_alone():
-                found = getattr(importlib.import_module(module), attribute)
+                entry = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             hint = f"; is it installed, or in PYTHONPATH? {Path.cwd()} is not searched" if _lacks(error, module) else ""
             raise InputError(f"{self.key} {name!r} cannot be loaded: {error}{hint}") from error
-        if missing := [need for need in self.needs if not hasattr(found, need)]:
+
+        if missing := [need for need in self.needs if not hasattr(entry, need)]:
             others = f"; known: {known}" if known else ""
             raise InputError(f"{self.key} {name!r} is none: it has no {missing[0]}{others}")
-        return found
+        return entry
 
 
 @contextmanager
@@ -68,13 +70,15 @@ def _installed_alone() -> Iterator[None]:
 
 
 def names_source(name: str) -> bool:
-    """Whether a name of data, maybe with a weight behind @, is "module:Name" rather than the path of a prepared set."""
+    """Return whether a name of data, maybe with a weight behind @, is "module:Name" rather than the path of a prepared
+    set.
+    """
     place = name.partition("@")[0]
     return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", place) is not None and not Path(f"{place}.bin").exists()
 
 
 def _lacks(error: Exception, module: str) -> bool:
-    """Whether it is the module itself, or a package that it is in, which was not found."""
+    """Return whether it is the module itself, or a package that it is in, which cannot be found."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 
 

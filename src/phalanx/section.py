@@ -23,7 +23,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes true for the number 1."""
+        """Refuse true and false where a number is wanted: Python takes true for the number 1."""
         assert info.field_name
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("neither true nor false")
@@ -32,9 +32,10 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _a_number_has_64_bits(cls, value: Any) -> Any:
-        """TOML's have no more, and Python's own would not print."""
+        """Refuse whole numbers of more than 64 bits: TOML's have no more, and Python's own would not print."""
         if any(
-            isinstance(one, int) and one.bit_length() > 64 for one in (value if isinstance(value, list) else [value])
+            isinstance(number, int) and number.bit_length() > 64
+            for number in (value if isinstance(value, list) else [value])
         ):
             raise ValueError("a number of more than 64 bits")
         return value

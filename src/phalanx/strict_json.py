@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 
 def parse_json(content: str | bytes, unique: bool = False) -> Any:
-    """The value of a JSON text, or of its bytes in UTF-8. ValueError for whatever is no JSON or cannot be held.
+    """Return the value of a JSON text, or of its bytes in UTF-8. ValueError for whatever is no JSON or cannot be held.
 
     With `unique` also for a key that stands twice in an object; without, its last value counts.
     """
@@ -27,7 +27,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of keys that all differ."""
+    """Return an object of keys that all differ. ValueError where one comes twice."""
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:

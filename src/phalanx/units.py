@@ -8,7 +8,7 @@ from phalanx.errors import InputError
 
 
 def count(number: float) -> str:
-    """Three digits and a letter: 950, 41.2k, 8.34B."""
+    """Return a number as three digits and a letter: 950, 41.2k, 8.34B."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size * 0.9995:
             scaled = number / size
@@ -17,7 +17,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0:07, 12:31, 1:02:03 or 3d 04:05:06; a dash where it is not known."""
+    """Return seconds as 0:07, 12:31, 1:02:03 or 3d 04:05:06; a dash where they are not finite."""
     if not math.isfinite(seconds):
         return "–"
     minutes, second = divmod(round(seconds), 60)
@@ -29,16 +29,16 @@ def duration(seconds: float) -> str:
 
 
 def parse_count(text: str, where: str) -> float:
-    """The number that `count` would have written: 300B, 8.3b, 950; InputError names `where` it stood."""
+    """Return the number that `count` would have written: 300B, 8.3b, 950. InputError names `where` it stood."""
     scales = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", text.replace(",", "").strip().upper().replace("E", "e"))
-    if not found or not 0 < float(found[1]) < math.inf:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([KMBT]?)", text.replace(",", "").strip().upper().replace("E", "e"))
+    if not match or not 0 < float(match[1]) < math.inf:
         raise InputError(f"{where} {text!r} is no number; write one like 300B or 2.5e9")
-    return float(found[1]) * scales[found[2]]
+    return float(match[1]) * scales[match[2]]
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int], space: str = " ") -> list[str]:
-    """Lines of a table whose columns are as wide as their widest cell; those of `left` begin at the left."""
+    """Return the lines of a table whose columns are as wide as their widest cell; those of `left` begin at the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         space.join(

@@ -11,7 +11,7 @@ from phalanx.foreign import LONGEST, short
 
 
 def parse(text: str, field: FieldInfo) -> Any:
-    """The value that an override's text means for its key."""
+    """Return the value that an override's text means for its key."""
     if get_origin(field.annotation) is not tuple:
         return scalar(text, field.annotation)
     whole = scalar(text, list)
@@ -22,7 +22,7 @@ def parse(text: str, field: FieldInfo) -> Any:
 
 
 def scalar(text: str, kind: Any) -> Any:
-    """`text` read as TOML, or as it stands where it is none or where text is wanted."""
+    """Return `text` read as TOML, or as it stands where it is none or where text is wanted."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # of its syntax, its longest number, its depth
@@ -32,12 +32,12 @@ def scalar(text: str, kind: Any) -> Any:
 
 
 def kind_of(field: FieldInfo) -> str:
-    """What a key may be, in words."""
+    """Return in words what a key may be."""
     return _describe(field.annotation, field.metadata)
 
 
 def _describe(kind: Any, bounds: Sequence[Any] = ()) -> str:
-    """A type and its pydantic bounds in words."""
+    """Return a type and its pydantic bounds in words."""
     arguments = get_args(kind)
     if get_origin(kind) is Annotated:
         return _describe(arguments[0], arguments[1:])
@@ -54,13 +54,13 @@ def _describe(kind: Any, bounds: Sequence[Any] = ()) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as TOML writes it, or the beginning of one that is long or deep."""
+    """Return a value as TOML writes it, or the beginning of one that is long or deep."""
     text = toml(value) if isinstance(value, (str, bool)) else short(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it."""
+    """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -22,11 +22,11 @@ def test_two_threads_tell_once_and_go_on(monkeypatch: pytest.MonkeyPatch, stream
     """To where the process is ended: neither waits for the other, nor dies of a report that nobody reads."""
     monkeypatch.setattr(sys, "stderr", stream)
     watchdog = Watchdog.__new__(Watchdog)
-    watchdog.telling = threading.Lock()
+    watchdog.reporting = threading.Lock()
     went_on = list[str]()
 
     def tell(report: str) -> None:
-        watchdog._tell(report)
+        watchdog._report(report)
         went_on.append(report)
 
     for report in ("first", "second"):

@@ -42,7 +42,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         sys.exit(141)
     except Exception as error:
-        line, together = _said(error), os.environ.get("WORLD_SIZE", "1") != "1"
+        line, together = _error_line(error), os.environ.get("WORLD_SIZE", "1") != "1"
         code = 1 if isinstance(error, OSError) and error.errno in PASSING else 2
         if together and not line:
             from phalanx.runtime.rendezvous import lost_process
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def _speaks() -> bool:
-    """Whether this process is the one of several to tell of an error."""
+    """Return whether this process is the one of several to print an error."""
     from phalanx.runtime.rendezvous import should_report
 
     return should_report()
 
 
-def _said(error: Exception) -> str:
-    """What to tell of an error that is the user's to mend or the machine's; nothing for a defect."""
+def _error_line(error: Exception) -> str:
+    """Return the line to print for an error that is the user's to mend or the machine's; nothing for a defect."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):

@@ -67,8 +67,8 @@ class _Terminated(KeyboardInterrupt):
 
 @contextmanager
 def interruptible(then: str, sigterm: bool = False, saved: Callable[[], str] | None = None) -> Iterator[None]:
-    """On Ctrl-C one line that says what was saved, as `saved` tells it, and what the same command will do, and exit
-    code 130. With `sigterm` the same on that signal, with 143.
+    """Turn Ctrl-C in the block into one line that says what was saved, as `saved` tells it, and what the same command
+    will do, and exit code 130. With `sigterm` the same on that signal, with 143.
     """
 
     def terminate(*_: object) -> None:
@@ -88,7 +88,7 @@ def interruptible(then: str, sigterm: bool = False, saved: Callable[[], str] | N
 
 
 def among_others() -> bool:
-    """Whether this process is one of several that torchrun, srun or a command of ours has started."""
+    """Return whether this process is one of several that torchrun, srun or a command of ours has started."""
     from phalanx.runtime import process_group, rendezvous
 
     process_group.adopt_slurm()
@@ -96,7 +96,7 @@ def among_others() -> bool:
 
 
 def source_of(model: str) -> "ModelSource":
-    """Where a model lies. InputError for another program's folder, if several processes would each read it."""
+    """Return where a model lies. InputError for another program's folder, if several processes would each read it."""
     from phalanx.run.import_record import ModelSource
 
     source = ModelSource.of(model)
@@ -106,7 +106,7 @@ def source_of(model: str) -> "ModelSource":
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Parse an option's value such as 1,2,4; InputError that names `option` where one is no whole number from 1 on."""
+    """Parse an option's value such as 1,2,4. InputError that names `option` where one is no whole number from 1 on."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
         raise InputError(f"--{option} {text!r} is no list of numbers from 1 on; write 1,2,4")
@@ -114,7 +114,7 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def group(name: str, help_text: str) -> typer.Typer:
-    """A verb with verbs of its own."""
+    """Make a verb with verbs of its own."""
     made = typer.Typer(cls=Verbs, no_args_is_help=True, help=help_text, rich_markup_mode=None)
     app.add_typer(made, name=name)
     return made

@@ -34,15 +34,17 @@ def bench_infer(
     batches, wanted = numbers("batch", batch), numbers("lengths", lengths)
     bundle = bench.subject(model)
     sizes = sorted({min(length, bundle.context) for length in wanted})
-    found, unavailable = bench.programs(bundle, backends.split(","), precision.split(","))
+    programs, unavailable = bench.programs(bundle, backends.split(","), precision.split(","))
     print(*unavailable, sep="\n")
+
     with Bar(transient=True) as bar:
         job = bar.add_task("measuring")
 
-        def told(n: int, total: int) -> None:
+        def progress(n: int, total: int) -> None:
             bar.update(job, completed=n, total=total)
 
-        cells = list(bench.measure(found, bundle, batches, sizes, rounds, told))
+        cells = list(bench.measure(programs, bundle, batches, sizes, rounds, progress))
+
     print(*bench.table(cells), sep="\n")
     if out:
         durable.write(out, json.dumps([cell._asdict() for cell in cells], indent=1).encode())

@@ -47,12 +47,12 @@ def bring_in(
 
             if not tokenizer:
                 raise InputError("a Megatron checkpoint has no tokenizer; name its own: --tokenizer gpt2, or a file")
-            told = megatron.import_folder(folder, tokenizer, out, seed)
+            imported = megatron.import_folder(folder, tokenizer, out, seed)
         else:
             from phalanx.convert import huggingface
 
-            told = huggingface.import_folder(folder, out, seed, family, head)
-    print(*told.lines(), sep="\n")
+            imported = huggingface.import_folder(folder, out, seed, family, head)
+    print(*imported.lines(), sep="\n")
 
 
 @app.command("export")

@@ -1,4 +1,4 @@
-"""What `--help` says, and what is said of an option that is none.
+"""The text of `--help`, and the errors for options that do not exist or whose values will not do.
 
 Typer's plain help cuts each verb's sentence short and knows no keys of a configuration, so both are written here.
 """
@@ -78,7 +78,7 @@ class Trains(TakesWords):
     recipes, keys = True, PRETRAINING
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """`--all`, with `--help` or alone, asks for the help with every key."""
+        """Parse as Typer does; `--all`, with `--help` or alone, asks for the help with every key."""
         ctx.meta[__name__] = "--all" in args, [arg for arg in args if arg.startswith(("model.family=", "optim.name="))]
         return super().parse_args(ctx, ["--help"] if "--all" in args else args)
 
@@ -95,6 +95,7 @@ class Trains(TakesWords):
         if kept and owners:
             kept += keys_of(owners, [word.partition(".")[0] for word in words])
             which = f"{which} and all of {named}"
+
         formatter.write(f"\n{which}, as section.key=value, with their defaults (recipes and tasks have others):\n")
         formatter.write(f"{help_text(kept, owners)}\n")
         if not everything:
@@ -111,7 +112,9 @@ class Tunes(Trains):
 
 
 def _would_do(error: Any) -> str:
-    """What is wrong with an option's value, and what would do, of a BadParameter: pydantic's error is its cause."""
+    """Return what is wrong with an option's value, and what would do, of a BadParameter: pydantic's error
+    is its cause.
+    """
     option, cause = error.param.opts[0] if error.param else error.param_hint, error.__cause__
     if not isinstance(cause, ValidationError):
         return f"{option}: {error.message}"
@@ -122,39 +125,45 @@ def _would_do(error: Any) -> str:
         "bool_parsing": "true or false", "greater_than_equal": f"{bounds.get('ge', 0):,.9g} or more",
         "less_than_equal": f"{bounds.get('le', 0):,.9g} at most",
     }  # fmt: skip
-    said = f"give {wanted[wrong['type']]}" if wrong["type"] in wanted else wrong["msg"]
-    return f"{option} {wrong['input']}: {said}"
+
+    remedy = f"give {wanted[wrong['type']]}" if wrong["type"] in wanted else wrong["msg"]
+    return f"{option} {wrong['input']}: {remedy}"
 
 
 def _brief(text: str) -> str:
-    """The first clause of a recipe's description."""
+    """Return the first clause of a recipe's description."""
     return re.split("[:;] ", text)[0].rstrip(".")
 
 
 def _sentence(text: str) -> str:
-    """The first sentence of a help text, without the example after its colon."""
+    """Return the first sentence of a help text, without the example after its colon."""
     return text.strip().partition("\n")[0].partition(": phalanx ")[0].rstrip(".") + "."
 
 
 def _word_for(option: str, args: Sequence[str], options: Sequence[str]) -> str:
-    """What to write instead of an option that does not exist; nothing where it is more like one of `options`."""
+    """Return the word to write instead of an option that does not exist; nothing where it is more like one of
+    `options`.
+    """
     from phalanx.keys import all_keys, meant_by
 
     name = option.lstrip("-").replace("-", "_")
     if name in INSTEAD:
         return INSTEAD[name]
-    found = meant_by(name)
-    if not found and not difflib.get_close_matches(option, options, 1, 0.8):
+    keys = meant_by(name)
+    if not keys and not difflib.get_close_matches(option, options, 1, 0.8):
         leaves = [key.rpartition(".")[2] for key in all_keys()]
-        found = [key for leaf in difflib.get_close_matches(name, leaves, 1, 0.8) for key in meant_by(leaf)]
-    if not found:
+        keys = [key for leaf in difflib.get_close_matches(name, leaves, 1, 0.8) for key in meant_by(leaf)]
+    if not keys:
         return ""
+
     value = _value_of(option, args)
-    return "settings are words without dashes: " + " or ".join(key if "=" in key else f"{key}={value}" for key in found)
+    return "settings are words without dashes: " + " or ".join(key if "=" in key else f"{key}={value}" for key in keys)
 
 
 def _value_of(option: str, args: Sequence[str]) -> str:
-    """What was given to `option`, after an equals sign or as the next argument; dots where nothing was."""
+    """Return the value that was given to `option`, after an equals sign or as the next argument; dots where there is
+    none.
+    """
     for word, after in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name == option:

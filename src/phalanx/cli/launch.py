@@ -1,4 +1,4 @@
-"""Verbs that hand a run to a cluster."""
+"""The verb that hands a run to a cluster."""
 
 from pathlib import Path
 from typing import Annotated

@@ -46,6 +46,7 @@ def scale(
     with Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         job = bar.add_task("measuring", total=measured.turns(counts, steps))
         results = measured.scale(recipe, overrides or (), parallel, kind, counts, steps, lambda: bar.advance(job))
+
     print(*measured.table(results), sep="\n")
     if json_out:
         durable.write(json_out, json.dumps(measured.records(results), indent=1).encode())
@@ -83,12 +84,14 @@ def calibrate(
         raise InputError(f"--out {out}: a cluster file's name ends in .toml")
     if out.exists() and not overwrite:
         raise InputError(f"{out} is there already; give --overwrite, or another --out")
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    here = torch.cuda.device_count() if device == "cuda" else processor.cpus()
-    counts = numbers("procs", procs) if procs else [n for n in (1, 2, 4, 8, 16) if n <= here]
-    if max(counts) > here:
-        raise InputError(f"--procs {procs}: there are {here} {'GPUs' if device == 'cuda' else 'cores'} here")
-    machine = Calibration(device, counts, here)
+    available = torch.cuda.device_count() if device == "cuda" else processor.cpus()
+    counts = numbers("procs", procs) if procs else [n for n in (1, 2, 4, 8, 16) if n <= available]
+    if max(counts) > available:
+        raise InputError(f"--procs {procs}: there are {available} {'GPUs' if device == 'cuda' else 'cores'} here")
+    machine = Calibration(device, counts, available)
+
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with (
         Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar,
@@ -99,10 +102,12 @@ def calibrate(
             machine.turn(name)
             bar.advance(job)
         cluster = machine.cluster()
+
     durable.write(out, text(cluster, f"phalanx calibrate --rounds {rounds}").encode())
     assert cluster.measured
     busy = {count: (slow.products, slow.others) for count, slow in cluster.measured.busy.items()}
     draw(cluster.measured.products, machine.sums(), {1: (1.0, 1.0), **busy}, cluster.title, out.with_suffix(".png"))
+
     peak = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s {dtype}" for dtype, rate in cluster.gpu.peak.items())
     print(
         f"{cluster.title}: {peak}, {cluster.gpu.bandwidth / 1e9:.1f} GB/s of memory; {out}, {out.with_suffix('.png')}"

@@ -1,4 +1,4 @@
-"""Verbs that know before the cluster does: which layout, how fast, how much memory, what is said."""
+"""Verbs that predict before a run: which layout, how fast, how much memory, which messages."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ class _Layouts(Verbs):
     """`phalanx plan MODEL` is `phalanx plan layouts MODEL`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """With the verb that is meant where none is named."""
+        """Parse with the verb that is meant where none is named."""
         named = args and (args[0] in self.commands or args[0] == "--help")
         return super().parse_args(ctx, args if named or not args else ["layouts", *args])
 
@@ -72,15 +72,17 @@ def layouts(
 
     if not 1 <= gpus <= MOST:
         raise InputError(f"--gpus {gpus}: give 1 to {MOST:,}")
+
     words = [*(overrides or ())]
     words += [f"train.batch={batch}"] * (batch is not None) + [f"precision.dtype={precision}"] * bool(precision)
     where, many = clusters.load(cluster), parse_count(tokens, "--tokens") if tokens else 0.0
     asked = proposal.Question(model, tuple(words), cluster, where, gpus, many, price or where.hour)
+
     if why:
         print(*render.why(asked, why), sep="\n")
         return
-    found = proposal.answer(asked, top)
-    print(json.dumps(render.document(asked, found), indent=1) if as_json else "\n".join(render.table(asked, found)))
+    answer = proposal.answer(asked, top)
+    print(json.dumps(render.document(asked, answer), indent=1) if as_json else "\n".join(render.table(asked, answer)))
 
 
 @plan_app.command("table")
@@ -114,10 +116,10 @@ def curve(
     from phalanx.plan import curve as points
     from phalanx.report.scaling import draw
 
-    found = points.curves(measured)
-    print(*points.text(found), sep="\n")
-    weak = {"tensor parallel": found.tensor, "with 64 replicas": found.both}
-    draw(weak, points.BASELINE, found.times, found.published_times, found.measured, out)
+    curves = points.curves(measured)
+    print(*points.text(curves), sep="\n")
+    weak = {"tensor parallel": curves.tensor, "with 64 replicas": curves.both}
+    draw(weak, points.BASELINE, curves.times, curves.published_times, curves.measured, out)
     print(f"\n{out}")
 
 
@@ -157,10 +159,12 @@ def trace(
     processes = processes_of(config.layout)
     if rank >= processes:
         raise InputError(f"--rank {rank} of {processes} ranks; use 0 to {processes - 1}")
+
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         job = bar.add_task("tracing", total=passes(config, processes, rank))
         done = traced_step(config, processes, rank, record=export is not None, progress=lambda: bar.advance(job))
+
     account = TraceReport(config, done)
     print(json.dumps(account.document(), indent=1) if as_json else "\n".join(account.lines()))
     if out:

@@ -63,8 +63,8 @@ def tune(
 
 @contextmanager
 def _brought(source: "ModelSource", out: Path) -> Iterator[str]:
-    """The run folder of a model; for hf:FOLDER one beside `out`, which is locked as long as the block runs. Where the
-    block is refused before a step was done, what was made here goes again.
+    """Give the run folder of a model; for hf:FOLDER one beside `out`, which is locked as long as the block runs. Where
+    the block is refused before a step was done, what was made here is removed again.
     """
     from phalanx.convert.huggingface import import_folder
     from phalanx.run.folder import RunFolder
@@ -97,7 +97,7 @@ def _brought(source: "ModelSource", out: Path) -> Iterator[str]:
 
 
 def _removed(out: Path) -> bool:
-    """Remove the runs in `out`, unless another command is at work there; whether they are gone."""
+    """Remove the runs in `out`, unless another command is at work there. Return whether they are gone."""
     from phalanx.run.folder import RunFolder
 
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _utf8(text: str) -> str:
-    """UnicodeError where the shell gave bytes of another encoding."""
+    """Return the text. UnicodeError where the shell gave bytes of another encoding."""
     text.encode()
     return text
 
@@ -83,17 +83,18 @@ def evaluate(
         first = rendezvous.rank() == 0
         with _progress(first) as progress:
             part = sources.TEST if test else sources.VALID
-            found = score(folder, task, data, limit, part, stride, not latest, words, progress)
+            scores = score(folder, task, data, limit, part, stride, not latest, words, progress)
+
     if not first:
         return
-    print(*found.lines(), sep="\n", flush=True)
+    print(*scores.lines(), sep="\n", flush=True)
     if predictions:
-        found.write(predictions)
+        scores.write(predictions)
 
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar, which moves when it is called with how much is done and how much there is."""
+    """Show a bar, which moves when it is called with how much is done and how much there is."""
     from rich.progress import Progress as Bar
 
     with Bar(transient=True, disable=not shown) as bar:
@@ -147,7 +148,7 @@ def _show(prompt: str, stream: Iterable[str]) -> None:
 
 
 def _generate_together(run: Path, prompt: str, options: Options, overrides: list[str]) -> None:
-    """On the processes of a layout; the first one writes."""
+    """Generate on the processes of a layout; the first one writes."""
     from phalanx.runtime import launch, rendezvous
     from phalanx.tasks.distributed_generate import distributed_generator
     from phalanx.tasks.distributed_model import processes_of_layout
@@ -190,8 +191,8 @@ def answer(
     from phalanx.infer import load_encoder
 
     context = _whole(context)
-    found = load_encoder(model, backend, precision).answer(question, context)
-    print(f"{found.text}  (characters {found.start} to {found.stop})" if found.text else "no answer in this text")
+    span = load_encoder(model, backend, precision).answer(question, context)
+    print(f"{span.text}  (characters {span.start} to {span.stop})" if span.text else "no answer in this text")
 
 
 @app.command()
@@ -207,9 +208,9 @@ def classify(
 
     asked = (_whole(text), _whole(pair)) if pair else _whole(text)
     loaded = load_encoder(model, backend, precision)
-    (said,) = loaded.predict([asked])
+    (prediction,) = loaded.predict([asked])
     assert loaded.head is not None  # or it would have been refused
-    print(*loaded.head.lines(said), sep="\n")
+    print(*loaded.head.lines(prediction), sep="\n")
 
 
 @app.command()
@@ -230,9 +231,11 @@ def embed(
 
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; name a file")
+
     lines = [line for text in texts for line in _lines(text)]
     if not lines:
         raise InputError(f"{' '.join(texts)}: no texts; give some, or @FILE with one a line")
+
     vectors, packed = load_encoder(model, backend, precision).embed(lines), io.BytesIO()
     np.save(packed, vectors, allow_pickle=False)
     durable.write(out, packed.getvalue())
@@ -240,19 +243,19 @@ def embed(
 
 
 def _lines(text: str) -> list[str]:
-    """A text, or those of @FILE."""
+    """Return a text alone, or the lines of @FILE that are not blank."""
     if not text.startswith("@"):
         return [text]
     return [line for line in _read(text).split("\n") if line.strip()]
 
 
 def _whole(text: str) -> str:
-    """A text, or that of @FILE without the newline at its end."""
+    """Return a text, or that of @FILE without the newline at its end."""
     return _read(text).removesuffix("\n") if text.startswith("@") else text
 
 
 def _read(text: str) -> str:
-    """What is in @FILE. InputError where it cannot be read."""
+    """Return the content of @FILE. InputError where it cannot be read."""
     if text == "@":
         raise InputError("@ names no file; write @FILE, without a space")
     try:

@@ -47,15 +47,15 @@ class Places:
         return self.out / "text"
 
     def removed(self, rule: str) -> Path:
-        """The folder of the documents that a rule removed."""
+        """Return the folder of the documents that a rule removed."""
         return self.out / "removed" / rule
 
     def work(self, name: str) -> Path:
-        """The folder of what one stage leaves for the next."""
+        """Return the folder of what one stage leaves for the next."""
         return self.out / "work" / name
 
     def tally(self, name: str) -> Path:
-        """The folder of the counts of each task of a stage."""
+        """Return the folder of the counts of each task of a stage."""
         return self.out / "work" / "tally" / name
 
 

@@ -16,7 +16,7 @@ BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def byte_level(model: models.BPE) -> Backend:
-    """GPT-2's tokenizer around a BPE model."""
+    """Return GPT-2's tokenizer around a BPE model."""
     backend = Backend(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -24,7 +24,7 @@ def byte_level(model: models.BPE) -> Backend:
 
 
 def word_piece(model: models.WordPiece, lowercase: bool) -> Backend:
-    """BERT's tokenizer around a WordPiece model."""
+    """Return BERT's tokenizer around a WordPiece model."""
     backend = Backend(model)
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -39,7 +39,7 @@ def mark(backend: Backend, specials: Sequence[str]) -> Backend:
 
 
 def whole_file(path: Path) -> Path | None:
-    """The tokenizer.json that a path is, or that its folder holds. Raises InputError."""
+    """Return the tokenizer.json that a path is, or that its folder holds. Raises InputError."""
     if not path.is_dir():
         return path
     with reading(path, REMEDY):
@@ -47,20 +47,20 @@ def whole_file(path: Path) -> Path | None:
 
 
 def read_folder(folder: Path) -> Backend:
-    """The tokenizer of a folder with vocab.json and merges.txt, or with BERT's vocab.txt.
+    """Return the tokenizer of a folder with vocab.json and merges.txt, or with BERT's vocab.txt.
 
     A vocab.txt is taken for lower-casing when no piece of it has a capital letter. Raises InputError.
     """
     vocab, merges, words = (folder / n for n in ("vocab.json", "merges.txt", "vocab.txt"))
     with reading(folder, REMEDY):
-        there = {file for file in (vocab, merges, words) if file.exists()}
+        present = {file for file in (vocab, merges, words) if file.exists()}
 
-    if vocab in there and merges in there:
+    if vocab in present and merges in present:
         with reading(folder, REMEDY):
             pairs = models.BPE.from_file(str(vocab), str(merges))
         return mark(byte_level(pairs), [END_OF_TEXT])
 
-    if words in there:
+    if words in present:
         with reading(words, REMEDY):
             text = words.read_text(encoding="utf-8")
             pieces = models.WordPiece.from_file(str(words), unk_token="[UNK]")

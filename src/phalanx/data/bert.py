@@ -52,14 +52,17 @@ class BertSource:
                 f"{documents.name}: its tokenizer has no [{missing[0]}] token; use a WordPiece one, such as "
                 "phalanx tokenizer train learns with --kind wordpiece"
             )
+
         if data.pairs != "none" and not _has_sentences(documents):
             raise InputError(
                 f"{documents.name} is not split into sentences, which data.pairs={data.pairs} needs; "
                 "run phalanx prepare --sentences, or set data.pairs=none"
             )
+
         self.room = data.sequence - (2 if data.pairs == "none" else 3)  # beside [CLS] and [SEP]
         if self.room < 2:
             raise InputError(f"data.sequence={data.sequence} leaves no room for two segments; use 8 or more")
+
         self.set, self.data, self.seed, self.vocab = documents.dataset, data, seed, tokenizer.vocab
         self.cls, self.sep, self.pad = special["CLS"], special["SEP"], special["PAD"]
         self.masker = Masker(tokenizer, data.mask_fraction, data.whole_word)
@@ -69,7 +72,7 @@ class BertSource:
         return -(-(self.last - self.first) // self.room)
 
     def sample(self, i: int, draw: int) -> Sample:
-        """The sample anchored at token i × room, moved by a random part of the room."""
+        """Return the sample anchored at token i × room, moved by a random part of the room."""
         key = mixing.key(self.seed, draw, i)
         draws = _Draws(*(word / 2.0**32 for word in hash.words(mixing.key(key, _DRAWS), len(_Draws._fields))))
         position = min(self.first + int((i + draws.offset) * self.room), self.last - 1)
@@ -81,7 +84,7 @@ class BertSource:
         return self._assemble(self._tokens(chunk.start, min(int(chunk.ends[-1]), chunk.start + target)), None, -1, key)
 
     def _pair(self, position: int, target: int, draws: _Draws, key: int) -> tuple[Array, Array, int]:
-        """Two segments that fit, and the label of the question about them."""
+        """Return two segments that fit, and the label of the question about them."""
         chunk = self._chunk(position, target, 2)
         stop = self._stop(chunk)
         inner = chunk.ends[chunk.ends < stop]
@@ -89,17 +92,19 @@ class BertSource:
             pivot = int(inner[int(draws.pivot * len(inner))])
         else:  # one sentence is all there is: cut it
             pivot = chunk.start + 1 + int(draws.pivot * (stop - chunk.start - 1))
+
         a, b = self._tokens(chunk.start, pivot), self._tokens(pivot, stop)
         related = int(draws.question < 0.5)
         if pivot == stop or (related and self.data.pairs == "nsp"):  # a document of one token has nothing to follow
             related, b = 1, self._other(chunk.document, max(1, target - len(a)), draws.other)
         elif related:
             a, b = b, a
+
         keep_a, keep_b = _shares(len(a), len(b), target)
         return _trim(a, keep_a, mixing.key(key, _FRONT_A)), _trim(b, keep_b, mixing.key(key, _FRONT_B)), related
 
     def _other(self, document: tuple[int, int], length: int, draw: float) -> Array:
-        """Sentences from a random token outside the `document` on; inside it if the split holds no other."""
+        """Return the sentences from a random token outside the `document` on; inside it if the split holds no other."""
         first, last = document
         outside = self.last - self.first - (last - first)
         position = self.first + int(draw * (outside or last - first))
@@ -109,7 +114,8 @@ class BertSource:
         return self._tokens(chunk.start, self._stop(chunk))
 
     def _chunk(self, position: int, target: int, least: int) -> _Chunk:
-        """Sentences from the one at `position` on, to `target` tokens or the document's end; `least` if it has them.
+        """Return the sentences from the one at `position` on, to `target` tokens or the document's end; `least` of them
+        if it has so many.
 
         A sentence too long for a sample is entered near `position`, so that all of it is seen in time.
         """
@@ -119,6 +125,7 @@ class BertSource:
         document = bisect_right(self.set.documents, sentence) - 1
         first, last = self.set.documents[document : document + 2].tolist()
         sentence = max(first, min(sentence, last - least))
+
         start = max(int(starts[sentence]) // size, position - self.room + 1)
         near = slice(sentence, min(last, sentence + target + least))
         ends = starts[near] // size + lengths[near]
@@ -127,14 +134,14 @@ class BertSource:
         return _Chunk(start, ends, (int(starts[first]) // size, int(starts[last - 1]) // size + int(lengths[last - 1])))
 
     def _stop(self, chunk: _Chunk) -> int:
-        """Where to stop reading a chunk that a long sentence may end."""
+        """Return where to stop reading a chunk that a long sentence may end."""
         return min(int(chunk.ends[-1]), chunk.start + 2 * self.room)
 
     def _tokens(self, start: int, stop: int) -> Array:
         return self.set.read(start, stop, self.vocab)
 
     def _assemble(self, a: Array, b: Array | None, related: int, key: int) -> Sample:
-        """[CLS] a [SEP] b [SEP], masked and padded."""
+        """Return [CLS] a [SEP] b [SEP], masked and padded to data.sequence tokens; without `b` [CLS] a [SEP]."""
         length = self.data.sequence
         head = len(a) + 2
         used = head if b is None else head + len(b) + 1
@@ -142,19 +149,21 @@ class BertSource:
         tokens[0], tokens[1 : head - 1], tokens[head - 1] = self.cls, a, self.sep
         if b is not None:
             tokens[head : used - 1], tokens[used - 1] = b, self.sep
+
         segment = np.zeros(length, np.int64)
         segment[head:used] = 1
         document = None
         if used < length:
             document = np.zeros(length, np.int32)
             document[used:] = -1
+
         places = np.concatenate([np.arange(1, head - 1), np.arange(head, used - 1)])
         masked, labels = self.masker(tokens, places, mixing.key(key, _MASK))
         return Sample(masked, labels, segment, document, related)
 
 
 def _has_sentences(documents: Documents) -> bool:
-    """Whether the set was split into sentences; where each document is one sequence, only its manifest tells."""
+    """Return whether the set was split into sentences; where each document is one sequence, only its manifest tells."""
     if len(documents.dataset) > len(documents.dataset.documents) - 1:
         return True
     prefix = documents.dataset.prefix
@@ -162,13 +171,15 @@ def _has_sentences(documents: Documents) -> bool:
 
 
 def _shares(a: int, b: int, room: int) -> tuple[int, int]:
-    """How many tokens of two segments fit in `room`: the longer loses first, the second on a tie; each keeps one."""
+    """Return how many tokens of two segments fit in `room`: the longer loses first, the second on a tie; each keeps
+    one.
+    """
     keep_b = max(1, min(b, max(room // 2, room - a)))
     return max(1, min(a, room - keep_b)), keep_b
 
 
 def _trim(tokens: Array, keep: int, key: int) -> Array:
-    """The tokens without all but `keep`, each cut from the front or the back with equal chance."""
+    """Return the tokens without all but `keep`, each cut from the front or the back with equal chance."""
     excess = len(tokens) - keep
     front = int((hash.uniform(key, excess) < 0.5).sum()) if excess else 0
     return tokens[front : front + keep]

@@ -29,7 +29,7 @@ def read_chunks(
     strict: bool,
     stamps: Mapping[Path, tuple[int, int]] | None = None,
 ) -> Iterator[Chunk]:
-    """The chunks from `start` on. A fault is counted, or with `strict` raised as InputError.
+    """Yield the chunks from `start` on. A fault is counted, or with `strict` raised as InputError.
 
     With `stamps`, the sizes and times that the files had before, it is an error too that a file was written to since.
     """

@@ -11,13 +11,13 @@ from phalanx.errors import InputError
 
 
 class CustomSource(Source, Protocol):
-    """A source from outside the package. What it cannot read it tells by InputError."""
+    """A source from outside the package. It raises InputError for what it cannot read."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         """Open it for a run, with the tokenizer of its data."""
 
     def fingerprint(self) -> str:
-        """Return what tells its samples from others, by which a run knows that they are still what they were."""
+        """Return a text that differs where its samples do, by which a run knows that they are still what they were."""
         ...
 
 
@@ -57,6 +57,6 @@ def open_custom(
             f"{name} has {len(source)} samples, of which data.split={list(split or ())} leaves none for {PARTS[part]}; "
             "change the fractions, or name a set of its own, as data.valid=PREFIX"
         )
-    found = Part(source, name, (config.data.sequence, tokenizer.vocab), first, last)
-    found.sample(0, 0)  # what is wrong with all of them is told before a run begins
-    return found
+    samples = Part(source, name, (config.data.sequence, tokenizer.vocab), first, last)
+    samples.sample(0, 0)  # what is wrong with all of them is told before a run begins
+    return samples

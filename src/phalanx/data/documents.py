@@ -77,7 +77,7 @@ class DocumentReader:
         self._reading = reading
 
     def records(self, start: Bookmark) -> Iterator[Record]:
-        """The records from `start` to the end of the file. Raises InputError when it is damaged."""
+        """Yield the records from `start` to the end of the file. Raises InputError when it is damaged."""
         if kind(self.path) in PARQUET:
             yield from self._parquet(start)
             return
@@ -98,11 +98,13 @@ class DocumentReader:
         return self._file(stream, start)
 
     def _unpacked(self) -> AbstractContextManager[tuple[BinaryIO, BinaryIO]]:
-        """JSON is UTF-8 by its definition; only plain text may be something else."""
+        """Open the file's bytes, unpacked and in UTF-8. JSON is UTF-8 by its definition; only plain text may be
+        something else.
+        """
         return unpacked(self.path, UTF_8 if kind(self.path) in JSONL else self._reading.encoding)
 
     def _decode(self, raws: Iterable[Raw], parse: Callable[[bytes], str | None]) -> Iterator[Record]:
-        """The records of lines or blocks of them; those of which `parse` makes nothing are none."""
+        """Yield the records of lines or blocks of them. Those of which `parse` makes nothing are no records."""
         for raw, line, after in raws:
             if raw is None:
                 yield _too_long(line)._replace(next=after)
@@ -163,7 +165,7 @@ class DocumentReader:
             yield Record(piece.replace("\r\n", "\n"), ends, Bookmark(offset))
 
     def _sound_lines(self) -> Iterator[Record]:
-        """The file's text without the lines that cannot be decoded or are too long, each of which is a fault."""
+        """Yield the file's text without the lines that cannot be decoded or are too long, each of which is a fault."""
         faults: list[Record] = []
 
         def sound(stream: BinaryIO) -> Iterator[str]:
@@ -188,7 +190,9 @@ class DocumentReader:
             return self._look(iter(lambda: stream.read(BLOCK), b""))
 
     def _look(self, blocks: Iterable[bytes]) -> tuple[int, bool]:
-        """The number of the first line that is not UTF-8, 0 if all are, and whether there is nothing but blanks."""
+        """Return the number of the first line that is not UTF-8, 0 if all are, and whether there is nothing
+        but blanks.
+        """
         line, blank, decoder = 1, True, codecs.getincrementaldecoder("utf-8-sig")()
         for block in chain(blocks, [b""]):
             try:
@@ -219,7 +223,7 @@ class DocumentReader:
         yield held, True
 
     def _cut(self, text: str) -> int:
-        """Where to cut the text, near the size of a piece; 0 where there is no good place yet."""
+        """Return where to cut the text, near the size of a piece; 0 where there is no good place yet."""
         for pattern in (PARAGRAPHS, WORDS) if self._reading.by_paragraph else (WORDS,):
             if match := pattern.match(text, 0, self._reading.piece):
                 return match.end()
@@ -249,7 +253,7 @@ def _numbered(stream: Any, start: Bookmark) -> Iterator[Line]:
 
 
 def _blocks(lines: Iterable[Line]) -> Iterator[Raw]:
-    """Lines joined up to the next blank one."""
+    """Yield lines joined up to the next blank one."""
     held: list[bytes] = []
     size = first = number = offset = 0
     for line, number, offset in lines:

@@ -43,8 +43,8 @@ class Block(NamedTuple):
 
 
 def encode(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends: list[bool], within: bool) -> Block:
-    """The block of some texts; `ends` tells of each whether a document ends with it, `within` whether the first goes on
-    with a document.
+    """Return the block of some texts; `ends` tells of each whether a document ends with it, `within` whether the first
+    goes on with a document.
     """
     return (
         _sentences(tokenizer, texts, ends) if options.sentences else _documents(tokenizer, options, texts, ends, within)
@@ -54,16 +54,18 @@ def encode(tokenizer: Tokenizer, options: EncodeOptions, texts: list[str], ends:
 def encode_all(
     tokenizer: Tokenizer, options: EncodeOptions, chunks: Iterable[Chunk], workers: int
 ) -> Iterator[tuple[Chunk, Block]]:
-    """Each chunk with its block, in order, `workers` at a time, reading only a little ahead."""
+    """Yield each chunk with its block, in order, `workers` at a time, reading only a little ahead."""
     if workers == 1:
         yield from ((chunk, encode(tokenizer, options, chunk.texts, chunk.ends, chunk.within)) for chunk in chunks)
         return
+
     with ExitStack() as stack:
         work: Callable[[list[str], list[bool], bool], Block] = partial(encode, tokenizer, options)
         if options.sentences or not tokenizer.frees_lock:
             work = stack.enter_context(_Processes(options, workers)).encode
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
+
         waiting: deque[tuple[Chunk, Future[Block]]] = deque()
         held = 0
         for chunk in chunks:
@@ -73,6 +75,7 @@ def encode_all(
                 done, future = waiting.popleft()
                 held -= done.size
                 yield done, future.result()
+
         for done, future in waiting:
             yield done, future.result()
 

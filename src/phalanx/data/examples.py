@@ -63,7 +63,9 @@ class Columns:
 
 
 def table(file: Path, columns: Columns) -> list[Row]:
-    """Rows of a .tsv (no quoting, as GLUE's), .csv or .jsonl file."""
+    """Return the rows of a .tsv (no quoting, as GLUE's), .csv or .jsonl file. InputError where it has none, or lacks a
+    column.
+    """
     rows = []
     for number, record in _records(file, head=not columns.text.isdigit()):
         missing = [name for name in (columns.text, columns.label, columns.pair) if name and record.get(name) is None]
@@ -79,7 +81,7 @@ def table(file: Path, columns: Columns) -> list[Row]:
 
 
 def head(file: Path) -> list[str]:
-    """What the first row of a table says, and the numbers of its columns."""
+    """Return the cells of a table's first row, and the numbers of its columns; nothing for an empty table."""
     for _, record in _records(file, head=False):
         first = list(record) if file.suffix in (".jsonl", ".json") else [str(cell) for cell in record.values()]
         return [*first, *map(str, range(len(record)))]
@@ -87,21 +89,24 @@ def head(file: Path) -> list[str]:
 
 
 def _records(file: Path, head: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and rows by column, whose names are in the first row or are numbers from 0 on."""
+    """Yield line numbers and rows by column, whose names are in the first row or are numbers from 0 on."""
     text = _read(file)
     if file.suffix in (".jsonl", ".json"):
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield number, _object(file, number, line)
         return
+
     if file.suffix not in (".tsv", ".csv", ".txt"):
         raise InputError(f"{file}: tables are .tsv, .csv or .jsonl")
+
     tabs = file.suffix != ".csv"
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter="\t" if tabs else ",",
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
     )
+
     names: list[str] = []
     for cells in _cells(file, reader):
         if not any(cells):
@@ -123,15 +128,15 @@ def _cells(file: Path, reader: Any) -> Iterator[list[str]]:
 
 
 def squad(file: Path) -> list[Question]:
-    """The questions of a SQuAD 1.1 or 2.0 file."""
+    """Return the questions of a SQuAD 1.1 or 2.0 file."""
     content = _object(file, 0, _read(file))
     questions = []
     try:
         for article in content["data"]:
             for paragraph in article["paragraphs"]:
                 context = str(paragraph["context"])
-                for asked in paragraph["qas"]:
-                    questions.append(_question(file, context, asked))
+                for question in paragraph["qas"]:
+                    questions.append(_question(file, context, question))
     except (KeyError, TypeError) as error:
         raise InputError(f"{file} is not of SQuAD's form: {error} is missing") from None
     if not questions:
@@ -139,45 +144,45 @@ def squad(file: Path) -> list[Question]:
     return questions
 
 
-def _question(file: Path, context: str, asked: dict[str, Any]) -> Question:
+def _question(file: Path, context: str, entry: dict[str, Any]) -> Question:
     answers = []
-    if not asked.get("is_impossible", False):
-        for answer in asked["answers"]:
+    if not entry.get("is_impossible", False):
+        for answer in entry["answers"]:
             start, text = int(answer["answer_start"]), str(answer["text"])
             if context[start : start + len(text)] != text:
                 raise InputError(
-                    f"{file}, question {asked['id']}: the answer {text[:40]!r} is not at {start} of its context; there "
+                    f"{file}, question {entry['id']}: the answer {text[:40]!r} is not at {start} of its context; there "
                     f"is {context[start : start + len(text)][:40]!r}"
                 )
             answers.append((start, text))
-    return Question(str(asked["id"]), str(asked["question"]), context, tuple(answers))
+    return Question(str(entry["id"]), str(entry["question"]), context, tuple(answers))
 
 
 def race(file: Path) -> list[Choice]:
-    """The questions of a RACE file: one JSON object a line with article, question, options and answer A to D."""
+    """Return the questions of a RACE file: one JSON object a line with article, question, options and answer A to D."""
     choices = []
     for number, line in enumerate(_read(file).split("\n"), 1):
         if not line.strip():
             continue
-        one = _object(file, number, line)
+        question = _object(file, number, line)
         try:
-            options = tuple(_asked(str(one["question"]), str(option)) for option in one["options"])
-            right = "ABCDEFGH".index(str(one["answer"]))
-            choices.append(Choice(str(one.get("example_id", number)), str(one["article"]), options, right))
+            options = tuple(_with_option(str(question["question"]), str(option)) for option in question["options"])
+            right = "ABCDEFGH".index(str(question["answer"]))
+            choices.append(Choice(str(question.get("example_id", number)), str(question["article"]), options, right))
         except (KeyError, ValueError) as error:
             raise InputError(f"{file}, line {number}: not of RACE's form ({error})") from None
         if right >= len(options):
-            raise InputError(f"{file}, line {number}: the answer {one['answer']} of {len(options)} options")
+            raise InputError(f"{file}, line {number}: the answer {question['answer']} of {len(options)} options")
     return _alike(file, choices)
 
 
-def _asked(question: str, option: str) -> str:
-    """A question with an option for its answer: in its gap, or after it."""
+def _with_option(question: str, option: str) -> str:
+    """Return a question with an option for its answer: in its gap, or after it."""
     return question.replace("_", option, 1) if "_" in question else f"{question} {option}"
 
 
 def swag(file: Path) -> list[Choice]:
-    """The rows of a SWAG table: sent1, how sent2 begins, four endings, the number of the right one."""
+    """Return the rows of a SWAG table: sent1, how sent2 begins, four endings, the number of the right one."""
     endings = [f"ending{number}" for number in range(4)]
     choices = []
     for number, record in _records(file, head=True):
@@ -204,8 +209,8 @@ def _alike(file: Path, choices: list[Choice]) -> list[Choice]:
 
 
 def tags(file: Path, columns: Columns) -> list[Tagged]:
-    """Sentences of words and tags: .jsonl with a list in each of two columns, or lines "word … tag" as CoNLL's, with
-    blank ones between sentences.
+    """Return sentences of words and tags: .jsonl with a list in each of two columns, or lines "word … tag" as CoNLL's,
+    with blank ones between sentences.
     """
     sentences = list(_tagged_records(file, columns) if file.suffix in (".jsonl", ".json") else _tagged_lines(file))
     if not sentences:
@@ -215,38 +220,38 @@ def tags(file: Path, columns: Columns) -> list[Tagged]:
 
 def _tagged_records(file: Path, columns: Columns) -> Iterator[Tagged]:
     for number, record in _records(file, head=True):
-        words, found = record.get(columns.text), record.get(columns.label)
-        if not isinstance(words, list) or not isinstance(found, list) or len(words) != len(found) or not words:
+        words, tags = record.get(columns.text), record.get(columns.label)
+        if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags) or not words:
             raise InputError(
                 f"{file}, line {number}: {columns.text!r} and {columns.label!r} must be lists, a tag for each word"
             )
-        yield Tagged(tuple(map(str, words)), tuple(map(str, found)), number)
+        yield Tagged(tuple(map(str, words)), tuple(map(str, tags)), number)
 
 
 def _tagged_lines(file: Path) -> Iterator[Tagged]:
     words: list[str] = []
-    found: list[str] = []
+    tags: list[str] = []
     for number, line in enumerate([*_read(file).split("\n"), ""], 1):
         cells = line.split()
         if cells and cells[0] != "-DOCSTART-":
             if len(cells) < 2:
                 raise InputError(f"{file}, line {number}: {line!r} has a word but no tag")
             words.append(cells[0])
-            found.append(cells[-1])
+            tags.append(cells[-1])
         elif words:
-            yield Tagged(tuple(words), tuple(found), number - len(words))
-            words, found = [], []
+            yield Tagged(tuple(words), tuple(tags), number - len(words))
+            words, tags = [], []
 
 
 def _object(file: Path, number: int, text: str) -> dict[str, Any]:
     where = f"{file}, line {number}" if number else str(file)
     try:
-        found = parse_json(text)
+        record = parse_json(text)
     except ValueError as error:
         raise InputError(f"{where} is not JSON ({error}); was it cut off?") from None
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise InputError(f"{where} is no JSON object")
-    return found
+    return record
 
 
 def _read(file: Path) -> str:
@@ -259,7 +264,7 @@ def _read(file: Path) -> str:
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Each class once, in the order of their names, numbers by size."""
+    """Return each class once, in the order of their names, numbers by size."""
     return tuple(
         sorted(set(labels), key=lambda label: (0, int(label), "") if label.lstrip("-").isdigit() else (1, 0, label))
     )

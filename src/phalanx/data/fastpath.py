@@ -38,7 +38,7 @@ class FastPath:
         self._encoding = tiktoken.Encoding("byte-level", pat_str=PIECES, mergeable_ranks=ranks, special_tokens=specials)
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array] | None:
-        """The ids of all texts back to back, uint32, and how many each has; None if a text looks like a mark.
+        """Return the ids of all texts back to back, uint32, and how many each has; None if a text looks like a mark.
 
         Thousands of short texts cost one call of tiktoken, in which the interpreter is free for other threads.
         """
@@ -54,7 +54,7 @@ class FastPath:
 
 
 def is_gpt2_like(backend: Backend) -> bool:
-    """Whether texts are cut into words exactly as GPT-2's are."""
+    """Return whether texts are cut into words exactly as GPT-2's are."""
     words = backend.pre_tokenizer
     byte_level = isinstance(words, pre_tokenizers.ByteLevel) and words.use_regex and not words.add_prefix_space
     ordinary = [token for token in backend.get_added_tokens_decoder().values() if not token.special]
@@ -76,7 +76,9 @@ def fast_path(backend: Backend, model: dict[str, Any]) -> FastPath | None:
 
 
 def ranks(model: dict[str, Any]) -> dict[bytes, int]:
-    """The ids of a byte-level BPE's tokens by their bytes, as tiktoken wants them; `model` as in a tokenizer.json."""
+    """Return the ids of a byte-level BPE's tokens by their bytes, as tiktoken wants them; `model` as in a
+    tokenizer.json.
+    """
     letters = byte_letters()
     table = str.maketrans(letters)
     tokens = [*letters, *("".join(pair) for pair in model["merges"])]
@@ -84,6 +86,6 @@ def ranks(model: dict[str, Any]) -> dict[bytes, int]:
 
 
 def byte_letters() -> dict[str, int]:
-    """The printable letter that stands for each byte in a byte-level vocabulary, and the byte."""
+    """Return the printable letter that stands for each byte in a byte-level vocabulary, and the byte."""
     others = [byte for byte in range(256) if byte not in PRINTABLE]
     return {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -22,6 +22,7 @@ class GPTSource:
         self.first, self.size = first, last - first
         self.set, self.sequence, self.vocab, self.eod = documents.dataset, sequence, vocab, eod
         self.stop_at_documents = stop_at_documents
+
         self.samples = (last - first - 1) // sequence
         if self.samples < 1:
             whole = documents.last - documents.first == len(documents.dataset.documents) - 1
@@ -30,6 +31,7 @@ class GPTSource:
                 f"fewer than one sample of data.sequence={sequence} + 1; lower data.sequence, "
                 f"{'' if whole else 'give this part a larger share of data.split, '}or give more text"
             )
+
         if stop_at_documents and (eod is None or self.set.tokens[last - 1] != eod):
             raise InputError(
                 f"data.stop_at_documents=true: the documents of {documents.name} do not end in an end-of-text token; "
@@ -40,7 +42,9 @@ class GPTSource:
         return self.samples
 
     def sample(self, i: int, draw: int) -> Sample:
-        """Tokens i × sequence onwards; an epoch (samples of draws) after the first begins at a token of its own."""
+        """Return the tokens i × sequence onwards; an epoch (samples of draws) after the first begins at a token
+        of its own.
+        """
         epoch = draw // self.samples
         piece = self._piece(i * self.sequence + (mixing.key(epoch) % self.sequence if epoch else 0))
         tokens, labels = piece[:-1], piece[1:]
@@ -51,7 +55,7 @@ class GPTSource:
         return Sample(tokens, labels, None, document, -1)
 
     def _piece(self, start: int) -> Array:
-        """`sequence` + 1 tokens from `start`; after the last comes the first."""
+        """Return `sequence` + 1 tokens from `start` on; after the last comes the first."""
         missing = start + self.sequence + 1 - self.size
         piece = self._tokens(start, self.size + min(missing, 0))
         return piece if missing <= 0 else np.concatenate([piece, self._tokens(0, missing)])

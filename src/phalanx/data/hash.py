@@ -29,11 +29,11 @@ def mix(x: Words) -> Words:
 
 
 def words(key: int, count: int) -> list[int]:
-    """`count` random words of a key."""
+    """Return `count` random words of a key, each of 32 bits."""
     return [mixing.mix((key + number * mixing.GOLDEN) & mixing.WORD) for number in range(1, count + 1)]
 
 
 def uniform(key: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The `words` of a key as numbers in [0, 1), float64 of 32 random bits each."""
+    """Return the `words` of a key as numbers in [0, 1), float64 of 32 random bits each."""
     steps = _STEPS[:count] if count <= len(_STEPS) else np.arange(1, count + 1, dtype=np.uint32) * _GOLDEN
     return mix(steps + np.uint32(key)) / 2.0**32

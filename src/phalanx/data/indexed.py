@@ -51,23 +51,28 @@ class IndexedDataset:
         bin_path, idx_path = set_paths(prefix)
         for path in (bin_path, idx_path):
             if not path.is_file():
-                raise InputError(f"{path} is missing; {_what_instead(Path(prefix))}")
+                raise InputError(f"{path} is missing; {_remedy(Path(prefix))}")
+
         dtype, sequences, documents = _read_header(idx_path)
         if not sequences:
             raise InputError(f"{idx_path} lists no sequences; prepare the set again")
+
         lengths_at = HEADER.size
         starts_at = lengths_at + 4 * sequences
         documents_at = starts_at + 8 * sequences
         _check_size(idx_path, documents_at + 8 * documents)
+
         self.lengths = _map(idx_path, "<i4", lengths_at, sequences)
         self.starts = _map(idx_path, "<i8", starts_at, sequences)
         self.documents = _map(idx_path, "<i8", documents_at, documents)
         if self.documents[0] != 0 or self.documents[-1] != sequences:
             raise InputError(f"{idx_path} is damaged: its documents do not cover its {sequences:,} sequences")
+
         size = int(self.starts[-1]) + int(self.lengths[-1]) * dtype.itemsize
         _check_size(bin_path, size)
         if not size:
             raise InputError(f"{bin_path} holds no tokens; prepare the set again")
+
         self.tokens = _map(bin_path, dtype.str, 0, size // dtype.itemsize)
         self.unsigned = np.dtype(f"<u{dtype.itemsize}")
         self._numbers = self.tokens.view(self.unsigned)  # negative ones are beyond any vocabulary
@@ -80,7 +85,9 @@ class IndexedDataset:
         return self.tokens[start : start + int(self.lengths[i])]
 
     def read(self, first: int, last: int, vocab: int) -> Array:
-        """Tokens `first` to `last`, int64. InputError that names the first one that is none of 0 to `vocab` - 1."""
+        """Return the tokens `first` to `last`, int64 [last - first]. InputError that names the first one that is none
+        of 0 to `vocab` - 1.
+        """
         numbers = self._numbers[first:last]
         if len(numbers) and numbers.max() >= vocab:
             at = first + int((numbers >= vocab).argmax())
@@ -92,7 +99,7 @@ class IndexedDataset:
         return numbers.astype(np.int64)
 
     def document_at(self, token: int) -> int:
-        """The number of the document that a token of the set belongs to."""
+        """Return the number of the document that a token of the set belongs to."""
         # numpy's search would first copy the whole index: after the header's 34 bytes its numbers are not aligned
         sequence = bisect_right(self.starts, token * self.tokens.itemsize) - 1
         return bisect_right(self.documents, sequence) - 1
@@ -132,16 +139,20 @@ class IndexedWriter:
         Tokens behind the last end begin a sequence that a later call ends, so no sequence needs to fit in memory.
         """
         assert not len(tokens) or (tokens.min() >= 0 and tokens.max() <= np.iinfo(self._dtype).max)
+
         at = self._position
         lengths = np.diff(ends, prepend=-at.open)
         if len(lengths) and lengths.max() > np.iinfo(np.int32).max:
             raise InputError(f"a sequence of {lengths.max():,} tokens is more than an .idx file can tell; split it")
+
         written = at.sequences + np.concatenate([[0], np.cumsum(lengths > 0)])
         closed = np.unique(written[documents])
         closed = closed[closed > at.document].astype("<i8")
+
         self._bin.write(tokens.astype(self._dtype, copy=False).tobytes())
         self._lengths.write(lengths[lengths > 0].astype("<i4").tobytes())
         self._documents.write(closed.tobytes())
+
         self._position = Position(
             tokens=at.tokens + len(tokens),
             sequences=int(written[-1]),
@@ -151,7 +162,7 @@ class IndexedWriter:
         )
 
     def commit(self) -> Position:
-        """Force everything to disk, and say how far that is."""
+        """Force everything to disk. Return how far that is."""
         for file in (self._bin, self._lengths, self._documents):
             _sync(file)
         return self._position
@@ -180,6 +191,7 @@ class IndexedWriter:
     def _write_index(self, index: BinaryIO) -> None:
         code = next(code for code, name in DTYPES.items() if np.dtype(name) == self._dtype)
         index.write(HEADER.pack(MAGIC, 1, code, self._position.sequences, self._position.documents + 1))
+
         with self._lengths_path.open("rb") as lengths:
             while block := lengths.read(CHUNK):
                 index.write(block)
@@ -189,6 +201,7 @@ class IndexedWriter:
                 ends = np.frombuffer(block, "<i4").cumsum(dtype=np.int64) * self._dtype.itemsize + start
                 index.write(np.concatenate([[start], ends[:-1]]).astype("<i8").tobytes())
                 start = int(ends[-1])
+
         index.write(bytes(8))
         with self._documents_path.open("rb") as documents:
             while block := documents.read(CHUNK):
@@ -196,17 +209,17 @@ class IndexedWriter:
 
 
 def set_paths(prefix: str | Path) -> tuple[Path, Path]:
-    """The .bin and .idx files of a set."""
+    """Return the .bin and .idx files of a set."""
     return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
 
 
 def set_sizes(vocab: int, tokens: int, sequences: int, documents: int) -> tuple[int, int]:
-    """Bytes of the .bin and .idx files of a set."""
+    """Return the bytes of the .bin and .idx files of a set."""
     return tokens * _dtype(vocab).itemsize, HEADER.size + 12 * sequences + 8 * (documents + 1)
 
 
 def partial_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
-    """The files of a set that is being written: tokens, lengths, documents."""
+    """Return the files of a set that is being written: tokens, lengths, documents."""
     return Path(f"{prefix}.bin.partial"), Path(f"{prefix}.lengths.partial"), Path(f"{prefix}.documents.partial")
 
 
@@ -214,8 +227,8 @@ def _dtype(vocab: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab < SMALL_VOCAB else "<i4")
 
 
-def _what_instead(prefix: Path) -> str:
-    """What to do where there is no set `prefix`: it may be a set's file, or text that is not prepared."""
+def _remedy(prefix: Path) -> str:
+    """Return what to do where there is no set `prefix`: it may be a set's file, or text that is not prepared."""
     if prefix.suffix in (".bin", ".idx") and prefix.exists():
         return f"a set is named without {prefix.suffix}: {prefix.with_suffix('')}"
     if prefix.is_dir():

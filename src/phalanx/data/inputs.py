@@ -19,13 +19,13 @@ class Resumable(InputError):
 
 
 def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]:
-    """The files that paths, folders and globs mean, each once, in the order given; folders and globs are sorted.
+    """Return the files that paths, folders and globs mean, each once, in the order given; folders and globs are sorted.
 
     A folder gives its text, JSONL and Parquet files at any depth, packed or not. Folders and globs do not give what is
     `output`. Raises InputError when one is missing.
     """
     own = {path.resolve() for path in output}
-    found: dict[Path, None] = {}
+    matches: dict[Path, None] = {}
     for name in inputs:
         path = Path(name)
         if path.is_dir():
@@ -34,19 +34,21 @@ def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]
             files = [path]
         else:
             files = [p for p in map(Path, _matches(name)) if p.is_file()]
+
         if not path.is_file():
             files = sorted(p for p in files if p.resolve() not in own)
         if not files:
             known = " ".join((*TEXT, *JSONL, *PARQUET))
             why = f"holds no {known} files" if path.is_dir() else "is no file, folder or glob that matches anything"
             raise InputError(f"input {name!r} {why}")
-        found.update(dict.fromkeys(files))
-    return list(found)
+
+        matches.update(dict.fromkeys(files))
+    return list(matches)
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """The paths that a glob means, where ** stands for any folders that are not hidden. Links to folders are followed,
-    but no folder is entered twice: glob.glob would walk a link that leads back for ever.
+    """Yield the paths that a glob means, where ** stands for any folders that are not hidden. Links to folders are
+    followed, but no folder is entered twice: glob.glob would walk a link that leads back for ever.
     """
     parts = pattern.split("/")
     if "**" not in parts:
@@ -60,7 +62,9 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """A folder and all below it that are not hidden, each once and with a slash at its end; links are followed last."""
+    """Yield a folder and all below it that are not hidden, each once and with a slash at its end; links are followed
+    last.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = deque([top])
     while waiting:
@@ -77,13 +81,13 @@ def _folders(top: str) -> Iterator[str]:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds of a file: what differs once it is written to."""
+    """Return a file's size in bytes and time of the last change in nanoseconds: one differs once it is written to."""
     about = path.stat()
     return about.st_size, about.st_mtime_ns
 
 
 def check_unchanged(path: Path, before: tuple[int, int]) -> None:
-    """InputError if a file was written to since it had the stamp `before`."""
+    """Raise InputError if a file was written to since it had the stamp `before`."""
     if (now := stamp(path)) != before:
         raise InputError(
             f"{path} was written to while it was read ({before[0]:,} bytes before, {now[0]:,} now); prepare a copy of "
@@ -92,5 +96,5 @@ def check_unchanged(path: Path, before: tuple[int, int]) -> None:
 
 
 def kind(path: Path) -> str:
-    """The suffix that tells what is in a file, whatever packs it."""
+    """Return the suffix that tells what is in a file, whatever packs it."""
     return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()

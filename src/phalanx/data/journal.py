@@ -29,12 +29,12 @@ class Cursor(BaseModel):
     within: bool = False  # whether the next record goes on with a document
 
     def moved(self, source: int, bookmark: Bookmark, size: int, within: bool = False) -> "Cursor":
-        """Reading went on to here, over `size` bytes of text."""
+        """Return the cursor after reading went on to a bookmark, over `size` bytes of text."""
         place = {"source": source, "bookmark": bookmark, "within": within}
         return self.model_copy(update={**place, "text_bytes": self.text_bytes + size})
 
     def with_fault(self, fault: str, undecodable: bool) -> "Cursor":
-        """One more malformed record; `undecodable` says whether another encoding may help."""
+        """Return the cursor after one more malformed record; `undecodable` says whether another encoding may help."""
         update = {
             "malformed": self.malformed + 1,
             "malformed_first": (*self.malformed_first, fault)[:SHOWN],
@@ -43,7 +43,7 @@ class Cursor(BaseModel):
         return self.model_copy(update=update)
 
     def with_blank(self) -> "Cursor":
-        """One more document of blanks alone."""
+        """Return the cursor after one more document of blanks alone."""
         return self.model_copy(update={"blank": self.blank + 1})
 
 
@@ -58,7 +58,7 @@ class Journal(BaseModel):
 
     @classmethod
     def read(cls, prefix: str) -> "Journal | None":
-        """The journal of an interrupted preparation, if there is one. Raises InputError when it is damaged."""
+        """Return the journal of an interrupted preparation, if there is one. Raises InputError when it is damaged."""
         path = journal_path(prefix)
         if not path.exists():
             return None
@@ -73,26 +73,28 @@ class Journal(BaseModel):
 
 
 def left_out(counts: Cursor | Manifest) -> str:
-    """How many malformed records and blank documents were left out, and the first malformed ones; nothing if none."""
-    told = ""
+    """Return how many malformed records and blank documents were left out, and the first malformed ones; nothing if
+    none.
+    """
+    text = ""
     if counts.malformed:
         first = "; ".join(counts.malformed_first) + _hint(counts.undecodable > 0)
-        told = f", {counts.malformed:,} malformed records left out (first: {first})"
+        text = f", {counts.malformed:,} malformed records left out (first: {first})"
     if counts.blank:
-        told += f", {counts.blank:,} blank document{'s' * (counts.blank != 1)} left out"
-    return told
+        text += f", {counts.blank:,} blank document{'s' * (counts.blank != 1)} left out"
+    return text
 
 
 def stopped_by(fault: str, undecodable: bool) -> Resumable:
-    """The error to raise when a malformed record ends a strict preparation."""
+    """Return the error to raise when a malformed record ends a strict preparation."""
     return Resumable(f"{fault}{_hint(undecodable)}; mend it, or leave out --strict to skip and count such records")
 
 
 def _hint(undecodable: bool) -> str:
-    """What may help where plain text could not be decoded."""
+    """Return a hint that may help where plain text could not be decoded; else nothing."""
     return "; --encoding names another encoding, such as cp1252" if undecodable else ""
 
 
 def journal_path(prefix: str) -> Path:
-    """Where the journal of a set lies."""
+    """Return where the journal of a set lies."""
     return Path(f"{prefix}.partial.json")

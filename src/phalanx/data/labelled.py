@@ -37,19 +37,19 @@ class Examples:
         return len(self.encoded)
 
     def sample(self, i: int, draw: int) -> Sample:
-        """Example `i`; nothing about it is random."""
-        one = self.encoded[i]
-        used, places = len(one.tokens), np.arange(self.length)
+        """Return example `i`, filled up to `length` tokens; nothing about it is random."""
+        example = self.encoded[i]
+        used, places = len(example.tokens), np.arange(self.length)
         tokens = np.full(self.length, self.pad, np.int64)
-        tokens[:used] = one.tokens
+        tokens[:used] = example.tokens
         labels = np.full(self.length, -1, np.int64)
-        if one.labels is not None:
-            labels[:used] = one.labels
+        if example.labels is not None:
+            labels[:used] = example.labels
         if self.causal:
             return Sample(tokens, labels, None, None, -1)
-        segment = ((places >= one.second) & (places < used)).astype(np.int64)
+        segment = ((places >= example.second) & (places < used)).astype(np.int64)
         document = np.where(places < used, 0, -1).astype(np.int32)
-        return Sample(tokens, labels, segment, document, one.related, one.value)
+        return Sample(tokens, labels, segment, document, example.related, example.value)
 
 
 class ByLength:
@@ -65,7 +65,7 @@ class ByLength:
         groups = len(source) // group
         self.batch = min(batch // group, groups)  # of groups
         self.epoch = groups // self.batch * self.batch
-        sizes = [len(one.tokens) for one in source.encoded[: groups * group]]
+        sizes = [len(example.tokens) for example in source.encoded[: groups * group]]
         self.sizes = np.array(sizes).reshape(groups, group).max(1)
         self._order = lru_cache(2)(self._ordered)
 
@@ -75,7 +75,7 @@ class ByLength:
         return self.source.sample(int(self._order(epoch)[place]) * self.group + which, n)
 
     def _ordered(self, epoch: int) -> Array:
-        """The epoch's groups in order."""
+        """Return the epoch's groups in order."""
         shuffle = Permutation(len(self.sizes), mixing.key(self.seed, epoch, 0))
         chosen = np.array([shuffle(i) for i in range(self.epoch)])
         parts = []
@@ -99,12 +99,14 @@ class Assembler:
         self.cls, self.sep, self.pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
 
     def encode(self, texts: Sequence[str]) -> list[Array]:
-        """The tokens of each text."""
+        """Return the tokens of each text, int64 [tokens]."""
         flat, lengths = self.tokenizer.encode_joined(texts)
         return np.split(flat.astype(np.int64), np.cumsum(lengths)[:-1]) if len(texts) else []
 
     def join(self, a: Array, b: Array | None = None) -> Encoded:
-        """[CLS] a [SEP], or [CLS] a [SEP] b [SEP]: too long, the longer one loses its end first."""
+        """Return [CLS] a [SEP], or [CLS] a [SEP] b [SEP]. Where that is too long, the longer one loses its
+        end first.
+        """
         if b is None:
             a = a[: self.length - 2]
             return Encoded(np.concatenate([[self.cls], a, [self.sep]]), len(a) + 2)

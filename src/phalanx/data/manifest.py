@@ -1,4 +1,4 @@
-"""What a prepared set is made of: PREFIX.manifest.json beside the .bin/.idx pair, and PREFIX.tokenizer.json with it.
+"""The manifest of a prepared set: PREFIX.manifest.json beside the .bin/.idx pair, and PREFIX.tokenizer.json with it.
 
 The manifest is written last, so a set with a manifest is whole. Its first part, the request, is all that decides the
 set's bytes: an equal request needs no new work.
@@ -43,7 +43,7 @@ class Written(BaseModel):
 
 
 class Request(BaseModel):
-    """What decides a set's bytes."""
+    """The request for a set: all that decides its bytes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,7 +76,7 @@ class Manifest(Request):
 
     @classmethod
     def read(cls, prefix: str | Path) -> Self:
-        """The manifest of the set PREFIX. Raises InputError when there is none that can be read."""
+        """Return the manifest of the set PREFIX. Raises InputError when there is none that can be read."""
         path = manifest_path(prefix)
         if not path.exists():
             raise InputError(f"{path} is missing, so {prefix} is no finished set; run phalanx prepare --out {prefix}")
@@ -94,28 +94,28 @@ class Manifest(Request):
 
     def write(self, prefix: str | Path) -> None:
         """Write PREFIX.manifest.json in one piece."""
-        unsaid = None if self.begin else {"begin"}  # as before there were such tokens
-        durable.write(manifest_path(prefix), self.model_dump_json(indent=1, exclude=unsaid).encode() + b"\n")
+        excluded = None if self.begin else {"begin"}  # as before there were such tokens
+        durable.write(manifest_path(prefix), self.model_dump_json(indent=1, exclude=excluded).encode() + b"\n")
 
 
 def manifest_path(prefix: str | Path) -> Path:
-    """Where the manifest of a set lies."""
+    """Return where the manifest of a set lies."""
     return Path(f"{prefix}.manifest.json")
 
 
 def tokenizer_path(prefix: str | Path) -> Path:
-    """Where the copy of its tokenizer lies."""
+    """Return where the copy of its tokenizer lies."""
     return Path(f"{prefix}.tokenizer.json")
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_written(path: Path) -> tuple[str, Written]:
-    """The SHA-256 of a file that is finished, and what tells later whether it is still as it was."""
+    """Return the SHA-256 of a file that is finished, and what tells later whether it is still as it was."""
     whole, pieces = hashlib.sha256(), []
     with path.open("rb") as file:
         while block := file.read(PIECE):
@@ -125,7 +125,9 @@ def describe_written(path: Path) -> tuple[str, Written]:
 
 
 def describe_sources(stamps: Mapping[Path, tuple[int, int]]) -> tuple[InputFile, ...]:
-    """The sources with sizes and checksums, several files at a time. InputError if one is written to meanwhile."""
+    """Return the sources with sizes and checksums, several files at a time. InputError if one is written to
+    meanwhile.
+    """
     with ThreadPoolExecutor() as pool:
         sums = [*pool.map(checksum, stamps)]
     for path, before in stamps.items():

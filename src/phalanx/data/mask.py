@@ -21,21 +21,23 @@ class Masker:
         self.starts_word = tokenizer.starts_word if whole_word else None
 
     def __call__(self, tokens: Array, places: Array, key: int) -> tuple[Array, Array]:
-        """`tokens` with some of those at `places` (ascending, never special ones) replaced, and the labels."""
+        """Return `tokens` with some of those at `places` (ascending, never special ones) replaced, and the labels."""
         count = max(1, round(len(places) * self.fraction))
         rank, kind, word = hash.uniform(key, 3 * len(places)).reshape(3, -1)
         chosen = _smallest(rank, count) if self.starts_word is None else self._words(tokens, places, rank, count)
         places, kind, word = places[chosen], kind[chosen], word[chosen]
+
         hidden = tokens[places]
         labels = np.full_like(tokens, -1)
         labels[places] = hidden
+
         drawn = self.ordinary[(word * len(self.ordinary)).astype(np.int64)]
         masked = tokens.copy()
         masked[places] = np.where(kind < 0.8, self.mask, np.where(kind < 0.9, drawn, hidden))
         return masked, labels
 
     def _words(self, tokens: Array, places: Array, rank: Array, count: int) -> Array:
-        """bool [places]: whole words in the order of their rank, as many as fit in `count` pieces, one at least.
+        """Choose whole words in the order of their rank, as many as fit in `count` pieces, one at least: bool [places].
 
         The first piece of a segment begins a word, whatever it was cut from.
         """
@@ -44,6 +46,7 @@ class Masker:
         firsts = np.flatnonzero(starts)
         sizes = np.diff(firsts, append=len(places)).tolist()
         order = np.argsort(rank[firsts]).tolist()
+
         picked = np.zeros(len(firsts), bool)
         room = count
         for number in order:
@@ -52,6 +55,7 @@ class Masker:
                 room -= sizes[number]
             if not room:
                 break
+
         if room == count:
             picked[order[0]] = True
         words: Array = picked[np.cumsum(starts) - 1]
@@ -59,6 +63,6 @@ class Masker:
 
 
 def _smallest(rank: Array, count: int) -> Array:
-    """bool [rank]: where the `count` smallest are."""
+    """Return where the `count` smallest of `rank` are: bool [rank]."""
     smallest: Array = rank <= np.partition(rank, count - 1)[count - 1]
     return smallest

@@ -16,7 +16,7 @@ class Meter:
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._what = what
         self._total = max(total, 1)
-        self._begun = self._told = time.monotonic()
+        self._begun = self._reported = time.monotonic()
         self._console = console
         self._text = 0
         columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"))
@@ -36,12 +36,12 @@ class Meter:
         return f"{self._text / 1e6 / max(time.monotonic() - self._begun, 1e-3):.1f} MB/s"
 
     def show(self, read: int, text: int) -> None:
-        """`read` input bytes are done in all; `text` bytes of text were added."""
+        """Count `text` more bytes of text, and show that `read` input bytes are done in all."""
         self._text += text
         self._bar.update(self._task, completed=read, speed=self.speed)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._told > SECONDS:
-            self._told = now
+        if not self._console.is_terminal and now - self._reported > SECONDS:
+            self._reported = now
             left = (now - self._begun) * (self._total - read) / max(read, 1)
             part = 100 * read / self._total
             self._console.print(f"{self._what}: {part:.0f} %, {self.speed}, {left:,.0f} s left", highlight=False)

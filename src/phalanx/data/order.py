@@ -34,7 +34,7 @@ class Permutation:
     @overload
     def __call__(self, i: Integers) -> Integers: ...
     def __call__(self, i: int | Integers) -> int | Integers:
-        """The image of an index, or of an array of them."""
+        """Return the image of an index, or of an array of them."""
         if isinstance(i, np.ndarray):
             images: Integers = self._network(i.astype(np.int64), _mix_array)
             while (outside := images >= self.size).any():
@@ -47,12 +47,12 @@ class Permutation:
         return image
 
     def _network(self, i: Any, mix: Callable[[Any], Any]) -> Any:
-        base, other = self.bases
-        left, right = i // other, i % other
+        left_base, right_base = self.bases
+        left, right = i // right_base, i % right_base
         for key in self.keys:
-            left, right = right, (left + mix(right ^ key)) % base
-            base, other = other, base
-        return left * other + right
+            left, right = right, (left + mix(right ^ key)) % left_base
+            left_base, right_base = right_base, left_base
+        return left * right_base + right
 
 
 def _mix_array(x: Integers) -> Integers:

@@ -16,7 +16,7 @@ ROWS = 64  # decoded at once
 
 
 def texts(path: Path, key: str, start: int) -> Iterator[tuple[str, str, float]]:
-    """The column `key` from row `start` on: text, what is wrong with it, and the part of the rows read.
+    """Yield the column `key` from row `start` on: text, what is wrong with it, and the part of the rows read.
 
     Raises InputError.
     """
@@ -25,6 +25,7 @@ def texts(path: Path, key: str, start: int) -> Iterator[tuple[str, str, float]]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise Resumable(f"reading {path} needs pyarrow: pip install phalanx[data]") from error
+
     with ExitStack() as stack:
         source: Any = path
         if path.suffix.lower() in PACKED:
@@ -36,6 +37,7 @@ def texts(path: Path, key: str, start: int) -> Iterator[tuple[str, str, float]]:
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             firsts = [0, *accumulate(counts)]
             groups = [i for i in range(len(counts)) if firsts[i + 1] > start]
+
             row = firsts[groups[0]] if groups else 0
             for batch in file.iter_batches(ROWS, groups, [key], use_threads=False):
                 for value in batch.column(0):
@@ -47,7 +49,7 @@ def texts(path: Path, key: str, start: int) -> Iterator[tuple[str, str, float]]:
 
 
 def _text(value: Any) -> tuple[str, str]:
-    """A value's text and what is wrong with it; Parquet does not check that texts are UTF-8."""
+    """Return a value's text and what is wrong with it. Parquet does not check that texts are UTF-8."""
     try:
         text = value.as_py()
     except UnicodeDecodeError:

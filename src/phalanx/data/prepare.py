@@ -98,7 +98,7 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
 
 
 def saved(out: str) -> str:
-    """What an interrupted preparation of the set `out` leaves behind, in words."""
+    """Return in words how much of the set `out` an interrupted preparation has saved."""
     journal = Journal.read(out)
     return f"{journal.position.tokens if journal else 0:,} tokens of {out} are saved"
 
@@ -113,7 +113,7 @@ def _check_out(out: str, files: list[Path]) -> None:
 
 
 def _own_files(out: str) -> list[Path]:
-    """What a preparation of the set `out` writes, or wrote when it was interrupted."""
+    """Return the files that a preparation of the set `out` writes, or wrote when it was interrupted."""
     return [*set_paths(out), manifest_path(out), tokenizer_path(out), *partial_paths(out), journal_path(out)]
 
 
@@ -126,6 +126,7 @@ def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> R
         raise InputError(f"tokenizer {tokenizer.name} has no end-of-text token to append")
     if options.append_eod and options.sentences:
         raise InputError("an end of text is appended to documents, not to sentences; choose one of the two")
+
     marked = tokenizer.eod is not None and not options.sentences and options.append_eod is not False
     return Request(
         sources=describe_sources(stamps),
@@ -140,7 +141,9 @@ def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> R
 
 
 def _finished(out: str, request: Request) -> Manifest | None:
-    """The manifest of the set `out` if it is made from an equal request. InputError if files are not as written."""
+    """Return the manifest of the set `out` if it is made from an equal request. InputError if files are not
+    as written.
+    """
     if not manifest_path(out).exists() or (manifest := Manifest.read(out)).request != request:
         return None
     for path in set_paths(out):
@@ -152,17 +155,21 @@ def _finished(out: str, request: Request) -> Manifest | None:
 
 
 def _begin(out: str, request: Request, force: bool) -> Journal:
-    """The journal of an interrupted equal request, or a new one. Raises InputError where files are in the way."""
+    """Return the journal of an interrupted equal request, or a new one. Raises InputError where files are
+    in the way.
+    """
     fresh = Journal(request=request)
     if force:
         manifest_path(out).unlink(missing_ok=True)
         return fresh
+
     journal = Journal.read(out)
     if journal is None:
         in_the_way = [path for path in (manifest_path(out), *set_paths(out)) if path.exists()]
         if in_the_way:
             raise InputError(f"{in_the_way[0]} exists and comes from other inputs or options; --force replaces it")
         return fresh
+
     if journal.request != request:
         raise InputError(f"{journal_path(out)} is of other inputs or options; --force starts over")
     return journal if all(path.exists() for path in partial_paths(out)) else fresh
@@ -171,15 +178,17 @@ def _begin(out: str, request: Request, force: bool) -> Journal:
 def _write(
     stamps: Stamps, out: str, journal: Journal, tokenizer: Tokenizer, options: PrepareOptions, meter: Meter
 ) -> tuple[Position, Cursor]:
-    """Write the set from where the journal is to the end; how much it is, and how the reading went."""
+    """Write the set from where the journal is to the end. Return how much it is, and how the reading went."""
     request, files = journal.request, [*stamps]
     piece = CHUNK if tokenizer.cuttable or request.sentences else UNCUT
     reading = Reading(request.document, request.key, piece, request.sentences, request.encoding)
     encoding = EncodeOptions(tokenizer.name, request.sentences, request.append_eod, request.begin)
+
     writer = IndexedWriter(out, tokenizer.vocab, journal.position)
     journal.write(out)
     chunks = read_chunks(files, reading, journal.cursor, options.strict, stamps)
     blocks = encode_all(tokenizer, encoding, chunks, options.workers or processor.cpus())
+
     try:
         cursor = _append(writer, out, journal, blocks, meter)
     except InputError as error:
@@ -190,6 +199,7 @@ def _write(
         raise Resumable(
             f"{error}; {saved(out)}: while its inputs stay the same, the command goes on from there"
         ) from error
+
     if not writer.commit().tokens:
         _discard(writer, out)
         others = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -200,7 +210,7 @@ def _write(
 def _append(
     writer: IndexedWriter, out: str, journal: Journal, blocks: Iterable[tuple[Chunk, Block]], meter: Meter
 ) -> Cursor:
-    """Write the blocks of tokens, save from time to time how far that is, and return how the reading went."""
+    """Write the blocks of tokens, and save from time to time how far that is. Return how the reading went."""
     cursor, committed = journal.cursor, time.monotonic()
     for chunk, block in blocks:
         writer.extend(*block)
@@ -221,6 +231,7 @@ def _discard(writer: IndexedWriter, out: str) -> None:
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:
     tokenizer.save(tokenizer_path(out))
     files = {suffix: describe_written(path) for suffix, path in zip(SUFFIXES, set_paths(out), strict=True)}
+
     manifest = Manifest(
         **dict(request),
         tokenizer=tokenizer.name,
@@ -237,6 +248,7 @@ def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position
         sha256={suffix: sha256 for suffix, (sha256, _) in files.items()},
         written={suffix: written for suffix, (_, written) in files.items()},
     )
+
     manifest.write(out)
     journal_path(out).unlink()
     return manifest
@@ -248,6 +260,6 @@ def _summary(manifest: Manifest) -> str:
 
 
 def _check_faults(counts: Manifest | Cursor, strict: bool) -> None:
-    """What an earlier preparation was content with does not do for a strict one."""
+    """Raise an error where a strict preparation meets what an earlier one was content with."""
     if strict and counts.malformed:
         raise stopped_by(counts.malformed_first[0], counts.undecodable > 0)

@@ -5,10 +5,10 @@ from phalanx.data.tokenize import Tokenizer
 
 
 def describe(sample: Sample, tokenizer: Tokenizer) -> str:
-    """The text of a sample and a line about it.
+    """Return the text of a sample and a line about it.
 
-    GPT: the text, with a line where attention stops. BERT: segments A and B token by token; [MASK→word] where a word
-    is hidden, [other→word] where it was replaced, [=word] where it was kept.
+    GPT: the text, with a line where attention stops. BERT: segments A and B token by token; [MASK→word] where a word is
+    hidden, [other→word] where it was replaced, [=word] where it was kept.
     """
     return _causal(sample, tokenizer) if sample.segment is None else _masked(sample, tokenizer)
 

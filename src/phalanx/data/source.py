@@ -45,11 +45,11 @@ class Source(Protocol):
     """Samples of one epoch: the same answer for the same arguments, for ever."""
 
     def __len__(self) -> int:
-        """Samples of an epoch."""
+        """Return the samples of an epoch."""
         ...
 
     def sample(self, i: int, draw: int) -> Sample:
-        """Sample `i`; `draw` keys what is random about it (masks)."""
+        """Return sample `i`; `draw` keys what is random about it (masks)."""
         ...
 
 
@@ -57,7 +57,7 @@ class Stream(Protocol):
     """Samples without end."""
 
     def __getitem__(self, n: int) -> Sample:
-        """The n-th sample of the run, 0-based."""
+        """Return the n-th sample of the run, 0-based."""
         ...
 
 
@@ -106,7 +106,7 @@ class Concatenation:
         return int(self.ends[-1])
 
     def sample(self, i: int, draw: int) -> Sample:
-        """Sample `i` of all."""
+        """Return sample `i` of all."""
         k = int(np.searchsorted(self.ends, i, "right"))
         start = int(self.ends[k]) - len(self.parts[k])
         return self.parts[k].sample(i - start, max(0, draw - start))
@@ -135,7 +135,9 @@ class Documents(NamedTuple):
 
 
 def split_weight(name: str) -> tuple[str, float]:
-    """PREFIX and weight of PREFIX@0.7; the weight is 1 where none is given. InputError for one that is not above 0."""
+    """Return PREFIX and weight of PREFIX@0.7; the weight is 1 where none is given. InputError for a weight that is not
+    above 0.
+    """
     prefix, at, text = name.rpartition("@")
     try:
         weight = float(text)
@@ -154,7 +156,7 @@ PARTS = ("training", "validation", "testing")  # of data.split
 def open_sets(
     sets: Sequence[str], split: Sequence[float] | None = None, part: int = 0
 ) -> list[tuple[Documents, float]]:
-    """The sets "PREFIX@weight", each cut to `part` of the fractions `split` of its documents, or whole."""
+    """Return the sets "PREFIX@weight", each cut to `part` of the fractions `split` of its documents, or whole."""
     opened = []
     for name in sets:
         prefix, weight = split_weight(name)
@@ -168,13 +170,14 @@ def open_sets(
                 "it with smaller documents (phalanx prepare … --document blank-line), change the fractions, or name a "
                 "set of its own, as data.valid=PREFIX"
             )
+
         opened.append((Documents(dataset, first, last, prefix), weight))
     return opened
 
 
 def cut(count: int, split: Sequence[float], part: int) -> tuple[int, int]:
-    """First and one past the last of the documents, or samples, of `part`: a part with a fraction above 0 gets one at
-    least, the last parts first if they are few.
+    """Return the first and one past the last of the documents, or samples, of `part`: a part with a fraction above 0
+    gets one at least, the last parts first if they are few. InputError where all fractions are 0.
     """
     whole = sum(split)
     if whole <= 0:

@@ -25,7 +25,7 @@ codecs.register_error(UNDECODABLE, lambda error: ("\udcff", cast(UnicodeDecodeEr
 
 
 def known_encoding(name: str) -> str:
-    """Python's own name of a text encoding. Raises InputError for one that it does not know."""
+    """Return Python's own name of a text encoding. Raises InputError for one that it does not know."""
     try:
         "".encode(name)
         codecs.getincrementaldecoder(name)(UNDECODABLE).decode(b"", final=True)
@@ -36,7 +36,7 @@ def known_encoding(name: str) -> str:
 
 @contextmanager
 def unpacked(path: Path, encoding: str = UTF_8) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The stream of a file's unpacked bytes, and the file itself, whose position tells how much of it is read.
+    """Open the stream of a file's unpacked bytes, and the file itself, whose position tells how much of it is read.
 
     Text in another `encoding` comes as UTF-8. Raises InputError, at any time while it is read, when the packed bytes
     are damaged.
@@ -88,7 +88,7 @@ class _Made(io.RawIOBase, ABC):
 
     @abstractmethod
     def _more(self) -> bytes | None:
-        """Some of the bytes that come next, perhaps none yet; None at the end."""
+        """Return some of the bytes that come next, perhaps none yet; None at the end."""
 
     def readable(self) -> bool:
         return True

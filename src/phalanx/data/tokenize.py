@@ -66,11 +66,13 @@ class Tokenizer:
         return list(encoding.ids[: marks.index(0)]) if 0 in marks else []
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of the text with the special tokens that the tokenizer's template puts around it, as Llama's `<s>`."""
+        """Return the ids of the text with the special tokens that the tokenizer's template puts around it, as Llama's
+        `<s>`.
+        """
         return list(self._backend.encode(text, add_special_tokens=True).ids)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone."""
+        """Return the ids of the text alone."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def known(self, ids: Sequence[int]) -> list[int]:
@@ -81,12 +83,12 @@ class Tokenizer:
         return [*ids]
 
     def encode_places(self, text: str) -> tuple[Array, Array]:
-        """The ids of a text, int64 [n], and where each begins and ends in it, in characters: int64 [n, 2]."""
+        """Return the ids of a text, int64 [n], and where each begins and ends in it, in characters: int64 [n, 2]."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def encode_joined(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """The ids of all texts back to back, uint32, and how many each text has, int64."""
+        """Return the ids of all texts back to back, uint32, and how many each text has, int64."""
         lowered = (text.lower() for text in texts)
         if self.named and any(name in low for low in lowered for name in self._specials.values()):
             return self._encode_slowly(texts)
@@ -95,15 +97,15 @@ class Tokenizer:
         return self._words.encode(texts) if self._words else self._encode_slowly(texts)
 
     def decode(self, ids: Sequence[int] | Array) -> str:
-        """The text of some ids; special tokens come out by name."""
+        """Return the text of some ids; special tokens come out by name."""
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
     def token(self, i: int) -> str:
-        """One token as the vocabulary writes it."""
+        """Return one token as the vocabulary writes it."""
         return str(self._backend.id_to_token(i))
 
     def json(self) -> str:
-        """The whole tokenizer as the text of a tokenizer.json; equal tokenizers give equal texts."""
+        """Return the whole tokenizer as the text of a tokenizer.json; equal tokenizers give equal texts."""
         return self._json
 
     def save(self, path: str | Path) -> None:
@@ -173,14 +175,18 @@ class Tokenizer:
 
 @lru_cache
 def _bundled(name: str) -> Tokenizer:
-    """Read once in a process: unpacking it and building its fast path takes longer than a small preparation."""
+    """Return a bundled tokenizer, read once in a process: unpacking it and building its fast path takes longer than a
+    small preparation.
+    """
     packed = files("phalanx").joinpath("assets", "tokenizers", f"{name}.json.xz").read_bytes()
     return Tokenizer(Backend.from_str(lzma.decompress(packed).decode()), name)
 
 
 @lru_cache(maxsize=4)
 def _parsed(content: bytes) -> Tokenizer:
-    """Read once in a process: a command meets its tokenizer beside its data and again in its run."""
+    """Return the tokenizer of a tokenizer.json, read once in a process: a command meets it beside its data and again in
+    its run.
+    """
     return Tokenizer(Backend.from_buffer(content), "")
 
 
@@ -196,8 +202,8 @@ def load_run_tokenizer(file: Path, vocab: int) -> Tokenizer:
 
 
 def load_tokenizer(name_or_path: str) -> Tokenizer:
-    """A bundled tokenizer by name, or one from a tokenizer.json, a folder that holds one, or one that `read_folder` can
-    read. Raises InputError.
+    """Return a bundled tokenizer by name, or one from a tokenizer.json, a folder that holds one, or one that
+    `read_folder` can read. Raises InputError.
     """
     if name_or_path in TOKENIZERS:
         return _bundled(name_or_path)

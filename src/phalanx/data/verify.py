@@ -28,13 +28,14 @@ MEND = "copy it here again, or prepare it anew with --force"
 
 
 def open_set(prefix: str | Path, sums: bool = False) -> IndexedDataset:
-    """The set PREFIX, after the checks that cost little; with `sums`, checksums are compared whatever the times.
+    """Return the set PREFIX, after the checks that cost little; with `sums`, checksums are compared whatever the times.
 
     Raises InputError that names the file and the place that are not as they were written.
     """
     manifest = _manifest(prefix)
     dataset = IndexedDataset(prefix)
     _check_index(dataset, _some)
+
     for suffix, path in zip(SUFFIXES, set_paths(prefix), strict=True):
         if not manifest:
             continue
@@ -47,12 +48,14 @@ def open_set(prefix: str | Path, sums: bool = False) -> IndexedDataset:
 
 
 def fingerprint(prefix: str | Path) -> str:
-    """What tells the tokens of a set from others, once its checksums are compared: the manifest's, or of a set without
-    a manifest how many tokens it has and a checksum over pieces of them. Raises InputError.
+    """Return a text by which the tokens of a set are known from others, once its checksums are compared: the manifest's
+    checksum, or of a set without a manifest how many tokens it has and a checksum over pieces of them. Raises
+    InputError.
     """
     dataset = open_set(prefix, sums=True)
     if manifest := _manifest(prefix):
         return manifest.sha256["bin"]
+
     digest = hashlib.sha256()
     with set_paths(prefix)[0].open("rb") as file:
         for number in _some(-(-dataset.tokens.nbytes // PIECE)):
@@ -62,14 +65,14 @@ def fingerprint(prefix: str | Path) -> str:
 
 
 def check_tokenizer(prefix: str | Path, manifest: Manifest) -> None:
-    """InputError unless the tokenizer that lies beside a set is the one that made it."""
+    """Raise InputError unless the tokenizer that lies beside a set is the one that made it."""
     path = tokenizer_path(prefix)
     if not path.exists() or checksum(path) != manifest.tokenizer_sha256:
         raise InputError(f"{path} is {'not the tokenizer that made the set' if path.exists() else 'missing'}; {MEND}")
 
 
 def verify(prefix: str, console: Console) -> str:
-    """Read all of a set, and compare it with its manifest where it has one; what was checked, on a line.
+    """Read all of a set, and compare it with its manifest where it has one. Return a line that says what was checked.
 
     Raises InputError that names the file and the place of the first fault.
     """
@@ -103,7 +106,7 @@ def verify(prefix: str, console: Console) -> str:
 
 
 def _manifest(prefix: str | Path) -> Manifest | None:
-    """The manifest of a set that has one. InputError unless it speaks of files of the size that they have."""
+    """Return the manifest of a set that has one. InputError unless it speaks of files of the size that they have."""
     if not manifest_path(prefix).exists():
         return None
     manifest = Manifest.read(prefix)
@@ -118,8 +121,8 @@ def _manifest(prefix: str | Path) -> Manifest | None:
 
 
 def _check_index(dataset: IndexedDataset, chosen: Callable[[int], Iterable[int]]) -> None:
-    """InputError unless sequences lie one behind the other in the .bin file, and documents in the sequences; of so many
-    blocks of rows those that `chosen` gives are looked at.
+    """Raise InputError unless sequences lie one behind the other in the .bin file, and documents in the sequences; of
+    so many blocks of rows those that `chosen` gives are looked at.
     """
     path, size = set_paths(dataset.prefix)[1], dataset.tokens.itemsize
     for first in (ROWS * block for block in chosen(-(-len(dataset) // ROWS))):
@@ -147,7 +150,7 @@ def _check_index(dataset: IndexedDataset, chosen: Callable[[int], Iterable[int]]
 
 
 def _some(count: int) -> Iterable[int]:
-    """The numbers of all pieces, or of many a fixed choice that their count decides."""
+    """Return the numbers of all pieces, or of many a fixed choice that their count decides."""
     if count <= PIECES:
         return range(count)
     order = Permutation(count, mixing.key(count))
@@ -156,8 +159,9 @@ def _some(count: int) -> Iterable[int]:
 
 @lru_cache(64)
 def _changed(path: Path, now: tuple[int, int], whole: str, written: Written | None) -> tuple[int, int] | None:
-    """Offset and size of the first of the pieces looked at that is not as written. Asked once while the file has the
-    stamp `now`. Where only the checksum of all of it is known, a large file is taken for sound.
+    """Return offset and size of the first of the pieces looked at that is not as written; None where all are. A file is
+    read once while it has the stamp `now`. Where only the checksum of all of it is known, a large file is taken for
+    sound.
     """
     if not written:
         return (0, now[0]) if now[0] <= PIECES * PIECE and checksum(path) != whole else None
@@ -171,8 +175,8 @@ def _changed(path: Path, now: tuple[int, int], whole: str, written: Written | No
 
 
 def _compared(path: Path, suffix: Suffix, manifest: Manifest | None) -> Iterator[tuple[int, bytes, bool]]:
-    """The blocks of a file with their offsets, and whether they are as written. Where only the checksum of the whole is
-    known, an empty block at the end says whether it agrees.
+    """Yield the blocks of a file with their offsets, and whether they are as written. Where only the checksum of the
+    whole is known, an empty block at the end says whether it agrees.
     """
     written = manifest.written.get(suffix) if manifest else None
     digest, size = hashlib.sha256(), written.piece if written else PIECE

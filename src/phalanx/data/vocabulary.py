@@ -54,10 +54,12 @@ def train_tokenizer(
         raise InputError(f"--out {out}: give the name of a .json file")
     if Path(out).exists() and not force:
         raise InputError(f"{out} exists; --force replaces it")
+
     files = find_files(inputs, [Path(out)])
     reading = Reading("file", text.key, CHUNK, False, known_encoding(text.encoding), spare_lines=True)
     learn = _byte_level if kind == "bpe" else partial(_word_piece, lowercase=kind == "wordpiece")
     backend = learn(files, reading, vocab)
+
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(backend, out)
     tokenizer.save(out)
@@ -78,16 +80,19 @@ def _byte_level(files: list[Path], reading: Reading, vocab: int) -> Backend:
 
 
 def _word_piece(files: list[Path], reading: Reading, vocab: int, lowercase: bool) -> Backend:
-    """The library numbers the letters inside words as it meets them, in an order of chance that decides ties between
-    pieces. So they are counted first, and given to it in order of their number."""
+    """Learn a WordPiece tokenizer. The library numbers the letters inside words as it meets them, in an order of chance
+    that decides ties between pieces; so they are counted first, and given to it in order of their number.
+    """
     learner = word_piece(models.WordPiece(unk_token="[UNK]"), lowercase)
     counts: Counter[str] = Counter()
     for texts in _texts(files, reading, "counting letters"):
         for text in texts:
             counts.update(learner.normalizer.normalize_str(text))
+
     ranked = sorted((letter for letter in counts if not letter.isspace()), key=lambda x: (-counts[x], x))
     letters = ranked[: vocab // 3]
     inside = [f"##{letter}" for letter in letters if unicodedata.category(letter)[0] not in "PS"]
+
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab,
         min_frequency=SEEN,
@@ -97,6 +102,7 @@ def _word_piece(files: list[Path], reading: Reading, vocab: int, lowercase: bool
         show_progress=False,
     )
     learner.train_from_iterator(_texts(files, reading, LEARNING), trainer)
+
     model = models.WordPiece(learner.get_vocab(), unk_token="[UNK]")
     return mark(word_piece(model, lowercase), BERT_SPECIALS)
 

@@ -23,44 +23,47 @@ class Window(NamedTuple):
 
 
 def windows(questions: Sequence[Question], assemble: Assembler, stride: int) -> tuple[list[Encoded], list[Window]]:
-    """The samples of all questions, and their windows. The label is the question's first answer where the window holds
-    all of it, else [CLS].
+    """Return the samples of all questions, and their windows. The label is the question's first answer where the window
+    holds all of it, else [CLS].
     """
-    asked = assemble.encode([question.question for question in questions])
+    question_tokens = assemble.encode([question.question for question in questions])
     contexts: dict[str, tuple[Array, Array]] = {}
     encoded, parts = [], []
-    for number, (question, words) in enumerate(zip(questions, asked, strict=True)):
+    for number, (question, words) in enumerate(zip(questions, question_tokens, strict=True)):
         if question.context not in contexts:
             contexts[question.context] = assemble.tokenizer.encode_places(question.context)
         ids, places = contexts[question.context]
+
         words = words[:ASKED]
         room = assemble.length - len(words) - 3
         if room < 8:
             raise InputError(
                 f"data.sequence={assemble.length} leaves {room} tokens for a context beside a question; use 128 or more"
             )
+
         answer = _tokens(question.answers[0], places) if question.answers else None
         for start in starts(len(ids), room, stride):
-            one = assemble.join(words, ids[start : start + room])
-            labels = np.zeros(len(one.tokens), np.int64)
-            first, last = (0, 0) if answer is None else (one.second + end - start for end in answer)
-            if answer is None or first < one.second or last >= len(one.tokens) - 1:
+            sample = assemble.join(words, ids[start : start + room])
+            labels = np.zeros(len(sample.tokens), np.int64)
+            first, last = (0, 0) if answer is None else (sample.second + end - start for end in answer)
+            if answer is None or first < sample.second or last >= len(sample.tokens) - 1:
                 first = last = 0
             labels[first] += BEGINS
             labels[last] += ENDS
-            encoded.append(one._replace(labels=labels))
-            parts.append(Window(number, one.second, places[start : start + room]))
+
+            encoded.append(sample._replace(labels=labels))
+            parts.append(Window(number, sample.second, places[start : start + room]))
     return encoded, parts
 
 
 def starts(length: int, room: int, stride: int) -> range:
-    """Where windows of `room` tokens begin: each `stride` after the one before, until one reaches the end."""
+    """Return where windows of `room` tokens begin: each `stride` after the one before, until one reaches the end."""
     stride = min(stride, room)
     return range(0, max(length - room, 0) + stride, stride) if length > room else range(1)
 
 
 def _tokens(answer: tuple[int, str], places: Array) -> tuple[int, int] | None:
-    """First and last token of an answer; None where no token touches it."""
+    """Return the first and last token of an answer; None where no token touches it."""
     start, stop = answer[0], answer[0] + len(answer[1])
     inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < stop))
     return (int(inside[0]), int(inside[-1])) if len(inside) else None

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def is_bert_like(backend: Backend) -> bool:
-    """Whether no word's ids depend on what stands beyond the blanks around it."""
+    """Return whether no word's ids depend on what stands beyond the blanks around it."""
     ordinary = [token for token in backend.get_added_tokens_decoder().values() if not token.special]
     return (
         isinstance(backend.model, models.WordPiece)
@@ -38,7 +38,7 @@ class Words:
         self._held = 0
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """The ids of all texts back to back, uint32, and how many each text has, int64."""
+        """Return the ids of all texts back to back, uint32, and how many each text has, int64."""
         split = [text.replace("\n", " ").split(" ") for text in texts]
         words = [*chain.from_iterable(split)]
         with self._lock:
@@ -49,7 +49,7 @@ class Words:
         return tokens, np.diff(ends[np.cumsum([0, *map(len, split)])])
 
     def _learn(self, words: Sequence[str]) -> None:
-        """Encode in one call of the library those that are new."""
+        """Encode those of the words that are new, in one call of the library."""
         distinct = set(words)
         new = list(distinct - self._ids.keys())
         if self._held + sum(map(len, new)) > HELD:

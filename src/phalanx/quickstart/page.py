@@ -60,7 +60,8 @@ def _text(results: dict[str, Result]) -> str:
     return paragraph(
         f"Both learned from {results['text']['novels']} novels in the public domain ({words['train']:,} words) and "
         f"were measured on another that neither has seen ({words['held-out']:,} words). They are thousands of times "
-        "smaller than the models of the news and read for a minute or so: they know how English goes, not what it means."
+        "smaller than the models of the news and read for a minute or so: they know how English goes, not what it "
+        "means."
     )
 
 

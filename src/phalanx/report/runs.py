@@ -85,14 +85,14 @@ def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def summary(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the summary: a column for each run."""
+    """Return the header and rows of the summary: a column for each run."""
     facts = [_facts(run) for run in runs]
     names = list(dict.fromkeys(name for of_run in facts for name in of_run))
     return ["", *(run.name for run in runs)], [[name, *(f.get(name, "–") for f in facts)] for name in names]
 
 
 def differences(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the keys in which the configurations differ."""
+    """Return the header and rows of the keys in which the configurations differ."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     rows = [[key, *(run.config.get(key, "–") for run in runs)] for key in keys]
     return ["key", *(run.name for run in runs)], [row for row in rows if len(set(row[1:])) > 1]

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, its configuration, its checkpoints. Knows nothing of training."""
+"""A run on disk: its folder, its configuration, its checkpoints. Nothing here knows of training."""

@@ -35,7 +35,7 @@ GIB = 1 << 30
 
 
 class Restored(NamedTuple):
-    """What was loaded, and in `notes` what the user should hear of it: one line for each damaged checkpoint."""
+    """The step and the held-out loss of the checkpoint that was loaded; `notes` has a line for each damaged one."""
 
     step: int
     loss: float | None
@@ -89,6 +89,7 @@ class Checkpointer:
             self.wait()  # also for the buffers
         except InputError as error:
             failure = error
+
         tensors, values = tree.split(state)
         loss = loss if loss is not None and math.isfinite(loss) else None  # JSON has no NaN
         if self.asynchronous:
@@ -136,7 +137,7 @@ class Checkpointer:
 
     def _first_whole(self, use: Callable[[Path, dict[str, Any]], None], step: int | None,
                      best: bool) -> tuple[Path, dict[str, Any], list[str]]:  # fmt: skip
-        """The first of the candidates that `use` does not find Damaged, its index, and what was wrong before it."""
+        """Return the first candidate that `use` does not find Damaged, its index, and what was wrong before it."""
         damages: list[str] = []
         for path in on_rank_zero(lambda: [*self._candidates(self._finished(), step, best)], self.group):
             try:
@@ -155,21 +156,22 @@ class Checkpointer:
         return self.load({"model": model}, step, best)
 
     def shapes(self, part: str, best: bool = False) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of a part's tensors in a whole checkpoint; none where an imported model has only weights."""
+        """Return the names and shapes of a part's tensors in a whole checkpoint; none where it has no such part."""
         _, index, _ = self._first_whole(lambda *_: None, None, best)
-        found = index["tensors"].items()
-        return {path.removeprefix(f"{part}/"): tuple(entry["shape"]) for path, entry in found if part_of(path) == part}
+        mine = {path: entry for path, entry in index["tensors"].items() if part_of(path) == part}
+        return {path.removeprefix(f"{part}/"): tuple(entry["shape"]) for path, entry in mine.items()}
 
     def weights(self, best: bool = True) -> Weights:
-        """The tensors of a checkpoint, each read when it is asked for."""
+        """Return the tensors of a checkpoint, each read when it is asked for."""
         path, index, _ = self._first_whole(partial(storage.verify, parts=["model"]), None, best)
         return Weights(path, index)
 
     def import_weights(self, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
-        """A checkpoint of step 0 of weights alone, written one at a time; `shapes` may be on the meta device."""
+        """Write a checkpoint of step 0 of weights alone, one at a time; `shapes` may be on the meta device."""
         path = self.path / "step-0000000"
         partial = path.with_name(path.name + ".partial")
         self._begin(partial)
+
         file = write_file(partial / "model.0.safetensors", shapes, read)
         tensors = {
             f"model/{name}": {
@@ -184,12 +186,12 @@ class Checkpointer:
         self._publish(partial, path, None)
 
     def _finished(self) -> dict[int, Path]:
-        """Whole checkpoints by step. One set aside (".old") counts if a kill came before its successor was in place."""
+        """Return whole checkpoints by step, ".old" ones too: a kill may come before a successor is in place."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is no folder; remove it, or put the folder of checkpoints back")
         names = sorted((path.name for path in self.path.glob("step-*")), reverse=True)  # ".old" first, then overwritten
-        found = (re.fullmatch(r"step-(\d+)(?:\.old)?", name) for name in names)
-        return {int(match[1]): self.path / match[0] for match in found if match}
+        matches = (re.fullmatch(r"step-(\d+)(?:\.old)?", name) for name in names)
+        return {int(match[1]): self.path / match[0] for match in matches if match}
 
     def _candidates(self, finished: dict[int, Path], step: int | None, best: bool) -> Iterable[Path]:
         if not finished:
@@ -203,7 +205,7 @@ class Checkpointer:
         return [finished[s] for s in newest_first if step is None or s <= step]
 
     def _best(self, finished: dict[int, Path]) -> Path | None:
-        """The one of `finished` that the file `best` names."""
+        """Return the one of `finished` that the file `best` names."""
         file = self.path / "best"
         name = file.read_text(errors="replace").strip() if file.is_file() else ""
         return next((path for path in finished.values() if path.name == name), None)
@@ -227,26 +229,24 @@ class Checkpointer:
 
     def _fits(self, path: Path, index: dict[str, Any], tensors: Mapping[str, Tensor], values: tree.Tree,
               places: Mapping[str, Place], whole: bool) -> None:  # fmt: skip
-        """InputError unless the checkpoint has all that is here and, if `whole`, no more in the same parts."""
+        """Raise InputError unless the checkpoint has all that is here and, if `whole`, no more in the same parts."""
         parts = {part_of(name) for name in [*tensors, *values]}
-        there = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
-        there = {
-            name: what
-            for name, what in (there | dict.fromkeys(index["values"], "a value")).items()
-            if part_of(name) in parts
-        }
-        here = {name: f"{NAMES[t.dtype]} {[*place_of(places, name, t)[0]]}" for name, t in tensors.items()}
-        here |= dict.fromkeys(values, "a value")
-        on_every_rank(lambda *_: _compare(path, here, {name: there.get(name, "absent") for name in here}), self.group)
+        stored = {name: f"{entry['dtype']} {entry['shape']}" for name, entry in index["tensors"].items()}
+        stored |= dict.fromkeys(index["values"], "a value")
+        stored = {name: what for name, what in stored.items() if part_of(name) in parts}
+        expected = {name: f"{NAMES[t.dtype]} {[*place_of(places, name, t)[0]]}" for name, t in tensors.items()}
+        expected |= dict.fromkeys(values, "a value")
+        on_every_rank(lambda *_: _compare(path, expected, stored), self.group)
         if whole:
-            _compare(path, dict.fromkeys(self._lacking(there, here), "absent"), there)
+            _compare(path, dict.fromkeys(self._lacking(stored, expected), "absent"), stored)
 
-    def _lacking(self, there: Collection[str], here: Collection[str]) -> list[str]:
-        """Which names are on no rank: the stages of a pipeline have different tensors."""
-        found = torch.tensor([name in here for name in there], dtype=torch.uint8)
+    def _lacking(self, names: Collection[str], ours: Collection[str]) -> list[str]:
+        """Return the names of which no rank has a tensor: the stages of a pipeline have different ones."""
+        held = torch.tensor([name in ours for name in names], dtype=torch.uint8)
         if self.group is not None:
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
-        return [name for name, held in zip(there, found.tolist(), strict=True) if not held]
+            # The maximum over ranks: a name is lacking only where no stage has it.
+            dist.all_reduce(held, dist.ReduceOp.MAX, group=self.group)
+        return [name for name, anywhere in zip(names, held.tolist(), strict=True) if not anywhere]
 
     def _begin(self, partial: Path) -> None:
         """Remove what a killed process left unfinished, and make room for a new checkpoint."""
@@ -292,9 +292,9 @@ class Checkpointer:
                 shutil.rmtree(doomed)
 
 
-def _compare(path: Path, here: Mapping[str, str], there: Mapping[str, str]) -> None:
-    for name, what in here.items():
-        if what != there[name]:
+def _compare(path: Path, expected: Mapping[str, str], stored: Mapping[str, str]) -> None:
+    for name, what in expected.items():
+        if what != (kept := stored.get(name, "absent")):
             raise InputError(
-                f"{path}: {name} is {there[name]} there and {what} here; load it with the configuration that made it"
+                f"{path}: {name} is {kept} there and {what} here; load it with the configuration that made it"
             )

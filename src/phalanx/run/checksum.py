@@ -11,7 +11,7 @@ _DIVISOR, _ONE, _X = 0xEDB88320, 1 << 31, 1 << 30
 
 
 def joined(pieces: Iterable[tuple[int, int]]) -> int:
-    """CRC-32 of a concatenation, from the (CRC-32, size in bytes) of its pieces in order.
+    """Return the CRC-32 of a concatenation, from the (CRC-32, size in bytes) of its pieces in order.
 
     For pieces b"ab" and b"c", joined([(crc32(b"ab"), 2), (crc32(b"c"), 1)]) is crc32(b"abc").
     """

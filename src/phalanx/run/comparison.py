@@ -77,8 +77,8 @@ class Comparison:
         """Largest difference, by step, of the first curve from the same run in other micro-batches; empty without such
         a run.
         """
-        one, others = self.curves[0], self.others.values()
-        losses, norms = (_most([gaps(one, other) for other in others], len(one)) for gaps in (_losses, _norms))
+        first, others = self.curves[0], self.others.values()
+        losses, norms = (_most([gaps(first, curve) for curve in others], len(first)) for gaps in (_losses, _norms))
         return [Bounds(*both) for both in zip(losses, norms, strict=True)]
 
     @cached_property
@@ -87,7 +87,7 @@ class Comparison:
         losses and of norms apart, up to the step after: differences that grow a hundredfold a step may come a step
         earlier on a layout.
         """
-        rising = list(accumulate(self.spread, lambda one, other: Bounds(*map(max, one, other))))
+        rising = list(accumulate(self.spread, lambda first, second: Bounds(*map(max, first, second))))
         least = BOUNDS[self.dtype]
         return [
             Bounds(max(least.loss, FARTHER * own.loss), max(least.norm, FARTHER * own.norm))
@@ -124,12 +124,12 @@ class Comparison:
         return all(loss <= bound.loss and norm <= bound.norm for loss, norm, bound in gaps)
 
     def lines(self) -> Iterator[str]:
-        """The curves side by side, what is allowed where that grows, the largest differences and the verdict."""
-        one, other = self.names
-        width, last = max(11, len(one), len(other)), 11 * self.steep
+        """Yield the curves side by side, what is allowed where that grows, the largest differences and the verdict."""
+        first, second = self.names
+        width, last = max(11, len(first), len(second)), 11 * self.steep
         yield f"{'':>5}  {'loss':^{2 * width + 13 + last}}  {'gradient norm':^{2 * width + 13 + last}}".rstrip()
         allowed = f"  {'allowed':>9}" * self.steep
-        yield f"{'step':>5}" + 2 * f"  {one:>{width}}  {other:>{width}}  {'differ':>9}{allowed}"
+        yield f"{'step':>5}" + 2 * f"  {first:>{width}}  {second:>{width}}  {'differ':>9}{allowed}"
 
         rows = zip(*self.curves, self.losses, self.norms, self.allowed, strict=True)
         for step, (a, b, loss, norm, most) in enumerate(rows, 1):
@@ -147,51 +147,52 @@ class Comparison:
         if self.others:
             sizes, (loss, norm) = " and ".join(map(str, self.others)), map(max, zip(*self.spread, strict=True))
             yield (
-                f"{one} in micro-batches of {sizes} differs from itself by {loss:.1e} and {norm:.1e}; "
+                f"{first} in micro-batches of {sizes} differs from itself by {loss:.1e} and {norm:.1e}; "
                 f"what is allowed grows to {FARTHER} times that, but not beyond {self.ceiling.loss:.0e} and "
                 f"{self.ceiling.norm:.0e}"
             )
         yield self._verdict()
 
     def _verdict(self) -> str:
-        """The verdict as a sentence."""
-        one, other = self.names
+        """Return the verdict as a sentence."""
+        first, second = self.names
         if self.agree and not self.steep:
             return "the curves agree"
         if self.agree:
             return (
-                f"the curves agree, within {FARTHER} times of what {one} differs from itself; these steps are steep, "
+                f"the curves agree, within {FARTHER} times of what {first} differs from itself; these steps are steep, "
                 "and with a smaller optim.lr a mistake shows better"
             )
         if self.undecided:
             return (
-                f"too steep to tell: {other} is within {FARTHER} times of what {one} differs from itself, but that is "
-                "so much that a mistake would not show; lower optim.lr or take fewer --steps"
+                f"too steep to tell: {second} is within {FARTHER} times of what {first} differs from itself, but that "
+                "is so much that a mistake would not show; lower optim.lr or take fewer --steps"
             )
+
         hint = "" if self.dtype == "fp32" else "; precision.dtype=fp32 tells an error from rounding"
-        return f"the curves do NOT agree: {other} is not to be trusted{hint}"
+        return f"the curves do NOT agree: {second} is not to be trusted{hint}"
 
 
 def largest(gaps: Sequence[float]) -> Gap:
-    """The largest difference, and where; one that is not finite is larger than all others."""
+    """Return the largest difference, and where; one that is not finite is larger than all others."""
     place = max(range(len(gaps)), key=lambda i: gaps[i] if math.isfinite(gaps[i]) else math.inf)
     return Gap(gaps[place], place + 1)
 
 
 def _most(curves: Sequence[Sequence[float]], steps: int) -> list[float]:
-    """The largest of several curves' finite differences, by step."""
+    """Return the largest of several curves' finite differences, by step."""
     return [max((gaps[i] for gaps in curves if math.isfinite(gaps[i])), default=0.0) for i in range(steps)]
 
 
-def _losses(one: Points, other: Points) -> list[float]:
-    return [abs(a.loss - b.loss) for a, b in zip(one, other, strict=True)]
+def _losses(first: Points, second: Points) -> list[float]:
+    return [abs(a.loss - b.loss) for a, b in zip(first, second, strict=True)]
 
 
-def _norms(one: Points, other: Points) -> list[float]:
-    return [_relative(a.norm, b.norm) for a, b in zip(one, other, strict=True)]
+def _norms(first: Points, second: Points) -> list[float]:
+    return [_relative(a.norm, b.norm) for a, b in zip(first, second, strict=True)]
 
 
-def _relative(one: float, other: float) -> float:
-    if not math.isfinite(one) and not math.isfinite(other):
+def _relative(first: float, second: float) -> float:
+    if not math.isfinite(first) and not math.isfinite(second):
         return 0.0
-    return abs(one - other) / max(abs(one), 1e-30)
+    return abs(first - second) / max(abs(first), 1e-30)

@@ -65,7 +65,7 @@ class Wanted(NamedTuple):
 
 
 def write_file(path: Path, shapes: Mapping[str, Tensor], read: Callable[[str], Tensor], **metadata: str) -> File:
-    """One safetensors file: length of the header, the header in JSON, then the tensors' bytes back to back.
+    """Write one safetensors file: length of the header, the header in JSON, then the tensors' bytes back to back.
 
     `shapes` has the tensors by name, or as many on the meta device; `read` gives them, one at a time.
     """
@@ -78,6 +78,7 @@ def write_file(path: Path, shapes: Mapping[str, Tensor], read: Callable[[str], T
         header[name] = entry
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+
     with _Sink(path) as sink:
         sink.write(memoryview(struct.pack("<Q", len(text)) + text))
         for name in ordered:
@@ -158,13 +159,16 @@ def read_file(path: Path, wanted: Mapping[str, Sequence[Wanted]], written: int |
                     (begin + at, min(READ, end - at), None if target is None else target[at - start :])
                     for at in range(start, end, READ)
                 ]
+
         if absent := wanted.keys() - entries.keys():
             raise Damaged(f"{path.name} is altered: it lacks {min(absent)}")
         block = _Block(handle, path.name, summed)
         with ThreadPoolExecutor(READERS, "reading") as threads:
             sums = [*threads.map(block.read, pieces)]
+
     if written is not None and checksum.joined(zip(sums, (size for _, size, _ in pieces), strict=True)) != written:
         raise Damaged(f"{path.name} is altered: its checksum differs")
+
     if cut:
         try:
             with safe_open(path, framework="pt") as file:
@@ -182,7 +186,9 @@ class _Block(threading.local):
         self.scratch = torch.empty(READ, dtype=torch.uint8)
 
     def read(self, piece: tuple[int, int, Tensor | None]) -> int:
-        """Read into a flat tensor of bytes what the file has at an offset, so many bytes; their CRC-32, if wanted."""
+        """Read into a flat tensor of bytes what the file has at an offset, so many bytes. Return their CRC-32, if
+        wanted, else 0.
+        """
         offset, size, target = piece
         straight = target is not None and target.device.type == "cpu"
         place = target[:size] if straight and target is not None else self._room(size)
@@ -209,7 +215,9 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _header(handle: int, name: str) -> tuple[int, dict[str, Any]]:
-    """Where a file's tensors begin, and what it says of each."""
+    """Return where a file's tensors begin, in bytes, and its header's entry for each. Damaged where it
+    cannot be read.
+    """
     try:
         (length,) = struct.unpack("<Q", os.pread(handle, 8, 0))
         if length > os.fstat(handle).st_size - 8:
@@ -226,7 +234,7 @@ def _header(handle: int, name: str) -> tuple[int, dict[str, Any]]:
 
 
 def _whole(wanted: Sequence[Wanted], size: int) -> Tensor | None:
-    """The bytes of the one target that a stored tensor of `size` bytes fills as it lies, if there is one."""
+    """Return the bytes of the one target that a stored tensor of `size` bytes fills as it lies, if there is one."""
     if len(wanted) == 1 and (target := wanted[0].target.detach()).is_contiguous() and target.nbytes == size:
         return target.flatten().view(torch.uint8)
     return None

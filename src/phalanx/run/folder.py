@@ -38,8 +38,8 @@ class RunFolder:
     def create(
         cls, path: str | Path, config: Config, tokenizer: str = "", data: Mapping[str, str] | None = None
     ) -> Self:
-        """A new run at `path` with its resolved configuration, its tokenizer (the text of a tokenizer.json) and what
-        tells its data from others, by their names.
+        """Make a new run at `path` with its resolved configuration, its tokenizer (the text of a tokenizer.json) and
+        the fingerprints of its data, by their names.
 
         InputError when a run is there already, or when the folder cannot be made.
         """
@@ -51,6 +51,7 @@ class RunFolder:
                 f"{path} holds checkpoints but no config.toml to continue them by; put that file back, or give another "
                 f"folder, or remove {folder.checkpoints}"
             )
+
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
             began = {**data} if data else {}
@@ -62,11 +63,12 @@ class RunFolder:
             folder.write_config(config)  # last: it makes the folder a run
         except OSError as error:
             raise _cannot_be_made(path, error) from error
+
         return folder
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """The run at `path`; InputError when there is none, or its configuration was cut off."""
+        """Open the run at `path`. InputError when there is none, or its configuration was cut off."""
         folder = cls(path)
         if not folder.exists:
             what = "holds no config.toml, so it is no run folder" if folder.path.is_dir() else "is not a folder"
@@ -92,7 +94,7 @@ class RunFolder:
             self.config_file.unlink()
 
     def config(self, trained: bool = False) -> Config:
-        """The run's resolved configuration. InputError where it cannot be read, or was cut off.
+        """Return the run's resolved configuration. InputError where it cannot be read, or was cut off.
 
         Only where it is to be `trained` an optimizer from outside the package has to be there; else [optim] has no more
         than what all optimizers have.
@@ -105,8 +107,8 @@ class RunFolder:
         durable.write(self.config_file, recipe.dump(config).encode())
 
     def began_with(self) -> dict[str, str]:
-        """What told the run's data and its tokenizer from others when it began, by their names; nothing where nothing
-        was written. InputError where that is damaged.
+        """Return the fingerprints of the run's data and its tokenizer when it began, by their names; nothing where none
+        was written. InputError where the file is damaged.
         """
         if not self.data.is_file():
             return {}
@@ -122,16 +124,16 @@ class RunFolder:
         return began
 
     def own_tokenizer(self) -> Path:
-        """The path of the run's tokenizer, for who loads it. InputError where it is missing, or is not the one that the
-        run began with: its tokens would mean something else than the model has learned.
+        """Return the path of the run's tokenizer, for who loads it. InputError where it is missing, or is not the one
+        that the run began with: its tokens would mean something else than the model has learned.
         """
         try:
-            found = hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
+            digest = hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
         except FileNotFoundError:
             raise InputError(f"{self.tokenizer} is missing; put it back") from None
         except OSError as error:
             raise InputError(f"{self.tokenizer} cannot be read: {error.strerror}") from error
-        if self.began_with().get(self.tokenizer.name, found) != found:
+        if self.began_with().get(self.tokenizer.name, digest) != digest:
             raise InputError(
                 f"{self.tokenizer} is not the one that the run began with; put that back (if all its tokens are the "
                 f"same, remove the line {self.tokenizer.name} from {self.data})"
@@ -139,7 +141,7 @@ class RunFolder:
         return self.tokenizer
 
     def _check_whole(self) -> None:
-        """InputError where the end of the configuration is lost: the defaults would stand for what is missing."""
+        """Raise InputError where the end of the configuration is lost: the defaults would stand for what is missing."""
         text = recipe.text_of(self.config_file)
         if not recipe.is_whole(text):
             what = "is cut off (its last lines are missing)" if text.strip() else "is empty"
@@ -175,7 +177,7 @@ class RunFolder:
             os.close(handle)
 
     def _others(self) -> list[str]:
-        """What lies in a folder that has no run yet, and is not what a run that did not come to begin leaves there."""
+        """Return the names in a folder without a run that are not what a run leaves that did not come to begin."""
         if self.exists or not self.path.is_dir():
             return []
         ours = self.tokenizer, self.data, self.metrics, self.tensorboard, self.checkpoints, self.path / "lock"
@@ -184,12 +186,14 @@ class RunFolder:
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration that a recipe, a TOML file or a run folder asks for, with `section.key=value` words over it."""
+    """Return the configuration that a recipe, a TOML file or a run folder asks for, with `section.key=value` words over
+    it.
+    """
     return recipe.load(str(RunFolder.open(name).config_file) if names_run(name) else name, overrides)
 
 
 def names_run(name: str) -> bool:
-    """Whether what a command is to run is called by its folder, rather than by a recipe's name or a file."""
+    """Return whether what a command is to run is called by its folder, rather than by a recipe's name or a file."""
     return name not in recipe.names() and Path(name).is_dir()
 
 
@@ -198,8 +202,8 @@ def _cannot_be_made(path: str | Path, error: OSError) -> InputError:
 
 
 def words_from(run: str, heads: bool = True) -> list[str]:
-    """Overrides that make a recipe's run one of another run's model, beginning with its weights; without `heads`, of
-    that model as it was before fine-tuning.
+    """Return overrides that make a recipe's run one of another run's model, beginning with its weights; without
+    `heads`, of that model as it was before fine-tuning.
     """
     config = RunFolder.open(run).config()
     model = config.model if heads else config.model.tuned("", 0)

@@ -1,4 +1,4 @@
-"""What an imported model's folder said that neither its weights nor a configuration tell: `import.json` in the run."""
+"""Facts of an imported model's folder that neither its weights nor a configuration tell: `import.json` in the run."""
 
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -23,7 +23,7 @@ class ModelSource(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """The source that a user names. InputError where no folder is named."""
+        """Return the source that a user names. InputError where no folder is named."""
         form, colon, folder = text.partition(":")
         foreign = colon and form in FORMS
         if not (folder if foreign else text):
@@ -31,12 +31,12 @@ class ModelSource(NamedTuple):
         return cls(form, Path(folder)) if foreign else cls("", Path(text))
 
     def __str__(self) -> str:
-        """The source as a user names it: a folder, with its form before a colon."""
+        """Return the source as a user names it: a folder, with its form before a colon."""
         return f"{self.form}:{self.folder}" if self.form else str(self.folder)
 
 
 class ImportRecord(BaseModel):
-    """What is known of an imported model's folder. A run that was trained here has the defaults."""
+    """The facts of an imported model's folder. A run that was trained here has the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str = ""
@@ -63,7 +63,7 @@ class ImportRecord(BaseModel):
 
     @classmethod
     def read(cls, run: RunFolder) -> Self:
-        """The record of a run, the defaults where there is none. InputError where the file is damaged."""
+        """Return the record of a run, the defaults where there is none. InputError where the file is damaged."""
         file = run.path / FILE
         try:
             return cls.model_validate_json(file.read_bytes()) if file.exists() else cls()

@@ -1,4 +1,4 @@
-"""The records of metrics.jsonl: what a run told, one JSON object a line, each with its step and kind."""
+"""The records of metrics.jsonl: a run's measurements, one JSON object a line, each with its step and kind."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ Record = dict[str, Any]
 
 
 def read(path: Path) -> list[Record]:
-    """The records in order, without a last line that is torn. InputError names a line that is no record, or has
+    """Return the records in order, without a last line that is torn. InputError names a line that is no record, or has
     something else than a number where a number belongs.
     """
     records = []
@@ -44,7 +44,7 @@ def cut(path: Path, step: int) -> list[Record]:
 
 
 def _parse(line: bytes) -> Record | None:
-    """A whole line's record, or None."""
+    """Return a whole line's record, or None."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -54,7 +54,7 @@ def _parse(line: bytes) -> Record | None:
 
 
 def _no_number(record: Record) -> str:
-    """The first value that should be a number and is none, as key=value; starts tell names as well."""
+    """Return the first value that should be a number and is none, as key=value; nothing where all are."""
     wanted = record.keys() - {"kind"} if record["kind"] in ("train", "valid") else {"parameters"}
     odd = (item for item in record.items() if item[0] in wanted and not isinstance(item[1], int | float | None))
     return next((f"{key}={short(value)}" for key, value in odd), "")

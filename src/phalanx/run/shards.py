@@ -35,29 +35,31 @@ class Shard(NamedTuple):
 
 
 def shard_name(name: str, offsets: Sequence[int]) -> str:
-    """A tensor's, and where the shard begins unless at the origin."""
+    """Return the name of a tensor's shard: the tensor's, and where the shard begins unless at the origin."""
     return f"{name}{[*offsets]}" if any(offsets) else name
 
 
 def part_of(path: str) -> str:
-    """The part of the state that a tensor or value belongs to."""
+    """Return the part of the state that a tensor or value belongs to."""
     return path.partition("/")[0]
 
 
 def place_of(places: Mapping[str, Place], path: str, tensor: Tensor) -> Place:
-    """Where a tensor lies."""
+    """Return the shape of a whole tensor and the boxes of it that are here."""
     shape = tuple(tensor.shape)
     return places.get(path, (shape, (partition.whole(shape),)))
 
 
 def held(tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Shard]:
-    """The shards that this rank holds of some tensors. A box without elements counts only where the whole has none."""
-    found = []
+    """Return the shards that this rank holds of some tensors. A box without elements counts only where the whole has
+    none.
+    """
+    shards = []
     for path, tensor in tensors.items():
         whole, boxes = place_of(places, path, tensor)
         held = (box for box in boxes if prod(box.shape) or 0 in whole)
-        found += [Shard(path, box.global_offset, box.shape, whole, NAMES[tensor.dtype]) for box in held]
-    return found
+        shards += [Shard(path, box.global_offset, box.shape, whole, NAMES[tensor.dtype]) for box in held]
+    return shards
 
 
 def content(shard: Shard, tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> Tensor:
@@ -69,11 +71,14 @@ def content(shard: Shard, tensors: Mapping[str, Tensor], places: Mapping[str, Pl
 
 
 def shared_out(everyone: Sequence[Sequence[Shard]]) -> list[list[Shard]]:
-    """What each rank writes of what each holds: of equal parts one, by whoever of its holders has least to write."""
+    """Share out the writing: return the shards that each rank writes, given those that each holds. Of equal ones one is
+    written, by whoever of its holders has least to write.
+    """
     holders: dict[Shard, list[int]] = defaultdict(list)
     for rank, shards in enumerate(everyone):
         for shard in shards:
             holders[shard].append(rank)
+
     mine: list[list[Shard]] = [[] for _ in everyone]
     load = [0] * len(everyone)
     for shard, ranks in holders.items():
@@ -86,34 +91,36 @@ def shared_out(everyone: Sequence[Sequence[Shard]]) -> list[list[Shard]]:
 def wanted(
     entries: Mapping[str, Any], tensors: Mapping[str, Tensor], places: Mapping[str, Place]
 ) -> dict[str, dict[str, list[Wanted]]]:
-    """By file and name there, what to read of a checkpoint's `entries` to fill `tensors`; Damaged if a part is not
-    there.
+    """Return the regions to read of a checkpoint's `entries` to fill `tensors`, by file and by name in it. Damaged if a
+    part is not there.
     """
-    found: dict[str, dict[str, list[Wanted]]] = defaultdict(lambda: defaultdict(list))
+    regions: dict[str, dict[str, list[Wanted]]] = defaultdict(lambda: defaultdict(list))
     for path, tensor in tensors.items():
         filled = 0
         for box, chunk in product(place_of(places, path, tensor)[1], entries[path]["chunks"]):
             if (both := _overlap(chunk["offsets"], chunk["sizes"], box.global_offset, box.shape)) is None:
                 continue
-            there, here = both
-            target = tensor.detach()[box.local_slices][here]
+            stored, local = both
+            target = tensor.detach()[box.local_slices][local]
             name = shard_name(path.partition("/")[2], chunk["offsets"])
-            found[chunk["file"]][name].append(Wanted(there, target))
+            regions[chunk["file"]][name].append(Wanted(stored, target))
             filled += target.numel()
         if filled != tensor.numel():
             raise Damaged(f"{path} is there only in part")
-    return found
+    return regions
 
 
 def _overlap(
     theirs: Sequence[int], their_sizes: Sequence[int], ours: Sequence[int], our_sizes: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
-    """Intersect two boxes of given offsets and sizes: slices of the first and of the second; None where it is empty."""
-    there, here = [], []
+    """Intersect two boxes of given offsets and sizes. Return slices of the first and of the second; None where they do
+    not meet.
+    """
+    in_first, in_second = [], []
     for a, size_a, b, size_b in zip(theirs, their_sizes, ours, our_sizes, strict=True):
         low, high = max(a, b), min(a + size_a, b + size_b)
         if low >= high:
             return None
-        there.append(slice(low - a, high - a))
-        here.append(slice(low - b, high - b))
-    return tuple(there), tuple(here)
+        in_first.append(slice(low - a, high - a))
+        in_second.append(slice(low - b, high - b))
+    return tuple(in_first), tuple(in_second)

@@ -22,12 +22,12 @@ class Staging:
         self.buffers: dict[str, Tensor] = {}
 
     def ready(self, tensors: Mapping[str, Tensor]) -> torch.cuda.Event | None:
-        """After which point of its work a GPU has the state that is to be copied, if it is on one."""
+        """Return the event after which a GPU has the state that is to be copied; None where it is on none."""
         gpu = _gpu(tensors)
         return torch.cuda.current_stream(gpu).record_event() if gpu else None
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
-        """Have the buffers, and every page of them: finding the memory takes several times as long as a copy."""
+        """Make the buffers, and touch every page of them: finding the memory takes several times as long as a copy."""
         with _on(_gpu(tensors)):
             self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
         for path, buffer in self.buffers.items():
@@ -35,7 +35,7 @@ class Staging:
                 _bytes(buffer)[:] = 0
 
     def copy(self, tensors: Mapping[str, Tensor], ready: torch.cuda.Event | None) -> dict[str, Tensor]:
-        """The buffers, filled."""
+        """Fill the buffers from `tensors`, once a GPU is past `ready`. Return them by path."""
         with _on(gpu := _gpu(tensors)):
             self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
             if ready:
@@ -58,7 +58,7 @@ class Staging:
 
 
 def _copy(tensor: Tensor, buffer: Tensor) -> None:
-    """By this thread alone: torch's own copy would start as many more threads as training has already."""
+    """Copy by this thread alone: torch's own copy would start as many more threads as training has already."""
     if tensor.is_contiguous():
         np.copyto(_bytes(buffer), _bytes(tensor))
     else:

@@ -33,14 +33,14 @@ FORMAT = 2  # one more with every change that older versions cannot read; 1 wrot
 
 
 def _as_json(value: Any) -> Any:
-    """A plain value of a state with an object for each float that JSON has not: {"float": "inf"}."""
+    """Return a plain value of a state with an object for each float that JSON has not: {"float": "inf"}."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     return [*map(_as_json, value)] if isinstance(value, list | tuple) else value
 
 
 def _from_json(value: Any) -> Any:
-    """The value of which `_as_json` made this. ValueError where that cannot be."""
+    """Return the value of which `_as_json` made this. ValueError where that cannot be."""
     if isinstance(value, dict):
         return float(str(value.get("float")))
     return [*map(_from_json, value)] if isinstance(value, list) else value
@@ -74,7 +74,9 @@ class _Index(BaseModel):
 
 
 def read_index(directory: Path) -> dict[str, Any]:
-    """What checkpoint.json holds; Damaged when it is missing or altered, InputError when it is of a newer format."""
+    """Return the content of checkpoint.json. Damaged when it is missing or altered, InputError when it is of a newer
+    format.
+    """
     try:
         content = _parse((directory / INDEX).read_bytes())
         digest = content.pop("checksum")
@@ -82,8 +84,10 @@ def read_index(directory: Path) -> dict[str, Any]:
         raise Damaged(f"{INDEX} is missing") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Damaged(f"{INDEX} is not readable") from None
+
     if digest != zlib.crc32(_encode(content)):
         raise Damaged(f"{INDEX} is altered")
+
     if (written := content.get("format", 1)) > FORMAT:
         raise InputError(
             f"{directory} has the format {written} of a newer Phalanx, this one reads up to {FORMAT}; update Phalanx"
@@ -93,11 +97,14 @@ def read_index(directory: Path) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         raise Damaged(f"{INDEX} has another shape: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
     return content | {"values": values}
 
 
 def _parse(written: bytes) -> dict[str, Any]:
-    """The JSON of an index. ValueError where it is none, and KeyError or TypeError where it is of another shape."""
+    """Return the JSON of an index. ValueError where it is none, and KeyError or TypeError where it is of
+    another shape.
+    """
     try:
         content: dict[str, Any] = parse_json(written)
     except ValueError:
@@ -123,15 +130,15 @@ def verify(directory: Path, index: dict[str, Any], parts: Collection[str]) -> No
 
 def fill(directory: Path, index: dict[str, Any], tensors: Mapping[str, Tensor], places: Mapping[str, Place],
          parts: Collection[str], group: dist.ProcessGroup | None) -> None:  # fmt: skip
-    """Read into `tensors`, which lie at `places`, what a checkpoint has of them; Damaged unless all of the given parts
-    is there as it was written. Every file is summed by one rank, which reads it only once for that.
+    """Read into `tensors`, which lie at `places`, the parts of them that a checkpoint has. Damaged unless all of the
+    given parts is there as it was written. Every file is summed by one rank, which reads it only once for that.
     """
 
     def mine(rank: int, ranks: int) -> None:
-        found = shards.wanted(index["tensors"], tensors, places)
+        regions = shards.wanted(index["tensors"], tensors, places)
         share = _files(index, parts)[rank::ranks]
-        for name in dict.fromkeys([*share, *found]):
-            _read(directory, index, name, found.get(name, {}), summed=name in share)
+        for name in dict.fromkeys([*share, *regions]):
+            _read(directory, index, name, regions.get(name, {}), summed=name in share)
 
     on_every_rank(mine, group)
 
@@ -150,11 +157,12 @@ def write(directory: Path, head: dict[str, Any], tensors: Mapping[str, Tensor], 
 
     on_every_rank(mine, group)
     written = {name: file for each in gather_objects(files, group) for name, file in each.items()}
+    # Last, by one rank, once all files are written: a checkpoint with an index is whole.
     on_rank_zero(lambda: write_index(directory, head | _listed(plan, written)), group)
 
 
 def _listed(plan: list[list[Shard]], written: Mapping[str, File]) -> dict[str, Any]:
-    """The index of what every rank wrote."""
+    """Return the index of what every rank wrote."""
     tensors: dict[str, Any] = {}
     for rank, some in enumerate(plan):
         for shard in some:
@@ -165,7 +173,7 @@ def _listed(plan: list[list[Shard]], written: Mapping[str, File]) -> dict[str, A
 
 
 def sizes(file: File) -> dict[str, int]:
-    """Size in bytes and checksum of a file, as checkpoint.json keeps them."""
+    """Return the size in bytes and checksum of a file, as checkpoint.json keeps them."""
     return {"bytes": file.bytes, "checksum": file.checksum}
 
 
@@ -177,14 +185,14 @@ def _files(index: dict[str, Any], parts: Collection[str]) -> list[str]:
     return [name for name in index["files"] if name.partition(".")[0] in parts]
 
 
-def _read(directory: Path, index: dict[str, Any], name: str, found: Mapping[str, Any], summed: bool) -> None:
-    """One file of a checkpoint; Damaged if it is not as it was written."""
+def _read(directory: Path, index: dict[str, Any], name: str, regions: Mapping[str, Any], summed: bool) -> None:
+    """Read one file of a checkpoint into `regions`. Damaged if it is not as it was written."""
     path, written = directory / name, index["files"][name]
     if not path.is_file():
         raise Damaged(f"{name} is missing")
     if (size := path.stat().st_size) != written["bytes"]:
         raise Damaged(f"{name} has {size} bytes, {written['bytes']} were written")
-    read_file(path, found, written["checksum"] if summed else None)
+    read_file(path, regions, written["checksum"] if summed else None)
 
 
 def _encode(content: dict[str, Any], allow_nan: bool = True) -> bytes:

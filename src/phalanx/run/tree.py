@@ -13,7 +13,7 @@ Tree = dict[str, Any]
 
 
 def split(state: Tree) -> tuple[dict[str, Tensor], Tree]:
-    """The tensors and the plain values of `state`, each by path. The tensors are not copied."""
+    """Return the tensors and the plain values of `state`, each by path. The tensors are not copied."""
     tensors: dict[str, Tensor] = {}
     values: Tree = {}
     for path, holder, key in _leaves(state):
@@ -30,7 +30,7 @@ def put(state: Tree, values: Tree) -> None:
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Path, container and key of every leaf under a dict or a list."""
+    """Yield path, container and key of every leaf under a dict or a list."""
     for key, child in list(node.items() if isinstance(node, dict) else enumerate(node)):
         path = f"{prefix}{key}"
         if _nests(child):

@@ -1,4 +1,4 @@
-"""What the losses of a run say about it: one rule, for the console and for reports."""
+"""The verdict on a run by its losses: one rule, for the console and for reports."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
@@ -12,7 +12,8 @@ OVERFITS, DIVERGES = "overfits", "diverges"
 
 
 def judge(records: Sequence[Record]) -> str:
-    """OVERFITS where the held-out loss rose while the training loss fell, DIVERGES where both rose, else nothing.
+    """Return OVERFITS where the held-out loss rose while the training loss fell, DIVERGES where both rose, else
+    nothing.
 
     The training loss of an evaluation is the mean over as many steps before it as lie between the last two.
     """

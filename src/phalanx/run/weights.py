@@ -17,8 +17,8 @@ class Weights(Mapping[str, Tensor]):
 
     def __init__(self, directory: Path, index: dict[str, Any]) -> None:
         self.directory = directory
-        found = index["tensors"].items()
-        self.entries = {path.removeprefix("model/"): entry for path, entry in found if path.startswith("model/")}
+        tensors = index["tensors"].items()
+        self.entries = {path.removeprefix("model/"): entry for path, entry in tensors if path.startswith("model/")}
 
     def __getitem__(self, name: str) -> Tensor:
         entry = self.entries[name]

@@ -46,6 +46,7 @@ def process_state(process: str, still: float) -> ProcessState:
     for entry in entries:
         if not entry["is_p2p"]:
             begun[_group(entry)] = max(begun.get(_group(entry), 0), entry["collective_seq_id"])
+
     pending = [
         _operation(entry, members.get(entry["process_group"][0], []))
         for entry in entries
@@ -55,7 +56,9 @@ def process_state(process: str, still: float) -> ProcessState:
 
 
 def progress_marker() -> tuple[object, ...]:
-    """A value that changes when this process makes progress: its collectives' numbers and its main thread's place."""
+    """Return a value that changes when this process makes progress: its collectives' numbers and its main thread's
+    place.
+    """
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     groups: list[Any] = list(_world.pg_map)
     return id(frame), frame and frame.f_lasti, *(group._get_sequence_number_for_group() for group in groups)
@@ -81,7 +84,7 @@ def _operation(entry: dict[str, Any], ranks: list[int]) -> Operation:
 
 
 def _stacks() -> dict[str, list[str]]:
-    """Where each thread is, without a look into the source: the disk may be what hangs."""
+    """Return where each thread is, without a look into the source: the disk may be what hangs."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     stacks = {}
     for ident, frame in sys._current_frames().items():

@@ -16,13 +16,14 @@ SHOWN = 8  # of a list that may have thousands
 
 
 def diagnose(answers: Answers, silent: Names, timeout: float) -> str:
-    """Who has been waiting for whom for `timeout` seconds, and where the late ones are; nothing if nobody has. `silent`
-    are the processes that gave no answer.
+    """Return who has been waiting for whom for `timeout` seconds, and where the late ones are; nothing if nobody has.
+    `silent` are the processes that gave no answer.
     """
     awaited = _awaited(answers, silent, timeout)
     late = {number for _, missing in awaited for number in missing}
     arrived = {n for operation, missing in awaited for n in operation["ranks"] if n not in missing}
     causes = late - arrived or late
+
     awaited.sort(key=lambda each: causes.isdisjoint(each[1]))
     lines = [_awaits(operation, missing) for operation, missing in awaited]
     if not lines:
@@ -31,6 +32,7 @@ def diagnose(answers: Answers, silent: Names, timeout: float) -> str:
         lines, causes = _messages(answers, timeout)
     if not lines:
         return ""
+
     stacks = [describe(number, answers[number]) for number in sorted(causes - silent.keys())[:SHOWN]]
     stacks += [
         f"rank {number} ({process}) does not answer: it was stopped, it or its machine is gone, or it is in code that "
@@ -40,7 +42,7 @@ def diagnose(answers: Answers, silent: Names, timeout: float) -> str:
 
 
 def describe(number: int, answer: ProcessState) -> str:
-    """Where a rank is."""
+    """Return where a rank is: the stacks of its threads, on lines of their own."""
     lines = [f"rank {number} ({answer['process']}) is at"]
     for thread, frames in answer["stacks"].items():
         lines += [f"  {thread}:", *(f"    {frame}" for frame in frames[-12:])]
@@ -48,7 +50,9 @@ def describe(number: int, answer: ProcessState) -> str:
 
 
 def _awaited(answers: Answers, silent: Names, timeout: float) -> list[tuple[Operation, list[int]]]:
-    """Each group's first collective that some ranks have not begun `timeout` seconds after others, and these ranks."""
+    """Return each group's first collective that some ranks have not begun `timeout` seconds after others, and these
+    ranks.
+    """
     first: dict[str, tuple[Operation, list[int]]] = {}
     for operation in (each for answer in answers.values() for each in answer["pending"]):
         group, number = operation["group"], operation["number"]
@@ -60,29 +64,34 @@ def _awaited(answers: Answers, silent: Names, timeout: float) -> list[tuple[Oper
 
 
 def _awaits(operation: Operation, missing: list[int]) -> str:
-    there = [number for number in operation["ranks"] if number not in missing]
+    arrived = [number for number in operation["ranks"] if number not in missing]
     return (
         f"{operation['what']} among {_ranks(operation['ranks'])} ({operation['axis']}): "
-        f"{_ranks(there)} arrived {operation['age']:.0f} s ago, {_ranks(missing)} did not"
+        f"{_ranks(arrived)} arrived {operation['age']:.0f} s ago, {_ranks(missing)} did not"
     )
 
 
 def _unlike(answers: Answers, timeout: float) -> tuple[list[str], set[int]]:
-    """Different collectives that ranks of a group take for the same one."""
-    found: dict[tuple[str, int], dict[str, set[int]]] = {}
+    """Find different collectives that ranks of a group take for the same one. Return a line for each, and
+    these ranks.
+    """
+    collectives: dict[tuple[str, int], dict[str, set[int]]] = {}
     for number, answer in sorted(answers.items()):
         for each in answer["pending"]:
             if each["number"] and each["age"] >= timeout:
-                kinds = found.setdefault((each["group"], each["number"]), {})
+                kinds = collectives.setdefault((each["group"], each["number"]), {})
                 kinds.setdefault(f"{each['what']} ({each['axis']})", set()).add(number)
-    unlike = [kinds for kinds in found.values() if len(kinds) > 1]
+
+    unlike = [kinds for kinds in collectives.values() if len(kinds) > 1]
     lines = [", ".join(f"{_ranks(ranks)} at {what}" for what, ranks in kinds.items()) for kinds in unlike]
     ranks = {number for kinds in unlike for alike in kinds.values() for number in alike}
     return [f"different collectives: {line}" for line in lines], ranks
 
 
 def _messages(answers: Answers, timeout: float) -> tuple[list[str], set[int]]:
-    """Waits that no collective explains: of one stage for another, or for a network that does not deliver."""
+    """Find waits that no collective explains: of one stage for another, or for a network that does not deliver. Return
+    a line, and the ranks to blame.
+    """
     waiting = {number for number, answer in answers.items() if answer["still"] >= timeout and _waits(answer)}
     line = f"a message of another stage, or of a collective that all have begun: {_ranks(waiting)} waited for it"
     return [line] if waiting else [], answers.keys() - waiting or waiting

@@ -1,4 +1,4 @@
-"""Which interface Gloo talks over.
+"""Choice of the network interface that Gloo talks over.
 
 Gloo takes the one that the machine's own name resolves to; where that is 127.0.1.1, as on Debian, nobody gets through.
 The way to the first rank is one that works, and for its own neighbours the way to anybody else.
@@ -20,7 +20,7 @@ def choose(store: Store, rank: int, world: int) -> None:
     mine = _source(os.environ["MASTER_ADDR"])
     store.set(f"address/{rank}", mine)
     if not _outward(mine):
-        others = (store.get(f"address/{other}").decode() for other in reversed(range(world)))
+        others = (store.get(f"address/{number}").decode() for number in reversed(range(world)))
         mine = _source(next(filter(_outward, others), mine))
     for _, name in socket.if_nameindex():
         if _outward(mine) and _address(name) == mine:
@@ -32,7 +32,9 @@ def _outward(address: str) -> bool:
 
 
 def _source(host: str) -> str:
-    """The IPv4 address from which this machine would write to `host`; nothing is sent."""
+    """Return the IPv4 address from which this machine would write to `host`; nothing where there is no way. Nothing is
+    sent.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, 9))
@@ -42,10 +44,10 @@ def _source(host: str) -> str:
 
 
 def _address(interface: str) -> str:
-    """An interface's IPv4 address."""
+    """Return an interface's IPv4 address; nothing where it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            found = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", interface.encode()))
+            reply = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", interface.encode()))
         except OSError:
             return ""
-    return socket.inet_ntoa(found[20:24])
+    return socket.inet_ntoa(reply[20:24])

@@ -1,4 +1,4 @@
-"""A process that dies, or whose machine is cut off, is missed within seconds by all others.
+"""Signs of life between machines: a process that dies, or whose machine is cut off, is missed by all others in seconds.
 
 A dead process's connections break, and whoever talks to it gets an error. A cable that is cut breaks nothing: the
 kernel would go on sending for a quarter of an hour, and for ever where it only waits. So it is told to ask now and then
@@ -24,12 +24,13 @@ SILENCE = 20  # seconds without a sign of another machine after which it is lost
 
 @contextmanager
 def fail_together() -> Iterator[None]:
-    """Around work that others take part in: a process that fails ends at once, so that they hear of it and end too. To
-    end in order would be to wait for what its threads still expect of a process that is gone.
+    """Guard work that others take part in: a process that fails in the block ends at once, so that they learn of it and
+    end too. To end in order would be to wait for what its threads still expect of a process that is gone.
     """
     if not dist.is_initialized():
         yield
         return
+
     _ask_for_signs()
     try:
         yield

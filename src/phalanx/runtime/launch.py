@@ -19,8 +19,9 @@ OBEYING = 30  # seconds after which torch kills those that go on after another h
 
 
 def launch(arguments: Sequence[str], processes: int, restarts: int | None = None) -> int:
-    """Run `phalanx ARGUMENTS` in so many local processes; their exit code. After a crash or a hang, but not after an
-    error of the user's, all start again from the last checkpoint, at most `restarts` times; None: they have none.
+    """Run `phalanx ARGUMENTS` in so many local processes. Return their exit code. After a crash or a hang, but not
+    after an error of the user's, all start again from the last checkpoint, at most `restarts` times; None: they have
+    none.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -28,14 +29,17 @@ def launch(arguments: Sequence[str], processes: int, restarts: int | None = None
 
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said by its process
+
     threads = max(1, processor.cpus() // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
     os.environ[LAUNCHER] = str(os.getpid())
+
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
         max_restarts=0, monitor_interval=0.2, run_id="phalanx", logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )  # fmt: skip
+
     for attempt in range((restarts or 0) + 1):
         try:
             elastic_launch(config, sys.executable)("-m", "phalanx", *arguments)
@@ -53,8 +57,8 @@ def launch(arguments: Sequence[str], processes: int, restarts: int | None = None
 def in_processes(
     wanted: Callable[[], int], restarts: int | None = None, arguments: Sequence[str] | None = None
 ) -> int | None:
-    """Run this command, or that of `arguments`, in as many local processes as are `wanted`; their exit code. None where
-    this process is to run it itself: where one is wanted, or it is one of several already.
+    """Run this command, or that of `arguments`, in as many local processes as are `wanted`. Return their exit code;
+    None where this process is to run it itself: where one is wanted, or it is one of several already.
     """
     process_group.adopt_slurm()
     count = wanted() if rendezvous.world() == 1 else 1
@@ -62,9 +66,9 @@ def in_processes(
 
 
 def first_failure(failed: "ChildFailedError") -> tuple[int, int]:
-    """The rank that began it, and its exit code, negative for a signal. Its neighbours fail too within the second that
-    the times of failures are told in, but by themselves or by the launcher's SIGTERM: a process that another signal
-    ended comes first. Those that the launcher had to kill in the end come last.
+    """Return the rank that failed first, and its exit code, negative for a signal. Its neighbours fail too within the
+    second that the times of failures are told in, but by themselves or by the launcher's SIGTERM: a process that
+    another signal ended comes first. Those that the launcher had to kill in the end come last.
     """
     first, earliest = failed.get_first_failure()
     codes = {n: each.exitcode for n, each in failed.failures.items() if each.timestamp < earliest.timestamp + OBEYING}
@@ -82,7 +86,7 @@ def _ended(number: int, code: int) -> str:
 
 
 def _then(attempt: int, restarts: int | None) -> str:
-    """What follows the end of an attempt, of which the first is 0."""
+    """Return what follows the end of an attempt, the first of which is 0, as the end of a sentence."""
     if restarts is None:
         return ""
     if attempt < restarts:

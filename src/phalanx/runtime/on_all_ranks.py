@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 def on_rank_zero(action: Callable[[], T], group: dist.ProcessGroup | None) -> T:
-    """What rank 0 of the group gets of an action that it alone takes, or the error it meets: on every rank. Without a
-    group this process is the one.
+    """Run an action on rank 0 of the group alone. Return its result, or raise the error it meets, on every rank.
+    Without a group this process is the one.
     """
     if group is None:
         return action()
@@ -22,6 +22,8 @@ def on_rank_zero(action: Callable[[], T], group: dist.ProcessGroup | None) -> T:
             outcome[0] = action()
         except (InputError, OSError) as error:
             outcome[1] = error
+
+    # An error travels as a result does: no rank is left waiting for one that failed.
     dist.broadcast_object_list(outcome, group=group, group_src=0)
     if outcome[1]:
         raise outcome[1]
@@ -30,7 +32,7 @@ def on_rank_zero(action: Callable[[], T], group: dist.ProcessGroup | None) -> T:
 
 
 def on_every_rank(action: Callable[[int, int], None], group: dist.ProcessGroup | None) -> None:
-    """Let every rank of the group do its part, given its number and how many they are; the first one's error is raised
+    """Let every rank of the group do its part, given its number and how many they are. The first one's error is raised
     on all.
     """
     if group is None:
@@ -41,12 +43,13 @@ def on_every_rank(action: Callable[[int, int], None], group: dist.ProcessGroup |
         action(group.rank(), group.size())
     except (InputError, OSError) as error:
         failure = error
+
     if met := [each for each in gather_objects(failure, group) if each]:
         raise met[0]
 
 
 def gather_objects(value: T, group: dist.ProcessGroup | None) -> list[T]:
-    """The value of each rank of the group, on every rank."""
+    """Return the value of each rank of the group, in their order, on every rank."""
     if group is None:
         return [value]
     values: list[Any] = [None] * group.size()

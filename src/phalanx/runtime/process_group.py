@@ -1,4 +1,4 @@
-"""The processes of a run: who starts them, how they find each other, and that they agree.
+"""The process group of a run: who starts its processes, how they find each other, and that they agree.
 
 One command starts all local processes (launch.py). Under torchrun, or srun, on several machines the same command is run
 by each process, finds its place in the environment and there the others (rendezvous.py).
@@ -31,6 +31,7 @@ def adopt_slurm() -> None:
     tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in env or tasks == "1":
         return
+
     env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"] = env["SLURM_PROCID"], tasks, env["SLURM_LOCALID"]
     if "MASTER_ADDR" not in env:
         names = subprocess.run(
@@ -45,11 +46,13 @@ def join(device: torch.device, store: Store | None) -> None:
     if store is None or dist.is_initialized():
         return
     wait_for_all(store, "ready", READING)
+
     interfaces.choose(store, rank(), world())
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         processor.schedule_as_batch()
+
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=PrefixStore("group", store),
         rank=rank(), world_size=world(), timeout=TIMEOUT,
@@ -64,7 +67,7 @@ def leave() -> None:
 
 
 def check_agreement(facts: dict[str, str]) -> None:
-    """InputError, on every rank, that names a key of `facts` on which the processes differ, and which ranks."""
+    """Raise InputError, on every rank, that names a key of `facts` on which the processes differ, and which ranks."""
     if not dist.is_initialized():
         return
     facts = {"torch": torch.__version__, "python": platform.python_version(), **facts}

@@ -27,25 +27,28 @@ PATIENCE = 25.0  # seconds until all must be here: with the start of Python less
 
 
 def rank() -> int:
-    """This process's place among those of the run; 0 where there is one."""
+    """Return this process's place among those of the run; 0 where it is alone."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
-    """Processes of the run."""
+    """Return the number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def first_here() -> bool:
-    """Whether this process is the first of the run's on its machine."""
+    """Return whether this process is the first of the run's on its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def meet() -> Store | None:
-    """The store of the run's processes once all are here; None where there is one. InputError names who is missing."""
+    """Return the store of the run's processes once all are here; None where there is one process. InputError names who
+    is missing.
+    """
     global _met
     if world() == 1:
         return None
+
     began = time.monotonic()
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and ADDRESS not in os.environ:
         store = store_of_this_start(rank(), PATIENCE)
@@ -59,7 +62,9 @@ def meet() -> Store | None:
 
 
 def store_of_this_start(rank: int, patience: float) -> Store:
-    """A store of this start's own under torchrun. InputError when rank 0 opens none within `patience` seconds."""
+    """Return a store of this start's own under torchrun. InputError when rank 0 opens none within
+    `patience` seconds.
+    """
     name, deadline = os.environ["MASTER_ADDR"], time.monotonic() + patience
     kept = _reach(_address(), patience)
     if rank == 0:
@@ -67,6 +72,7 @@ def store_of_this_start(rank: int, patience: float) -> Store:
         kept.set("phalanx", str(store.port))
         os.environ[ADDRESS] = f"{name}:{store.port}"
         return PrefixStore("phalanx", store)
+
     address = f"the address {name}"
     while time.monotonic() < deadline:
         if kept.check(["phalanx"]) and _listening(address := f"{name}:{kept.get('phalanx').decode()}", 0.5):
@@ -83,6 +89,7 @@ def wait_for_all(store: Store, place: str, patience: float) -> None:
     deadline = time.monotonic() + patience
     store.set(f"{place}/{rank()}/there", "")
     store.add(place, 1)
+
     while store.add(place, 0) < world():
         if store.check(["said"]):
             raise InputError("another process has told of an error")
@@ -92,12 +99,12 @@ def wait_for_all(store: Store, place: str, patience: float) -> None:
 
 
 def connect(patience: float) -> Store:
-    """A connection of its own to the store. InputError when there is none within `patience` seconds."""
+    """Open a connection of its own to the store. InputError when there is none within `patience` seconds."""
     return PrefixStore("phalanx", _reach(_address(), patience))
 
 
 def _host_store(patience: float) -> Store:
-    """The store of the others, at the address that all were given."""
+    """Open the store of the others, at the address that all were given. InputError where its port is taken."""
     name, _, port = _address().rpartition(":")
     timeout = datetime.timedelta(seconds=patience)
     try:
@@ -111,21 +118,21 @@ def _host_store(patience: float) -> Store:
 
 def _reach(address: str, patience: float) -> TCPStore:
     name, _, port = address.rpartition(":")
-    found = None
+    store = None
     if _listening(address, patience):
         timeout = datetime.timedelta(seconds=patience)
-        found = _within(patience, lambda: TCPStore(name, int(port), world(), False, timeout))
-    if not found:
+        store = _within(patience, lambda: TCPStore(name, int(port), world(), False, timeout))
+    if not store:
         raise InputError(
             f"rank {rank()} of {world()} finds no store at {address}; rank 0 keeps it: is rank 0 started, "
             "and are MASTER_ADDR and MASTER_PORT the same for all?"
         )
-    return found
+    return store
 
 
 def _within(patience: float, ask: Callable[[], T]) -> T | None:
-    """What the store answers; None when that is nothing, or an error, for so many seconds. It is asked in a thread, as
-    the store's client waits without end for a listener that is stopped, or that is no store.
+    """Return what the store answers; None when that is nothing, or an error, for so many seconds. It is asked in a
+    thread, as the store's client waits without end for a listener that is stopped, or that is no store.
     """
     answers = list[T]()
 
@@ -140,33 +147,33 @@ def _within(patience: float, ask: Callable[[], T]) -> T | None:
 
 
 def should_report() -> bool:
-    """Whether this process is the one to tell of an error that others may have too: the first to ask. Where there is
-    no store to ask it is the first of each machine, and of all where rank 0 is missing.
+    """Return whether this process is the one to report an error that others may have too: the first to ask. Where there
+    is no store to ask it is the first of each machine, and of all where rank 0 is missing.
     """
     if world() == 1:
         return True
-    asked = _within(2.0, lambda: _connection(2.0).add("said", 1))
-    if asked is not None:
-        return asked == 1
+    order = _within(2.0, lambda: _connection(2.0).add("said", 1))
+    if order is not None:
+        return order == 1
     alone = rank() == 1 and not _listening(_address(), 0.5)
     return rank() == 0 or first_here() or alone
 
 
 def was_reported() -> bool:
-    """Whether a process has told of an error."""
+    """Return whether a process has reported an error."""
     return bool(_within(1.0, lambda: _connection(1.0).check(["said"])))
 
 
 def _connection(patience: float) -> Store:
-    """That on which all have met, where they have: a new one may break while it is made, as rank 0 ends too, which
-    torch's C++ prints.
+    """Return the connection on which all have met, where they have: a new one may break while it is made, as rank 0
+    ends too, which torch's C++ prints.
     """
     return _met or connect(patience)
 
 
 def lost_process(error: BaseException) -> str:
-    """What to tell of an error that comes of another process's end, or that was raised `from` one; nothing for others,
-    such as a defect that showed while one was handled: its traceback is wanted.
+    """Return the line to print for an error that comes of another process's end, or that was raised `from` one; nothing
+    for others, such as a defect that showed while one was handled: its traceback is wanted.
     """
     text = str(error)
     if "gloo/transport" in text:
@@ -193,7 +200,9 @@ def _address() -> str:
 
 
 def _listening(address: str, patience: float) -> bool:
-    """Whether somebody listens at an address within so many seconds. (The store would log each of its attempts.)"""
+    """Return whether somebody listens at an address within so many seconds. (The store would log each of
+    its attempts.)
+    """
     name, _, port = address.rpartition(":")
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""A run that hangs says why: a thread in every process sees that nothing moves any more, and asks the others.
+"""Watchdog: a run that hangs says why. A thread in every process sees that nothing moves any more, and asks the others.
 
 The thread answers while Python is at work or asleep. A process that does not answer was stopped, is gone, or is in code
 that lets no thread run; the stack of the latter is printed by faulthandler, which needs no interpreter.
@@ -43,7 +43,7 @@ def watching(timeout: float) -> Iterator[None]:
 
 
 class Stillness:
-    """For how many `seconds` a process has not moved, counted by looks of which one is due every `tick` seconds.
+    """Measure of the `seconds` for which a process has not moved, by looks of which one is due every `tick` seconds.
 
     A look that comes late counts as two ticks: the process was itself stopped, or starved, and has not waited for
     anybody meanwhile. (Counted by the clock it would blame others as soon as it is woken.)
@@ -55,7 +55,7 @@ class Stillness:
         self.looked = time.monotonic()
 
     def seen(self, progress_marker: tuple[object, ...], now: float) -> float:
-        """Take note of where the process is at time `now`; the seconds for which it has been there."""
+        """Take note of where the process is at time `now`. Return the seconds for which it has been there."""
         passed = min(now - self.looked, 2 * self.tick)
         self.seconds = self.seconds + passed if progress_marker == self.place else 0.0
         self.place, self.looked = progress_marker, now
@@ -81,9 +81,9 @@ class Watchdog(threading.Thread):
         self.store.set(f"process/{rank()}", self.process)
         self.alarm = 0
         self.still = Stillness(self.tick)
-        self.heard = time.monotonic()  # the last word from the store
+        self.answered = time.monotonic()  # when the store did last
         self.keeper: tuple[int, str] | None = None  # rank 0's process and machine
-        self.telling = threading.Lock()
+        self.reporting = threading.Lock()
 
     def run(self) -> None:
         """Watch until `over` is set."""
@@ -91,7 +91,7 @@ class Watchdog(threading.Thread):
         while not self.over.is_set():
             faulthandler.dump_traceback_later(self.timeout, file=STDERR)
             now = time.monotonic()
-            if self.still.seen(progress_marker(), now) > self.timeout and now - self.heard > self.patience:
+            if self.still.seen(progress_marker(), now) > self.timeout and now - self.answered > self.patience:
                 self._abandoned()
             self.over.wait(self.tick)
         faulthandler.cancel_dump_traceback_later()
@@ -100,7 +100,7 @@ class Watchdog(threading.Thread):
         try:
             while not self.over.wait(self.tick if self.keeper else 0.1):
                 self._look()
-                self.heard = time.monotonic()
+                self.answered = time.monotonic()
         except dist.DistError:  # rank 0 has died
             if not self.over.wait(LEAVE):
                 self._abandoned()
@@ -110,6 +110,7 @@ class Watchdog(threading.Thread):
             self._leave(last=rank() == 0)
         if self.keeper is None and self.store.check(["pid/0"]):
             self.keeper = json.loads(self.store.get("pid/0"))
+
         raised = f"alarm/{self.alarm}"
         mine = self.still.seconds > self.timeout and self.store.add(raised, 1) == 1
         if mine or self.store.check([raised]):
@@ -120,26 +121,30 @@ class Watchdog(threading.Thread):
             self.still.seconds = 0
 
     def _abandoned(self) -> None:
-        """The store is silent, and whoever keeps it is to blame. Woken, where it was stopped, it learns that too."""
+        """End this process, as the store is silent: whoever keeps it is to blame. Woken, where it was stopped, it
+        learns that too.
+        """
         if not first_here() and rank() != 1:
-            self.telling.acquire(blocking=False)  # others tell
+            self.reporting.acquire(blocking=False)  # others tell
         else:
             name = f"rank 0 (process {self.keeper[0]} on {self.keeper[1]})" if self.keeper else "rank 0"
-            self._tell(
+            self._report(
                 f"the run hangs: rank {rank()} has not moved for {self.still.seconds:.0f} s, and {name}, which keeps "
                 "the store, does not answer: it was stopped, or it or its machine is gone\n"
                 f"  {describe(rank(), process_state(self.process, self.still.seconds))}"
             )
+
             if self.keeper:
                 _wake(*self.keeper)
             with suppress(InputError, dist.DistError):
                 store = connect(self.patience)  # another than that which waits for an answer in vain
                 store.add("said", 1)
                 store.set("verdict", "")
+
         self._leave(last=True)  # or who tells would hear that the others are gone
 
     def _answers(self) -> dict[int, ProcessState]:
-        """The states of all processes that answer within a few ticks, by rank."""
+        """Return the states of all processes that answer within a few ticks, by rank."""
         answers: dict[int, ProcessState] = {}
         deadline = time.monotonic() + self.patience
         while len(answers) < world() and time.monotonic() < deadline:
@@ -147,7 +152,7 @@ class Watchdog(threading.Thread):
                 key = f"answer/{self.alarm}/{number}"
                 if number not in answers and self.store.check([key]):
                     answers[number] = json.loads(self.store.get(key))
-            self.heard = time.monotonic()
+            self.answered = time.monotonic()
             time.sleep(self.tick / 5)
         return answers
 
@@ -156,7 +161,7 @@ class Watchdog(threading.Thread):
         report = diagnose(answers, silent, self.timeout)
         if not report or self.over.is_set() or self.store.check(["verdict"]):
             return
-        self._tell(report)
+        self._report(report)
         self.store.add("said", 1)  # who loses another from now on need not say so
         self.store.set("verdict", "")
         for number in silent:
@@ -169,9 +174,9 @@ class Watchdog(threading.Thread):
             time.sleep(3 * self.tick)
         os._exit(EXIT_CODE)
 
-    def _tell(self, report: str) -> None:
+    def _report(self, report: str) -> None:
         """Print a report, unless the other thread has: both go on to end the process, whether or not anyone reads."""
-        if self.telling.acquire(blocking=False):  # and kept: one report is enough
+        if self.reporting.acquire(blocking=False):  # and kept: one report is enough
             with suppress(OSError, ValueError):  # a pipe that nobody reads, a stream that is closed
                 print(f"phalanx: {report}\n  the run ends with exit code {EXIT_CODE}", file=sys.stderr, flush=True)
 
