@@ -39,8 +39,8 @@ def keys_in(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, Field
 
 @cache
 def known_keys(owners: Owners) -> dict[str, FieldInfo]:
-    """Return the field of each key of a family and an optimizer, by its dotted name. InputError where there is no such
-    family or optimizer.
+    """Return the field of each key of a family and an optimizer, by dotted name. InputError where there is
+    no such one.
     """
     return {name: field for name, _, field in keys_in(_default(owners))}
 

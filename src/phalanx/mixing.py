@@ -16,8 +16,8 @@ def mix(word: int) -> int:
 
 
 def key(*parts: int) -> int:
-    """Return a 32-bit key of any natural numbers: seed, step, the checksum of a name. Above 32 bits they count as
-    several.
+    """Return a 32-bit key of natural numbers: seed, step, the checksum of a name. Above 32 bits one counts
+    as several.
     """
     folded = GOLDEN
     for part in parts:

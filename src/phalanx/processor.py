@@ -34,7 +34,7 @@ def caps() -> tuple[str, ...]:
 
 
 def waited() -> float:
-    """Return the seconds in which the calling thread could have run and had no core, since it began; 0 where that is
+    """Return the seconds in which the calling thread could have run and had no core since it began; 0 if that is
     unknown.
     """
     try:

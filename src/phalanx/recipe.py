@@ -35,9 +35,7 @@ def names() -> dict[str, str]:
 
 
 def load(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the configuration of a recipe and `section.key=value` words. InputError for what is unknown or out of
-    range.
-    """
+    """Return the configuration of a recipe and `section.key=value` words. InputError for what will not do."""
     return validate(load_mapping(name_or_path, overrides))
 
 
@@ -113,7 +111,7 @@ def text_of(path: Path) -> str:
 
 
 def validate(mapping: Mapping[str, Any]) -> Config:
-    """Return the frozen configuration, the model's preset laid under it; InputError in one line for all
+    """Return the frozen configuration, the model's preset laid under it. InputError in one line for all
     that is wrong.
     """
     owners = owners_of(mapping)

@@ -70,8 +70,8 @@ def _installed_alone() -> Iterator[None]:
 
 
 def names_source(name: str) -> bool:
-    """Return whether a name of data, maybe with a weight behind @, is "module:Name" rather than the path of a prepared
-    set.
+    """Return whether a name of data, maybe with a weight behind @, is "module:Name" rather than a prepared
+    set's path.
     """
     place = name.partition("@")[0]
     return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", place) is not None and not Path(f"{place}.bin").exists()

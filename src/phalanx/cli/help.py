@@ -112,9 +112,7 @@ class Tunes(Trains):
 
 
 def _would_do(error: Any) -> str:
-    """Return what is wrong with an option's value, and what would do, of a BadParameter: pydantic's error
-    is its cause.
-    """
+    """Return what is wrong with an option's value, and what would do; a BadParameter's cause is pydantic's error."""
     option, cause = error.param.opts[0] if error.param else error.param_hint, error.__cause__
     if not isinstance(cause, ValidationError):
         return f"{option}: {error.message}"
@@ -141,9 +139,7 @@ def _sentence(text: str) -> str:
 
 
 def _word_for(option: str, args: Sequence[str], options: Sequence[str]) -> str:
-    """Return the word to write instead of an option that does not exist; nothing where it is more like one of
-    `options`.
-    """
+    """Return the word to write instead of a missing option; nothing where it is more like one of `options`."""
     from phalanx.keys import all_keys, meant_by
 
     name = option.lstrip("-").replace("-", "_")
@@ -161,9 +157,7 @@ def _word_for(option: str, args: Sequence[str], options: Sequence[str]) -> str:
 
 
 def _value_of(option: str, args: Sequence[str]) -> str:
-    """Return the value that was given to `option`, after an equals sign or as the next argument; dots where there is
-    none.
-    """
+    """Return the value given to `option`, after an equals sign or as the next argument; dots where there is none."""
     for word, after in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name == option:

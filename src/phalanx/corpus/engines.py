@@ -65,7 +65,7 @@ def _executor(stage: Stage, work: Path, engine: str, workers: int, options: Mapp
 
 
 def _submit(stages: list[Stage], work: Path, workers: int, options: dict[str, str]) -> None:
-    """Submit each stage as an array of jobs that waits for the one before it. InputError where an option or sbatch is
+    """Submit each stage as an array of jobs that waits for the one before. InputError if an option or sbatch is
     missing.
     """
     for key in ("time", "partition"):

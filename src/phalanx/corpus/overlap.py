@@ -65,9 +65,7 @@ def first_shared(text: str, known: Hashes) -> str:
 
 
 def built_in() -> Hashes:
-    """Return the hashes of all runs of 13 words in the test sets of WikiText and LAMBADA, which come with
-    the program.
-    """
+    """Return the hashes of all runs of 13 words in the test sets of WikiText and LAMBADA, which are bundled."""
     with files("phalanx").joinpath(BUILT_IN).open("rb") as file:
         return unpack(np.load(file, allow_pickle=False))
 

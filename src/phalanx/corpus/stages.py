@@ -81,9 +81,7 @@ def stages(settings: Settings, places: Places) -> list[Stage]:
 
 
 def write_known(settings: Settings, places: Places) -> None:
-    """Write the hashes of the runs of words that documents must not share, for all tasks to read; once for
-    a curation.
-    """
+    """Write, for all tasks to read, the hashes of the runs of words that documents must not share."""
     file = places.work("overlap.npy")
     if file.exists():
         return

@@ -171,8 +171,8 @@ def _has_sentences(documents: Documents) -> bool:
 
 
 def _shares(a: int, b: int, room: int) -> tuple[int, int]:
-    """Return how many tokens of two segments fit in `room`: the longer loses first, the second on a tie; each keeps
-    one.
+    """Return how many tokens of two segments fit in `room`, one at least of each: the longer loses first,
+    `b` on a tie.
     """
     keep_b = max(1, min(b, max(room // 2, room - a)))
     return max(1, min(a, room - keep_b)), keep_b

@@ -190,9 +190,7 @@ class DocumentReader:
             return self._look(iter(lambda: stream.read(BLOCK), b""))
 
     def _look(self, blocks: Iterable[bytes]) -> tuple[int, bool]:
-        """Return the number of the first line that is not UTF-8, 0 if all are, and whether there is nothing
-        but blanks.
-        """
+        """Return the number of the first line that is not UTF-8 (0: all are), and whether there are only blanks."""
         line, blank, decoder = 1, True, codecs.getincrementaldecoder("utf-8-sig")()
         for block in chain(blocks, [b""]):
             try:

@@ -76,8 +76,8 @@ def fast_path(backend: Backend, model: dict[str, Any]) -> FastPath | None:
 
 
 def ranks(model: dict[str, Any]) -> dict[bytes, int]:
-    """Return the ids of a byte-level BPE's tokens by their bytes, as tiktoken wants them; `model` as in a
-    tokenizer.json.
+    """Return the ids of a byte-level BPE's tokens by their bytes, as tiktoken wants them, of a tokenizer.json's
+    `model`.
     """
     letters = byte_letters()
     table = str.maketrans(letters)

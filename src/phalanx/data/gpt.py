@@ -42,9 +42,7 @@ class GPTSource:
         return self.samples
 
     def sample(self, i: int, draw: int) -> Sample:
-        """Return the tokens i × sequence onwards; an epoch (samples of draws) after the first begins at a token
-        of its own.
-        """
+        """Return the tokens from i × sequence on; epochs after the first begin at tokens of their own."""
         epoch = draw // self.samples
         piece = self._piece(i * self.sequence + (mixing.key(epoch) % self.sequence if epoch else 0))
         tokens, labels = piece[:-1], piece[1:]

@@ -62,9 +62,7 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """Yield a folder and all below it that are not hidden, each once and with a slash at its end; links are followed
-    last.
-    """
+    """Yield a folder and all below it that are not hidden, each once, with a slash at its end; links come last."""
     seen: set[tuple[int, int]] = set()
     waiting = deque([top])
     while waiting:

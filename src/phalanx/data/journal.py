@@ -73,9 +73,7 @@ class Journal(BaseModel):
 
 
 def left_out(counts: Cursor | Manifest) -> str:
-    """Return how many malformed records and blank documents were left out, and the first malformed ones; nothing if
-    none.
-    """
+    """Return in words how many malformed records and blank documents were left out, and the first malformed ones."""
     text = ""
     if counts.malformed:
         first = "; ".join(counts.malformed_first) + _hint(counts.undecodable > 0)

@@ -104,9 +104,7 @@ class Assembler:
         return np.split(flat.astype(np.int64), np.cumsum(lengths)[:-1]) if len(texts) else []
 
     def join(self, a: Array, b: Array | None = None) -> Encoded:
-        """Return [CLS] a [SEP], or [CLS] a [SEP] b [SEP]. Where that is too long, the longer one loses its
-        end first.
-        """
+        """Return [CLS] a [SEP], or [CLS] a [SEP] b [SEP]. Too long, the longer of the two loses its end first."""
         if b is None:
             a = a[: self.length - 2]
             return Encoded(np.concatenate([[self.cls], a, [self.sep]]), len(a) + 2)

@@ -125,9 +125,7 @@ def describe_written(path: Path) -> tuple[str, Written]:
 
 
 def describe_sources(stamps: Mapping[Path, tuple[int, int]]) -> tuple[InputFile, ...]:
-    """Return the sources with sizes and checksums, several files at a time. InputError if one is written to
-    meanwhile.
-    """
+    """Return the sources with sizes and checksums, read side by side. InputError if one is written to meanwhile."""
     with ThreadPoolExecutor() as pool:
         sums = [*pool.map(checksum, stamps)]
     for path, before in stamps.items():

@@ -141,9 +141,7 @@ def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> R
 
 
 def _finished(out: str, request: Request) -> Manifest | None:
-    """Return the manifest of the set `out` if it is made from an equal request. InputError if files are not
-    as written.
-    """
+    """Return the manifest of the set `out` if an equal request made it. InputError if files are not as written."""
     if not manifest_path(out).exists() or (manifest := Manifest.read(out)).request != request:
         return None
     for path in set_paths(out):
@@ -155,9 +153,7 @@ def _finished(out: str, request: Request) -> Manifest | None:
 
 
 def _begin(out: str, request: Request, force: bool) -> Journal:
-    """Return the journal of an interrupted equal request, or a new one. Raises InputError where files are
-    in the way.
-    """
+    """Return the journal of an interrupted equal request, or a new one. InputError where files are in the way."""
     fresh = Journal(request=request)
     if force:
         manifest_path(out).unlink(missing_ok=True)

@@ -11,9 +11,7 @@ BLANKS = re.compile(r"[^\S\x0b\x0c\x1c-\x1f\x85]+")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences in order. Blank lines end a sentence; single line breaks are blanks, as books are
-    hard-wrapped.
-    """
+    """Return the sentences in order. Blank lines end one; single line breaks are blanks, as books are hard-wrapped."""
     join = _join_around_controls if CONTROLS.search(text) else _join
     paragraphs = map(join, BLANK_LINES.split(text))
     return [sentence for paragraph in paragraphs if paragraph for sentence in _splitter().tokenize(paragraph)]

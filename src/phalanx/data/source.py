@@ -135,9 +135,7 @@ class Documents(NamedTuple):
 
 
 def split_weight(name: str) -> tuple[str, float]:
-    """Return PREFIX and weight of PREFIX@0.7; the weight is 1 where none is given. InputError for a weight that is not
-    above 0.
-    """
+    """Return PREFIX and weight of PREFIX@0.7; without @ the weight is 1. InputError for one that is not above 0."""
     prefix, at, text = name.rpartition("@")
     try:
         weight = float(text)

@@ -66,8 +66,8 @@ class Tokenizer:
         return list(encoding.ids[: marks.index(0)]) if 0 in marks else []
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Return the ids of the text with the special tokens that the tokenizer's template puts around it, as Llama's
-        `<s>`.
+        """Return the ids of the text with the special tokens of the tokenizer's template around it, as
+        Llama's `<s>`.
         """
         return list(self._backend.encode(text, add_special_tokens=True).ids)
 

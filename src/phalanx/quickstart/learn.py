@@ -71,9 +71,7 @@ def _learn(workspace: Workspace, name: str, over: tuple[str, ...]) -> Result:
 
 
 def _untrained(run: Path, limit: int) -> dict[str, float]:
-    """Return the held-out figures of the run's model as it was before its first step: weights are a function of the
-    seed.
-    """
+    """Return the held-out figures of the model before its first step: its weights are a function of the seed."""
     config = RunFolder.open(run).config()
     task = registry.TASKS.find(config.task)(config, tokenizer_of(config.data))
     model = build(config.model, config.train.seed, torch.device("cpu"))

@@ -41,9 +41,7 @@ class Ledger:
             raise InputError(f"{self.path} cannot be used ({error}); give another --folder") from error
 
     def done(self, stage: str, inputs: str, owns: Sequence[str]) -> Entry | None:
-        """Return the entry of a stage that needs no work: of the same inputs, ended, and with all its
-        files; else None.
-        """
+        """Return the entry of a stage that needs no work: it ended with the same inputs, and its files are there."""
         entry = self.entries.get(stage)
         whole = entry and entry["inputs"] == inputs and entry["result"] is not None
         return entry if whole and all((self.folder / name).exists() for name in owns) else None

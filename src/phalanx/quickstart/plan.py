@@ -1,6 +1,4 @@
-"""The quickstart's plan: how much it does, and on what. Prompts and sentences were chosen before any model
-was trained.
-"""
+"""The quickstart's plan: on what, and how much. Prompts and sentences were chosen before any model was trained."""
 
 from dataclasses import dataclass
 from pathlib import Path

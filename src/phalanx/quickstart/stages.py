@@ -46,9 +46,7 @@ class Stopped(Exception):
 
 
 def run(stages: Sequence[Stage], workspace: Workspace, console: Console) -> float:
-    """Do what is left to do; `workspace.results` takes each stage's result. Return the seconds of all stages, reused
-    ones too.
-    """
+    """Do what is left; `workspace.results` takes each stage's result. Return the seconds of all, reused ones too."""
     ledger = Ledger(workspace.folder)
     digests: dict[str, str] = {}
     for number, stage in enumerate(stages, 1):

@@ -23,9 +23,7 @@ class Canvas:
 
 @contextmanager
 def canvas(rows: int = 1, columns: int = 1, size: tuple[float, float] = SIZE) -> Iterator[Canvas]:
-    """Make a figure of `rows` × `columns` panels of `size` inches, filled row by row; its PNG is there when the block
-    ends.
-    """
+    """Draw so many panels of `size` inches, filled row by row. The PNG is there when the block ends."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

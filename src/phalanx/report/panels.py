@@ -16,9 +16,7 @@ EARLY = 25  # the first 1/25 of a run does not decide how far the axis of the lo
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """Return the panels of loss, perplexity, scores, learning rate, gradient norm and speed: those that the runs
-    recorded.
-    """
+    """Return the panels of loss, perplexity, scores, rate, gradient norm and speed: those that the runs recorded."""
     top = _top(runs)
     keys = dict.fromkeys(key for run in runs for key in run.keys("valid") if not key.endswith("_loss"))
     scores = [key for key in keys if key not in NO_SCORE]
@@ -75,9 +73,7 @@ def _held_out(runs: Sequence[Run], key: str, log: bool = False, top: float | Non
 
 
 def _top(runs: Sequence[Run]) -> float | None:
-    """Return where to cut the axis of falling losses: at their highest value once the early part is over, with some
-    room. None for short runs.
-    """
+    """Return where to cut the axis of falling losses: above all that come after the early part. None for short runs."""
     smoothed = [smooth(run.series("train", "loss")[1]) for run in runs]
     if min(map(len, smoothed)) < 2 * EARLY:
         return None

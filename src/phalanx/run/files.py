@@ -215,9 +215,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _header(handle: int, name: str) -> tuple[int, dict[str, Any]]:
-    """Return where a file's tensors begin, in bytes, and its header's entry for each. Damaged where it
-    cannot be read.
-    """
+    """Return where a file's tensors begin, in bytes, and the header's entry of each. Damaged if it is not readable."""
     try:
         (length,) = struct.unpack("<Q", os.pread(handle, 8, 0))
         if length > os.fstat(handle).st_size - 8:

@@ -186,9 +186,7 @@ class RunFolder:
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the configuration that a recipe, a TOML file or a run folder asks for, with `section.key=value` words over
-    it.
-    """
+    """Return the configuration of a recipe, a TOML file or a run folder, with `section.key=value` words over it."""
     return recipe.load(str(RunFolder.open(name).config_file) if names_run(name) else name, overrides)
 
 

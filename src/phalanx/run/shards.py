@@ -51,9 +51,7 @@ def place_of(places: Mapping[str, Place], path: str, tensor: Tensor) -> Place:
 
 
 def held(tensors: Mapping[str, Tensor], places: Mapping[str, Place]) -> list[Shard]:
-    """Return the shards that this rank holds of some tensors. A box without elements counts only where the whole has
-    none.
-    """
+    """Return the shards that this rank holds. A box without elements counts only where the whole tensor has none."""
     shards = []
     for path, tensor in tensors.items():
         whole, boxes = place_of(places, path, tensor)

@@ -74,9 +74,7 @@ class _Index(BaseModel):
 
 
 def read_index(directory: Path) -> dict[str, Any]:
-    """Return the content of checkpoint.json. Damaged when it is missing or altered, InputError when it is of a newer
-    format.
-    """
+    """Return the content of checkpoint.json. Damaged when it is missing or altered, InputError for a newer format."""
     try:
         content = _parse((directory / INDEX).read_bytes())
         digest = content.pop("checksum")
@@ -102,9 +100,7 @@ def read_index(directory: Path) -> dict[str, Any]:
 
 
 def _parse(written: bytes) -> dict[str, Any]:
-    """Return the JSON of an index. ValueError where it is none, and KeyError or TypeError where it is of
-    another shape.
-    """
+    """Return the JSON of an index. ValueError where it is none, KeyError or TypeError where it is of another shape."""
     try:
         content: dict[str, Any] = parse_json(written)
     except ValueError:

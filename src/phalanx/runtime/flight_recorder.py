@@ -56,9 +56,7 @@ def process_state(process: str, still: float) -> ProcessState:
 
 
 def progress_marker() -> tuple[object, ...]:
-    """Return a value that changes when this process makes progress: its collectives' numbers and its main thread's
-    place.
-    """
+    """Return a value that changes with this process's progress: its collectives' numbers, its main thread's place."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     groups: list[Any] = list(_world.pg_map)
     return id(frame), frame and frame.f_lasti, *(group._get_sequence_number_for_group() for group in groups)

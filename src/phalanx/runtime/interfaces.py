@@ -32,9 +32,7 @@ def _outward(address: str) -> bool:
 
 
 def _source(host: str) -> str:
-    """Return the IPv4 address from which this machine would write to `host`; nothing where there is no way. Nothing is
-    sent.
-    """
+    """Return the IPv4 address from which this machine would write to `host`, sending nothing; "" if there is no way."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, 9))

@@ -20,8 +20,7 @@ OBEYING = 30  # seconds after which torch kills those that go on after another h
 
 def launch(arguments: Sequence[str], processes: int, restarts: int | None = None) -> int:
     """Run `phalanx ARGUMENTS` in so many local processes. Return their exit code. After a crash or a hang, but not
-    after an error of the user's, all start again from the last checkpoint, at most `restarts` times; None: they have
-    none.
+    after a user's error, all start again from the last checkpoint, at most `restarts` times; None: they have none.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -42,9 +42,7 @@ def first_here() -> bool:
 
 
 def meet() -> Store | None:
-    """Return the store of the run's processes once all are here; None where there is one process. InputError names who
-    is missing.
-    """
+    """Return the store of the processes once all are here; None for a single one. InputError names who is missing."""
     global _met
     if world() == 1:
         return None
@@ -62,9 +60,7 @@ def meet() -> Store | None:
 
 
 def store_of_this_start(rank: int, patience: float) -> Store:
-    """Return a store of this start's own under torchrun. InputError when rank 0 opens none within
-    `patience` seconds.
-    """
+    """Return a store of this start's own under torchrun. InputError if rank 0 opens none within `patience` seconds."""
     name, deadline = os.environ["MASTER_ADDR"], time.monotonic() + patience
     kept = _reach(_address(), patience)
     if rank == 0:
@@ -200,9 +196,7 @@ def _address() -> str:
 
 
 def _listening(address: str, patience: float) -> bool:
-    """Return whether somebody listens at an address within so many seconds. (The store would log each of
-    its attempts.)
-    """
+    """Return whether somebody listens at an address within so many seconds. (The store would log its attempts.)"""
     name, _, port = address.rpartition(":")
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

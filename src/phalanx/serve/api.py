@@ -163,9 +163,7 @@ def _page(name: str) -> str:
 
 
 def _named(pool: WorkerPool, name: str, kind: str) -> str:
-    """Return the model of a name, or the one that can do `kind` where none is named. Refused where there is no such
-    one.
-    """
+    """Return the model of a name, or the one that can do `kind` where none is named. Refused where there is none."""
     _must_know(pool, name)
     if name:
         if kind not in pool.models[name]["can"]:

@@ -52,9 +52,7 @@ class Part(NamedTuple):
 
 
 class Logprobs:
-    """Log probabilities of a completion's tokens. Those of tokens that begin past the text that was sent
-    wait for it.
-    """
+    """Log probabilities of a completion's tokens. Those that begin past the text that was sent wait for it."""
 
     def __init__(self) -> None:
         self.held: deque[Entry] = deque()
