@@ -123,7 +123,7 @@ class _HuggingFace:
     """Hugging Face's model with our weights, in fp32: rows filled up to the longest, as their pipelines do."""
 
     def __init__(self, bundle: ModelBundle) -> None:
-        """InputError where transformers is not installed, or has no such model."""
+        """Load our weights into the model. InputError where transformers is not installed, or has no such model."""
         if reason := backends.missing_package("transformers"):
             raise InputError(reason)
         import transformers

@@ -1,4 +1,4 @@
-"""From a configuration to a model with weights."""
+"""Models with weights, made from a configuration."""
 
 import torch
 

@@ -14,8 +14,8 @@ from phalanx.spec.model import Head
 
 
 class Split(NamedTuple):
-    """How sequences that a layout splits are put together: `whole` with gradient, `everywhere` without. As many `ways`
-    (ranks) compute alike what follows, and each counts its part of it.
+    """The way in which sequences that a layout splits are put together: `whole` with gradient, `everywhere` without. As
+    many `ways` (ranks) compute alike what follows, and each counts its part of it.
     """
 
     whole: Slot = slots.same

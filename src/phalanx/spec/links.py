@@ -1,4 +1,4 @@
-"""Which tensors of other programs' files hold a model's parameters: one table of names, read in both directions.
+"""Links from a model's parameters to tensors of other programs' files: one table of names, read in both directions.
 
 A link says that a view of a parameter and a view of a foreign tensor, of one shape, hold the same numbers. Import
 copies one way along the links, export the other, so no inverse is ever written. Views are data, so that a file is
