@@ -21,7 +21,7 @@ def write(path: Path, content: bytes) -> None:
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # before the name: a crash leaves the old content or the new, whole
     rename(partial, path)
 
 

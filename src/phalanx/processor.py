@@ -80,7 +80,7 @@ def cpus(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """CPUs' worth of time that this process's cgroups and those above them allow, version 1 or 2."""
+    """Yield the CPUs' worth of time that this process's cgroups and those above them allow, version 1 or 2."""
     mounts = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
@@ -98,7 +98,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _quota(group: Path, version: int) -> Iterator[float]:
-    """CPUs' worth of time of one cgroup; nothing where there is no bound."""
+    """Yield the CPUs' worth of time of one cgroup; nothing where there is no bound."""
     if version == 2:
         words = _read(group / "cpu.max").split()
     else:

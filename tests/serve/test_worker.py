@@ -18,7 +18,7 @@ class Direct(Mail):
 
     def deliver(self, *messages: ToWorker) -> None:
         for message in messages:
-            self.come.put(message)
+            self.inbox.put(message)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENET
 
 
 def main() -> None:
-    """The entry point: user errors are one line and exit code 2; PHALANX_TRACEBACK=1 shows where they came from."""
+    """Run the program. User errors are one line and exit code 2; PHALANX_TRACEBACK=1 shows where they came from."""
     end_with_launcher()
     end_during_imports()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's C++ writes its stack for every lost connection

@@ -39,8 +39,9 @@ def hashes(text: str) -> Hashes:
     count = len(codes) - WORDS + 1
     if count < 1:
         return np.zeros(0, np.uint64)
+
     mixed = np.zeros(count, np.uint64)
-    for k in range(WORDS):
+    for k in range(WORDS):  # modulo 2^64, as uint64 wraps around
         mixed = mixed * _PRIME + codes[k : k + count]
     mixed ^= mixed >> np.uint64(29)
     return (mixed * _PRIME) >> np.uint64(64 - BITS)

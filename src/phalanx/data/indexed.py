@@ -198,6 +198,7 @@ class IndexedWriter:
             lengths.seek(0)
             start = 0
             while block := lengths.read(CHUNK):
+                # int64 from the first sum on: a set has more bytes than int32 counts
                 ends = np.frombuffer(block, "<i4").cumsum(dtype=np.int64) * self._dtype.itemsize + start
                 index.write(np.concatenate([[start], ends[:-1]]).astype("<i8").tobytes())
                 start = int(ends[-1])

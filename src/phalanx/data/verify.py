@@ -126,7 +126,7 @@ def _check_index(dataset: IndexedDataset, chosen: Callable[[int], Iterable[int]]
     """
     path, size = set_paths(dataset.prefix)[1], dataset.tokens.itemsize
     for first in (ROWS * block for block in chosen(-(-len(dataset) // ROWS))):
-        lengths = dataset.lengths[first : first + ROWS].astype(np.int64)
+        lengths = dataset.lengths[first : first + ROWS].astype(np.int64)  # bytes of int32 lengths may overflow
         starts = dataset.starts[first : first + ROWS + 1]
         nexts = np.append(starts, dataset.tokens.nbytes)[1 : len(lengths) + 1]
         wrong = (lengths < 0) | (starts[: len(lengths)] + lengths * size != nexts)

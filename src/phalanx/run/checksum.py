@@ -23,7 +23,7 @@ def joined(pieces: Iterable[tuple[int, int]]) -> int:
 
 @lru_cache
 def _power(exponent: int) -> int:
-    """x to a power, modulo the divisor, by squaring."""
+    """Return x to a power, modulo the divisor, by squaring."""
     result, square = _ONE, _X
     while exponent:
         if exponent & 1:

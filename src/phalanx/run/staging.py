@@ -39,6 +39,7 @@ class Staging:
         with _on(gpu := _gpu(tensors)):
             self.buffers = {path: self._buffer(path, tensor) for path, tensor in tensors.items()}
             if ready:
+                # A stream of its own, so that the copy runs beside training's work.
                 stream = torch.cuda.Stream(gpu)  # type: ignore[no-untyped-call]
                 stream.wait_event(ready)
                 with torch.cuda.stream(stream):

@@ -142,6 +142,7 @@ def fill(directory: Path, index: dict[str, Any], tensors: Mapping[str, Tensor], 
 def write(directory: Path, head: dict[str, Any], tensors: Mapping[str, Tensor], places: Mapping[str, Place],
           group: dist.ProcessGroup | None) -> None:  # fmt: skip
     """Write the tensors of all ranks, each part by one of them, and then the index, which `head` opens."""
+    # Every rank makes the same plan of the same lists, so nobody has to send it.
     plan = shards.shared_out(gather_objects(shards.held(tensors, places), group))
     files: dict[str, File] = {}
 

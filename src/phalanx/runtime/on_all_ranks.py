@@ -44,6 +44,7 @@ def on_every_rank(action: Callable[[int, int], None], group: dist.ProcessGroup |
     except (InputError, OSError) as error:
         failure = error
 
+    # A rank that has failed comes here too: the others wait for what it gathers.
     if met := [each for each in gather_objects(failure, group) if each]:
         raise met[0]
 

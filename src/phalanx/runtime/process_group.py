@@ -24,7 +24,7 @@ READING = 120.0  # seconds in which all have read their recipe and tokenizer
 
 
 def adopt_slurm() -> None:
-    """Under srun with several tasks, say in torchrun's words what Slurm says in its own. Without srun there is no step:
+    """Say in torchrun's words what Slurm says in its own, under srun with several tasks. Without srun there is no step:
     a job's script has a SLURM_PROCID too, and speaks of the tasks that it has yet to start.
     """
     env = os.environ
@@ -72,6 +72,7 @@ def check_agreement(facts: dict[str, str]) -> None:
         return
     facts = {"torch": torch.__version__, "python": platform.python_version(), **facts}
     everyone = gather_objects(facts, dist.group.WORLD)
+    # In one order, so that all ranks name the same key.
     for key in sorted({key for each in everyone for key in each}):
         values = [each.get(key, "absent") for each in everyone]
         others = [number for number, value in enumerate(values) if value != values[0]]

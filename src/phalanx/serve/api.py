@@ -125,7 +125,7 @@ def _openai(app: FastAPI, pool: WorkerPool, metrics: Metrics) -> None:
 
     @app.get("/v1/models/{name:path}", summary="One of the models")
     async def model(name: str) -> Any:
-        """Return a model by its name, with what it can do."""
+        """The model of that name, with what it can do."""
         _must_know(pool, name)
         return _model_object(pool, name)
 

@@ -90,7 +90,7 @@ class Mail:
 
     def __init__(self, pipe: socket.socket) -> None:
         self.pipe = pipe
-        self.come: SimpleQueue[ToWorker | None] = SimpleQueue()
+        self.inbox: SimpleQueue[ToWorker | None] = SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: FromWorker) -> None:
@@ -99,11 +99,11 @@ class Mail:
 
     def poll(self) -> bool:
         """Return whether something has come."""
-        return not self.come.empty()
+        return not self.inbox.empty()
 
     def recv(self) -> ToWorker:
         """Wait for the next message. EOFError once the server is gone."""
-        message = self.come.get()
+        message = self.inbox.get()
         if message is None:
             raise EOFError
         return message
@@ -111,8 +111,8 @@ class Mail:
     def _listen(self) -> None:
         with suppress(EOFError, OSError), self.pipe.makefile("rb") as stream:
             while True:
-                self.come.put(decode(stream))
-        self.come.put(None)
+                self.inbox.put(decode(stream))
+        self.inbox.put(None)
 
 
 class Worker:

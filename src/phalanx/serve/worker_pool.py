@@ -136,7 +136,9 @@ class WorkerPool:
             print(f"phalanx: {why}; the server goes on and starts it again", file=sys.stderr, flush=True)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """Nobody awaits these tasks: one that ends by a defect must not leave a server without workers."""
+        """End the server where one of these tasks, which nobody awaits, ends by a defect: it must not go on without
+        workers.
+        """
         if not task.cancelled() and (error := task.exception()):
             traceback.print_exception(error)
             self.restartable = True
