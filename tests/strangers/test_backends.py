@@ -1,7 +1,6 @@
 """Backends from outside compute what is asked of a model, in a terminal and on a server; what they do not know they
 refuse by name."""
 
-import os
 import re
 import socket
 import time
@@ -22,9 +21,9 @@ from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.graphs import EncoderGraph, untraceable
 from phalanx.models.family import configured, spec_of
 from phalanx.serve.messages import Failed, Job, Ready, Reply, WorkerSpec, decode, encode
-from phalanx.serve.worker import work
 from tests.infer.runs import BERT, GPT, make_run
 from tests.infer.test_bert import config
+from tests.serve.in_process import work_forked
 from tests.train.processes import start
 
 HERE = "tests.strangers.backends"
@@ -84,7 +83,7 @@ class Served:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(100)
         self.stream = self.socket.makefile("rb")
-        self.process = start(_work, specs, theirs)
+        self.process = start(work_forked, specs, theirs)
         theirs.close()
 
     def ask(self, model: str, kind: str, **asked: Any) -> Any:
@@ -99,10 +98,6 @@ class Served:
         self.stream.close()
         self.socket.close()
         self.process.join()
-
-
-def _work(specs: list[WorkerSpec], pipe: socket.socket) -> None:
-    work(specs, pipe, None, 1, "", os.getppid())
 
 
 @pytest.fixture
