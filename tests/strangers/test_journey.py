@@ -63,7 +63,7 @@ def phalanx(*words: object) -> str:
 
 def decoder(corpus: Corpus, folder: Path) -> Path:
     """A run of a family, an optimizer, data and a tracker from outside."""
-    model = f"model.family={HERE}.families:Toy", "model.kv_heads=1", "model.heads=4", "model.dropout=0.1"
+    model = f"model.family={HERE}.names:NamedToy", "model.kv_heads=1", "model.heads=4", "model.dropout=0.1"
     words = [*corpus.words("gpt"), *COMMON, *model, f"data.train={HERE}.sources:Sums", "optim.lr=0.02"]
     phalanx("train", "gpt-tiny", *words, "--out", folder / "run")
     return folder / "run"
@@ -91,7 +91,7 @@ JOURNEYS = {
         path="/v1/completions",
         body={"prompt": "1 and 2 are", "max_tokens": 8, "temperature": 0},
         printed=lambda told: "1 and 2 are" + told["choices"][0]["text"],
-        imported=("--family", f"{HERE}.families:Toy"),
+        imported=("--family", f"{HERE}.names:NamedToy"),
     ),
     "encoder": Journey(
         make=encoder,
