@@ -54,10 +54,10 @@ def tune(
     if (sweep or seeds > 1) and among_others():
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
 
-    wish = tuning.Wish(run, task, data, valid, text, pair, label, epochs)
-    asked = tuning.planned(wish, overrides or [], sweep or [], seeds)
+    request = tuning.TuneRequest(run, task, data, valid, text, pair, label, epochs)
+    runs = tuning.planned(request, overrides or [], sweep or [], seeds)
     with _brought(source, out) as model:
-        if code := tuning.fit_all(asked, model, out, procs):
+        if code := tuning.fit_all(runs, model, out, procs):
             raise typer.Exit(code)
 
 

@@ -1,1 +1,1 @@
-"""What is learned: one task, one file."""
+"""The tasks that a model is trained on or judged by, one file each."""

@@ -67,14 +67,17 @@ GLUE = ("sst2", "cola", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
 
 def files(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """The files of a task's part in a folder: those of the first pattern that has any."""
+    """Return the files of a task's part in a folder: those of the first pattern that matches any, or none.
+
+    A file is its own only match. InputError where there is nothing at the path.
+    """
     if folder.is_file():
         return [str(folder)]
     if not folder.is_dir():
         raise InputError(f"{folder} is neither a file nor a folder; name the task's data")
     for pattern in patterns:
-        if found := sorted(folder.glob(pattern)):
-            return [str(file) for file in found]
+        if matches := sorted(folder.glob(pattern)):
+            return [str(file) for file in matches]
     return []
 
 

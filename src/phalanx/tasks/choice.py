@@ -27,12 +27,15 @@ class Choice(Labelled):
 
     @property
     def group(self) -> int:
-        """Candidates of a question."""
+        """The number of candidates of a question."""
         return _candidates(self.config)
 
     @classmethod
     def fitted(cls, config: Config) -> Config:
-        """With the candidates of the training files' first question."""
+        """Return the configuration with as many candidates as the first question of the training files has.
+
+        InputError where train.batch is no multiple of them.
+        """
         config = super().fitted(config)
         count = _candidates(config)
         if not count and config.data.train and config.examples.form in READ:
@@ -45,7 +48,7 @@ class Choice(Labelled):
         return config.model_copy(update={"model": config.model.tuned(cls.head, count)})
 
     def read(self, file: Path) -> list[files.Choice]:
-        """The questions of a file."""
+        """Return the questions of a file. InputError where they have another number of candidates than the model."""
         questions = READ[self.config.examples.form](file)
         if len(questions[0].candidates) != self.group:
             raise InputError(
@@ -54,7 +57,7 @@ class Choice(Labelled):
         return questions
 
     def encode(self, examples: Sequence[files.Choice]) -> Held:
-        """[CLS] text [SEP] candidate [SEP]."""
+        """Return a sample for each candidate: [CLS] text [SEP] candidate [SEP]."""
         assemble, samples = Assembler(self.tokenizer, self.config.data.sequence), []
         texts = assemble.encode([question.text for question in examples])
         candidates = assemble.encode([candidate for question in examples for candidate in question.candidates])
@@ -65,23 +68,23 @@ class Choice(Labelled):
         return Held(samples, self.config.data.sequence, assemble.pad)
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """The share of questions whose right candidate has the highest score."""
+        """Return the share of questions whose right candidate has the highest score."""
         right = [question.right for question in source.examples]
-        return {"accuracy": float(np.mean([said.candidate for said in self._said(answers)] == np.array(right)))}
+        return {"accuracy": float(np.mean([chosen.candidate for chosen in self._decoded(answers)] == np.array(right)))}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """A record for each question: the candidate that was chosen, the right one, and the scores of all."""
+        """Return a record for each question: the candidate that was chosen, the right one, and the scores of all."""
         return [
-            {"id": q.id, "label": q.right, "said": said, "right": said == q.right, "scores": scores}
-            for q, (said, scores) in zip(source.examples, self._said(answers), strict=True)
+            {"id": q.id, "label": q.right, "said": predicted, "right": predicted == q.right, "scores": scores}
+            for q, (predicted, scores) in zip(source.examples, self._decoded(answers), strict=True)
         ]
 
-    def _said(self, answers: Sequence[Array]) -> list[Chosen]:
-        """What the model said to each question."""
+    def _decoded(self, answers: Sequence[Array]) -> list[Chosen]:
+        """Return the candidate chosen for each question; answers: a score [1] for each candidate."""
         return [self.model_head.decode(scores) for scores in np.stack(answers).reshape(-1, self.group)]
 
 
 def _candidates(config: Config) -> int:
-    """Candidates of a question, as the model's head has them; 0 where nothing says it yet."""
+    """Return how many candidates of a question the model's head has; 0 where nothing says it yet."""
     answer = sketch_of(config.model).answer
     return answer.candidates if answer else 0

@@ -24,7 +24,7 @@ class Classes(Texts):
 
     @classmethod
     def fitted(cls, config: Config) -> Config:
-        """With the classes of the training files."""
+        """Return the configuration with the classes of the training files, unless it names them."""
         config, examples = super().fitted(config), config.examples
         labels = examples.labels
         if not labels:
@@ -34,7 +34,7 @@ class Classes(Texts):
         return config.model_copy(update={"model": model, "examples": examples.model_copy(update={"labels": labels})})
 
     def read(self, file: Path) -> list[Row]:
-        """The rows of a table; InputError for a class that the training files have not."""
+        """Return the rows of a table; InputError for a class that the training files have not."""
         rows, known = table(file, self.columns), self.config.examples.labels
         for row in rows:
             if row.label.strip() not in known:
@@ -49,20 +49,20 @@ class Classes(Texts):
         return {"related": self.config.examples.labels.index(row.label.strip())}
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """Accuracy; F1 is that of the second of two classes."""
-        said, right = np.stack(answers).argmax(-1), np.array([one.related for one in source.encoded])
+        """Return the metrics; F1, which is that of the second class, only where there are two."""
+        predicted, right = np.stack(answers).argmax(-1), np.array([sample.related for sample in source.encoded])
         names = self.metrics if len(self.config.examples.labels) == 2 else ("accuracy", "matthews")
-        return {name: METRICS[name](said, right) for name in names}
+        return {name: METRICS[name](predicted, right) for name in names}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """A record for each text: the likeliest class, the right one, and the probabilities of all."""
-        found = []
+        """Return a record for each text: the likeliest class, the right one, and the probabilities of all."""
+        records = []
         for row, logits in zip(source.examples, answers, strict=True):
-            said, chances = self.model_head.decode(logits)
+            predicted, chances = self.model_head.decode(logits)
             right = row.label.strip()
-            told = {"label": right, "said": said, "right": said == right, "probabilities": chances}
-            found.append(texts_of(row) | told)
-        return found
+            result = {"label": right, "said": predicted, "right": predicted == right, "probabilities": chances}
+            records.append(texts_of(row) | result)
+        return records
 
 
 class Value(Texts):
@@ -72,7 +72,7 @@ class Value(Texts):
     metrics = ("spearman", "pearson")
 
     def read(self, file: Path) -> list[Row]:
-        """The rows of a table; InputError for a label that is no number."""
+        """Return the rows of a table; InputError for a label that is no finite number."""
         rows = table(file, self.columns)
         for row in rows:
             if _number(row.label) is None:
@@ -87,11 +87,11 @@ class Value(Texts):
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
         """Return the correlations with the examples' numbers."""
-        said, right = np.stack(answers)[:, 0], np.array([one.value for one in source.encoded])
-        return {name: METRICS[name](said, right) for name in self.metrics}
+        predicted, right = np.stack(answers)[:, 0], np.array([sample.value for sample in source.encoded])
+        return {name: METRICS[name](predicted, right) for name in self.metrics}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """A record for each text: the predicted number and the right one."""
+        """Return a record for each text: the predicted number and the right one."""
         return [
             texts_of(row) | {"label": _number(row.label), "said": self.model_head.decode(logits).value}
             for row, logits in zip(source.examples, answers, strict=True)

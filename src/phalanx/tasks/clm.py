@@ -14,12 +14,12 @@ class CausalLM(Splits):
     losses = ("lm",)
 
     def source(self, documents: Documents) -> Source:
-        """The samples of a range of documents."""
+        """Return the samples of a range of documents."""
         data = self.config.data
         vocab, eod = self.tokenizer.vocab, self.tokenizer.eod
         return GPTSource(documents, data.sequence, vocab, eod, data.stop_at_documents)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Predicted tokens."""
+        """Return how many tokens are predicted."""
         assert batch.labels is not None
         return {"lm": (batch.labels >= 0).sum()}

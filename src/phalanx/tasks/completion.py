@@ -36,7 +36,7 @@ class Completion(Labelled):
         return config
 
     def read(self, file: Path) -> list[Row]:
-        """The rows of a table; InputError for a completion that is empty."""
+        """Return the rows of a table; InputError for a completion that is empty."""
         rows = table(file, self.columns)
         for row in rows:
             if not row.label:
@@ -44,9 +44,13 @@ class Completion(Labelled):
         return rows
 
     def encode(self, examples: Sequence[Row]) -> Held:
-        """The completion's tokens, and the end, are the labels."""
+        """Return samples whose labels are the completion's tokens and the end.
+
+        InputError for a completion that is longer than a sequence.
+        """
         length, end = self.config.data.sequence, [] if self.tokenizer.eod is None else [self.tokenizer.eod]
         encoded = []
+
         for row in examples:
             text, answer = self.tokenizer.encode(row.text), self.tokenizer.encode(row.label) + end
             prompt = self.tokenizer.begin + text or end  # as `generate` begins
@@ -55,26 +59,27 @@ class Completion(Labelled):
                 raise InputError(
                     f"line {row.line}: a completion of {len(answer)} tokens does not fit data.sequence={length}"
                 )
+
             tokens = np.array(prompt + answer, np.int64)
             labels = np.where(np.arange(1, len(tokens)) < len(prompt), -1, tokens[1:])
             encoded.append(Encoded(tokens[:-1], len(tokens), labels))
         return Held(encoded, length, self.tokenizer.eod or 0, causal=True)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Predicted tokens."""
+        """Return how many tokens are predicted."""
         assert batch.labels is not None
         return {"lm": (batch.labels >= 0).sum()}
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """The share of completions that are greedily right to the last token, and of tokens."""
-        right = [rows[:, 1] > 0 for rows in self._asked(answers, source)]
+        """Return the share of completions that are greedily right to the last token, and of tokens."""
+        right = [rows[:, 1] > 0 for rows in self._predicted(answers, source)]
         return {
             "exact": float(np.mean([r.all() for r in right])),
             "token_accuracy": float(np.concatenate(right).mean()),
         }
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """A record for each completion: whether greedy decoding gives it, and its log-probability (natural)."""
+        """Return a record for each completion: whether greedy decoding gives it, and its natural log-probability."""
         return [
             {
                 "text": row.text,
@@ -82,13 +87,13 @@ class Completion(Labelled):
                 "right": bool(rows[:, 1].all()),
                 "log_probability": -float(rows[:, 0].sum()),
             }
-            for row, rows in zip(source.examples, self._asked(answers, source), strict=True)
+            for row, rows in zip(source.examples, self._predicted(answers, source), strict=True)
         ]
 
-    def _asked(self, answers: Sequence[Array], source: Held) -> list[Array]:
-        """Loss and verdict of each example's predicted tokens: [tokens, 2]."""
-        found = []
-        for one, rows in zip(source.encoded, answers, strict=True):
-            assert one.labels is not None
-            found.append(rows[: len(one.labels)][one.labels >= 0])
-        return found
+    def _predicted(self, answers: Sequence[Array], source: Held) -> list[Array]:
+        """Return loss and verdict of each example's predicted tokens: [tokens, 2]."""
+        predicted = []
+        for sample, rows in zip(source.encoded, answers, strict=True):
+            assert sample.labels is not None
+            predicted.append(rows[: len(sample.labels)][sample.labels >= 0])
+        return predicted

@@ -20,22 +20,28 @@ from phalanx.tasks.distributed_model import distributed_model, layout_of
 
 @contextmanager
 def distributed_generator(run: Path, overrides: Sequence[str]) -> Iterator[DecoderModel]:
-    """The run's model by `overrides` such as layout.tp=2, which every process calls alike and all use alike."""
+    """Yield the run's model by `overrides` such as layout.tp=2; every process calls this, and uses it, alike.
+
+    InputError for a layout of anything but tensor parallelism.
+    """
     layout = layout_of(run, overrides).layout
     if layout.pp > 1 or layout.cp > 1 or layout.dp > 1 or layout.shard != "none":
         raise InputError("generation is laid out by layout.tp alone; leave out the other layout words")
-    with distributed_model(run, [*overrides, "layout.sequence_parallel=false"]) as judged:
-        record = ImportRecord.read(RunFolder(judged.run))  # says what begins and ends a text
-        bundle = ModelBundle(judged.run, judged.model, judged.tokenizer, judged.config, judged.restored, record)
-        rows = judged.config.model.padded_vocab // judged.mesh.tp.size
+    with distributed_model(run, [*overrides, "layout.sequence_parallel=false"]) as laid_out:
+        record = ImportRecord.read(RunFolder(laid_out.run))  # says what begins and ends a text
+        bundle = ModelBundle(
+            laid_out.run, laid_out.model, laid_out.tokenizer, laid_out.config, laid_out.restored, record
+        )
+        rows = laid_out.config.model.padded_vocab // laid_out.mesh.tp.size
 
         def gather(logits: Tensor) -> Tensor:
-            return _whole(logits, rows, judged.mesh.tp)
+            return _whole(logits, rows, laid_out.mesh.tp)
 
-        decoder = Decoder(judged.model, judged.tokenizer.vocab, enable_cache(judged.model), gather)
+        decoder = Decoder(laid_out.model, laid_out.tokenizer.vocab, enable_cache(laid_out.model), gather)
         yield DecoderModel(bundle, decoder=decoder)
 
 
 def _whole(logits: Tensor, rows: int, tp: Axis) -> Tensor:
-    """Each rank's words [tokens, held] side by side: the last rank holds fewer."""
+    """Return the logits of all ranks side by side: [tokens, words] of each; the last rank has fewer words."""
+    # Gathering takes parts of one size, so the last rank's is padded.
     return comm.gathered(F.pad(logits, (0, rows - logits.shape[1])), tp) if tp.size > 1 else logits

@@ -46,18 +46,21 @@ class DistributedModel:
 
     @property
     def context(self) -> int:
-        """Tokens the model has learned to see at once."""
+        """The number of tokens that the model has learned to see at once."""
         return context_of(self.config)
 
     def evaluate(
         self, task: Task, source: Source, limit: int | None = None, progress: OnProgress | None = None
     ) -> tuple[dict[str, float], list[Array]]:
-        """The values of an evaluation, and of a labelled task what the model said to each sample."""
+        """Return the values of an evaluation, and for a labelled task the model's answer to each sample."""
         return answered(self.model, task, source, self.config, limit, progress, self.mesh)
 
 
 def layout_of(run: Path, overrides: Sequence[str]) -> Config:
-    """The run's configuration with a layout to be judged on: one process, fp32, unless `overrides` say otherwise."""
+    """Return the run's configuration with a layout to judge it on: one process, fp32, unless `overrides` say otherwise.
+
+    InputError for an override that an evaluation does not take.
+    """
     config = RunFolder.open(run).config()
     for word in overrides:
         if not word.startswith(("layout.", "precision.", "train.device=", "examples.threshold=", "examples.longest=")):
@@ -65,34 +68,40 @@ def layout_of(run: Path, overrides: Sequence[str]) -> Config:
                 f"{word}: an evaluation takes layout.*, precision.*, train.device, examples.threshold and "
                 "examples.longest; the rest is given"
             )
+
     together = rows_together(config)
     layout = LayoutConfig(micro_batch=-(-ROWS // together) * together)
     fresh = config.model_copy(update={"layout": layout, "precision": PrecisionConfig(dtype="fp32")})
     fresh = fresh.updated(train={"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)})
-    asked = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))
-    rows = asked.layout.micro_batch * max(rendezvous.world(), processes_of(asked.layout)) * 2
-    return asked.updated(train={"batch": rows})
+
+    requested = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))
+    rows = requested.layout.micro_batch * max(rendezvous.world(), processes_of(requested.layout)) * 2
+    return requested.updated(train={"batch": rows})
 
 
 def processes_of_layout(run: Path, overrides: Sequence[str]) -> int:
-    """The number of processes to start for a model of a run on a layout. InputError for one that is impossible, before
-    anything is started.
+    """Return the number of processes to start for a model of a run on a layout.
+
+    InputError for one that is impossible, before anything is started.
     """
-    asked = layout_of(run, overrides)
-    count = processes_of(asked.layout)
-    if count > 1 and (reason := misfit(asked, count)):
+    requested = layout_of(run, overrides)
+    count = processes_of(requested.layout)
+    if count > 1 and (reason := misfit(requested, count)):
         raise InputError(reason)
     return count
 
 
 @contextmanager
 def distributed_model(run: Path, overrides: Sequence[str] = (), best: bool = True) -> Iterator[DistributedModel]:
-    """The model of a run folder, best or newest; every process of the layout calls this alike."""
+    """Yield the model of a run folder, best or newest; every process of the layout calls this alike.
+
+    InputError for a run that cannot be judged.
+    """
     store = rendezvous.meet()
-    opened, asked = open_run(run), layout_of(run, overrides)
+    opened, requested = open_run(run), layout_of(run, overrides)
     if reason := refusal("judge", run, opened.config, opened.record):
         raise InputError(reason)
-    with joined(asked, opened.tokenizer, store) as config:
+    with joined(requested, opened.tokenizer, store) as config:
         yield _loaded(opened.folder, config, opened.tokenizer, best)
         process_group.leave()
 
@@ -102,6 +111,7 @@ def _loaded(folder: RunFolder, config: Config, tokenizer: Tokenizer, best: bool)
     spec, fill = spec_of(config.model), partial(gemm.fill, dtype=config.precision.dtype, device=device)
     mesh = make_mesh(config.layout, device, spec)
     layout = Layout(config, mesh, spec, fill)
+
     weights = {"model": state.capture_weights(layout.parameters, [])["model"]}
     group = dist.new_group(backend="gloo", group_desc="loading") if mesh.world.size > 1 else None
     restored = Checkpointer(folder, group=group).load(

@@ -1,4 +1,4 @@
-"""What tasks on labelled files have in common: reading them, holding some out, and judging the model's answers."""
+"""The base of tasks on labelled files: it reads them, holds some out, and judges the model's answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -55,12 +55,12 @@ class Labelled(Task, ABC):
 
     @property
     def group(self) -> int:
-        """Samples that belong to one example."""
+        """The number of samples that belong to one example."""
         return 1
 
     @classmethod
     def fitted(cls, config: Config) -> Config:
-        """The configuration with what the training files say, and with the task's head."""
+        """Return the configuration with what the training files say, and with the task's head."""
         return config.model_copy(update={"model": config.model.tuned(cls.head)})
 
     @cached_property
@@ -71,13 +71,13 @@ class Labelled(Task, ABC):
         return head
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """How many answers the head is asked for."""
-        asked = self.model_head.count(batch)
-        return {} if asked is None else {self.head: asked}
+        """Return how many answers the head is asked for."""
+        count = self.model_head.count(batch)
+        return {} if count is None else {self.head: count}
 
     @abstractmethod
     def read(self, file: Path) -> Sequence[Any]:
-        """The examples of a file; InputError names the line that is wrong."""
+        """Return the examples of a file; InputError names the line that is wrong."""
 
     @abstractmethod
     def encode(self, examples: Sequence[Any]) -> Held:
@@ -85,20 +85,20 @@ class Labelled(Task, ABC):
 
     @abstractmethod
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """What the model said to each example, and what was right."""
+        """Return a record for each example: the model's answer, and what is right."""
 
     @abstractmethod
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
         """Return all metrics of the answers."""
 
     def held(self, examples: Sequence[Any]) -> Held:
-        """Their samples, and they."""
+        """Return the samples of some examples, which keep these."""
         source = self.encode(examples)
         source.examples = examples
         return source
 
     def of(self, files: Sequence[str], limit: int | None = None) -> Held:
-        """Samples of all examples of some files, or of `limit` examples from all over them, always the same."""
+        """Return the samples of all examples of some files, or of `limit` from all over them, always the same."""
         examples = [example for file in files for example in self.read(Path(file))]
         if limit is not None and limit < len(examples):
             order = Permutation(len(examples), 0)
@@ -107,21 +107,23 @@ class Labelled(Task, ABC):
 
     @cached_property
     def _split(self) -> tuple[list[Any], list[Any]]:
-        """Examples to train on and those held out of them."""
+        """The examples to train on, and those held out of them. InputError where none can be."""
         if not self.config.data.train:
             raise InputError("data.train is empty; name a file of labelled examples")
         examples = [example for file in self.config.data.train for example in self.read(Path(file))]
         if self.config.data.valid:
             return examples, []
+
         shares, order = self.config.data.split, Permutation(len(examples), 0)
-        out = max(shares[1] > 0, round(len(examples) * shares[1] / max(sum(shares), 1e-9)))
-        if len(examples) <= out:
+        count = max(shares[1] > 0, round(len(examples) * shares[1] / max(sum(shares), 1e-9)))
+        if len(examples) <= count:
             raise InputError(
                 f"{', '.join(self.config.data.train)}: of {len(examples)} examples none can be held out; give more, "
                 "or data.valid, or data.split=1,0,0"
             )
+
         mixed = [examples[order(i)] for i in range(len(examples))]
-        return mixed[out:], mixed[:out]
+        return mixed[count:], mixed[:count]
 
     @cached_property
     def train(self) -> Stream:

@@ -13,15 +13,15 @@ class MaskedLM(Splits):
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """The model's sums that count."""
+        """The losses that count: mlm, and nsp where sequences have a question."""
         return ("mlm",) if self.config.data.pairs == "none" else ("mlm", "nsp")
 
     def source(self, documents: Documents) -> Source:
-        """The samples of a range of documents."""
+        """Return the samples of a range of documents."""
         return BertSource(documents, self.tokenizer, self.config.data, self.config.train.seed)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Masked tokens, and sequences with a question."""
+        """Return how many tokens are masked, and how many sequences have a question."""
         assert batch.labels is not None
         counts = {"mlm": (batch.labels >= 0).sum()}
         if batch.related is not None:

@@ -1,4 +1,4 @@
-"""What is found wrong with a run before it begins or goes on: its settings, its weights, its data on every machine."""
+"""Checks of a run before it begins or goes on: its settings, its weights, its data on every machine."""
 
 import platform
 from hashlib import sha256
@@ -23,16 +23,21 @@ FREE = ("phalanx", "layout.", "save.", "log.", "train.device", "train.compile") 
 
 
 def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
-    """Find what is wrong with a run before it begins. The fingerprints of its data, which take time to work out."""
+    """Raise InputError for what is wrong with a run that is to begin; return the fingerprints of its data.
+
+    These take time to work out: much of every file is read.
+    """
     if init := config.train.init:
-        other = load_tokenizer(str(RunFolder.open(init).own_tokenizer()))
-        if other.json() != tokenizer.json():
+        init_tokenizer = load_tokenizer(str(RunFolder.open(init).own_tokenizer()))
+        if init_tokenizer.json() != tokenizer.json():
             raise InputError(
                 f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
             )
+
     task = task_of(config)
     if init and (reason := warm_start.misfit(config, task.labelled)):
         raise InputError(reason)
+
     _ = task.train, task.valid  # opens the sets
     prints = fingerprints(config)  # compares their checksums
 
@@ -45,11 +50,15 @@ def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """What tells the bytes of each set from others, which are compared with its checksums. Reads much of every file."""
+    """Return a fingerprint of each set's bytes by its name, once they agree with its checksums.
+
+    Much of every file is read.
+    """
     prints: dict[str, str] = {}
     if registry.TASKS.find(config.task).labelled:
         files = *config.data.train, *config.data.valid
         return {file: checksum(Path(file)) for file in files}
+
     for name in (*config.data.train, *config.data.valid, *config.data.test):
         prefix = split_weight(name)[0]
         if registry.names_source(name):
@@ -61,27 +70,27 @@ def fingerprints(config: Config) -> dict[str, str]:
 
 
 def check_same_data(folder: RunFolder, prints: dict[str, str]) -> None:
-    """InputError if a set was prepared anew since the run began: its curve would not be one curve."""
+    """Raise InputError if a set was prepared anew since the run began: its curve would not be one curve."""
     began = folder.began_with()
-    for prefix, now in prints.items():
-        count = now.split()[0]  # of sets without a manifest runs once kept this alone
-        if began.get(prefix, now) not in (now, count):
+    for prefix, current in prints.items():
+        count = current.split()[0]  # of sets without a manifest runs once kept this alone
+        if began.get(prefix, current) not in (current, count):
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 
 def check_same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
-    """InputError if the data of this process's machine are not those of rank 0, whose fingerprints are `firsts`: of the
-    processes on a machine the first compares.
+    """Raise InputError if the data of this process's machine are not those of rank 0, whose fingerprints are `firsts`:
+    of the processes on a machine the first compares.
     """
     if rank == 0 or not rendezvous.first_here():
         return
-    here = f"on {platform.node()}, the machine of rank {rank},"
+    place = f"on {platform.node()}, the machine of rank {rank},"
     try:
         prints = fingerprints(config)
     except (InputError, OSError) as error:
-        raise InputError(f"{here} {error}") from error
-    if others := [name for name, found in prints.items() if found != firsts[name]]:
-        raise InputError(f"{others[0]} {here} is another set than on that of rank 0; copy it from there")
+        raise InputError(f"{place} {error}") from error
+    if different := [name for name, value in prints.items() if value != firsts[name]]:
+        raise InputError(f"{different[0]} {place} is another set than on that of rank 0; copy it from there")
 
 
 def tokenizer_of_task(config: Config) -> Tokenizer:
@@ -94,19 +103,19 @@ def tokenizer_of_task(config: Config) -> Tokenizer:
 
 
 def check_same_settings(folder: RunFolder, config: Config) -> None:
-    """InputError unless the folder's run has this configuration, apart from what may change between two sittings."""
-    there, here = flat(folder.config(trained=True)), flat(config)
-    for key, value in here.items():
-        if there[key] != value and not key.startswith(FREE):
+    """Raise InputError unless the folder's run has this configuration, apart from what may change on its way."""
+    kept, requested = flat(folder.config(trained=True)), flat(config)
+    for key, value in requested.items():
+        if kept[key] != value and not key.startswith(FREE):
             raise InputError(
-                f"{folder.path} holds a run with {key}={there[key]}, not {value}; give another --out "
+                f"{folder.path} holds a run with {key}={kept[key]}, not {value}; give another --out "
                 f"(train.init={folder.path} begins with its weights), "
                 f"or continue that run with: phalanx train {folder.path}"
             )
 
 
 def flat(config: Config) -> dict[str, str]:
-    """Every key of a configuration, dotted, and what a process has for it."""
+    """Return every dotted key of a configuration with its value as text, and Phalanx's version."""
     facts = {"phalanx": version("phalanx")}
     for section, values in config.model_dump().items():
         for key, value in values.items() if isinstance(values, dict) else [("", values)]:
@@ -115,6 +124,6 @@ def flat(config: Config) -> dict[str, str]:
 
 
 def task_of(config: Config, tokenizer: Tokenizer | None = None) -> Task:
-    """The task of a configuration, its sets not yet open; the tokenizer is theirs unless one is given."""
+    """Return the task of a configuration, its sets not yet open; the tokenizer is theirs unless one is given."""
     task: Task = registry.TASKS.find(config.task)(config, tokenizer or tokenizer_of_task(config))
     return task

@@ -34,10 +34,10 @@ from phalanx.train.trainer import Trainer
 
 
 def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, quiet: bool = False) -> int:
-    """Train by a recipe, a TOML file, or the folder of a run to continue. The number of the signal that ended it, or 0.
+    """Train by a recipe, a TOML file, or the folder of a run to continue.
 
-    Every process of the run calls this alike. InputError when the folder holds a run of another configuration that has
-    saved something; its layout, saving and logging may change.
+    Return the number of the signal that ended it, or 0. Every process of the run calls this alike. InputError when the
+    folder holds a run of another configuration that has saved something; its layout, saving and logging may change.
     """
     store = rendezvous.meet()
     folder, config, tokenizer = read(name, overrides, out)
@@ -52,7 +52,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
 
 @contextmanager
 def joined(config: Config, tokenizer: Tokenizer, store: Store | None) -> Iterator[Config]:
-    """The resolved configuration, when all processes that met at `store` agree on it; watched until the end."""
+    """Yield the resolved configuration, when all processes that met at `store` agree on it; watched until the end."""
     config = resolve(config, this_machine(config.train, rendezvous.world(), tokenizer.vocab, files=True))
     process_group.join(torch.device(config.train.device), store)
     with watching(config.layout.timeout):
@@ -61,7 +61,7 @@ def joined(config: Config, tokenizer: Tokenizer, store: Store | None) -> Iterato
 
 
 def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFolder, Config, Tokenizer]:
-    """The folder that a command is about, the configuration as it was asked for, and the tokenizer of the data."""
+    """Return the folder that a command is about, the configuration as requested, and the tokenizer of the data."""
     folder, config = folder_of(name, out), load_config(name, overrides)
     for tracker in config.log.trackers:
         registry.TRACKERS.find(tracker)  # before anything is made
@@ -70,7 +70,7 @@ def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFold
 
 
 def processes_here(name: str, overrides: Sequence[str], out: Path | None) -> int:
-    """Processes to start on this machine for a command: what its layout names, on GPUs all that it can use.
+    """Return how many processes to start here for a command: as many as its layout names, on GPUs all that it can use.
 
     InputError for a layout that is impossible whatever the data are.
     """
@@ -81,13 +81,14 @@ def processes_here(name: str, overrides: Sequence[str], out: Path | None) -> int
         vocab = config.model.vocab or config.model.pad_vocab_to * config.layout.tp  # any that divides
         if reason := misfit(config.updated(model={"vocab": vocab}), least):
             raise InputError(reason)
+
     if config.layout.dp or device_of(config.train.device).type == "cpu":
         return least
     return max(1, torch.cuda.device_count() // least) * least
 
 
 def folder_of(name: str, out: Path | None) -> RunFolder:
-    """The run folder that a command is about."""
+    """Return the run folder that a command is about. InputError for --out beside a run folder."""
     if names_run(name):
         if out:
             raise InputError(f"{name} is a run folder: it continues where it is; leave out --out {out}")
@@ -123,5 +124,5 @@ def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
 
 
 def _prints(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> dict[str, str]:
-    """The fingerprints of the data. Of a run that is to begin, find before there is a folder what else is wrong."""
+    """Return the fingerprints of the data. A run that is to begin is checked whole, before there is a folder."""
     return fingerprints(config) if _continues(folder, config) else foresee(config, tokenizer)

@@ -31,59 +31,65 @@ def score(
     overrides: Sequence[str] = (),
     progress: OnProgress | None = None,
 ) -> Scores:
-    """The run's model on a task's `data`, over `limit` examples at most. Without a task: on the run's own kind of data,
-    which `data` names, or its own `part` of held-out data. Every process of the layout in `overrides` gets the same.
+    """Return the scores of the run's model on a task's `data`, over `limit` examples at most.
+
+    Without a task it is judged on the run's own kind of data, which `data` names, or on its own `part` of held-out
+    data. Every process of the layout in `overrides` gets the same scores. InputError for an unknown task, and for data
+    that are not the task's.
     """
     if task and task not in zeroshot.TASKS and task not in BENCHMARKS and task != "glue":
         raise InputError(f"no task {task!r}; use one of {', '.join([*zeroshot.TASKS, 'glue', *BENCHMARKS])}")
     if task and not data:
         raise InputError(f"--task {task} needs its data: --data FILE")
-    with distributed_model(run, overrides, best) as judged:
+
+    with distributed_model(run, overrides, best) as model:
         if task in zeroshot.TASKS:
-            return zeroshot.TASKS[task](judged, Path(data), limit, stride, progress)
-        if registry.TASKS.find(judged.config.task).labelled:
-            return _labelled(judged, task, data, limit, progress)
+            return zeroshot.TASKS[task](model, Path(data), limit, stride, progress)
+        if registry.TASKS.find(model.config.task).labelled:
+            return _labelled(model, task, data, limit, progress)
         if task:
             raise InputError(f"{run} has no head for {task}; make one: phalanx tune {run} --task {task} --data …")
-        return _prepared(judged, data, limit, part, progress)
+        return _prepared(model, data, limit, part, progress)
 
 
-def _labelled(judged: DistributedModel, name: str, data: str, limit: int | None, progress: OnProgress | None) -> Scores:
-    """On labelled files: the run's own held-out ones, others of their form, or those of a published task."""
-    config, files_ = judged.config, [data] if data else [*judged.config.data.valid]
+def _labelled(model: DistributedModel, name: str, data: str, limit: int | None, progress: OnProgress | None) -> Scores:
+    """Score on labelled files: the run's own held-out ones, others of their form, or those of a published task."""
+    config, files_ = model.config, [data] if data else [*model.config.data.valid]
     if name and name != "glue":
-        config, files_ = _as_published(judged, name, data)
+        config, files_ = _as_published(model, name, data)
     elif data and Path(data).is_dir():
         raise InputError(f"{data} is a folder; name the file, or with --task what is in the folder")
-    task: Any = registry.TASKS.find(config.task)(config, judged.tokenizer)
+
+    task: Any = registry.TASKS.find(config.task)(config, model.tokenizer)
     if not files_ and not config.data.split[1]:
-        raise InputError(f"{judged.run} held no examples out; name a file with --data")
+        raise InputError(f"{model.run} held no examples out; name a file with --data")
     source = task.of(files_, limit) if files_ else task.valid
-    values, answers = judged.evaluate(task, source, progress=progress)
+    values, answers = model.evaluate(task, source, progress=progress)
     values = {key: value for key, value in values.items() if key not in ("tokens", "samples")}
     return Scores(values, MEANINGS, len(source.examples), task.predictions(answers, source))
 
 
-def _as_published(judged: DistributedModel, name: str, data: str) -> tuple[Config, list[str]]:
-    """The configuration that reads a published task's files, and those to judge by."""
-    task, config = BENCHMARKS[name], judged.config
+def _as_published(model: DistributedModel, name: str, data: str) -> tuple[Config, list[str]]:
+    """Return the configuration that reads a published task's files, and those to judge by. InputError without any."""
+    task, config = BENCHMARKS[name], model.config
     if task.task != config.task:
-        raise InputError(f"{judged.run} was tuned for task={config.task}, and {name} is of task={task.task}")
-    found = files(Path(data), task.valid)
-    if not found:
+        raise InputError(f"{model.run} was tuned for task={config.task}, and {name} is of task={task.task}")
+    matches = files(Path(data), task.valid)
+    if not matches:
         raise InputError(f"{data} has none of {', '.join(task.valid)}; name the file itself")
+
     update: dict[str, Any] = {"form": task.form}
     if task.form == "table":
-        own = columns(task, found[0])
+        own = columns(task, matches[0])
         update |= {"text": own.text, "pair": own.pair, "label": own.label}
-    return config.model_copy(update={"examples": config.examples.model_copy(update=update)}), found
+    return config.model_copy(update={"examples": config.examples.model_copy(update=update)}), matches
 
 
-def _prepared(judged: DistributedModel, data: str, limit: int | None, part: int, progress: OnProgress | None) -> Scores:
-    """On a prepared set. For a causal model also `bits_per_byte` of the predicted text and `word_perplexity`. The nats
-    of end-of-text tokens count, their names are no text.
+def _prepared(model: DistributedModel, data: str, limit: int | None, part: int, progress: OnProgress | None) -> Scores:
+    """Score on a prepared set; a causal model also by `bits_per_byte` of the predicted text and `word_perplexity`. The
+    nats of end-of-text tokens count, their names are no text.
     """
-    config = judged.config
+    config = model.config
     if data:
         if Path(data).is_file() and not set_paths(data)[0].exists():
             raise InputError(
@@ -91,22 +97,24 @@ def _prepared(judged: DistributedModel, data: str, limit: int | None, part: int,
             )
         explicit = config.data.model_copy(update={"valid": (data,), "train": ()})
         own = registry.names_source(data)  # which takes any tokenizer
-        if not own and sources.tokenizer_of(explicit).json() != judged.tokenizer.json():
-            raise InputError(f"{data} was not prepared with the tokenizer of {judged.run}; use its tokenizer.json")
+        if not own and sources.tokenizer_of(explicit).json() != model.tokenizer.json():
+            raise InputError(f"{data} was not prepared with the tokenizer of {model.run}; use its tokenizer.json")
         config, part = config.model_copy(update={"data": explicit}), sources.VALID
-    task: Any = registry.TASKS.find(config.task)(config, judged.tokenizer)
+
+    task: Any = registry.TASKS.find(config.task)(config, model.tokenizer)
     source = task.held_out(part)
     if source is None:
-        raise InputError(f"{judged.run} kept no such data apart for evaluation; name a prepared set with --data PREFIX")
-    values, _ = judged.evaluate(task, source, limit, progress)
+        raise InputError(f"{model.run} kept no such data apart for evaluation; name a prepared set with --data PREFIX")
+
+    values, _ = model.evaluate(task, source, limit, progress)
     if task.losses == ("lm",):
         labels = np.concatenate([source.sample(i, i).labels for i in sample_numbers(source, limit)])
-        values |= _per_text(labels[labels >= 0], judged.tokenizer, values["loss"] * values["tokens"])
+        values |= _per_text(labels[labels >= 0], model.tokenizer, values["loss"] * values["tokens"])
     return Scores(values, MEANINGS, int(values["samples"]))
 
 
 def _per_text(labels: Array, tokenizer: Tokenizer, nats: float) -> dict[str, float]:
-    """The loss per byte and per word of the text that was predicted."""
+    """Return the loss per byte and per word of the text that was predicted, from the nats of all its labels."""
     end = labels == (-1 if tokenizer.eod is None else tokenizer.eod)
     pieces = np.split(labels[~end], np.cumsum(~end)[end])
     texts = [tokenizer.decode(piece) for piece in pieces]

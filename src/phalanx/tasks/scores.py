@@ -1,4 +1,4 @@
-"""What an evaluation found, as it is told: values with their meanings, and each example's answer."""
+"""The result of an evaluation: values with their meanings, and each example's answer."""
 
 import json
 from dataclasses import dataclass, field
@@ -48,16 +48,16 @@ class Scores:
     note: str = ""
 
     def lines(self) -> list[str]:
-        """For a terminal: each value with its meaning, the number of examples, and the note."""
+        """Return lines for a terminal: each value with its meaning, the number of examples, and the note."""
         rows = [[name, _number(value), self.meanings.get(name, "")] for name, value in self.values.items()]
         end = [f"{self.examples:,} examples", *([self.note] if self.note else [])]
         return [*aligned(rows, left=(0, 2), space="  "), *end]
 
     def write(self, file: Path) -> None:
-        """Each example's result, a JSON object a line; InputError where the task has none."""
+        """Write each example's result, a JSON object a line; InputError where the task has none."""
         if not self.predictions:
             raise InputError(f"{file} is not written: this task has no answers of single examples")
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in self.predictions)
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.predictions)
         durable.write(file, text.encode())
 
 

@@ -10,13 +10,15 @@ from phalanx.tasks import sources
 
 
 def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence[str]) -> str:
-    """Sample `number` of the whole set PREFIX, or of module:Name, in its own order, decoded. `overrides` are
-    data.KEY=value words.
+    """Return sample `number` of the whole set PREFIX, or of module:Name, in its own order, decoded.
+
+    `overrides` are data.KEY=value words. InputError for a number that the set does not have.
     """
     words = [f"task={task or ('mlm' if _in_sentences(prefix) else 'clm')}", f"data.sequence={sequence}", *overrides]
     config = recipe.from_words(words)
     data = config.data.model_copy(update={"valid": (prefix,)})
     config = config.model_copy(update={"data": data})
+
     tokenizer = sources.tokenizer_of(data)
     source = registry.TASKS.find(config.task)(config, tokenizer).valid
     assert source

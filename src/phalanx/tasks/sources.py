@@ -27,7 +27,7 @@ class Splits(Task, ABC):
 
     @abstractmethod
     def source(self, documents: Documents) -> Source:
-        """The samples of a range of documents."""
+        """Return the samples of a range of documents."""
 
     @cached_property
     def train(self) -> Stream:
@@ -43,7 +43,10 @@ class Splits(Task, ABC):
         return self.held_out(VALID)
 
     def held_out(self, part: int) -> Source | None:
-        """All held-out samples in order: the sets given for `part`, else that part of the training sets' split."""
+        """Return all held-out samples in order: the sets given for `part`, else that part of the training sets' split.
+
+        None where there are none.
+        """
         data = self.config.data
         if named := data.valid if part == VALID else data.test:
             parts = self._parts(named, None, TRAIN)
@@ -51,33 +54,35 @@ class Splits(Task, ABC):
             return None
         else:
             parts = self._parts(data.train, data.split, part)
+
         sources = [source for source, _ in parts]
         return sources[0] if len(sources) == 1 else Concatenation(sources)
 
     def _parts(self, names: Sequence[str], split: Sequence[float] | None, part: int) -> list[tuple[Source, float]]:
-        """The samples of the sets PREFIX@weight and of one's own, cut to `part` of `split` or whole, and weights."""
-        found = list[tuple[Source, float]]()
+        """Return the samples of each set PREFIX@weight or module:Name, whole or `part` of `split`, and its weight."""
+        parts = list[tuple[Source, float]]()
         for name in names:
             if registry.names_source(name):
-                place, weight = split_weight(name)
-                found.append((open_custom(place, self.config, self.tokenizer, split, part), weight))
+                source_name, weight = split_weight(name)
+                parts.append((open_custom(source_name, self.config, self.tokenizer, split, part), weight))
             else:
-                found += [(self.source(documents), weight) for documents, weight in open_sets([name], split, part)]
-        return found
+                parts += [(self.source(documents), weight) for documents, weight in open_sets([name], split, part)]
+        return parts
 
 
 def tokenizer_of(data: DataConfig) -> Tokenizer:
-    """The tokenizer of the data: the one stored with the first set, or data.tokenizer, which a set of Megatron's needs.
+    """Return the tokenizer of the data: that stored with the first set, or data.tokenizer, which Megatron's sets need.
 
     InputError when a set was made with another: the tokenizers themselves are compared, not their names; and without
     data.tokenizer where there are sources of one's own alone, which have none.
     """
-    named = (*data.train, *data.valid, *data.test)
-    if not named:
+    names = (*data.train, *data.valid, *data.test)
+    if not names:
         raise InputError("data.train is empty; name a prepared set, as data.train=books (see phalanx prepare --help)")
-    sets = [split_weight(name)[0] for name in named if not registry.names_source(name)]
+    sets = [split_weight(name)[0] for name in names if not registry.names_source(name)]
     if not sets and not data.tokenizer:
-        raise InputError(f"{named[0]} has no tokenizer beside it; name one, as data.tokenizer=gpt2")
+        raise InputError(f"{names[0]} has no tokenizer beside it; name one, as data.tokenizer=gpt2")
+
     tokenizer = load_tokenizer(data.tokenizer or _stored(sets[0]))
     digest = hashlib.sha256(tokenizer.json().encode()).hexdigest()
     for prefix in sets:
@@ -85,18 +90,19 @@ def tokenizer_of(data: DataConfig) -> Tokenizer:
         if data.tokenizer and not manifest_path(prefix).exists():
             dataset.read(0, _LOOK, tokenizer.vocab)
             continue
+
         made = Manifest.read(prefix)
         if made.tokenizer_sha256 != digest:
-            other = data.tokenizer or f"that of {sets[0]}"
+            ours = data.tokenizer or f"that of {sets[0]}"
             raise InputError(
-                f"{prefix} was prepared with the tokenizer {made.tokenizer} of {made.vocab} tokens, not with {other} "
+                f"{prefix} was prepared with the tokenizer {made.tokenizer} of {made.vocab} tokens, not with {ours} "
                 f"of {tokenizer.vocab}; use sets of one tokenizer, and leave data.tokenizer empty to take theirs"
             )
     return tokenizer
 
 
 def _stored(prefix: str) -> str:
-    """The tokenizer kept with a set. InputError for a set that has none, such as Megatron's own."""
+    """Return the path of the tokenizer kept with a set. InputError for a set that has none, such as Megatron's own."""
     IndexedDataset(prefix)
     if not tokenizer_path(prefix).is_file():
         raise InputError(f"{prefix} has no {prefix}.tokenizer.json beside it; say with data.tokenizer what made it")

@@ -14,6 +14,8 @@ from phalanx.tasks.labelled import Held, Labelled
 
 
 class _Windows(Held):
+    """Samples together with the windows (`parts`) that they are."""
+
     parts: list[Window]
 
 
@@ -30,11 +32,11 @@ class Span(Labelled):
         return self.config.examples.form == "squad2"
 
     def read(self, file: Path) -> list[Question]:
-        """The questions of a file."""
+        """Return the questions of a file."""
         return squad(file)
 
     def encode(self, examples: Sequence[Question]) -> Held:
-        """Windows, each a sample."""
+        """Return a sample for each window."""
         assemble = Assembler(self.tokenizer, self.config.data.sequence)
         encoded, parts = windows(examples, assemble, self.config.examples.stride)
         source = _Windows(encoded, self.config.data.sequence, assemble.pad)
@@ -42,41 +44,43 @@ class Span(Labelled):
         return source
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """Exact match and F1, in per cent; of 2.0 also with the threshold that would give the most."""
-        found = self._answers(answers, source)
+        """Return exact match and F1, in per cent; of 2.0 also F1 with the threshold that would give the most."""
+        answered = self._answers(answers, source)
         references = [scores.Reference(q.id, tuple(text for _, text in q.answers)) for q in source.examples]
-        values = scores.score(references, {q.id: said for q, (said, _, _) in zip(source.examples, found, strict=True)})
+        values = scores.score(
+            references, {q.id: text for q, (text, _, _) in zip(source.examples, answered, strict=True)}
+        )
         if self.silent:
-            silence = {q.id: lead for q, (_, _, lead) in zip(source.examples, found, strict=True)}
-            spoken = {q.id: span for q, (_, span, _) in zip(source.examples, found, strict=True)}
-            threshold = scores.threshold(references, spoken, silence)
-            said = {id: "" if silence[id] > threshold else text for id, text in spoken.items()}
-            values |= {"best_threshold": threshold, "best_f1": scores.score(references, said)["f1"]}
+            silence = {q.id: lead for q, (_, _, lead) in zip(source.examples, answered, strict=True)}
+            spans = {q.id: span for q, (_, span, _) in zip(source.examples, answered, strict=True)}
+            threshold = scores.threshold(references, spans, silence)
+            predicted = {id: "" if silence[id] > threshold else text for id, text in spans.items()}
+            values |= {"best_threshold": threshold, "best_f1": scores.score(references, predicted)["f1"]}
         return values
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """A record for each question: the predicted and the right answers, and how much likelier no answer is."""
+        """Return a record for each question: its predicted and right answers, and how much likelier no answer is."""
         return [
             {
                 "id": q.id,
                 "question": q.question,
-                "said": said,
+                "said": predicted,
                 "label": [text for _, text in q.answers],
                 "no_answer": lead,
             }
-            for q, (said, _, lead) in zip(source.examples, self._answers(answers, source), strict=True)
+            for q, (predicted, _, lead) in zip(source.examples, self._answers(answers, source), strict=True)
         ]
 
     def _answers(self, answers: Sequence[Array], source: Held) -> list[tuple[str, str, float]]:
-        """For each question its answer, the text of its likeliest span, and the score of no answer minus that span's.
+        """Return for each question its answer, the text of its likeliest span, and no answer's score minus that span's.
 
         The answer is that text, or empty where the task allows no answer and the difference exceeds the threshold.
         """
-        found, head = [], self.model_head
+        answered, head = [], self.model_head
         assert isinstance(source, _Windows) and isinstance(head, SpanHead)
         spans = head.answers(source.parts, answers, len(source.examples), self.config.examples.longest)
-        for span, asked in zip(spans, source.examples, strict=True):
-            text = asked.context[span.start : span.stop]
+        for span, question in zip(spans, source.examples, strict=True):
+            text = question.context[span.start : span.stop]
             quiet = self.silent and span.silence > self.config.examples.threshold
-            found.append(("" if quiet else text, text, span.silence))
-        return found
+            answered.append(("" if quiet else text, text, span.silence))
+        return answered

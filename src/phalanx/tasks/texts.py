@@ -1,4 +1,4 @@
-"""What tasks about a text, or about a pair of texts, have in common: an encoder's head says one thing of each."""
+"""The base of tasks about a text, or about a pair of texts: an encoder's head gives one answer for each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,20 +18,20 @@ class Texts(Labelled):
         raise NotImplementedError
 
     def read(self, file: Path) -> list[Row]:
-        """The rows of a table."""
+        """Return the rows of a table."""
         return table(file, self.columns)
 
     def encode(self, examples: Sequence[Row]) -> Held:
-        """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP]."""
+        """Return a sample for each row: [CLS] text [SEP], or [CLS] text [SEP] pair [SEP]."""
         assemble = Assembler(self.tokenizer, self.config.data.sequence)
         texts = assemble.encode([row.text for row in examples])
         pairs = assemble.encode([row.pair or "" for row in examples]) if self.columns.pair else [None] * len(texts)
         samples = [assemble.join(a, b) for a, b in zip(texts, pairs, strict=True)]
-        asked = [one._replace(**self.answer(row)) for one, row in zip(samples, examples, strict=True)]
-        return Held(asked, self.config.data.sequence, assemble.pad)
+        labelled = [sample._replace(**self.answer(row)) for sample, row in zip(samples, examples, strict=True)]
+        return Held(labelled, self.config.data.sequence, assemble.pad)
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """A record for each row: its texts, its label, and what the head says."""
+        """Return a record for each row: its texts, its label, and the head's answer."""
         return [
             texts_of(row) | {"label": row.label, "said": self.model_head.decode(logits)._asdict()}
             for row, logits in zip(source.examples, answers, strict=True)

@@ -24,20 +24,20 @@ class Tokens(Labelled):
 
     @classmethod
     def fitted(cls, config: Config) -> Config:
-        """With the tags of the training files."""
+        """Return the configuration with the tags of the training files, unless it names them."""
         config, examples = super().fitted(config), config.examples
         labels = examples.labels
         if not labels:
             columns = Columns(examples.text, examples.label)
-            found = (
+            every_tag = (
                 tag for file in config.data.train for sentence in tags(Path(file), columns) for tag in sentence.tags
             )
-            labels = in_order(found)
+            labels = in_order(every_tag)
         model = config.model.tuned(cls.head, len(labels))
         return config.model_copy(update={"model": model, "examples": examples.model_copy(update={"labels": labels})})
 
     def read(self, file: Path) -> list[Tagged]:
-        """The sentences of a file; InputError for a tag that the training files have not."""
+        """Return the sentences of a file; InputError for a tag that the training files have not."""
         sentences, known = tags(file, self.columns), set(self.config.examples.labels)
         for sentence in sentences:
             if strange := set(sentence.tags) - known:
@@ -48,7 +48,7 @@ class Tokens(Labelled):
         return sentences
 
     def encode(self, examples: Sequence[Tagged]) -> Held:
-        """[CLS] pieces of all words [SEP], the first of each labelled."""
+        """Return a sample for each sentence: [CLS] pieces of all words [SEP], the first of each labelled."""
         assemble, samples = Assembler(self.tokenizer, self.config.data.sequence), []
         number = {tag: n for n, tag in enumerate(self.config.examples.labels)}
         pieces = iter(assemble.encode([word for sentence in examples for word in sentence.words]))
@@ -56,32 +56,33 @@ class Tokens(Labelled):
             words = [next(pieces) for _ in sentence.words]
             labels = [np.append(number[tag], np.full(len(word) - 1, -1)) if len(word) else word
                       for word, tag in zip(words, sentence.tags, strict=True)]  # fmt: skip
-            one = assemble.join(np.concatenate(words))
-            whole = np.full(len(one.tokens), -1, np.int64)
+            sample = assemble.join(np.concatenate(words))
+            whole = np.full(len(sample.tokens), -1, np.int64)
             whole[1:-1] = np.concatenate(labels)[: len(whole) - 2]
-            samples.append(one._replace(labels=whole))
+            samples.append(sample._replace(labels=whole))
         return Held(samples, self.config.data.sequence, assemble.pad)
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        """Accuracy over words, and F1 over the entities that tags of the form B-kind, I-kind and O mark."""
-        said, right = self._tags(answers, source)
-        pairs = [(a, b) for mine, true in zip(said, right, strict=True) for a, b in zip(mine, true, strict=True)]
-        return {"f1": f1(said, right), "accuracy": float(np.mean([a == b for a, b in pairs]))}
+        """Return accuracy over words, and F1 over the entities that tags of the form B-kind, I-kind and O mark."""
+        predicted, right = self._tags(answers, source)
+        sentences = zip(predicted, right, strict=True)
+        hits = [a == b for guesses, tags in sentences for a, b in zip(guesses, tags, strict=True)]
+        return {"f1": f1(predicted, right), "accuracy": float(np.mean(hits))}
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
-        """A record for each sentence: its words as far as they fit the model, their predicted and their right tags."""
-        said, right = self._tags(answers, source)
+        """Return a record for each sentence: its words as far as they fit the model, their predicted and right tags."""
+        predicted, right = self._tags(answers, source)
         return [
-            {"words": list(sentence.words[: len(mine)]), "label": true, "said": mine}
-            for sentence, mine, true in zip(source.examples, said, right, strict=True)
+            {"words": list(sentence.words[: len(guesses)]), "label": true, "said": guesses}
+            for sentence, guesses, true in zip(source.examples, predicted, right, strict=True)
         ]
 
     def _tags(self, answers: Sequence[Array], source: Held) -> tuple[list[list[str]], list[list[str]]]:
-        """Tags said and tags true of every sentence."""
-        names, said, right = self.config.examples.labels, [], []
-        for one, rows in zip(source.encoded, answers, strict=True):
-            assert one.labels is not None
-            places = np.flatnonzero(one.labels >= 0)
-            said.append(self.model_head.decode(rows[places]))
-            right.append([names[k] for k in one.labels[places]])
-        return said, right
+        """Return the predicted and the right tags of every sentence."""
+        names, predicted, right = self.config.examples.labels, [], []
+        for sample, rows in zip(source.encoded, answers, strict=True):
+            assert sample.labels is not None
+            positions = np.flatnonzero(sample.labels >= 0)
+            predicted.append(self.model_head.decode(rows[positions]))
+            right.append([names[k] for k in sample.labels[positions]])
+        return predicted, right

@@ -34,8 +34,8 @@ SHORT = {"lr": "optim.lr", "batch": "train.batch", "seed": "train.seed", "dropou
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be fine-tuned on what. Empty words leave it to the task."""
+class TuneRequest:
+    """A run folder to fine-tune, and the task and the files to do it on. What is empty is left to the task."""
 
     run: str
     task: str
@@ -48,34 +48,35 @@ class Wish:
 
 
 class Planned(NamedTuple):
-    """One run of a sweep: its setting by key, what is fine-tuned on what, and the overrides."""
+    """One run of a sweep: its setting by key, the request, and the overrides."""
 
     setting: dict[str, str]
-    wish: Wish
+    request: TuneRequest
     overrides: list[str]
 
 
-def planned(wish: Wish, overrides: Sequence[str], sweeps: Sequence[str], seeds: int) -> list[Planned]:
-    """The runs of all combinations that `sweeps` and `seeds` name, or the one run. InputError for what is wrong with
-    any of them whatever the model is.
+def planned(request: TuneRequest, overrides: Sequence[str], sweeps: Sequence[str], seeds: int) -> list[Planned]:
+    """Return the runs of all combinations that `sweeps` and `seeds` name, or the one run.
+
+    InputError for what is wrong with any of them whatever the model is.
     """
-    found = []
+    runs = []
     for setting in settings(sweeps, seeds, first_seed(overrides)):
         chosen = [word_of(*item) for item in setting.items() if item[0] != "epochs"]
-        one = replace(wish, epochs=epochs_of(setting, wish.epochs))
-        found.append(Planned(setting, one, [*overrides, *chosen]))
-        check(one, found[-1].overrides)
-    return found
+        wanted = replace(request, epochs=epochs_of(setting, request.epochs))
+        runs.append(Planned(setting, wanted, [*overrides, *chosen]))
+        check(wanted, runs[-1].overrides)
+    return runs
 
 
-def fit_all(asked: Sequence[Planned], model: str, out: Path, procs: int) -> int:
-    """Fine-tune the run folder `model` once for each plan, in `out` or in folders within it, and tell what came of it.
-    Each run has `procs` processes, 0: as many as its layout names. The exit code of the first run that failed, or 0.
+def fit_all(runs: Sequence[Planned], model: str, out: Path, procs: int) -> int:
+    """Fine-tune the run folder `model` once for each plan, in `out` or in folders within it, and print what came of it.
+    Each run has `procs` processes, 0: as many as its layout names. Return the exit code of the first that failed, or 0.
     """
     outcomes = []
-    for setting, wish, overrides in asked:
+    for setting, request, overrides in runs:
         folder = out / name_of(setting) if setting else out
-        if code := _fit(words(replace(wish, run=model), overrides), folder, procs):
+        if code := _fit(overrides_of(replace(request, run=model), overrides), folder, procs):
             return code
         outcomes.append((setting, outcome(folder)))
         if rendezvous.rank() == 0:
@@ -88,51 +89,58 @@ def fit_all(asked: Sequence[Planned], model: str, out: Path, procs: int) -> int:
 
 
 def _fit(overrides: Sequence[str], folder: Path, procs: int) -> int:
-    """Train one run, here or in processes of its own; its exit code."""
-    words = ["train", RECIPE, *overrides, "--out", str(folder)]
-    code = launch.in_processes(lambda: procs or processes_here(RECIPE, overrides, folder), arguments=words)
+    """Train one run, here or in processes of its own, and return its exit code."""
+    arguments = ["train", RECIPE, *overrides, "--out", str(folder)]
+    code = launch.in_processes(lambda: procs or processes_here(RECIPE, overrides, folder), arguments=arguments)
     if code is not None:
         return code
     stopped_by = fit(RECIPE, overrides, folder)
     return 128 + stopped_by if stopped_by else 0
 
 
-def check(wish: Wish, overrides: Sequence[str]) -> None:
-    """InputError for what is wrong whatever the model is: the task's name, its files, a key of the overrides."""
-    task, train, _ = _files(wish)
-    recipe.load(RECIPE, [*_columns(wish, task, train[0]), *overrides])
+def check(request: TuneRequest, overrides: Sequence[str]) -> None:
+    """Raise InputError for what is wrong whatever the model is: the task's name, its files, a key of the overrides."""
+    task, train, _ = _files(request)
+    recipe.load(RECIPE, [*_columns(request, task, train[0]), *overrides])
 
 
-def words(wish: Wish, overrides: Sequence[str]) -> list[str]:
-    """The overrides of the recipe `finetune` that make the run; InputError where task, files and model do not fit."""
-    (task, train, valid), of = _files(wish), RunFolder.open(wish.run)
-    sequence = min(task.sequence, context_of(of.config()))
-    found = [
-        *words_from(wish.run, heads=False), f"task={task.task}", f"data.train={','.join(train)}",
-        f"data.valid={','.join(valid)}", f"data.tokenizer={of.tokenizer}", f"data.sequence={sequence}",
+def overrides_of(request: TuneRequest, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of the recipe `finetune` that make the run.
+
+    InputError where task, files and model do not fit.
+    """
+    (task, train, valid), base = _files(request), RunFolder.open(request.run)
+    sequence = min(task.sequence, context_of(base.config()))
+    own = [
+        *words_from(request.run, heads=False), f"task={task.task}", f"data.train={','.join(train)}",
+        f"data.valid={','.join(valid)}", f"data.tokenizer={base.tokenizer}", f"data.sequence={sequence}",
         f"optim.lr={task.lr}", f"examples.form={task.form}", f"examples.metric={task.metric}",
         f"examples.stride={max(1, sequence // 3)}",
         f"model.dropout={recipe.load(RECIPE).model.dropout}",
-        f"data.split={'1,0,0' if valid else '9,1,0'}", *_columns(wish, task, train[0]),
+        f"data.split={'1,0,0' if valid else '9,1,0'}", *_columns(request, task, train[0]),
     ]  # fmt: skip
-    config = recipe.load(RECIPE, [*found, *overrides])
+
+    config = recipe.load(RECIPE, [*own, *overrides])
     kind = registry.TASKS.find(config.task)
-    an_epoch = len(kind(kind.fitted(config), load_tokenizer(config.data.tokenizer)).training) / config.train.batch
-    steps = max(1, math.ceil((wish.epochs or task.epochs) * an_epoch))
-    return [*found, f"train.steps={steps}", f"train.eval_every={max(1, min(steps, round(an_epoch / 2)))}", *overrides]
+    labelled = kind(kind.fitted(config), load_tokenizer(config.data.tokenizer))
+    steps_per_epoch = len(labelled.training) / config.train.batch
+    steps = max(1, math.ceil((request.epochs or task.epochs) * steps_per_epoch))
+    eval_every = max(1, min(steps, round(steps_per_epoch / 2)))
+    return [*own, f"train.steps={steps}", f"train.eval_every={eval_every}", *overrides]
 
 
-def _files(wish: Wish) -> tuple[Benchmark, list[str], list[str]]:
-    """The task, its training files, and its held-out ones."""
-    task = _task(wish.task)
-    train = files(wish.data, task.train)
+def _files(request: TuneRequest) -> tuple[Benchmark, list[str], list[str]]:
+    """Return the task, its training files, and its held-out ones. InputError where there are none to train on."""
+    task = _task(request.task)
+    train = files(request.data, task.train)
     if not train:
-        raise InputError(f"{wish.data} has none of {', '.join(task.train)}; name the file itself with --data")
-    return task, train, files(wish.valid or wish.data, task.valid) if wish.valid or wish.data.is_dir() else []
+        raise InputError(f"{request.data} has none of {', '.join(task.train)}; name the file itself with --data")
+    apart = request.valid or request.data.is_dir()
+    return task, train, files(request.valid or request.data, task.valid) if apart else []
 
 
 def _task(name: str) -> Benchmark:
-    """The task of a name, or of "module:Name" on the user's own columns."""
+    """Return the task of a name, or of "module:Name" on the user's own columns. InputError for a name that is none."""
     if ":" in name:
         kind: Any = registry.TASKS.find(name)
         if not kind.labelled:
@@ -143,20 +151,20 @@ def _task(name: str) -> Benchmark:
     return (BENCHMARKS | KINDS)[name]
 
 
-def _columns(wish: Wish, task: Benchmark, file: str) -> list[str]:
-    """The task's own columns, or those that were named."""
+def _columns(request: TuneRequest, task: Benchmark, file: str) -> list[str]:
+    """Return the overrides that name the columns: the task's own, or those of the request."""
     if task.form != "table" and task.form != "tags":
         return []
     own = columns(task, file) if task.form == "table" else task.columns[0]
     if task.task == "completion":
         own = Columns("prompt", "completion")
-    named = {"text": wish.text or own.text, "pair": wish.pair or own.pair, "label": wish.label or own.label}
+    named = {"text": request.text or own.text, "pair": request.pair or own.pair, "label": request.label or own.label}
     return [f"examples.{key}={value}" for key, value in named.items()]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: the best of its evaluations, by its task's metric."""
+    """The best of a run's evaluations, by its task's metric, and the seconds that the run took."""
 
     folder: Path
     metric: str
@@ -170,25 +178,25 @@ class Outcome:
 
 
 def outcome(folder: Path) -> Outcome:
-    """The best evaluation of a finished run, by its task's metric; InputError where the run was never evaluated."""
+    """Return the best evaluation of a finished run, by its task's metric; InputError where it was never evaluated."""
     run, records = RunFolder.open(folder), read(folder / FILE)
     config = run.config()
     metric = registry.TASKS.find(config.task)(config, load_tokenizer(str(run.own_tokenizer()))).best_by
-    found = [record for record in records if record["kind"] == "valid"]
-    if not found:
+    evaluations = [record for record in records if record["kind"] == "valid"]
+    if not evaluations:
         raise InputError(f"{folder} was never evaluated; give it held-out data")
-    best = (min if metric == "loss" else max)(found, key=lambda record: record[metric])
+    best = (min if metric == "loss" else max)(evaluations, key=lambda record: record[metric])
     seconds = max((record.get("seconds", 0.0) for record in records), default=0.0)
     return Outcome(folder, metric, best[metric], best["step"], seconds)
 
 
 def first_seed(overrides: Sequence[str]) -> int:
-    """The seed that a run would have."""
+    """Return the seed that a run would have."""
     return recipe.load(RECIPE, [word for word in overrides if word.startswith("train.seed=")]).train.seed
 
 
 def settings(sweeps: Sequence[str], seeds: int, first: int) -> list[dict[str, str]]:
-    """All combinations of key=value,value words and of so many seeds from the first on, each as words by key."""
+    """Return all combinations of key=value,value words and of so many seeds from the first on, each as words by key."""
     axes = []
     for sweep in sweeps:
         key, equals, values = sweep.partition("=")
@@ -197,11 +205,11 @@ def settings(sweeps: Sequence[str], seeds: int, first: int) -> list[dict[str, st
         axes.append([(key, value) for value in values.split(",")])
     if seeds > 1:
         axes.append([("seed", str(first + n)) for n in range(seeds)])
-    return [dict(chosen) for chosen in itertools.product(*axes)]
+    return [dict(setting) for setting in itertools.product(*axes)]
 
 
 def epochs_of(setting: dict[str, str], usual: float) -> float:
-    """How often a setting's run reads the examples; `usual` where it does not say."""
+    """Return how often a setting's run reads the examples; `usual` where it does not say. InputError for no number."""
     text = setting.get("epochs", str(usual))
     try:
         epochs = float(text)
@@ -213,45 +221,48 @@ def epochs_of(setting: dict[str, str], usual: float) -> float:
 
 
 def name_of(setting: dict[str, str]) -> str:
-    """The folder of a setting's run."""
+    """Return the name of the folder of a setting's run."""
     return ",".join(f"{key}={value}" for key, value in setting.items()).replace("/", "-")
 
 
 def word_of(key: str, value: str) -> str:
-    """An override; some keys have a short name."""
+    """Return an override; some keys have a short name."""
     return f"{SHORT.get(key, key)}={value}"
 
 
 def summary(outcomes: Sequence[tuple[dict[str, str], Outcome]]) -> list[str]:
-    """A table: a row for each setting apart from its seeds, with the mean over these and how far they spread."""
+    """Return the lines of a table: a row for each setting apart from its seeds, with their mean and spread."""
     groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
-    for setting, found in outcomes:
+    for setting, result in outcomes:
         key = tuple((name, value) for name, value in setting.items() if name != "seed")
-        groups.setdefault(key, []).append(found)
+        groups.setdefault(key, []).append(result)
+
     names = [name for name, _ in next(iter(groups))]
     metric = outcomes[0][1].metric
     rows = [[*names, metric, "± sd", "runs", "best", "seconds"]]
-    for setting_, found_ in groups.items():
-        values = [each.value for each in found_]
+    for key, results in groups.items():
+        values = [each.value for each in results]
         spread = f"{stdev(values):.4f}" if len(values) > 1 else "-"
         best = (min if metric == "loss" else max)(values)
         rows.append([
-            *(value for _, value in setting_), f"{mean(values):.4f}", spread, str(len(values)), f"{best:.4f}",
-            f"{mean(each.seconds for each in found_):.0f}",
+            *(value for _, value in key), f"{mean(values):.4f}", spread, str(len(values)), f"{best:.4f}",
+            f"{mean(each.seconds for each in results):.0f}",
         ])  # fmt: skip
     return aligned(rows, left=range(len(names)), space="  ")
 
 
 def best_of(outcomes: Sequence[tuple[dict[str, str], Outcome]]) -> Outcome:
-    """The one to keep."""
+    """Return the outcome to keep: that with the best value of the metric."""
     sign = -1 if outcomes[0][1].metric == "loss" else 1
-    return max((found for _, found in outcomes), key=lambda found: sign * found.value)
+    return max((result for _, result in outcomes), key=lambda result: sign * result.value)
 
 
 def write_summary(file: Path, outcomes: Sequence[tuple[dict[str, str], Outcome]]) -> None:
     """Write the summary of a sweep as JSON."""
-    told = [
-        {**setting, "run": str(found.folder), found.metric: found.value, "step": found.step, "seconds": found.seconds}
-        for setting, found in outcomes
+    rows = [
+        setting
+        | {"run": str(result.folder), result.metric: result.value}
+        | {"step": result.step, "seconds": result.seconds}
+        for setting, result in outcomes
     ]
-    durable.write(file, json.dumps(told, indent=1).encode())
+    durable.write(file, json.dumps(rows, indent=1).encode())

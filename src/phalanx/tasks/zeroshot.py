@@ -1,4 +1,4 @@
-"""What a GPT knows without being shown: WikiText's perplexity, LAMBADA's last words, the perplexity of any text.
+"""Evaluations of a GPT without fine-tuning: WikiText's perplexity, LAMBADA's last words, any text's perplexity.
 
 The definitions are those under which GPT-2 8.3B was published (arXiv 1909.08053, section 5.3). A text begins with the
 tokens that the tokenizer's template puts before one, as Llama's `<s>`: so lm-evaluation-harness scores too.
@@ -42,27 +42,28 @@ class Windows:
         return 1 + max(0, math.ceil((len(self.tokens) - 1 - self.length) / self.stride))
 
     def sample(self, i: int, draw: int) -> Sample:
-        """Window `i`; past the end of the text nothing is predicted."""
+        """Return window `i`; past the end of the text nothing is predicted."""
         start = i * self.stride
         window = self.tokens[start : start + self.length + 1]
         labels = np.full(self.length, -1, dtype=np.int64)
         labels[: len(window) - 1] = window[1:]
         if i:
-            labels[: self.length - self.stride] = -1
+            labels[: self.length - self.stride] = -1  # the window before has predicted these
+
         tokens = np.zeros(self.length, dtype=np.int64)
         tokens[: len(window)] = window[: self.length]
         return Sample(tokens, labels, None, None, -1)
 
 
 class _Text(Task):
-    """The loss of a text; nothing is trained."""
+    """A task that gives the loss of a text; nothing is trained."""
 
     losses = ("lm",)
     train: Any = None
     valid = None
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Predicted tokens."""
+        """Return how many tokens are predicted."""
         assert batch.labels is not None
         return {"lm": (batch.labels >= 0).sum()}
 
@@ -73,7 +74,7 @@ class _LastWords(_Text):
     labelled = True
 
     def judge(self, answers: Sequence[Array], source: Examples) -> dict[str, float]:
-        """The shares that are right, and the perplexity of the words."""
+        """Return the shares that are right, and the perplexity of the words."""
         right, nats = verdicts(answers, source)
         whole, last = right[::2], right[1::2]
         perplexity = math.exp(min(float(np.mean(nats[::2])), 700.0))
@@ -81,64 +82,69 @@ class _LastWords(_Text):
 
 
 def verdicts(answers: Sequence[Array], source: Examples) -> tuple[Array, Array]:
-    """Whether all labels of a sample are what the model finds likeliest, and their nats, of every sample."""
+    """Return of every sample whether all its labels are the likeliest, and the sum of their nats: two arrays [samples].
+
+    answers: nats and verdict of each token, [tokens, 2].
+    """
     right, nats = [], []
-    for one, rows in zip(source.encoded, answers, strict=True):
-        assert one.labels is not None
-        asked = rows[: len(one.labels)][one.labels >= 0]
-        right.append(bool(asked[:, 1].all()))
-        nats.append(float(asked[:, 0].sum()))
+    for sample, rows in zip(source.encoded, answers, strict=True):
+        assert sample.labels is not None
+        predicted = rows[: len(sample.labels)][sample.labels >= 0]
+        right.append(bool(predicted[:, 1].all()))
+        nats.append(float(predicted[:, 0].sum()))
     return np.array(right), np.array(nats)
 
 
 def wikitext(
-    judged: DistributedModel,
+    model: DistributedModel,
     file: Path,
     limit: int | None = None,
     stride: int = STRIDE,
     progress: OnProgress | None = None,
 ) -> Scores:
-    """The perplexity for each word of a WikiText file, whose words are what single spaces separate before the text is
-    put back into the form that people write. `limit` counts windows, from the text's beginning.
+    """Return the perplexity for each word of a WikiText file. Its words are what single spaces separate before the text
+    is put back into the form that people write. `limit` counts windows, from the text's beginning.
     """
     original = _read(file)
-    found = _perplexity(judged, detokenized(original), len(original.strip().split(" ")), limit, stride, progress)
-    return replace(found, note=MEGATRON)
+    scores = _perplexity(model, detokenized(original), len(original.strip().split(" ")), limit, stride, progress)
+    return replace(scores, note=MEGATRON)
 
 
 def perplexity(
-    judged: DistributedModel,
+    model: DistributedModel,
     file: Path,
     limit: int | None = None,
     stride: int = STRIDE,
     progress: OnProgress | None = None,
 ) -> Scores:
-    """Perplexity for each word of any text as it stands; words are what white space separates."""
+    """Return the perplexity for each word of any text as it stands; words are what white space separates."""
     text = _read(file)
-    return _perplexity(judged, text, len(text.split()), limit, stride, progress)
+    return _perplexity(model, text, len(text.split()), limit, stride, progress)
 
 
 def _perplexity(
-    judged: DistributedModel, text: str, words: int, limit: int | None, stride: int, progress: OnProgress | None
+    model: DistributedModel, text: str, words: int, limit: int | None, stride: int, progress: OnProgress | None
 ) -> Scores:
-    _causal(judged)
-    begin = judged.tokenizer.begin
-    tokens = np.array(begin + judged.tokenizer.encode(text), dtype=np.int64)
+    _causal(model)
+    begin = model.tokenizer.begin
+    tokens = np.array(begin + model.tokenizer.encode(text), dtype=np.int64)
     if len(tokens) < 2:
         raise InputError("the text has fewer than two tokens, so there is nothing to predict")
-    source = Windows(tokens, judged.context, stride)
+
+    source = Windows(tokens, model.context, stride)
     if limit is not None and limit < len(source):
         whole = len(text.encode())
-        tokens = tokens[: judged.context + 1 + (limit - 1) * source.stride]
-        text = judged.tokenizer.decode(tokens[len(begin) :])
+        tokens = tokens[: model.context + 1 + (limit - 1) * source.stride]
+        text = model.tokenizer.decode(tokens[len(begin) :])
         words = round(words * len(text.encode()) / whole)
-        source = Windows(tokens, judged.context, stride)
-    found, _ = judged.evaluate(_Text(), source, progress=progress)
-    nats = found["loss"] * found["tokens"]
-    counted = max(1, words if begin else words - 1)
+        source = Windows(tokens, model.context, stride)
+
+    totals, _ = model.evaluate(_Text(), source, progress=progress)
+    nats = totals["loss"] * totals["tokens"]
+    counted = max(1, words if begin else words - 1)  # without a beginning the first word is not predicted
     values = {
         "word_perplexity": math.exp(min(nats / counted, 700.0)),
-        "token_perplexity": math.exp(min(found["loss"], 700.0)),
+        "token_perplexity": math.exp(min(totals["loss"], 700.0)),
         "bits_per_byte": nats / math.log(2) / len(text.encode()),
     }
     meanings = {
@@ -150,32 +156,29 @@ def _perplexity(
 
 
 def lambada(
-    judged: DistributedModel,
+    model: DistributedModel,
     file: Path,
     limit: int | None = None,
     stride: int = STRIDE,
     progress: OnProgress | None = None,
 ) -> Scores:
-    """Whether the last word of each passage is what the model finds likeliest: all of its tokens (strict), and the
-    passage's last token alone. `limit` takes the first passages.
+    """Return how often the last word of a passage is what the model finds likeliest: all of its tokens (strict), and
+    the passage's last token alone. `limit` takes the first passages.
     """
-    _causal(judged)
-    encode, begin, passages, encoded = (
-        judged.tokenizer.encode,
-        judged.tokenizer.begin,
-        list(_passages(file))[:limit],
-        [],
-    )
+    _causal(model)
+    encode, begin = model.tokenizer.encode, model.tokenizer.begin
+    passages, encoded = list(_passages(file))[:limit], []
     words = [_split(text, file, number) for number, text in enumerate(passages)]
     for text, (context, word) in zip(passages, words, strict=True):
-        encoded.append(_ending(begin + encode(context) + encode(f" {word}"), len(encode(f" {word}")), judged.context))
-        encoded.append(_ending(begin + encode(text), 1, judged.context))
-    source = Examples(encoded, judged.context, 0, causal=True)
-    values, answers = judged.evaluate(_LastWords(), source, progress=progress)
+        encoded.append(_ending(begin + encode(context) + encode(f" {word}"), len(encode(f" {word}")), model.context))
+        encoded.append(_ending(begin + encode(text), 1, model.context))
+    source = Examples(encoded, model.context, 0, causal=True)
+
+    values, answers = model.evaluate(_LastWords(), source, progress=progress)
     right = verdicts(answers, source)[0][::2].tolist()
     predictions = [
-        {"text": text, "word": word, "right": found}
-        for text, (_, word), found in zip(passages, words, right, strict=True)
+        {"text": text, "word": word, "right": verdict}
+        for text, (_, word), verdict in zip(passages, words, right, strict=True)
     ]
     meanings = {
         "accuracy": "passages whose last word is greedily right in all its tokens (strict)",
@@ -186,7 +189,7 @@ def lambada(
 
 
 def _ending(tokens: list[int], count: int, length: int) -> Encoded:
-    """The last `count` tokens are predicted, from as many before them as there is room for."""
+    """Return a sample whose last `count` tokens are predicted, from as many before them as there is room for."""
     kept = np.array(tokens[-length - 1 :], np.int64)
     labels = np.where(np.arange(1, len(kept)) >= len(kept) - count, kept[1:], -1)
     return Encoded(kept[:-1], len(kept), labels)
@@ -221,9 +224,9 @@ def _read(file: Path) -> str:
     return text
 
 
-def _causal(judged: DistributedModel) -> None:
-    if not spec_of(judged.config.model).causal:
-        raise InputError(f"{judged.run} learned to fill masks; these tasks are for models that continue a text")
+def _causal(model: DistributedModel) -> None:
+    if not spec_of(model.config.model).causal:
+        raise InputError(f"{model.run} learned to fill masks; these tasks are for models that continue a text")
 
 
 TASKS: dict[str, Callable[..., Scores]] = {"wikitext": wikitext, "lambada": lambada, "perplexity": perplexity}
