@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.plan import cluster, proposal
-from phalanx.plan.search import Found
+from phalanx.plan.search import SearchResult
 from phalanx.units import parse_count
 
 SMALL = ["gpt2-124m", "model.layers=2", "model.hidden=128", "model.heads=4", "data.sequence=128", "train.batch=4"]
@@ -114,7 +114,7 @@ def test_a_batch_is_compared_with_one_of_its_size(
     where = cluster.names()[0]
     question = proposal.Question("gpt2-124m", (f"train.batch={batch}",), where, cluster.load(where), gpus)
     searched: list[int] = []
-    nothing = Found([])
+    nothing = SearchResult([])
     monkeypatch.setattr(proposal, "search", lambda config, *_: searched.append(config.train.batch) or nothing)
     assert proposal.better_batch(question, nothing) is None
     assert len(searched) == searches and all(abs(size - batch) <= 0.05 * batch for size in searched)

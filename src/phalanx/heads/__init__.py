@@ -1,1 +1,1 @@
-"""What a fine-tuned model answers, one class a kind of head: its loss, what its numbers mean, who asks for them."""
+"""The heads of fine-tuned models, one class a kind: its loss, what its numbers mean, who asks for them."""

@@ -27,7 +27,7 @@ class Class(NamedTuple):
 
 
 class Number(NamedTuple):
-    """What a text is worth."""
+    """A number that belongs to a text, as how alike two sentences are."""
 
     value: float
 
@@ -50,9 +50,9 @@ class ClassesHead(TaskHead):
         chances = (softmax(logits) if self.exclusive else _sigmoid(logits)).tolist()
         return Class(self.names[int(logits.argmax())], dict(zip(self.names, chances, strict=True)))
 
-    def lines(self, said: Class) -> list[str]:
+    def lines(self, answer: Class) -> list[str]:
         """Return the classes, the likeliest first."""
-        likeliest = sorted(said.probabilities.items(), key=lambda item: -item[1])
+        likeliest = sorted(answer.probabilities.items(), key=lambda item: -item[1])
         return [f"{label}  {chance:.1%}" for label, chance in likeliest]
 
     @classmethod
@@ -84,9 +84,9 @@ class ValueHead(TaskHead):
         """Return the number."""
         return Number(float(logits[0]))
 
-    def lines(self, said: Number) -> list[str]:
+    def lines(self, answer: Number) -> list[str]:
         """Return the number alone."""
-        return [f"{said.value:.4f}"]
+        return [f"{answer.value:.4f}"]
 
     def facts(self) -> dict[str, Any]:
         """Return what says of one class that it is a number."""

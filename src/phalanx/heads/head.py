@@ -1,4 +1,4 @@
-"""What a head of fine-tuning is.
+"""The interface of a head of fine-tuning.
 
 A head stands on the stack in place of the heads of pretraining, and is named by `model.head`. Its class says what it
 reads and how many numbers it gives, what they are to be (the loss) and what they mean (`decode`), which verb of the
@@ -89,17 +89,17 @@ class TaskHead(ABC):
         NamedTuple, whose fields the server sends.
         """
 
-    def lines(self, said: Any) -> list[str]:
+    def lines(self, answer: Any) -> list[str]:
         """Return what a terminal shows of what `decode` returned."""
-        return [f"{name}  {value}" for name, value in said._asdict().items()]
+        return [f"{name}  {value}" for name, value in answer._asdict().items()]
 
     def right(self, batch: Batch) -> Tensor:
         """Return what is right in each row, or token, of a batch: what it has under `asks`; where it asks nothing -1,
         or NaN for a real number.
         """
-        found: Tensor | None = getattr(batch, self.asks)
-        if found is not None:
-            return found
+        right: Tensor | None = getattr(batch, self.asks)
+        if right is not None:
+            return right
         return batch.key.float().fill_(math.nan) if self.asks == "value" else batch.key.long().fill_(-1)
 
     @classmethod
@@ -140,9 +140,10 @@ def find(name: str) -> type[TaskHead]:
     if kind.verb not in VERBS:
         known = " and ".join(filter(None, VERBS))
         raise InputError(f"model.head={name}: the verb {kind.verb!r} is not known; {known} are")
+
     needs = "task", "asks", VERBS[kind.verb], *kind.__abstractmethods__
-    if lacking := [need for need in needs if need in kind.__abstractmethods__ or not hasattr(kind, need)]:
-        raise InputError(f"model.head={name} has no {lacking[0]}")
+    if missing := [need for need in needs if need in kind.__abstractmethods__ or not hasattr(kind, need)]:
+        raise InputError(f"model.head={name} has no {missing[0]}")
     return kind
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class SpanHead(TaskHead):
-    """Of every token, whether the answer begins there, and whether it ends there; both at the first token if the text
-    has none.
+    """Two logits of every token: whether the answer begins there, and whether it ends there; both at the first token if
+    the text has none.
     """
 
     task = "span"
@@ -32,7 +32,7 @@ class SpanHead(TaskHead):
 
     @classmethod
     def width(cls, classes: int) -> int:
-        """Return two: of a beginning and of an end."""
+        """Return 2: the logits of a beginning and of an end."""
         return 2
 
     def loss(self, logits: Tensor, batch: Batch, split: Split) -> tuple[Tensor, ...]:
@@ -41,6 +41,7 @@ class SpanHead(TaskHead):
         """
         from phalanx.nn.loss import cross_entropy
 
+        # A rank of a layout that splits sequences has only a part of each, and the softmax is over all tokens.
         logits, labels = split.together(logits, batch)
         begin, end = (_first(labels >> bit & 1) for bit in range(2))
         total = cross_entropy(logits[..., 0], begin) / 2 + cross_entropy(logits[..., 1], end) / 2

@@ -1,1 +1,1 @@
-"""What this machine does: its scaling, and a cluster file of it for the plan."""
+"""Measurements of this machine: its scaling, and a cluster file of it for the plan."""

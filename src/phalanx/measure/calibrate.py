@@ -1,4 +1,4 @@
-"""The machine underfoot as a cluster of the plan: rounds of probes, and what their medians say."""
+"""This machine as a cluster of the plan, from the medians of rounds of probes."""
 
 import os
 import statistics
@@ -40,33 +40,36 @@ Samples = dict[str, list[float]]
 
 
 class Calibration:
-    """Samples of a machine, a set more with each round; `counts` are the sizes of groups, the first of them 1."""
+    """The samples of a machine, a set more with each round.
 
-    def __init__(self, device: str, counts: Sequence[int], here: int) -> None:
-        self.device, self.counts, self.here = device, sorted({1, *counts}), here
+    `counts` are the sizes of groups, to which 1 is added; `available` is the number of cores or GPUs.
+    """
+
+    def __init__(self, device: str, counts: Sequence[int], available: int) -> None:
+        self.device, self.counts, self.available = device, sorted({1, *counts}), available
         self.dtypes = ("fp32", "bf16") if native_bf16(torch.device(device)) else ("fp32",)
         self.configs = {family: _config(device, family) for family in FAMILIES}
-        self.samples: dict[str, Samples] = {}  # by crew
-        self.crews: dict[str, WorkerGroup] = {}
+        self.samples: dict[str, Samples] = {}  # by group
+        self.groups: dict[str, WorkerGroup] = {}
 
     @property
     def names(self) -> list[str]:
         """Names of the process groups, each of which takes a turn in every round."""
-        groups = [f"{kind} {count}" for count in self.counts if count > 1 for kind in ("busy", "links")]
-        return ["products", *self.configs, "busy 1", *groups]
+        of_groups = [f"{kind} {count}" for count in self.counts if count > 1 for kind in ("busy", "links")]
+        return ["products", *self.configs, "busy 1", *of_groups]
 
     @contextmanager
     def running(self) -> Iterator[Self]:
-        """Around the rounds: the processes live."""
+        """Keep the processes alive, around the rounds."""
         with ExitStack() as stack:
             for name in self.names:
-                self.crews[name] = stack.enter_context(self._crew(name))
+                self.groups[name] = stack.enter_context(self._group(name))
                 self.samples[name] = defaultdict(list)
-            for crew in self.crews.values():
-                crew.turn()  # the first is slow
+            for group in self.groups.values():
+                group.turn()  # the first step is slow
             yield self
 
-    def _crew(self, name: str) -> WorkerGroup:
+    def _group(self, name: str) -> WorkerGroup:
         kind, _, count = name.partition(" ")
         if kind == "products":
             return WorkerGroup(1, probes.products, self.device, self.dtypes, device=self.device)
@@ -76,22 +79,22 @@ class Calibration:
         return WorkerGroup(int(count), build, self.device, device=self.device)
 
     def round(self) -> None:
-        """A turn of every crew."""
+        """Run a turn of every group."""
         for name in self.names:
             self.turn(name)
 
     def turn(self, name: str) -> None:
-        """A crew's probes; of several processes the slowest counts."""
-        values: list[dict[str, float]] = self.crews[name].turn().values
+        """Run a group's probes; of several processes the slowest counts."""
+        values: list[dict[str, float]] = self.groups[name].turn().values
         for probe in values[0]:
             self.samples[name][probe].append(max(value[probe] for value in values))
 
-    def median(self, crew: str, probe: str) -> float:
-        """Median seconds of a group's probe."""
-        return statistics.median(self.samples[crew][probe])
+    def median(self, group: str, probe: str) -> float:
+        """Return the median seconds of a group's probe."""
+        return statistics.median(self.samples[group][probe])
 
     def products(self) -> dict[str, dict[int, float]]:
-        """FLOP/s by precision and side."""
+        """Return the FLOP/s of a square layer by precision and side."""
         return {
             dtype: {
                 side: 6 * side**3 / self.median("products", f"{dtype} {side}") for side in probes.SIDES[self.device]
@@ -100,7 +103,7 @@ class Calibration:
         }
 
     def family(self, name: str) -> dict[str, Any]:
-        """Speeds of a family's kernels."""
+        """Return the speeds of a family's kernels: attention's FLOP/s, and bytes a second of the others by kind."""
         work = Workload.of(self.configs[name])
         counted, attention = _counted(work)
         seconds = {kind: self.median(name, kind) for kind in (*MOVED, "sum", "attention")}
@@ -109,7 +112,7 @@ class Calibration:
         return {"attention": attention / seconds["attention"], "moved": moved}
 
     def busy(self) -> dict[int, dict[str, float]]:
-        """How many times longer beside neighbours."""
+        """Return how many times longer products and other kernels take beside busy neighbours, by size of the group."""
         return {
             count: {
                 kind: max(1.0, self.median(f"busy {count}", kind) / self.median("busy 1", kind))
@@ -119,19 +122,23 @@ class Calibration:
         }
 
     def hidden(self) -> float:
-        """Share of an all-reduce's time that a matrix product beside it hides, from 0 to 1, in the largest group."""
-        crew = f"links {self.counts[-1]}"
-        alone, both = (self.median(crew, name) for name in ("compute", "both"))
-        said = self.median(crew, f"sum {probes.SIZES[self.device][-1]}")
-        return min(1.0, max(0.0, (alone + said - both) / min(alone, said)))
+        """Return the share of an all-reduce's time, from 0 to 1, that a product hides, in the largest group."""
+        group = f"links {self.counts[-1]}"
+        product, both = (self.median(group, name) for name in ("compute", "both"))
+        reduced = self.median(group, f"sum {probes.SIZES[self.device][-1]}")
+        return min(1.0, max(0.0, (product + reduced - both) / min(product, reduced)))
 
     def link(self) -> dict[str, Any]:
-        """Latency, bandwidth by members, and what gathering and scattering have of it."""
+        """Return seconds of latency, bytes a second by members, and the share of these that gather and scatter have."""
         if len(self.counts) == 1:
             return {"bandwidth": 1e9, "latency": 1e-4, "hop": 1e-5}
         fits = {count: self._line(count, "sum", 2 * (count - 1) / count) for count in self.counts[1:]}
+
         latency, hop = _growing({count: latency for count, (latency, _) in fits.items()})
-        shares = [self._line(n, "scatter", 2 * (n - 1) / n)[1] / bandwidth for n, (_, bandwidth) in fits.items()]
+        shares = [
+            self._line(count, "scatter", 2 * (count - 1) / count)[1] / bandwidth
+            for count, (_, bandwidth) in fits.items()
+        ]
         return {
             "bandwidth": fits[self.counts[-1]][1],
             "latency": latency,
@@ -141,12 +148,12 @@ class Calibration:
         }
 
     def sums(self) -> dict[int, list[tuple[int, float]]]:
-        """Bytes and seconds of an all-reduce, by size of the group."""
+        """Return bytes and seconds of all-reduces, by size of the group."""
         sizes = probes.SIZES[self.device]
         return {n: [(size, self.median(f"links {n}", f"sum {size}")) for size in sizes] for n in self.counts[1:]}
 
     def _line(self, count: int, name: str, passes: float) -> tuple[float, float]:
-        """Latency and bandwidth of the line through a group's times by size, each weighed by its own length."""
+        """Return latency and bandwidth of the line through a group's times by size, each weighed by its own length."""
         sizes = np.array(probes.SIZES[self.device], dtype=float)
         seconds = np.array([self.median(f"links {count}", f"{name} {int(size)}") for size in sizes])
         columns = np.stack([1 / seconds, passes * sizes / seconds], 1)
@@ -154,18 +161,20 @@ class Calibration:
         return max(LEAST, float(latency)), 1 / max(1e-13, float(per_byte))
 
     def cluster(self) -> Cluster:
-        """All that the plan wants to know of this machine."""
+        """Return this machine as a cluster of the plan."""
         on, link, products = torch.device(self.device), self.link(), self.products()
         copied = 2 * probes.COPIED / self.median("products", "copy")
         launch = self.median("products", "launch")
         cpu = self.device == "cpu"
+
         gpu = {
             "name": "a core of " + name_of(on) if cpu else name_of(on),
             "units": 1 if cpu else torch.cuda.get_device_properties(on).multi_processor_count,
-            "memory": _memory() / self.here if cpu else torch.cuda.get_device_properties(on).total_memory,
+            "memory": _memory() / self.available if cpu else torch.cuda.get_device_properties(on).total_memory,
             "bandwidth": copied,
             "peak": {dtype: max(rates.values()) for dtype, rates in products.items()},
         }
+
         fitted = {"matrix": 1.0, "ramp": 0.0, "stream": 1.0}
         fitted |= {"host": 1e-9, "kernel": launch} if cpu else {"host": launch}
         measured = {
@@ -174,16 +183,17 @@ class Calibration:
             "busy": self.busy(),
             "hidden": self.hidden() if len(self.counts) > 1 else 0.0,
         }
-        title = f"{self.here} {'cores' if cpu else 'GPUs'} of {name_of(on)}"
+
+        title = f"{self.available} {'cores' if cpu else 'GPUs'} of {name_of(on)}"
         between = {"bandwidth": 1e8, "latency": 5e-5, "hop": 1e-5}
         return Cluster.model_validate(
-            {"title": title, "node": self.here, "gpu": gpu, "inside": link, "between": between, "fitted": fitted,
+            {"title": title, "node": self.available, "gpu": gpu, "inside": link, "between": between, "fitted": fitted,
              "measured": measured}
         )  # fmt: skip
 
 
 def _growing(latencies: dict[int, float]) -> tuple[float, float]:
-    """Latency of no members and for each more, both positive, of the line nearest to those of groups."""
+    """Return the latency of no members and that of each more, both positive: the line nearest to those of groups."""
     counts, seconds = np.array(list(latencies), dtype=float), np.array(list(latencies.values()))
     if len(counts) > 1:
         hop, start = np.polyfit(counts, seconds, 1)
@@ -202,12 +212,13 @@ def _config(device: str, family: str) -> Config:
 
 
 def _counted(work: Workload) -> tuple[dict[str, float], float]:
-    """Bytes that the plan counts in a step of one process, by kind, and FLOPs of its attention."""
+    """Return the bytes that the plan counts in a step of one process, by kind, and the FLOPs of its attention."""
     blocks = [kernels.Block(work, block) for block in work.spec.blocks]
     of_blocks = [kernel for block in blocks for kernel in (*block.forward(), *block.backward())]
     ends = [kernel for forward in (True, False) for kernel in kernels.head(work, forward)]
     ends += [kernel for forward in (True, False) for kernel in kernels.embedding(work, forward)]
     ends += kernels.optimizer(work, work.parameters)
+
     counted: defaultdict[str, float] = defaultdict(float)
     for kernel in of_blocks + ends:
         counted[kernel.kind] += kernel.bytes * kernel.times

@@ -1,4 +1,4 @@
-"""A calibrated cluster as the text of its file: beside every number, how it was measured."""
+"""The text of a calibrated cluster's file: beside every number, how it was measured."""
 
 from datetime import date
 from typing import Any
@@ -30,25 +30,25 @@ COMMENTS = {
 
 
 def text(cluster: Cluster, command: str) -> str:
-    """The cluster file as TOML, with a comment for each measured number."""
+    """Return the cluster file as TOML, with a comment for each measured number."""
     lines = [f"# Measured on {date.today()} by: {command}", ""]
     tables: list[tuple[str, dict[str, Any]]] = [("", cluster.model_dump(exclude_none=True))]
     while tables:
-        path, table = tables.pop(0)
-        if path:
-            lines += ["", _commented(f"[{path}]", path)]
+        parent, table = tables.pop(0)
+        if parent:
+            lines += ["", _commented(f"[{parent}]", parent)]
         for key, value in table.items():
-            where = f"{path}.{key}" if path else str(key)
+            name = f"{parent}.{key}" if parent else str(key)
             nested = isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values())
-            if nested or (isinstance(value, dict) and not path):
-                tables.append((where, value))
+            if nested or (isinstance(value, dict) and not parent):
+                tables.append((name, value))
             elif not isinstance(value, dict) or value:
-                lines.append(_commented(f"{key} = {_value(value)}", where))
+                lines.append(_commented(f"{key} = {_value(value)}", name))
     return "\n".join(lines) + "\n"
 
 
-def _commented(line: str, where: str) -> str:
-    return f"{line}  # {COMMENTS[where]}" if where in COMMENTS else line
+def _commented(line: str, name: str) -> str:
+    return f"{line}  # {COMMENTS[name]}" if name in COMMENTS else line
 
 
 def _value(value: Any) -> str:

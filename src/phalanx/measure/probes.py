@@ -1,7 +1,7 @@
-"""What a crew's processes time for a cluster file: products, memory, collectives, and the kernels of a training step.
+"""The probes that a group of processes times for a cluster file: products, memory, collectives, a step's kernels.
 
-Each of the functions that build gives a step which runs all its probes and returns their seconds by name. In a crew of
-several all run the same probe at the same time.
+Each of the functions that build gives a step which runs all its probes and returns their seconds by name. In a group
+of several all run the same probe at the same time.
 """
 
 import os
@@ -49,12 +49,13 @@ KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 
 
 def products(device: str, dtypes: tuple[str, ...]) -> Step:
-    """Products of square layers and their gradients by "dtype side", a copy in memory, a kernel with nothing to do."""
+    """Build the probes of square layers with their gradients by "dtype side", of a copy, and of an idle kernel."""
     on = torch.device(device)
     probes: dict[str, tuple[Probe, float]] = {}
     for name in dtypes:
         for side in SIDES[device]:
             probes[f"{name} {side}"] = _layer(side, DTYPES[name], on), 6 * side**3
+
     source, target = (torch.ones(COPIED // 4, device=on) for _ in range(2))
     little = torch.ones(16, device=on)
     probes["copy"] = lambda: target.copy_(source), COPIED
@@ -67,7 +68,7 @@ def products(device: str, dtypes: tuple[str, ...]) -> Step:
 
 
 def busy(device: str) -> Step:
-    """A product and a copy while the neighbours do the same."""
+    """Build the probes of a product and a copy, while the neighbours do the same."""
     on = torch.device(device)
     layer, source = _layer(SIDES[device][-2], torch.float32, on), torch.ones(COPIED // 4, device=on)
     target = torch.empty_like(source)
@@ -79,21 +80,25 @@ def busy(device: str) -> Step:
 
 
 def links(device: str) -> Step:
-    """All-reduce, and all-gather with reduce-scatter as sequence parallelism has them, by "name bytes"; how an
-    all-reduce and a product go together."""
+    """Build the probes of all-reduce, and of all-gather with reduce-scatter as sequence parallelism has them, by
+    "name bytes"; and of how an all-reduce and a product go together.
+    """
     on, size = torch.device(device), dist.get_world_size()
     axis = make_mesh(LayoutConfig(tp=size, dp=1), on).tp
     whole, gather, scatter = comm.total(axis), comm.conjugate("gather", axis), comm.conjugate("scatter", axis)
+
     probes: dict[str, tuple[Probe, int]] = {}
     for count in SIZES[device]:
         x = torch.ones(4, count // 16 // 64, 64, device=on)
         times = max(2, min(20, SIZES[device][-1] // count))
         probes[f"sum {count}"] = partial(whole, x), times
         probes[f"scatter {count}"] = partial(_both_ways, gather, scatter, x, x.chunk(size, 1)[0].contiguous()), times
+
     layer = _layer(SIDES[device][-2], torch.float32, on)
     buffer = torch.ones(SIZES[device][-1] // 4, device=on)
 
     def together() -> None:
+        # The all-reduce begins before the product, so that they run side by side.
         work = dist.all_reduce(buffer, group=axis.group, async_op=True)
         layer()
         assert work is not None
@@ -113,7 +118,7 @@ def _both_ways(gather: Slot, scatter: Slot, whole: Tensor, part: Tensor) -> None
 
 
 def training(config: Config) -> Step:
-    """Seconds of a training step by kind of kernel, from the profiler."""
+    """Build a training step that returns its seconds by kind of kernel, from the profiler."""
     step = synthetic_step(config)
     cuda = config.train.device == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
@@ -121,6 +126,7 @@ def training(config: Config) -> Step:
     def profiled(number: int) -> dict[str, float]:
         with _silence(), profile(activities=activities) as record:
             step(number)
+
         seconds: defaultdict[str, float] = defaultdict(float)
         for event in record.key_averages():
             kind = KIND_OF.get(event.key, "attention" if "attention" in event.key else "sum")
@@ -132,7 +138,7 @@ def training(config: Config) -> Step:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The profiler's library tells standard error when it starts and stops."""
+    """Close standard error for a while: the profiler's library writes there when it starts and stops."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -144,10 +150,12 @@ def _silence() -> Iterator[None]:
 
 
 def timed(probe: Probe, times: int, device: torch.device, axis: Axis | None = None) -> float:
-    """Seconds of a call, of so many in a row that all processes begin together."""
-    probe()
+    """Return the seconds of one call of `times` in a row, which all processes of `axis` begin together."""
+    probe()  # the first call is slow
     if axis:
         dist.barrier()
+
+    # What was launched before must have ended, and what is timed must end before the clock is read.
     _settle(device)
     begin = time.perf_counter()
     for _ in range(times):
@@ -162,9 +170,8 @@ def _settle(device: torch.device) -> None:
 
 
 def _layer(side: int, dtype: torch.dtype, device: torch.device) -> Probe:
-    """Forward and both gradients of a square layer."""
+    """Return the function that computes forward and both gradients of a square layer."""
     x, weight, grad = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(3))
-
     multiply = gemm.product(dtype, device)
 
     def layer() -> tuple[Tensor, Tensor, Tensor]:

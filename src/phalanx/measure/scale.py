@@ -47,12 +47,12 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The curve's label in a picture."""
+        """The label of its curve in a picture."""
         return f"{self.parallel}, {self.kind}"
 
     @property
     def gpus(self) -> int:
-        """Devices used: one a process."""
+        """The number of devices used: one a process."""
         return self.processes
 
     @property
@@ -69,33 +69,40 @@ def scale(
     name: str, words: Sequence[str], parallel: str, kind: str, counts: Sequence[int], steps: int,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Result]:  # fmt: skip
-    """A result for each count of processes, 1 among them. `progress` is called `turns(counts, steps)` times."""
+    """Return a result for each count of processes, 1 among them. `progress` is called `turns(counts, steps)` times.
+
+    InputError for a task without random tokens, and for more processes than the machine has devices.
+    """
     counts = sorted({1, *counts})
     configs = {count: grown(name, words, parallel, kind, count) for count in counts}
     _check(configs[1].train.device, counts)
     times: dict[int, list[float]] = {count: [] for count in counts}
+
     with ExitStack() as stack:
-        crews: dict[int, WorkerGroup] = {}
+        groups: dict[int, WorkerGroup] = {}
         for count, config in configs.items():
-            crews[count] = stack.enter_context(WorkerGroup(count, synthetic_step, config, device=config.train.device))
+            groups[count] = stack.enter_context(WorkerGroup(count, synthetic_step, config, device=config.train.device))
         for number in range(WARM + steps):
-            for count, crew in crews.items():
-                seconds = crew.turn().seconds
+            for count, group in groups.items():
+                seconds = group.turn().seconds
                 times[count] += [seconds] * (number >= WARM)
                 progress()
+
     results = [_result(kind, parallel, count, configs[count], statistics.median(times[count])) for count in counts]
     alone = results[0].model_flops_per_process
     return [Result(**{**asdict(r), "efficiency": r.model_flops_per_process / alone}) for r in results]
 
 
 def turns(counts: Sequence[int], steps: int) -> int:
-    """Steps of all groups together."""
+    """Return the number of steps of all groups together."""
     return len({1, *counts}) * (WARM + steps)
 
 
 def grown(name: str, words: Sequence[str], parallel: str, kind: str, count: int) -> Config:
-    """The recipe for so many processes. Weak scaling: their batch (dp), sequence (cp), layers and batch (pp) or width
-    (tp, with as many parameters a process as one has alone) grow with them.
+    """Return the recipe for so many processes, resolved.
+
+    In weak scaling their batch (dp), sequence (cp), layers and batch (pp) or width (tp, with as many parameters a
+    process as one has alone) grow with them. InputError for a task that has no random tokens.
     """
     config = load_config(name, words)
     if config.task not in ("clm", "mlm"):
@@ -134,9 +141,11 @@ def grown(name: str, words: Sequence[str], parallel: str, kind: str, count: int)
 
 
 def _check(device: str, counts: Sequence[int]) -> None:
-    there, what = (torch.cuda.device_count(), "GPUs") if device == "cuda" else (processor.cpus(), "cores")
-    if max(counts) > there:
-        raise InputError(f"--procs {max(counts)}: there are {there} {what} here, one for a process; use up to {there}")
+    available, unit = (torch.cuda.device_count(), "GPUs") if device == "cuda" else (processor.cpus(), "cores")
+    if max(counts) > available:
+        raise InputError(
+            f"--procs {max(counts)}: there are {available} {unit} here, one for a process; use up to {available}"
+        )
 
 
 def _result(kind: str, parallel: str, count: int, config: Config, seconds: float) -> Result:
@@ -147,7 +156,7 @@ def _result(kind: str, parallel: str, count: int, config: Config, seconds: float
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """The measurements as lines of a table for a terminal."""
+    """Return the measurements as lines of a table for a terminal."""
     lines = [f"{'processes':>9}{'layers':>8}{'hidden':>8}{'tokens a step':>15}{'s/step':>9}{'tokens/s':>11}"
              f"{'GFLOP/s a process':>19}{'efficiency':>12}"]  # fmt: skip
     for r in results:
@@ -159,5 +168,5 @@ def table(results: Sequence[Result]) -> list[str]:
 
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The measurements as dicts for JSON."""
+    """Return the measurements as dicts for JSON."""
     return [asdict(result) for result in results]

@@ -30,6 +30,7 @@ class RandomTokens(list[Sample], Task):
         if config.task != "mlm":
             super().__init__(Sample(row[:-1], row[1:], None, None, -1) for row in tokens)
             return
+
         masked = dice.random((SAMPLES, length)) < config.data.mask_fraction
         segment, padded = np.arange(length) // (length // 2 + 1), np.where(np.arange(length) < length - 2, 0, -1)
         short = dice.random(SAMPLES) < config.data.short_fraction
@@ -40,7 +41,7 @@ class RandomTokens(list[Sample], Task):
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """All that the model can give."""
+        """All losses that the model can give."""
         return self.spec.losses
 
     @property
@@ -49,17 +50,17 @@ class RandomTokens(list[Sample], Task):
         return self
 
     def __getitem__(self, n: Any) -> Any:
-        """Sample n, from the first again after the last."""
+        """Return sample n, from the first again after the last."""
         return super().__getitem__(n % len(self))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Labelled positions, and sequences with a question."""
+        """Return how many positions are labelled, and how many sequences have a question."""
         assert batch.labels is not None
         counts = {self.losses[0]: (batch.labels >= 0).sum()}
         return counts if batch.related is None else {**counts, self.losses[1]: (batch.related >= 0).sum()}
 
 
 def synthetic_step(config: Config) -> Callable[[int], None]:
-    """The step of the trainer of a definite configuration, in each process of a crew."""
+    """Return the trainer's step for a resolved configuration, in each process of a group."""
     torch.manual_seed(0)
     return Trainer(config, RandomTokens(config), None, Silent()).step

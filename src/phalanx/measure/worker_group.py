@@ -24,7 +24,7 @@ Step = Callable[[int], Any]
 
 
 class TimedStep(NamedTuple):
-    """One step of a group: seconds of its slowest process, what each process returned."""
+    """One step of a group: the seconds of its slowest process, and what each process returned."""
 
     seconds: float
     values: list[Any]
@@ -37,19 +37,20 @@ class WorkerGroup:
     """
 
     def __init__(self, size: int, build: Callable[..., Step], *arguments: Any, device: str = "cpu") -> None:
-        server = multiprocessing.get_context("forkserver")  # imports torch once, for the processes of all crews
+        server = multiprocessing.get_context("forkserver")  # imports torch once, for the processes of all groups
         server.set_forkserver_preload(["phalanx.measure.probes"])
         self.folder = tempfile.TemporaryDirectory()
-        self.ends: list[Connection] = []
+        self.connections: list[Connection] = []
         self.processes = []
         self.steps = 0
+
         for rank in range(size):
             ours, theirs = server.Pipe()
             work = (rank, size, device, Path(self.folder.name) / "store", theirs, build, arguments)
             process = server.Process(target=_serve, args=work, daemon=True)
             process.start()
             theirs.close()
-            self.ends.append(ours)
+            self.connections.append(ours)
             self.processes.append(process)
 
     def __enter__(self) -> Self:
@@ -63,58 +64,61 @@ class WorkerGroup:
         self.folder.cleanup()
 
     def turn(self) -> TimedStep:
-        """Run one step in all processes of the group: its seconds, and what each process returned."""
-        answers = self._ask(self.steps)
+        """Run one step in all processes of the group."""
+        results = self._call(self.steps)
         self.steps += 1
-        return TimedStep(max(seconds for seconds, _ in answers), [value for _, value in answers])
+        return TimedStep(max(seconds for seconds, _ in results), [value for _, value in results])
 
     def close(self) -> float:
-        """Let the processes go; the largest memory of one of them, in GiB."""
-        peak: float = max(self._ask(None))
+        """End the processes; return the largest memory of one of them, in GiB."""
+        peak: float = max(self._call(None))
         self.__exit__(None, None, None)
         return peak
 
-    def _ask(self, question: int | None) -> list[Any]:
-        """The answers of all; the first error ends the group, for the others may wait for that process."""
-        for end in self.ends:
-            end.send(question)
-        answers: dict[int, Any] = {}
-        while len(answers) < len(self.ends):
-            for ready in wait([end for rank, end in enumerate(self.ends) if rank not in answers]):
-                rank = self.ends.index(cast("Connection", ready))
-                answers[rank] = self._answer(rank)
-        return [answers[rank] for rank in range(len(self.ends))]
+    def _call(self, number: int | None) -> list[Any]:
+        """Have every process run step `number`, or None: say its memory. Return the results by rank.
 
-    def _answer(self, rank: int) -> Any:
+        The first error ends the group, for the others may wait for that process.
+        """
+        for connection in self.connections:
+            connection.send(number)
+        results: dict[int, Any] = {}
+        while len(results) < len(self.connections):
+            for ready in wait([connection for rank, connection in enumerate(self.connections) if rank not in results]):
+                rank = self.connections.index(cast("Connection", ready))
+                results[rank] = self._receive(rank)
+        return [results[rank] for rank in range(len(self.connections))]
+
+    def _receive(self, rank: int) -> Any:
         try:
-            answer = self.ends[rank].recv()
+            result = self.connections[rank].recv()
         except EOFError:
             self.processes[rank].join()
-            answer = InputError(f"process {rank} of {len(self.ends)} was killed: was memory enough?")
-        if isinstance(answer, Exception):
+            result = InputError(f"process {rank} of {len(self.connections)} was killed: was memory enough?")
+        if isinstance(result, Exception):
             self.__exit__(None, None, None)
-            raise answer
-        return answer
+            raise result
+        return result
 
 
 def _serve(
-    rank: int, size: int, device: str, store: Path, end: Connection, build: Callable[..., Step], arguments: Any
+    rank: int, size: int, device: str, store: Path, connection: Connection, build: Callable[..., Step], arguments: Any
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started us ends us
     try:
         step = _ready(rank, size, device, store, build, arguments)
-        while (number := end.recv()) is not None:
-            end.send(_timed(step, number, size))
-        end.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        while (number := connection.recv()) is not None:
+            connection.send(_timed(step, number, size))
+        connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     except InputError as error:
-        end.send(error)
+        connection.send(error)
     except Exception:
-        end.send(RuntimeError(f"process {rank} of {size}:\n{traceback.format_exc()}"))
+        connection.send(RuntimeError(f"process {rank} of {size}:\n{traceback.format_exc()}"))
     os._exit(0)  # the others may be gone, and a process group would wait for them
 
 
 def _ready(rank: int, size: int, device: str, store: Path, build: Callable[..., Step], arguments: Any) -> Step:
-    """Take a core or a GPU, join the others, build."""
+    """Take a core or a GPU, join the others, and return the step that `build` makes."""
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
     os.environ.update(GLOO_SOCKET_IFNAME="lo", TRANSFORMERS_VERBOSITY="error")
@@ -132,14 +136,15 @@ def _ready(rank: int, size: int, device: str, store: Path, build: Callable[..., 
 
 
 def _timed(step: Step, number: int, size: int) -> tuple[float, Any]:
-    """Seconds of a step that all begin together, and what it returned."""
+    """Return the seconds of a step that all begin together, and what it returned."""
     import torch
     import torch.distributed as dist
 
     if size > 1:
         dist.barrier()
+
     begin = time.perf_counter()
     value = step(number)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # a step ends when its kernels have
         torch.cuda.synchronize()
     return time.perf_counter() - begin, value

@@ -1,4 +1,4 @@
-"""The published table and what this model says to each of its rows.
+"""The published table, with this model's prediction for each of its rows.
 
 A figure that is not a time is made from the predicted time by the formula of its source: TFLOP/s of Megatron's papers
 up to 2021 count 96 B s l h² with recompute, later ones the model's own 72; efficiency is FLOP/s of a GPU against those
@@ -35,17 +35,18 @@ class Line:
 
     @property
     def error(self) -> float:
+        """The relative error of the prediction; 0 where there is none."""
         return self.predicted / self.published - 1 if self.predicted is not None else 0.0
 
     @property
     def timed(self) -> bool:
-        """A step's time or throughput, rather than a figure made from one that has a row of its own."""
+        """Whether this is a step's time or throughput, rather than a figure made from one that has a row of its own."""
         return self.metric.startswith(TIMES) and "increase" not in self.metric
 
 
 @cache
 def table() -> tuple[Line, ...]:
-    """A line for each row."""
+    """Return a line for each row."""
     lines = []
     for row in rows():
         why = unused(row)
@@ -67,13 +68,13 @@ class Errors:
 
 
 def errors(lines: Sequence[Line]) -> Errors:
-    """Count, median, mean and largest of the absolute relative errors; each line must have a prediction."""
+    """Return count, median, mean and largest of the absolute relative errors; each line must have a prediction."""
     sizes = [abs(line.error) for line in lines]
     return Errors(len(sizes), median(sizes), mean(sizes), max(sizes))
 
 
 def expected(row: Row) -> float:
-    """The model's prediction, in the row's unit."""
+    """Return the model's prediction, in the row's unit."""
     metric = row["metric"]
     if metric == "allreduce_time":
         return Group(cluster(row), int(row["num_gpus"]), 1).all_reduce(float(row["bytes"])) * UNITS[row["unit"]]
@@ -87,7 +88,7 @@ def expected(row: Row) -> float:
 
 
 def phases(row: Row) -> list[float]:
-    """Seconds of BERT-Large's two phases, of 65,536 × 7,038 and 32,768 × 1,563 sequences."""
+    """Return the seconds of BERT-Large's two phases, of 65,536 × 7,038 and 32,768 × 1,563 sequences."""
     gpus, seconds = int(row["num_gpus"]), []
     for sequence, micro, batch, steps in PHASES:
         micro = micro // 2 if row["precision"] == "fp32" else micro
@@ -100,47 +101,47 @@ def phases(row: Row) -> list[float]:
 
 
 def layer(row: Row) -> float:
-    """Seconds of a block's forward, backward, or both."""
+    """Return the seconds of a block's forward, backward, or both, as the row has them."""
     (passes,) = Step(work(row), cluster(row)).blocks
     names = {"layer_forward_time": ("forward",), "layer_backward_time": ("backward",)}
     return sum(sum(passes[name].parts.values()) for name in names.get(row["metric"], ("forward", "backward")))
 
 
 def hardware(shape: Workload) -> float:
-    """FLOPs of a step as the source counts them, with what is computed again."""
+    """Return the FLOPs of a step as the source counts them, with what is computed again."""
     return shape.flops("block" if shape.recompute == "block" else "none")
 
 
 def rate(shape: Workload, prediction: Prediction) -> float:
-    """FLOP/s of a GPU."""
+    """Return the FLOP/s of a GPU, as the source counts them."""
     return hardware(shape) / prediction.seconds / shape.gpus
 
 
 def alone(row: Row, metric: str = "") -> Row:
-    """The source's run on one GPU of the same generation. The announcement's is in the paper that followed it."""
+    """Return the source's run on one GPU of the same generation; the announcement's is in the paper that followed."""
     name = {"nv2019": "meg19"}.get(source(row), source(row))
     runs = [r for r in rows() if source(r) == name and r["num_gpus"] == "1" and r["gpu"][:4] == row["gpu"][:4]]
     return next(r for r in runs if r["metric"].startswith(metric))
 
 
 def _efficiency(row: Row, prediction: Prediction) -> float:
-    one = alone(row)
-    return 100 * rate(work(row), prediction) / rate(work(one), predict(work(one), cluster(one)))
+    single = alone(row)
+    return 100 * rate(work(row), prediction) / rate(work(single), predict(work(single), cluster(single)))
 
 
 def _speedup(row: Row, prediction: Prediction) -> float:
-    one = alone(row)
-    return predict(work(one), cluster(one)).seconds / prediction.seconds
+    single = alone(row)
+    return predict(work(single), cluster(single)).seconds / prediction.seconds
 
 
 def _faster(row: Row, prediction: Prediction) -> float:
-    """Throughput gained against full recompute without sequence parallelism, per cent."""
+    """Return the throughput gained against full recompute without sequence parallelism, per cent."""
     slow = predict(replace(work(row), recompute="block", sequence_parallel=False), cluster(row))
     return 100 * (slow.seconds / prediction.seconds - 1)
 
 
 def _hfu(row: Row, prediction: Prediction) -> float:
-    """arXiv 2205.05198, equation 8: 72 B L s h² (1 + s/3h + v/12hL)."""
+    """Return per cent of a GPU's peak by arXiv 2205.05198, equation 8: 72 B L s h² (1 + s/3h + v/12hL)."""
     shape = work(row)
     again = 3 * shape.batch * shape.sequence * scores(shape.spec, shape.sequence)
     return 100 * (shape.flops() + again) / prediction.seconds / shape.gpus / _peak(row, shape)
@@ -189,43 +190,44 @@ SOURCES = {  # what the short names stand for
 
 
 def text(source: str = "") -> list[str]:
-    """All rows, or a source's, by source, in lines of 120 columns, and a summary; InputError for an unknown source."""
+    """Return all rows, or one source's, in lines of 120 columns, and a summary. InputError for an unknown source."""
     lines = [line for line in table() if source in ("", line.source)]
     if not lines:
         known = sorted({line.source for line in table()})
         raise InputError(f"no published rows of {source!r}; use one of {', '.join(known)}")
+
     by_id = {row["id"]: row for row in rows()}
-    said: list[str] = []
+    output: list[str] = []
     for name in dict.fromkeys(line.source for line in lines):
-        said += ["", f"{name}: {SOURCES[name]}" if name in SOURCES else name]
-        said.append(f"  {'model':<22}{'GPUs':>5} {'layout':<18}{'figure':<25}  published  predicted   error  role")
+        output += ["", f"{name}: {SOURCES[name]}" if name in SOURCES else name]
+        output.append(f"  {'model':<22}{'GPUs':>5} {'layout':<18}{'figure':<25}  published  predicted   error  role")
         for line in (line for line in lines if line.source == name):
             row = by_id[line.id]
             predicted, error = "", ""
             if line.predicted is not None:
                 predicted, error = f"{line.predicted:,.5g}", f"{line.error:+.1%}"
-            said.append(
+            output.append(
                 f"  {row['model'][:21]:<22}{row['num_gpus']:>5} {_layout(row):<18}{_figure(line):<25}"
                 f"{line.published:>11,.5g}{predicted:>11}{error:>8}  {line.role}"
             )
         for why in dict.fromkeys(line.why for line in lines if line.source == name and line.why):
-            said.append(f"  not used: {why}")
-    return [*said[1:], "", *summary(lines)]
+            output.append(f"  not used: {why}")
+    return [*output[1:], "", *summary(lines)]
 
 
 def summary(lines: Sequence[Line]) -> list[str]:
-    """Errors by source and role, of times and throughputs; figures made from them are not counted twice."""
+    """Return the errors by source and role, of times and throughputs; figures made from them are not counted twice."""
     timed = [line for line in lines if line.timed and not line.why]
-    said = [f"{'errors of times and throughputs':<34}{'role':<11}{'rows':>5}{'median':>9}{'mean':>8}{'worst':>8}"]
+    output = [f"{'errors of times and throughputs':<34}{'role':<11}{'rows':>5}{'median':>9}{'mean':>8}{'worst':>8}"]
     groups = dict.fromkeys((line.source, line.role) for line in timed)
     for name, part in [*groups, ("", "fitted"), ("", "held back"), ("", "")]:
-        some = [line for line in timed if name in ("", line.source) and part in ("", line.role)]
-        if some:
-            e = errors(some)
-            said.append(
+        selected = [line for line in timed if name in ("", line.source) and part in ("", line.role)]
+        if selected:
+            e = errors(selected)
+            output.append(
                 f"{name or 'all':<34}{part or 'both':<11}{e.count:>5}{e.median:>9.1%}{e.mean:>8.1%}{e.worst:>8.1%}"
             )
-    return said
+    return output
 
 
 def _layout(row: Row) -> str:

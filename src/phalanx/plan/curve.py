@@ -45,7 +45,7 @@ class Curves:
 
 
 def curves(measured: Path | None = None) -> Curves:
-    """All of it; `measured` is what `phalanx scale --json` wrote."""
+    """Return all curves; `measured` is a file that `phalanx scale --json` wrote, InputError for another."""
     bert = [row for row in rows() if row["metric"] == "time_to_train" and not unused(row)]
     bert = [row for row in bert if row["precision"].startswith("fp16")]
     template = next(row for row in bert if row["num_gpus"] == "1024")
@@ -58,13 +58,13 @@ def curves(measured: Path | None = None) -> Curves:
 
 
 def _weak(metric: str) -> list[Point]:
-    """A point for each number of GPUs: of several runs the paper's first, that of its table 1."""
-    found: dict[int, Row] = {}
+    """Return a point for each number of GPUs: of several runs the paper's first, that of its table 1."""
+    first_rows: dict[int, Row] = {}
     for row in rows():
         if row["metric"] == metric and source(row) == "meg19":
-            found.setdefault(int(row["num_gpus"]), row)
+            first_rows.setdefault(int(row["num_gpus"]), row)
     points = []
-    for gpus, row in sorted(found.items()):
+    for gpus, row in sorted(first_rows.items()):
         shape = work(row)
         flops = gpus * comparison.rate(shape, predict(shape, cluster(row)))
         points.append(Point(gpus, row["model"], flops, comparison.expected(row) / 100, float(row["value"]) / 100))
@@ -76,26 +76,27 @@ def _measured(path: Path) -> list[Point]:
         records = json.loads(path.read_text(encoding="utf-8"))
         return [
             Point(
-                int(one["processes"]),
-                f"{one['parallel']}, {one['kind']}",
-                one["processes"] * float(one["model_flops_per_process"]),
-                float(one["efficiency"]),
+                int(record["processes"]),
+                f"{record['parallel']}, {record['kind']}",
+                record["processes"] * float(record["model_flops_per_process"]),
+                float(record["efficiency"]),
             )
-            for one in records
+            for record in records
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not what `phalanx scale --json` writes ({type(error).__name__}: {error})") from None
 
 
-def text(found: Curves) -> list[str]:
-    """The points as tables."""
+def text(points: Curves) -> list[str]:
+    """Return the points as lines of two tables."""
     lines = [f"{'GPT-2':<14}{'GPUs':>6}{'PFLOP/s':>10}{'efficiency':>12}{'published':>11}"]
-    for point in [*found.tensor, *found.both, *found.measured]:
-        said = f"{point.published:>11.0%}" if point.published is not None else ""
-        lines.append(f"{point.name:<14}{point.gpus:>6}{point.flops / 1e15:>10.4g}{point.efficiency:>12.1%}{said}")
+    for point in [*points.tensor, *points.both, *points.measured]:
+        published = f"{point.published:>11.0%}" if point.published is not None else ""
+        lines.append(f"{point.name:<14}{point.gpus:>6}{point.flops / 1e15:>10.4g}{point.efficiency:>12.1%}{published}")
+
     lines += ["", f"{'BERT-Large':<14}{'GPUs':>6}{'phase 1':>10}{'phase 2':>12}{'both':>11}   minutes; published"]
-    for time in found.times:
+    for time in points.times:
         first, second = (seconds / 60 for seconds in time.phases)
-        known = ", ".join(f"{s / 60:.4g}" for gpus, s in found.published_times if gpus == time.gpus)
+        known = ", ".join(f"{s / 60:.4g}" for gpus, s in points.published_times if gpus == time.gpus)
         lines.append(f"{'':14}{time.gpus:>6}{first:>10.1f}{second:>12.1f}{first + second:>11.1f}   {known}")
     return lines

@@ -23,7 +23,7 @@ _NUMBERS = {"tp": "tp", "cp": "cp", "pp": "pp", "×": "chunks", "x": "chunks", "
 
 
 def short(layout: LayoutConfig) -> str:
-    """The layout's keys that differ from those of one process, as short words, axes first."""
+    """Return the layout's keys that differ from those of one process, as short words, axes first."""
     words = [f"{axis}{getattr(layout, axis)}" for axis in ("tp", "cp", "pp") if getattr(layout, axis) > 1]
     if layout.chunks > 1:
         words[-1] += f"×{layout.chunks}"
@@ -36,8 +36,11 @@ def short(layout: LayoutConfig) -> str:
 
 
 def pins(text: str) -> dict[str, Any]:
-    """Keys of the layout section that a text names, as `short` writes them or as tp=4; InputError for all others."""
-    found: dict[str, Any] = {}
+    """Return the keys of the layout section that a text names, as `short` writes them or as tp=4.
+
+    InputError for all other words.
+    """
+    keys: dict[str, Any] = {}
     for word in re.sub(r"([a-z]+\d+)[×x](\d+)", r"\1 ×\2", text.replace(",", " ")).split():
         number = re.fullmatch(r"([a-z]+|×)=?(\d+)", word)
         if word in _WORDS:
@@ -47,8 +50,9 @@ def pins(text: str) -> dict[str, Any]:
         else:
             known = ", ".join([*(f"{axis}4" for axis in ("tp", "cp", "pp", "dp", "mb")), *_WORDS])
             raise InputError(f"{word!r} says nothing about a layout; use words like {known}")
-        found[key] = value
-    if "chunks" in found:
-        found["schedule"] = "interleaved"
-    recipe.validate({"layout": found})
-    return found
+        keys[key] = value
+
+    if "chunks" in keys:
+        keys["schedule"] = "interleaved"
+    recipe.validate({"layout": keys})
+    return keys

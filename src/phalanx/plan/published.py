@@ -1,4 +1,4 @@
-"""What others have measured and published, beside what this model predicts for it.
+"""Figures that others have measured and published, beside this model's predictions for them.
 
 `assets/published.csv` holds a figure a row with its source. Here each *source* (never a single row) says how its system
 worked: which cluster, which kernels, how gradients were summed, what the paper leaves unsaid. Figures that are not
@@ -94,13 +94,13 @@ FITTED = {  # what benchmarks/fit.py reads; of vtrain's rows those whose hash is
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """All rows of the published tables."""
+    """Return all rows of the published tables."""
     text = files("phalanx").joinpath("assets/published.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
 
 def source(row: Row) -> str:
-    """The source's short name: the row's number without its count, and of one README in three years which."""
+    """Return the source's short name: the row's number without its count, and of one README in three years which."""
     name = row["id"].rsplit("-", 1)[0]
     years = {"6fe463fe": "dle-2019", "f8b3a63f": "dle-2020", "a07d20a1": "dle-2022"}
     year = next((year for commit, year in years.items() if commit in row["source"]), name)
@@ -108,16 +108,18 @@ def source(row: Row) -> str:
 
 
 def system(row: Row) -> System:
+    """Return how the program of a row's source worked."""
     return next(s for prefix, s in SYSTEMS.items() if row["id"].startswith(prefix) or source(row).startswith(prefix))
 
 
 def cluster(row: Row) -> Cluster:
+    """Return the cluster that a row was measured on."""
     known = system(row).clusters
     return load(next(name for gpu, name in known.items() if row["gpu"].startswith(gpu)))
 
 
 def unused(row: Row) -> str:
-    """Why a row is not used, or nothing."""
+    """Return why a row is not used, or ""."""
     if row["id"].startswith("lamb"):
         return UNUSED["lamb"]
     if row["metric"] == "time_to_train" and row["unit"] == "days":
@@ -132,7 +134,7 @@ def unused(row: Row) -> str:
 
 
 def role(row: Row) -> str:
-    """fitted, held back, or not used."""
+    """Return a row's role: fitted, held back, or not used."""
     if unused(row):
         return "not used"
     even = row["id"].startswith("vtrain") and sha256(row["id"].encode()).digest()[0] % 2 == 0
@@ -141,7 +143,7 @@ def role(row: Row) -> str:
 
 
 def work(row: Row) -> Workload:
-    """The step that a row measured."""
+    """Return the step that a row measured."""
 
     def number(key: str, otherwise: int) -> int:
         return int(row[key]) if row[key].isdigit() else otherwise
@@ -153,6 +155,7 @@ def work(row: Row) -> Workload:
     sequence_parallel = (settings.pop("sequence_parallel", False) and tp > 1) or row["seq_parallel"] == "yes"
     chunks = number("chunks", 1) if pp > 1 else 1
     precision = {"fp16-amp": "fp16", "": "fp16"}.get(row["precision"], row["precision"])
+
     wide = precision in ("fp32", "tf32")
     if wide:
         settings["gradient_bytes"] = 4

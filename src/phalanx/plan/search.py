@@ -33,7 +33,7 @@ Pins = dict[str, Any]  # keys of the layout section that the user has decided
 
 
 class Candidate(NamedTuple):
-    """A layout without a say on recompute."""
+    """A layout whose recompute is not decided yet."""
 
     tp: int
     sequence_parallel: bool
@@ -56,8 +56,8 @@ class Planned:
 
 
 @dataclass
-class Found:
-    """The fastest first; how many layouts there are, how many were worked out, and how many of those do not fit."""
+class SearchResult:
+    """The fastest layouts first; how many there are, how many were worked out, and how many of those do not fit."""
 
     best: list[Planned]
     layouts: int = 0
@@ -66,8 +66,8 @@ class Found:
     smallest: tuple[float, LayoutConfig] | None = None  # bytes of the layout that needs least, of those worked out
 
 
-def search(config: Config, cluster: Cluster, gpus: int, pins: Pins, most: int = 10) -> Found:
-    """The `most` fastest layouts of `config` on so many GPUs; its own layout says only what `pins` names."""
+def search(config: Config, cluster: Cluster, gpus: int, pins: Pins, most: int = 10) -> SearchResult:
+    """Return the `most` fastest layouts of `config` on so many GPUs; of its own layout only the `pins` count."""
     return _Search(config, cluster, gpus, pins).run(most)
 
 
@@ -80,31 +80,34 @@ class _Search:
         self.single = self.work(self._with(LayoutConfig(dp=1, micro_batch=1)))
         self.block, self.weights, self.pipe = cache(self._block), cache(self._weights), cache(self._pipe)
 
-    def run(self, most: int) -> Found:
-        found = Found([])
-        candidates = sorted((self.least(one), number, one) for number, one in enumerate(self.candidates()))
-        found.layouts = len(candidates)
+    def run(self, most: int) -> SearchResult:
+        result = SearchResult([])
+        numbered = enumerate(self.candidates())
+        candidates = sorted((self.least(candidate), number, candidate) for number, candidate in numbered)
+        result.layouts = len(candidates)
+
         best: list[tuple[float, int, Planned]] = []  # a heap, the slowest on top
         for least, number, candidate in candidates:
             if len(best) == most and (not best or least > -best[0][0]):
                 break
-            found.worked_out += 1
-            planned = self.work_out(candidate, found)
+            result.worked_out += 1
+            planned = self.work_out(candidate, result)
             if planned is None:
                 continue
             entry = (-planned.prediction.seconds, -number, planned)
             (heapq.heappush if len(best) < most else heapq.heappushpop)(best, entry)
-        found.best = [planned for _, _, planned in sorted(best, reverse=True)]
-        return found
+
+        result.best = [planned for _, _, planned in sorted(best, reverse=True)]
+        return result
 
     def choices(self, key: str, values: Sequence[Any]) -> Sequence[Any]:
-        """Values of a layout's key that the user allows."""
+        """Return the values of a layout's key that the user allows."""
         if key not in self.pins:
             return values
         return [value for value in values if value == self.pins[key]]
 
     def candidates(self) -> Iterator[Candidate]:
-        """All that divide."""
+        """Yield all layouts that divide the model, the batch and the GPUs."""
         most = max(block.attention.heads for block in kinds(self.spec))
         together = rows_together(self.config)
         for tp, pp, cp in product(*(self.choices(key, _divisors(self.gpus)) for key in ("tp", "pp", "cp"))):
@@ -114,9 +117,11 @@ class _Search:
             sequence = [way for way in ways if self.config.data.sequence % parts_of(tp, cp, way) == 0]
             if tp > most or self.config.train.batch % dp or not sequence:
                 continue
+
             shards = self.choices("shard", ["none", "zero2", "zero3"] if dp * cp > 1 else ["none"])
             sizes = {"tp": tp, "sequence_parallel": sequence[-1], "cp": cp, "pp": pp, "dp": dp, "micro_batch": together}
             schedules = [each for each in self.schedules(pp) if self.possible(sizes, *each)]
+
             rows = [size // dp for size in batch_sizes(self.config.train)]
             every = [size for size in _divisors(self.config.train.batch // dp) if size % together == 0]
             micro_batches = self.choices("micro_batch", every)
@@ -128,12 +133,12 @@ class _Search:
                         yield Candidate(tp, parallel, cp, pp, schedule, chunks, dp, shard, micro_batch)
 
     def possible(self, sizes: dict[str, Any], schedule: str, chunks: int) -> bool:
-        """Whether the trainer takes it."""
+        """Return whether the trainer takes a layout of these sizes."""
         layout = self.pinned.model_copy(update={**sizes, "schedule": schedule, "chunks": chunks})
         return not misfit(self._with(layout), self.gpus)
 
     def schedules(self, pp: int) -> list[tuple[str, int]]:
-        """With their chunks; interleaved, what divides the layers evenly."""
+        """Return the allowed schedules with their chunks; of interleaved those that divide the layers evenly."""
         layers = len(self.spec.blocks)
         if pp == 1:
             every = [("1f1b", 1)]
@@ -144,55 +149,60 @@ class _Search:
         counts = self.choices("chunks", [chunks for _, chunks in every])
         return [(name, chunks) for name, chunks in every if name in allowed and chunks in counts]
 
-    def least(self, one: Candidate) -> float:
-        """Seconds, at the least: the blocks of the busiest rank, the pipeline's bubble, gradients and weights."""
-        busiest, bubble = self.pipe(one.pp, one.schedule, one.chunks)
-        count = self.config.train.batch // (one.dp * one.micro_batch)
-        block = self.block(one.tp, one.sequence_parallel, one.cp, one.micro_batch, self.recompute[0])
-        weights = self.weights(one.tp, one.cp, one.pp, one.dp, one.shard, one.micro_batch)
+    def least(self, candidate: Candidate) -> float:
+        """Return the least seconds: of the busiest rank's blocks, the pipeline's bubble, gradients and weights."""
+        busiest, bubble = self.pipe(candidate.pp, candidate.schedule, candidate.chunks)
+        count = self.config.train.batch // (candidate.dp * candidate.micro_batch)
+        block = self.block(
+            candidate.tp, candidate.sequence_parallel, candidate.cp, candidate.micro_batch, self.recompute[0]
+        )
+        weights = self.weights(
+            candidate.tp, candidate.cp, candidate.pp, candidate.dp, candidate.shard, candidate.micro_batch
+        )
         return (count * busiest + bubble) * block + weights
 
     def _pipe(self, pp: int, schedule: str, chunks: int) -> tuple[int, int]:
-        """Blocks of the busiest rank, and those of the pipeline's bubble."""
+        """Return the blocks of the busiest rank, and those of the pipeline's bubble."""
         layout = LayoutConfig().model_copy(update={"pp": pp, "schedule": schedule, "chunks": chunks})
         spread = placement.assign_layers(self.spec, placement.stage_count(layout))
         busiest = max(sum(spread[n] for n in placement.stage_numbers(layout, rank)) for rank in (0, pp // 2))
         return busiest, (pp - 1) * min(spread) * (schedule != "zbv")
 
     def _weights(self, tp: int, cp: int, pp: int, dp: int, shard: str, micro_batch: int) -> float:
-        """Seconds of a step's gradients, of which replicas hide most, and of the optimizer."""
+        """Return the seconds of a step's gradients, of which replicas hide most, and of the optimizer."""
         work = replace(self.single, tp=tp, cp=cp, pp=pp, dp=dp, shard=shard, micro_batch=micro_batch)
         return self.step(work).least(len(self.spec.blocks) // pp)
 
     def _block(self, tp: int, sequence: bool, cp: int, micro_batch: int, recompute: str) -> float:
-        one = replace(self.single, tp=tp, sequence_parallel=sequence, cp=cp, micro_batch=micro_batch)
-        work = replace(one, recompute=recompute)
+        work = replace(
+            self.single, tp=tp, sequence_parallel=sequence, cp=cp, micro_batch=micro_batch, recompute=recompute
+        )
         return min(sum(each.seconds for each in passes.values()) for passes in self.step(work).blocks)
 
     def step(self, work: Workload) -> Step:
-        """With the timer of all on as many GPUs of a node."""
+        """Return the step of a workload, with the timer that all share which use as many GPUs of a node."""
         near = min(work.gpus, self.cluster.node)
         if near not in self.timers:
             self.timers[near] = measured.timer(self.cluster, work)
         return Step(work, self.cluster, self.timers[near])
 
-    def work_out(self, candidate: Candidate, found: Found) -> Planned | None:
-        """With as little recompute as fits; None if nothing does."""
+    def work_out(self, candidate: Candidate, result: SearchResult) -> Planned | None:
+        """Return a layout with as little recompute as fits; None if nothing does. `result` counts what is too large."""
         layout = self.pinned.model_copy(update=candidate._asdict())
         for recompute in self.recompute:
             if layout.schedule == "zbv" and recompute != "none":
                 break  # torch's zbv asks for each weight's gradient apart, and computes the block again for each
             config = filled(self._with(layout.model_copy(update={"recompute": recompute})), self.gpus)
             needed = max((memory(config, pp) for pp in {0, layout.pp - 1}), key=sum)
-            if found.smallest is None or sum(needed) < found.smallest[0]:
-                found.smallest = sum(needed), config.layout
+            if result.smallest is None or sum(needed) < result.smallest[0]:
+                result.smallest = sum(needed), config.layout
             if sum(needed) <= ROOM * self.cluster.gpu.memory:
                 return Planned(config, needed, self.step(self.work(config)).prediction())
-        found.too_large += 1
+        result.too_large += 1
         return None
 
     def work(self, config: Config) -> Workload:
-        """With compiled blocks, where a schedule takes them."""
+        """Return a run's workload, with compiled blocks where a schedule takes them."""
         work = Workload.of(config)
         return work if config.layout.schedule == "zbv" else replace(work, pointwise="fused")
 
