@@ -47,7 +47,7 @@ class Tokens:
         drawn = dice.integers(shape.vocab, size=(64, shape.sequence + 1))
         self.train = _Round([Sample(row[:-1], row[1:], None, None, -1) for row in drawn])
 
-    def counts(self, batch: Any) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Any) -> dict[str, Tensor]:
         """Every position counts."""
         return {"lm": (batch.labels >= 0).sum()}
 

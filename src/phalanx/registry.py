@@ -99,7 +99,7 @@ TASKS = Table(
         "tokens": "phalanx.tasks.tokens:Tokens",
         "completion": "phalanx.tasks.completion:Completion",
     },
-    ("losses", "counts", "labelled", "fitted"),
+    ("losses", "loss_counts", "labelled", "fitted"),
 )
 HEADS = Table(
     "model.head",

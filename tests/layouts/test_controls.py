@@ -1,6 +1,6 @@
 """The test of one curve bites: three well-known mistakes, made on purpose, are far outside its tolerance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,10 +37,10 @@ def masks_of_the_rank(patch: pytest.MonkeyPatch) -> None:
 
 def mean_of_means(patch: pytest.MonkeyPatch) -> None:
     """Every replica takes the gradient of its own mean, and these are averaged."""
-    count, backward = Layout.counts, Layout.backward
+    count, backward = Layout.global_counts, Layout.backward
     shares: dict[str, Tensor] = {}
 
-    def counts(self: Layout, losses: Sequence[str], here: dict[str, Tensor]) -> dict[str, int]:
+    def counts(self: Layout, losses: Sequence[str], here: Mapping[str, Tensor]) -> dict[str, int]:
         whole = count(self, losses, here)
         shares.update({name: whole[name] / (self.mesh.data.size * here[name].clamp_min(1)) for name in whole})
         return whole
@@ -48,7 +48,7 @@ def mean_of_means(patch: pytest.MonkeyPatch) -> None:
     def own(self: Layout, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
         return backward(self, batches, lambda sums: objective({name: sums[name] * shares[name] for name in shares}))
 
-    patch.setattr(Layout, "counts", counts)
+    patch.setattr(Layout, "global_counts", counts)
     patch.setattr(Layout, "backward", own)
 
 

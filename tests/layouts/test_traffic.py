@@ -56,7 +56,7 @@ def listen(trainer: Trainer) -> CommCounter:
 
 def expected(trainer: Trainer, step: int) -> ExpectedMessages:
     """The closed form for this rank and the batch of a step."""
-    batches = trainer._micro_batches(trainer.layout.local_batch(trainer.loader.make(step)))
+    batches = trainer.layout.micro_batches(trainer.layout.local_batch(trainer.loader.make(step)))
     bert = trainer.config.task == "mlm"
     labels = [batch.labels for batch in batches if batch.labels is not None]
     labelled = [int((each >= 0).sum()) if bert else each.numel() for each in labels]

@@ -74,7 +74,7 @@ def test_a_state_saved_before_the_first_good_step(corpus: Corpus, run: Path, fam
     stopped.step(0)
     stopped.progress.step = 1
     stopped._save()
-    stopped._finish()
+    stopped._save_last()
     resumed = fit(run.with_name("part"), config)
     assert first.steps | resumed.steps == whole.steps
     unsaved = fit(run.with_name("unsaved"), _config(corpus, family, "fp16", "adamw", *words, "save.every=0"))

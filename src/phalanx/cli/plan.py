@@ -165,8 +165,8 @@ def trace(
         job = bar.add_task("tracing", total=passes(config, processes, rank))
         done = traced_step(config, processes, rank, record=export is not None, progress=lambda: bar.advance(job))
 
-    account = TraceReport(config, done)
-    print(json.dumps(account.document(), indent=1) if as_json else "\n".join(account.lines()))
+    report = TraceReport(config, done)
+    print(json.dumps(report.document(), indent=1) if as_json else "\n".join(report.lines()))
     if out:
         from phalanx.plan.memory_profiler import KINDS
         from phalanx.report.memory import draw

@@ -53,7 +53,7 @@ class RandomTokens(list[Sample], Task):
         """Return sample n, from the first again after the last."""
         return super().__getitem__(n % len(self))
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return how many positions are labelled, and how many sequences have a question."""
         assert batch.labels is not None
         counts = {self.losses[0]: (batch.labels >= 0).sum()}

@@ -4,7 +4,7 @@ Each rank builds its stages without memory, cuts them down to its share of every
 left, by global coordinates: nobody ever holds the whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -49,24 +49,30 @@ class Layout:
         self.config, self.mesh, self.spec, self.device = config, mesh, spec, torch.device(config.train.device)
         self.stages: list[Stage] = []
         self.locals: dict[str, Local] = {}
-
         self.ranks = Ranks(mesh.tp.size, config.layout.sequence_parallel, mesh.tp.rank)
+
         count = placement.stage_count(config.layout)
         spread = placement.assign_layers(spec, count)
         for number in placement.stage_numbers(config.layout, mesh.pp.rank):
             with torch.device("meta"):
                 model = Model(partition.stage(spec, number, spread))
+
+            # cut and fill slots first: `prepare` compiles a loss only where no slot says that its vocabulary is split;
+            # memory comes after all of it, so that nobody ever holds the whole
             shard(model, mesh.tp, self.ranks)
             context_parallel.split_sequences(model, mesh.cp, config.layout.context)
             prepare(model)
+
             stage = Stage(model, number == 0, number == count - 1)
             pipeline.unsplit(stage)
             self.stages.append(stage)
 
+        # in the order of stages: the last of a V takes the word embedding of the first
         with memory or nullcontext():
             for stage in self.stages:
                 self._materialise(stage, write=memory is None)
 
+        # from tensors that have memory: what the optimizer moves and buckets hook is what is there now
         self.parameters = Parameters(self.locals, mesh.within, config.precision.dtype)
         self.buckets = None if self.sharded else data_parallel.Buckets(self.parameters.values(), mesh.data)
         self.pipeline = self._pipeline() if mesh.pp.size > 1 else None
@@ -81,12 +87,18 @@ class Layout:
         """Return this rank's part of its replica's sequences: with context parallelism its positions of each."""
         return context_parallel.slice_batch(batch, self.mesh.cp)
 
-    def counts(self, losses: Sequence[str], counts: dict[str, Tensor]) -> dict[str, int]:
-        """Return the number of positions, over all replicas, that each of the `losses` is summed over, from this rank's
-        own `counts` (int64 [] each). These are on the CPU, so that nobody waits for the device.
-        """
+    def micro_batches(self, batch: Batch) -> list[Batch]:
+        """Cut a batch into those of `layout.micro_batch` sequences; the last may be smaller."""
+        size = self.config.layout.micro_batch
+        return [batch.rows(start, start + size) for start in range(0, len(batch.tokens), size)]
+
+    def global_counts(self, losses: Sequence[str], counts: Mapping[str, Tensor]) -> dict[str, int]:
+        """Return over how many positions of all replicas each of the `losses` is summed, from this rank's `counts`:
+        int64 [] each, on the CPU, so that nobody waits for the device."""
         none = torch.zeros((), dtype=torch.int64)
         values = torch.stack([counts.get(name, none) for name in losses])
+
+        # ranks of the tp and pp axes have the same positions: only those of dp and cp add up; integers, so exact
         if self.mesh.data.size > 1:
             dist.all_reduce(values, group=self.mesh.data.group)
         return dict(zip(losses, values.tolist(), strict=True))
@@ -95,10 +107,12 @@ class Layout:
         """Compute gradients of micro-batches' objectives, summed over all ranks with a part; return each one's sums."""
         if self.buckets:
             self.buckets.begin(len(batches))
+
         if self.pipeline:
             sums = self.pipeline.run(batches, objective)
         else:
             sums = [self._accumulate(batch, objective, batch is batches[-1]) for batch in batches]
+
         self._sum_gradients()
         return sums
 
@@ -116,27 +130,29 @@ class Layout:
             self.buckets.synchronize()
 
         for local in self.locals.values():
-            if local.source is not local.tensor:
+            if local.source is not local.tensor:  # sharded: `fully_shard` has summed it over the replicas
                 grad = local.source.grad
                 local.tensor.grad = None if grad is None else data_parallel.local(grad)
             if local.tensor.grad is None:  # unused: between replicas zeros are summed, so zeros everywhere
                 local.tensor.grad = torch.zeros_like(local.tensor)
 
+        # after the sum over replicas: both ends then exchange sums, once a step; a V has both ends on one rank
         if self.spec.tied and self.mesh.pp.size > 1 and self.config.layout.schedule != "zbv":
             pipeline.tie(self.parameters.get(WORDS), self.mesh.pp)
+
+        # norms split by positions have the terms of their positions, copies of a key head those of their queries
         for axis in self.mesh.sharing:
             self.parameters.add_partial_gradients(axis)
 
     def totals(self, sums: Sequence[Sums], names: Sequence[str], *terms: Tensor) -> Tensor:
         """Return the losses `names` of a step's micro-batches summed over all positions, then `terms` (one a rank)
-        summed over all ranks: float32 [names + terms], the same on every rank.
-        """
+        summed over all ranks: float32 [names + terms], the same on every rank."""
         zero = torch.zeros((), device=self.device)
-        losses = [
-            sum((part[name].float() for part in sums if name in part), zero) / self.mesh.tp.size for name in names
-        ]
-        # one all-reduce for losses, the gradient's norm and whatever else the ranks must agree on
+        # in fp32, as thousands of positions add up; divided by tp because each rank of that axis has the same sum
+        losses = [sum((s[name].float() for s in sums if name in s), zero) / self.mesh.tp.size for name in names]
         values = torch.stack([*losses, *terms])
+
+        # over the world: of a pipeline only the last stage has losses, while every stage has its terms
         if self.mesh.world.size > 1:
             dist.all_reduce(values)
         return values

@@ -34,13 +34,15 @@ class Stage(nn.Module):
         self.objective: Objective = lambda sums: next(iter(sums.values()))
         self.sums: list[Sums] = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the next micro-batch of `coming`: x is the stream [rows, seq, hidden], or anything in stage 0."""
-        batch = next(self.coming)
+    def forward(self, x: Tensor, batch: Batch | None = None) -> Any:
+        """Compute `batch`, or the next micro-batch of `coming`: x is the stream [rows, seq, hidden], or anything in
+        stage 0. The last stage returns the sums of a given batch, and the objective of the next one."""
+        scheduled = batch is None  # a schedule gives tensors alone: batches and sums go by attributes
+        batch = next(self.coming) if batch is None else batch
         out = self.model(batch) if self.first else self.model(batch, x)
-        if not self.last:
-            y: Tensor = out
-            return y
+        if not (self.last and scheduled):
+            return out
+
         self.sums.append({name: value.detach() for name, value in out.items()})
         return self.objective(out)
 
@@ -56,6 +58,7 @@ class Pipeline:
 
     def run(self, batches: Sequence[Batch], objective: Objective) -> list[Sums]:
         """Compute gradients of the objective of every micro-batch; return each one's sums, on the last stage alone."""
+        # torch's schedules call a stage with chunks of tensors and nothing else: its batches are laid out for it here
         for stage in self.stages:
             stage.coming, stage.objective, stage.sums = iter(batches), objective, []
         if len(batches) not in self.schedules:
@@ -73,24 +76,23 @@ class Pipeline:
     def forward(self, batch: Batch) -> Sums:
         """Return the sums of one batch, computed without gradients, on the last stage; nothing elsewhere."""
         count, group = placement.stage_count(self.layout), self.axis.group
-        mine = dict(zip(placement.stage_numbers(self.layout, self.axis.rank), self.stages, strict=True))
+        local = dict(zip(placement.stage_numbers(self.layout, self.axis.rank), self.stages, strict=True))
         stream, sums = torch.empty(self.stream, device=self.device), Sums()
 
         # all ranks go through the stages in order, so a send always meets its receive
         for number in range(count):
             source = placement.rank_of_stage(number, self.layout)
             target = placement.rank_of_stage(number + 1, self.layout)
-            if number in mine:
-                stage = mine[number]
-                stage.coming, stage.sums = iter([batch]), []
-                out = stage(stream)
+            if number in local:
+                stage = local[number]
+                out = stage(stream, batch)  # not its model: `fully_shard` gathers weights when the stage is called
                 if stage.last:
-                    sums = stage.sums[0]
+                    sums = out
                 elif target == source:
                     stream = out
                 else:
                     dist.send(out.contiguous(), group=group, group_dst=target)
-            elif number + 1 in mine:
+            elif number + 1 in local:
                 dist.recv(stream, group=group, group_src=source)
         return sums
 
@@ -123,11 +125,15 @@ def tie(parameter: nn.Parameter | None, axis: Axis) -> None:
     grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     received = torch.empty_like(grad)
     peer = axis.size - 1 - axis.rank
+
+    # a sum of two by exchange: a group of just these two ranks would have to be made by all
     exchange = [
         dist.P2POp(op, t, group=axis.group, group_peer=peer) for op, t in ((dist.isend, grad), (dist.irecv, received))
     ]
+    # one end sends first where the other receives first: two that both sent first could wait for each other
     for work in dist.batch_isend_irecv(exchange if axis.rank == 0 else exchange[::-1]):
         work.wait()
+
     # first rank's + last rank's on both: the sum has the same bits, and the copies never part
     parameter.grad = grad + received if axis.rank == 0 else received + grad
 

@@ -38,8 +38,9 @@ from phalanx.plan.communication import Message
 from phalanx.plan.memory_profiler import KINDS, MemoryProfiler
 from phalanx.plan.op_recorder import Operation, OpRecorder
 from phalanx.plan.rank import RankShard, labels
-from phalanx.train.optim import clip
+from phalanx.precision.scale import LossScale
 from phalanx.train.prepare import prepare
+from phalanx.train.trainer import forward_backward
 
 _aten = torch.ops.aten
 _ONE_PIECE = (1 << 62, 1 << 62)  # of logits, which take no memory here
@@ -83,20 +84,22 @@ def trace(
         mesh = make_mesh(config.layout, torch.device("cpu"), spec)
         layout = Layout(config, mesh, spec, partial(prepare, config=config, device=torch.device("meta")), fake)
         optimizers = config.optim.build(layout.parameters)
-        ledger, traffic = MemoryProfiler(), CommCounter(config.layout)
+
+        memory, comm = MemoryProfiler(), CommCounter(config.layout)
         sizes = logit_chunks.LIMITS[device], _ONE_PIECE
         limits, whole = (mock.patch.dict(logit_chunks.LIMITS, cpu=size) for size in sizes)
         with fake, _Answers(labels(config)), mock.patch.multiple(random, rows=_rows, keep=_keep), limits:
             with mock.patch.object(Block, "forward", _pass_by), whole:
-                _step(config, layout, optimizers, ledger)
+                _step(config, layout, optimizers, memory)
+
             for block in (m for m in _modules(layout) if isinstance(m, Block)):
                 block.register_forward_pre_hook(lambda *_: progress())
-            recorder = OpRecorder(traffic, ledger)
-            with recorder if record else nullcontext(), ledger, ledger.resizing(), traffic:
-                take_stock(ledger, layout, optimizers, fake)
-                _step(config, layout, optimizers, ledger)
+            recorder = OpRecorder(comm, memory)
+            with recorder if record else nullcontext(), memory, memory.resizing(), comm:
+                take_stock(memory, layout, optimizers, fake)
+                _step(config, layout, optimizers, memory)
     count = sum(p.numel() for p in layout.parameters.values())
-    return Trace(rank, count, ledger.timeline(), ledger.flops, traffic.messages, recorder.operations)
+    return Trace(rank, count, memory.timeline(), memory.flops, comm.messages, recorder.operations)
 
 
 def passes(config: Config, processes: int, rank: int) -> int:
@@ -108,35 +111,31 @@ def passes(config: Config, processes: int, rank: int) -> int:
 
 
 def take_stock(
-    ledger: MemoryProfiler, layout: Layout, optimizers: list[torch.optim.Optimizer], fake: FakeTensorMode | None = None
+    memory: MemoryProfiler, layout: Layout, optimizers: list[torch.optim.Optimizer], fake: FakeTensorMode | None = None
 ) -> None:
     """Write down what is there before a step, fake tensors or real ones, and say of what kind it and gradients are."""
-    kind, there = (FakeTensor, fake) if fake else (Tensor, None)
-    alive = [o for o in gc.get_objects() if type(o) is kind and getattr(o, "fake_mode", None) is there]
-    ledger.label("temporary", alive)
-    ledger.label("parameters", layout.parameters.values())
+    kind, mode = (FakeTensor, fake) if fake else (Tensor, None)
+    alive = [o for o in gc.get_objects() if type(o) is kind and getattr(o, "fake_mode", None) is mode]
+    memory.label("temporary", alive)
+    memory.label("parameters", layout.parameters.values())
     for optimizer in optimizers:
-        ledger.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
+        memory.label("optimizer", (t for state in optimizer.state.values() for t in state.values()))
     for parameter in [*layout.parameters.values(), *_gathered(layout)]:
-        parameter.register_hook(lambda grad: ledger.label("gradients", [grad]))  # type: ignore[no-untyped-call]
+        parameter.register_hook(lambda grad: memory.label("gradients", [grad]))  # type: ignore[no-untyped-call]
 
 
-def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], ledger: MemoryProfiler) -> None:
-    """Run one step as the trainer does."""
+def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer], memory: MemoryProfiler) -> None:
+    """Run the trainer's step on a batch of zeros, in which every loss counts one position."""
     losses = spec_of(config.model).losses
     batch = layout.local_batch(_batch(config))
-    counts = layout.counts(losses, {name: torch.ones((), dtype=torch.int64) for name in losses})
-    size = config.layout.micro_batch
-    batches = [batch.rows(start, start + size) for start in range(0, len(batch.tokens), size)]
-    objective = partial(_objective, counts)
-    sums = layout.backward(batches, objective)
-    parameters = layout.parameters
-    ledger.label("gradients", (p.grad for p in parameters.values()))
-    totals = layout.totals(sums, losses, parameters.square(), torch.zeros(()))
-    clip(parameters, totals[-2], config.optim.clip)
+    counts = layout.global_counts(losses, {name: torch.ones((), dtype=torch.int64) for name in losses})
+    scale = LossScale(config.precision).value
+    forward_backward(layout, layout.micro_batches(batch), counts, scale)
+
+    memory.label("gradients", (p.grad for p in layout.parameters.values()))
     for optimizer in optimizers:
         optimizer.step()
-    parameters.zero_grad()
+    layout.parameters.zero_grad()
 
 
 def _modules(layout: Layout) -> Iterator[nn.Module]:
@@ -160,10 +159,6 @@ def _keep(rows: Tensor, columns: int, drop: float) -> Tensor:
 
 def _pass_by(block: Block, x: Tensor, context: Context) -> Tensor:
     return x.clone()
-
-
-def _objective(counts: dict[str, int], parts: dict[str, Tensor]) -> Tensor:
-    return torch.stack([parts[name] / count for name, count in counts.items() if name in parts]).sum()
 
 
 def _batch(config: Config) -> Batch:
@@ -193,8 +188,8 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return 1
         if func is _aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
             mask: Tensor = args[1][0]
-            found = mask.new_empty(self.picked, dtype=torch.int64)
-            args = (args[0], [found] * mask.ndim, *args[2:])
+            positions = mask.new_empty(self.picked, dtype=torch.int64)
+            args = (args[0], [positions] * mask.ndim, *args[2:])
         return func(*args, **(kwargs or {}))
 
 

@@ -19,7 +19,7 @@ class CausalLM(Splits):
         vocab, eod = self.tokenizer.vocab, self.tokenizer.eod
         return GPTSource(documents, data.sequence, vocab, eod, data.stop_at_documents)
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return how many tokens are predicted."""
         assert batch.labels is not None
         return {"lm": (batch.labels >= 0).sum()}

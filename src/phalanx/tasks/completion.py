@@ -65,7 +65,7 @@ class Completion(Labelled):
             encoded.append(Encoded(tokens[:-1], len(tokens), labels))
         return Held(encoded, length, self.tokenizer.eod or 0, causal=True)
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return how many tokens are predicted."""
         assert batch.labels is not None
         return {"lm": (batch.labels >= 0).sum()}

@@ -70,7 +70,7 @@ class Labelled(Task, ABC):
         assert head is not None
         return head
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return how many answers the head is asked for."""
         count = self.model_head.count(batch)
         return {} if count is None else {self.head: count}

@@ -20,7 +20,7 @@ class MaskedLM(Splits):
         """Return the samples of a range of documents."""
         return BertSource(documents, self.tokenizer, self.config.data, self.config.train.seed)
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return how many tokens are masked, and how many sequences have a question."""
         assert batch.labels is not None
         counts = {"mlm": (batch.labels >= 0).sum()}

@@ -62,7 +62,7 @@ class _Text(Task):
     train: Any = None
     valid = None
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return how many tokens are predicted."""
         assert batch.labels is not None
         return {"lm": (batch.labels >= 0).sum()}

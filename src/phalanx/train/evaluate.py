@@ -72,7 +72,7 @@ def answered(
                 if mesh.tp.rank == mesh.cp.rank == 0:  # the others have the same, or not the first position
                     answers |= zip(picked, rows.float().cpu().numpy(), strict=False)
             sums += torch.stack([torch.as_tensor(found.get(name, 0.0)).double().cpu() for name in names])
-            here = task.counts(batch)
+            here = task.loss_counts(batch)
             counts += torch.stack([torch.as_tensor(here.get(name, 0)).double().cpu() for name in task.losses])
             if progress:
                 progress(min(start + size * mesh.dp.size, len(numbers)), len(numbers))

@@ -45,7 +45,7 @@ class Task(Protocol):
         """Scores of what the model answered to each of a held-out source's samples, where the task is labelled."""
         return {}
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many positions of `batch` each loss is over: int64 [] by name."""
         ...
 
