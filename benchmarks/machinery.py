@@ -68,11 +68,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="timed steps of each contestant")
     rounds = parser.parse_args().rounds
     builds: dict[str, Any] = {"plain loop": plain, "trainer": phalanx, "trainer, group of one": grouped}
-    crews = {name: WorkerGroup(1, build, SHAPE) for name, build in builds.items()}
-    times: dict[str, list[float]] = {name: [] for name in crews}
+    groups = {name: WorkerGroup(1, build, SHAPE) for name, build in builds.items()}
+    times: dict[str, list[float]] = {name: [] for name in groups}
     for number in range(rounds + 2):
-        for name, crew in crews.items():
-            turn = crew.turn()
+        for name, group in groups.items():
+            turn = group.turn()
             if number >= 2:
                 times[name].append(turn.seconds)
     for name, seconds in times.items():
@@ -80,7 +80,7 @@ def main() -> None:
         low, middle, high = statistics.quantiles(ratios, n=4)
         speed = SHAPE.batch * SHAPE.sequence / statistics.median(seconds)
         print(f"{name:<22} {speed:7,.0f} tokens/s   {middle - 1:+6.1%} time (quartiles {low - 1:+.1%} {high - 1:+.1%})")
-        crews[name].close()
+        groups[name].close()
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--picture", type=Path, default=Path("docs/images/overlap.png"))
     words = parser.parse_args()
-    crew = WorkerGroup(4, noting, SHAPE, "layout.dp=4")
-    steps: list[Notes] = [crew.turn().values[0] for _ in range(words.rounds + 2)][2:]
-    crew.close()
+    group = WorkerGroup(4, noting, SHAPE, "layout.dp=4")
+    steps: list[Notes] = [group.turn().values[0] for _ in range(words.rounds + 2)][2:]
+    group.close()
     steps.sort(key=hidden)
     middle = steps[len(steps) // 2]
     print(f"{len(middle.buckets)} buckets; under backward: {hidden(middle):.1%} of the time with gradients under way "

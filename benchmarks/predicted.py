@@ -73,8 +73,8 @@ CASES = [
 
 def measure(case: Case) -> list[float]:
     """Seconds of a few steps."""
-    with WorkerGroup(case.processes, synthetic_step, case.config()) as crew:
-        return [crew.turn().seconds for _ in range(STEPS + 1)][1:]
+    with WorkerGroup(case.processes, synthetic_step, case.config()) as group:
+        return [group.turn().seconds for _ in range(STEPS + 1)][1:]
 
 
 def main() -> None:

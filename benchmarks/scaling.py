@@ -39,15 +39,15 @@ def row(kind: str, processes: int, rounds: int) -> list[Result]:
     shape = GROWING[processes] if kind == "tp" else GROWING[1]._replace(batch=GROWING[1].batch * processes)
     name, peer = PEERS[kind]
     layout = f"layout.{kind}={processes}"
-    crews = {"phalanx": WorkerGroup(processes, phalanx, shape, layout), name: WorkerGroup(processes, peer, shape)}
-    times: dict[str, list[float]] = {name: [] for name in crews}
+    groups = {"phalanx": WorkerGroup(processes, phalanx, shape, layout), name: WorkerGroup(processes, peer, shape)}
+    times: dict[str, list[float]] = {name: [] for name in groups}
     for number in range(rounds + 2):
-        for name, crew in crews.items():
-            turn = crew.turn()
+        for name, group in groups.items():
+            turn = group.turn()
             if number >= 2:
                 times[name].append(turn.seconds)
-    peaks = {name: crew.close() for name, crew in crews.items()}
-    return [_result(kind, processes, name, shape, statistics.median(times[name]), peaks[name]) for name in crews]
+    peaks = {name: group.close() for name, group in groups.items()}
+    return [_result(kind, processes, name, shape, statistics.median(times[name]), peaks[name]) for name in groups]
 
 
 def _result(kind: str, processes: int, name: str, shape: Shape, seconds: float, peak: float) -> Result:

@@ -95,11 +95,11 @@ class ValueHead(TaskHead):
 
 def softmax(logits: Array) -> Array:
     """Return the probabilities of classes of which one is right: [classes]."""
-    shares = np.exp(logits - logits.max())
+    shares = np.exp(logits - logits.max())  # the largest is 1: nothing overflows
     chances: Array = shares / shares.sum()
     return chances
 
 
 def _sigmoid(logits: Array) -> Array:
-    chances: Array = 1 / (1 + np.exp(-logits.clip(-80, 80)))
+    chances: Array = 1 / (1 + np.exp(-logits.clip(-80, 80)))  # exp overflows float32 at 89
     return chances

@@ -51,16 +51,16 @@ class TaskHead(ABC):
     verb: ClassVar[str] = ""
     """The verb that asks it, on the command line and of the server: classify, of a text or two, or answer; "": none."""
     does: ClassVar[str] = ""
-    """What it does: the end of a sentence that begins "the model cannot"."""
+    """The end of a sentence that begins "the model cannot": it names what the head does."""
     example: ClassVar[str] = ""
-    """What `phalanx tune --task` calls a task that makes one; "" where it is `task`."""
+    """The name of a task that makes one for `phalanx tune --task`; "" where it is `task`."""
     form: ClassVar[str] = "table"
     """The form (examples.form) of the files that it learns from."""
     named: ClassVar[bool] = False
     """Whether its classes have names (examples.labels)."""
 
     hugging_face: ClassVar[str] = ""
-    """What follows the model's name in the name of its class at Hugging Face; "" where there is none."""
+    """The suffix to the model's name in the name of its class at Hugging Face; "" where there is none."""
     classifier: ClassVar[str] = "classifier"
     """The name of its last product there."""
     outputs: ClassVar[tuple[str, ...]] = ("logits",)

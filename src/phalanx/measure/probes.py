@@ -97,14 +97,14 @@ def links(device: str) -> Step:
     layer = _layer(SIDES[device][-2], torch.float32, on)
     buffer = torch.ones(SIZES[device][-1] // 4, device=on)
 
-    def together() -> None:
+    def both() -> None:
         # The all-reduce begins before the product, so that they run side by side.
         work = dist.all_reduce(buffer, group=axis.group, async_op=True)
         layer()
         assert work is not None
         work.wait()
 
-    probes |= {"compute": (layer, 2), "both": (together, 2)}
+    probes |= {"compute": (layer, 2), "both": (both, 2)}
 
     def step(_: int) -> dict[str, float]:
         return {name: timed(probe, times, on, axis) for name, (probe, times) in probes.items()}

@@ -141,7 +141,7 @@ def _timed(step: Step, number: int, size: int) -> tuple[float, Any]:
     import torch.distributed as dist
 
     if size > 1:
-        dist.barrier()
+        dist.barrier()  # or who begins late would be waited for in the step's first collective
 
     begin = time.perf_counter()
     value = step(number)

@@ -29,7 +29,7 @@ class System:
     """How a source's program worked, as far as its rows do not say."""
 
     clusters: dict[str, str]  # by the beginning of the GPU's name
-    settings: dict[str, Any] = field(default_factory=dict)  # of Work, where the row is silent
+    settings: dict[str, Any] = field(default_factory=dict)  # of Workload, where the row is silent
     why: str = ""  # where that is known from, or that it is assumed
     recipe: bool = False  # steps are of the recipe's batches, of as many micro-batches as that takes
 

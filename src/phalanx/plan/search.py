@@ -72,6 +72,8 @@ def search(config: Config, cluster: Cluster, gpus: int, pins: Pins, most: int = 
 
 
 class _Search:
+    """One search, with the parts of a step's least time that candidates share."""
+
     def __init__(self, config: Config, cluster: Cluster, gpus: int, pins: Pins) -> None:
         self.config, self.cluster, self.gpus, self.pins = config, cluster, gpus, pins
         self.pinned, self.timers = LayoutConfig(**pins), dict[int, Timer]()
@@ -81,12 +83,13 @@ class _Search:
         self.block, self.weights, self.pipe = cache(self._block), cache(self._weights), cache(self._pipe)
 
     def run(self, most: int) -> SearchResult:
+        """Return the `most` fastest layouts. Of equal ones that come first which candidates() gives first."""
         result = SearchResult([])
         numbered = enumerate(self.candidates())
         candidates = sorted((self.least(candidate), number, candidate) for number, candidate in numbered)
         result.layouts = len(candidates)
 
-        best: list[tuple[float, int, Planned]] = []  # a heap, the slowest on top
+        best: list[tuple[float, int, Planned]] = []  # a heap, the slowest on top, of equals the later
         for least, number, candidate in candidates:
             if len(best) == most and (not best or least > -best[0][0]):
                 break

@@ -42,6 +42,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     store = rendezvous.meet()
     folder, config, tokenizer = read(name, overrides, out)
     with joined(config, tokenizer, store) as config, ExitStack() as stack:
+        # Rank 0 fingerprints its data first; one process of each other machine then compares its own with these.
         prints = on_rank_zero(lambda: _prints(folder, config, tokenizer), dist.group.WORLD)
         on_every_rank(lambda rank, _: check_same_here(rank, config, prints), dist.group.WORLD)
         on_rank_zero(lambda: stack.enter_context(_held(folder, config, tokenizer, prints)), dist.group.WORLD)
@@ -112,7 +113,7 @@ def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer, prints: dict[
 
 
 def _continues(folder: RunFolder, config: Config) -> bool:
-    """Whether the folder's run goes on, rather than make room for another that is asked for in its place."""
+    """Return whether the folder's run goes on, rather than make room for another that is asked for in its place."""
     return folder.exists and (folder.saved or folder.config(trained=True) == config)
 
 

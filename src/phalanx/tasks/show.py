@@ -28,7 +28,7 @@ def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence
 
 
 def _in_sentences(prefix: str) -> bool:
-    """Whether the documents of a prepared set are cut into sentences."""
+    """Return whether the documents of a prepared set are cut into sentences."""
     if registry.names_source(prefix):
         return False
     dataset = IndexedDataset(prefix)
