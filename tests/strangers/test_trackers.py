@@ -55,6 +55,11 @@ def test_one_that_fails_is_told_nothing_more(tmp_path: Path, capsys: pytest.Capt
     assert "the end" not in (tmp_path / "diary.txt").read_text()
 
 
+def test_a_required_one_that_fails_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionError, match="no route to host"):
+        tell(config_with("Required"), tmp_path)
+
+
 def test_what_is_no_tracker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"log\.trackers 'tests\.strangers\.trackers:Path' is none: it has no start"):
         tell(config_with("Path"), tmp_path)

@@ -43,3 +43,9 @@ class Absent(Diary):
 
     def __init__(self, config: Config, folder: Path, step: int) -> None:
         raise PermissionError("no key")
+
+
+class Required(Unlucky):
+    """The same, of which a run cannot do without."""
+
+    required = True

@@ -34,7 +34,7 @@ FAMILIES = {
 }
 SETS = {"llama": "gpt"}  # families that read another's
 QUIETLY = ["train.eval_every=0", "save.every=0"]
-TIMES = {"tokens_per_s", "mfu", "memory_gib", "seconds"}  # what two equal runs may differ in
+TIMES = {"tokens_per_s", "mfu", "memory_gib", "seconds", "seconds_left"}  # what two equal runs may differ in
 
 
 class Corpus(NamedTuple):

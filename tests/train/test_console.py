@@ -8,10 +8,14 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from rich.console import Console as Screen
 
+from phalanx.config import Config
 from phalanx.train.console import Console
 
 VALUES = {"loss": 3.0, "lr": 3e-4, "grad_norm": 0.8, "tokens_per_s": 41_234.5, "mfu": 0.383, "memory_gib": 2.134}
@@ -20,24 +24,28 @@ HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 LIVE = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are started without
-from phalanx.train.console import Console
+from tests.train.test_console import made
+console = made(100, 10)
 try:
-    with Console(100, 10, "a run") as console:
-        console.train(1, {"loss": 3.0})
-        console.note("checkpoint saved")
-        time.sleep(60)
+    console.start({})
+    console.train(1, {"loss": 3.0})
+    console.note("checkpoint saved")
+    time.sleep(60)
 except KeyboardInterrupt:
+    console.close()
     print("interrupted")
 """
 
 
 PIPED = """
 import sys
-from phalanx.train.console import Console
-with Console(1000, 1, "a run") as console:
-    for step in range(1, 1001):
-        console.train(step, {"loss": 3.0, "lr": 1e-3})
-    console.note("the end")
+from tests.train.test_console import made
+console = made(1000, 1)
+console.start({})
+for step in range(1, 1001):
+    console.train(step, {"loss": 3.0, "lr": 1e-3})
+console.note("the end")
+console.close()
 print("trained to the end", file=sys.stderr)
 """
 
@@ -51,16 +59,32 @@ class _Closing(io.StringIO):
         return super().write(text)
 
 
+def made(steps: int, every: int, quiet: bool = False, screen: Screen | None = None) -> Console:
+    """The console of a run of so many steps in a folder "a run"."""
+    config = Config.model_validate({"train": {"steps": steps}, "log": {"print_every": every}})
+    return Console(config, Path("runs/a run"), quiet=quiet, screen=screen)
+
+
+@contextmanager
+def started(console: Console) -> Iterator[Console]:
+    """As the monitor drives it."""
+    console.start({})
+    try:
+        yield console
+    finally:
+        console.close()
+
+
 def plain(quiet: bool = False) -> tuple[Console, io.StringIO]:
     file = io.StringIO()
-    return Console(30, 10, "a run", quiet, Screen(file=file, width=80)), file
+    return made(30, 10, quiet, Screen(file=file, width=80)), file
 
 
 def test_plain_lines_every_nth_step_and_at_the_end() -> None:
     console, file = plain()
-    with console:
+    with started(console):
         for step in range(1, 31):
-            console.train(step, {**VALUES, "loss": 3.0 + step / 10}, eta=90 - 3 * step)
+            console.train(step, {**VALUES, "loss": 3.0 + step / 10, "seconds_left": 90 - 3 * step})
             if step == 15:
                 console.valid(step, {"loss": 3.5, "perplexity": math.exp(3.5), "lm_accuracy": 0.25})
     rest = "lr 3.00e-04  gradient 0.8  tokens/s 41.2k  MFU 38%  memory 2.13 GiB"
@@ -82,7 +106,7 @@ def test_a_bad_step_is_shown_and_not_smoothed() -> None:
 
 def test_quiet_says_notes_only() -> None:
     console, file = plain(quiet=True)
-    with console:
+    with started(console):
         console.train(10, VALUES)
         console.valid(10, VALUES)
         console.note("saved [step-10] in runs/a")
@@ -93,9 +117,9 @@ def test_quiet_says_notes_only() -> None:
 def test_the_panel_fits_any_width_and_tells_all(width: int) -> None:
     file = io.StringIO()
     screen = Screen(file=file, width=width, force_terminal=True, color_system=None)
-    console = Console(1000, 10, "a run", screen=screen)
-    with console:
-        console.train(400, {**VALUES, "skipped": 2}, eta=751)
+    console = made(1000, 10, screen=screen)
+    with started(console):
+        console.train(400, {**VALUES, "skipped": 2, "seconds_left": 751})
         console.valid(300, {"loss": 3.5, "perplexity": 33.12})
     last = file.getvalue().rpartition("╭")[2]
     assert "a run" in last
@@ -137,7 +161,7 @@ def test_interrupt_restores_the_terminal() -> None:
 def test_an_exception_passes_through_and_stops_the_panel() -> None:
     file = io.StringIO()
     screen = Screen(file=file, width=80, force_terminal=True)
-    with pytest.raises(ZeroDivisionError), Console(10, 1, screen=screen) as console:
+    with pytest.raises(ZeroDivisionError), started(made(10, 1, screen=screen)) as console:
         console.train(1, {"loss": 1 / 0})
     assert file.getvalue().rindex(SHOW.decode()) > file.getvalue().rindex(HIDE.decode())
 
@@ -157,7 +181,7 @@ def test_a_reader_that_goes_away_ends_no_run() -> None:
 def test_a_terminal_that_is_closed_ends_no_run() -> None:
     """Writing to it is an error of the system; a hang-up is a signal, which the trainer hears."""
     file = _Closing()
-    with Console(10, 1, screen=Screen(file=file, force_terminal=True)) as console:
+    with started(made(10, 1, screen=Screen(file=file, force_terminal=True))) as console:
         file.closing = True
         console.train(1, VALUES)
         console.note("still here")

@@ -1,7 +1,7 @@
 """What a run shows: one live panel on a terminal, plain lines elsewhere.
 
-The panel is drawn by its own thread a few times a second, however fast the steps are. Leaving the context, by an
-exception too, puts the terminal back as it was. A reader that goes away, such as `head`, ends what is shown, never the
+The panel is drawn by its own thread a few times a second, however fast the steps are. Closing the console puts the
+terminal back as it was. A reader that goes away, such as `head`, ends what is shown, never the
 run.
 """
 
@@ -10,8 +10,10 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phalanx.config import Config
 from phalanx.units import count, duration
 
 if TYPE_CHECKING:
@@ -25,46 +27,47 @@ WIDTH, CELL = 96, 22  # columns of the panel at most, of one value at least
 
 
 class Console:
-    """A context manager around the training loop of `total_steps`; prints every `every` steps where it cannot draw.
-
-    `quiet` shows nothing but notes: for ranks other than 0, give `quiet` and no notes.
+    """The tracker that shows a run on the screen: from `start` to `close` as a panel where there is a terminal, else as
+    a line every `log.print_every` steps. `quiet` shows notes alone, which may come before and after.
     """
 
     def __init__(
-        self, total_steps: int, every: int, title: str = "", quiet: bool = False, screen: "Screen | None" = None
+        self, config: Config, folder: Path, step: int = 0, quiet: bool = False, screen: "Screen | None" = None
     ) -> None:
         from rich.console import Console as Screen
 
-        self._total, self._every, self._title, self._quiet = total_steps, every, title, quiet
+        self._total, self._every, self._title = config.train.steps, config.log.print_every, folder.name
+        self._quiet = quiet
         self._screen = screen or Screen(file=sys.stdout)
         self._live: Live | None = None
         self._losses: deque[float] = deque(maxlen=SMOOTH)
-        self._step, self._eta = 0, math.inf
+        self._step = step
         self._train: dict[str, float] = {}
         self._valid: dict[str, float] = {}
         self._valid_step = 0
 
-    def __enter__(self) -> "Console":
+    def start(self, facts: Mapping[str, object]) -> None:
+        """Draw the panel from now on, if there is a terminal to draw it on."""
         if self._screen.is_terminal and not self._quiet:
             from rich.live import Live
 
             self._live = Live(get_renderable=self._panel, console=self._screen, refresh_per_second=4)
             self._live.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Stop drawing, and put the terminal back as it was."""
         if self._live:
             with suppress(*_GONE):
                 self._live.stop()
             self._live = None
 
-    def train(self, step: int, values: Mapping[str, float], eta: float = math.inf) -> None:
-        """Show a step: `values` as in a training record, `eta` the seconds that are left."""
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a step: its values as in a training record."""
         if math.isfinite(values["loss"]):
             self._losses.append(values["loss"])
-        self._step, self._train, self._eta = step, dict(values), eta
+        self._step, self._train = step, dict(values)
         if not self._live and (step % self._every == 0 or step == self._total):
-            self._print(f"step {step:,}/{self._total:,}", self._train_cells(), f"{duration(eta)} left")
+            self._print(f"step {step:,}/{self._total:,}", self._train_cells(), self._time_left())
 
     def valid(self, step: int, values: Mapping[str, float]) -> None:
         """Show an evaluation: `values` as in a validation record."""
@@ -80,6 +83,9 @@ class Console:
     def _print(self, head: str, cells: list[tuple[str, str]], *tail: str) -> None:
         if not self._quiet:
             self.note("  ".join([head, *(f"{name} {value}" for name, value in cells), *tail]))
+
+    def _time_left(self) -> str:
+        return f"{duration(self._train.get('seconds_left', math.inf))} left"
 
     def _train_cells(self) -> list[tuple[str, str]]:
         """Name and value of what the last step told; what it did not tell is left out."""
@@ -114,7 +120,7 @@ class Console:
         done = f"{self._step:,}/{self._total:,}"
         head.add_row(
             ProgressBar(self._total, self._step, complete_style="cyan", finished_style="green"),
-            Text.assemble((done, "bold"), f"  {duration(self._eta)} left"),
+            Text.assemble((done, "bold"), f"  {self._time_left()}"),
         )
         cells = [Text.assemble((f"{name} ", "dim"), value) for name, value in self._train_cells()]
         if self._valid:

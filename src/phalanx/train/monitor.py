@@ -54,7 +54,7 @@ class Monitor:
     def __init__(self, config: Config, folder: RunFolder, quiet: bool = False, processes: int = 1) -> None:
         self.config, self.folder, self.processes = config, folder, processes
         self.device = torch.device(config.train.device)
-        self.console = Console(config.train.steps, config.log.print_every, folder.path.name, quiet)
+        self.console = Console(config, folder.path, quiet=quiet)
         self.flops = flops_per_token(spec_of(config.model), config.data.sequence)
         self.seen = 0
         self.trackers: list[Tracker] = []
@@ -65,10 +65,12 @@ class Monitor:
         mismatch = self._mismatch(step)
         with ExitStack() as stack:
             record = JsonLines(self.config, self.folder.path, step)
-            stack.callback(record.close)
-            self.trackers = [record]
+            self.trackers = []
+            for tracker in (record, self.console):
+                self._add(tracker, stack)
             for name in self.config.log.trackers:
                 self._begin(name, registry.TRACKERS.find(name), step, stack)
+
             self.peak = self.processes * peak_flops(self.device, NUMBERS[self.config.precision.dtype])
             self.seen = tokens
             self.rate = Throughput(record.last.get("seconds", 0.0))
@@ -79,14 +81,14 @@ class Monitor:
                 "parameters": parameters, "device": self.device.type, "dtype": self.config.precision.dtype,
                 "threads": torch.get_num_threads(), "compile": self.config.train.compile, "peak_flops": self.peak,
             }  # fmt: skip
-            self._tell_all(lambda tracker: tracker.start(facts))
+
             self.note(
                 f"{parameters / 1e6:.1f} M parameters, {self.config.precision.dtype} on {self.device.type} "
                 f"({self.peak / 1e9:,.0f} GFLOP/s), compile {self.config.train.compile}"
             )
             if mismatch:
                 self.note(mismatch)
-            stack.enter_context(self.console)
+            self._tell_all(lambda tracker: tracker.start(facts))
             yield
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -96,13 +98,12 @@ class Monitor:
         speed = self.rate.tokens_per_s
         rates = {
             "tokens_per_s": speed, "mfu": self.flops * speed / self.peak, "memory_gib": memory_gib(self.device),
-            "seconds": self.rate.seconds,
+            "seconds": self.rate.seconds, "seconds_left": self.rate.eta(self.config.train.steps - step),
         }  # fmt: skip
-        told = {**values, **rates}
-        self._tell_all(lambda tracker: tracker.train(step, dict(told)))
-        self.console.train(step, told, self.rate.eta(self.config.train.steps - step))
-        if self.crowd and (said := self.crowd.step(rates["mfu"])):
-            self.note(said)
+        self._tell_all(lambda tracker: tracker.train(step, {**values, **rates}))
+
+        if self.crowd and (advice := self.crowd.step(rates["mfu"])):
+            self.note(advice)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -113,7 +114,6 @@ class Monitor:
     def valid(self, step: int, values: Mapping[str, float]) -> None:
         """An evaluation ended."""
         self._tell_all(lambda tracker: tracker.valid(step, values))
-        self.console.valid(step, values)
 
     def judged(self) -> str:
         """What the losses so far say of the run."""
@@ -130,6 +130,10 @@ class Monitor:
         except Exception as error:
             self.note(f"{name} failed and is told nothing: {type(error).__name__}: {error}")
             return
+        self._add(tracker, stack)
+
+    def _add(self, tracker: Tracker, stack: ExitStack) -> None:
+        """Tell a tracker of the run until the stack ends, which closes it."""
         self.trackers.append(tracker)
         stack.callback(self._tell, tracker, lambda tracker: tracker.close())
 
@@ -138,12 +142,12 @@ class Monitor:
             self._tell(tracker, news)
 
     def _tell(self, tracker: Tracker, news: Callable[[Tracker], None]) -> None:
-        """A tracker that fails is told nothing more, and the run goes on; but not without its own records."""
+        """Tell one tracker; if it fails it is told no more, and the run goes on, unless the tracker is required."""
         try:
             if tracker in self.trackers:
                 news(tracker)
         except Exception as error:
-            if isinstance(tracker, JsonLines):
+            if getattr(tracker, "required", False):
                 raise
             self.trackers.remove(tracker)
             self.note(f"{type(tracker).__name__} failed and is told nothing more: {type(error).__name__}: {error}")
@@ -152,9 +156,10 @@ class Monitor:
         """What to tell of records that do not lead to the checkpoint of `step`, 0 where none is; "" if they do."""
         file = self.folder.metrics
         steps = [record["step"] for record in read(file) if record["kind"] == "train"] if file.exists() else []
-        told = max(steps, default=0)
-        if told and not step:
-            return f"{self.folder.path} tells of {told} steps but has no checkpoint of them: training begins again"
-        if step - told >= self.config.log.every:
-            return f"{file} ends at step {told}, the checkpoint is of step {step}: the curve lacks the steps between"
+        last = max(steps, default=0)
+
+        if last and not step:
+            return f"{self.folder.path} tells of {last} steps but has no checkpoint of them: training begins again"
+        if step - last >= self.config.log.every:
+            return f"{file} ends at step {last}, the checkpoint is of step {step}: the curve lacks the steps between"
         return ""

@@ -1,4 +1,4 @@
-"""Who hears of a run as it goes: a file of records, TensorBoard, and whoever else `log.trackers` names.
+"""Who hears of a run as it goes: a file of records, the console, TensorBoard, and whoever else `log.trackers` names.
 
 `metrics.jsonl` is the truth; the others show the same. A record reaches the operating system before `train` or `valid`
 returns, so `kill -9` costs none. A resumed run drops the records of the steps it will do again: whatever happened on
@@ -23,7 +23,8 @@ class Tracker(Protocol):
     """Hears of a run, in the first process alone.
 
     It is made as `kind(config, folder, step)` when training begins or goes on after `step` steps; what it was told of
-    later steps by an earlier process will be done again.
+    later steps by an earlier process will be done again. One that fails is told nothing more, and the run goes on;
+    unless it has an attribute `required` that is true: then its failure ends the run.
     """
 
     def start(self, facts: Mapping[str, object]) -> None:
@@ -32,7 +33,7 @@ class Tracker(Protocol):
 
     def train(self, step: int, values: Values) -> None:
         """A step of the optimizer ended. `values` are loss, lr, grad_norm, tokens (cumulative), tokens_per_s, mfu,
-        memory_gib, seconds, …
+        memory_gib, seconds (so far), seconds_left (inf in the first step), …
         """
         ...
 
@@ -51,6 +52,8 @@ class JsonLines:
     Training records are kept every `log.every` steps, all others always. Numbers that are not finite become null.
     Records of steps after `step` are dropped on opening, and so is a last line that a killed process left torn.
     """
+
+    required = True  # a run without its own records could not be judged, nor go on as one curve
 
     def __init__(self, config: Config, folder: Path, step: int) -> None:
         self._path, self._every, self._step = folder / FILE, config.log.every, step
