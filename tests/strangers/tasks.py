@@ -57,5 +57,5 @@ class Stars(Texts):
         return {"related": int(row.label) - 1}
 
     def judge(self, answers: Sequence[Array], source: Held) -> dict[str, float]:
-        said = np.array([self.model_head.decode(logits).stars for logits in answers])
-        return {"near": float(np.mean(abs(said - [int(row.label) for row in source.examples]) < 2))}
+        stars = np.array([self.model_head.decode(logits).stars for logits in answers])
+        return {"near": float(np.mean(abs(stars - [int(row.label) for row in source.examples]) < 2))}

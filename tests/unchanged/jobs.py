@@ -46,6 +46,7 @@ EXPECTED: tuple[Expected, ...] = (
         Expected(job, "output.txt", HELD)
         for job in (
             "plan-11-gpt2-774m",
+            "plan-12-gpt2-774m",
             "plan-13-gpt2-1.5b",
             "plan-15-gpt2-8.3b",
             "plan-18-bert-base",
