@@ -39,6 +39,7 @@ def largest(axis: Axis) -> Slot:
 def _plain(axis: Axis, operation: Any) -> Slot:
     if axis.size == 1:
         return slots.same
+    # detached: what is asked for here (counts, maxima) has its gradient by a formula, if any
     return lambda x: _all_reduce(x.detach(), axis, operation)
 
 
@@ -76,6 +77,7 @@ def _all_reduce(x: Tensor, axis: Axis, operation: Any = dist.ReduceOp.SUM) -> Te
 
 
 def _scattered(x: Tensor, axis: Axis, dim: int) -> Tensor:
+    # the collective splits along the first dim, and reads memory in one piece; it sums in the tensor's own precision
     whole = x.movedim(dim, 0).contiguous()
     out = whole.new_empty(whole.shape[0] // axis.size, *whole.shape[1:])
     _reduce_scatter(out, whole, group=axis.group)
@@ -83,7 +85,7 @@ def _scattered(x: Tensor, axis: Axis, dim: int) -> Tensor:
 
 
 def _same(x: Tensor, axis: Axis, dim: int) -> Tensor:
-    return x.view_as(x)
+    return x.view_as(x)  # a new tensor: autograd does not take an input for an output
 
 
 def _reduced(x: Tensor, axis: Axis, dim: int) -> Tensor:

@@ -53,10 +53,14 @@ class Buckets:
 
     def _send(self) -> None:
         bucket = self.buckets[len(self.sent)]
+
+        # one message for many tensors: a message each would spend its time on starting
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         flat = torch.cat([grad.flatten() for grad in grads])
         for parameter in bucket:
             parameter.grad = None  # held once, not twice
+
+        # summed, not averaged: losses are divided by global counts already; beside backward, which goes on meanwhile
         work = dist.all_reduce(flat, group=self.axis.group, async_op=True)
         assert work is not None
         self.sent.append((flat, work))
@@ -65,8 +69,11 @@ class Buckets:
         """Send the buckets that are left, and wait until every gradient is the sum over the axis."""
         if self.axis.size == 1:
             return
+
+        # what no gradient has reached leaves too: another rank may have one, and all must send alike
         while len(self.sent) < len(self.buckets):
             self._send()
+
         for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
             work.wait()
             for parameter, grad in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):

@@ -53,6 +53,7 @@ class Parameters(Mapping[str, nn.Parameter]):
     def norms(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the 2-norm of the whole of each tensor that lies as the parameter of its name: float32 [] by name."""
         squares = torch.stack([self._square(name, tensor) for name, tensor in tensors.items()])
+        # squares add up over the parts, norms do not; one message for the norms of all tensors
         if self.within.size > 1:
             dist.all_reduce(squares, group=self.within.group)
         return dict(zip(tensors, squares.sqrt().unbind(), strict=True))
@@ -102,6 +103,7 @@ class Parameters(Mapping[str, nn.Parameter]):
         """Add up the gradients of boxes that just the ranks of `axis` hold, and of which each has some terms only."""
         boxes = [(local.tensor.grad, box) for local in self.locals.values() for box in local.boxes if box.partial]
         grads = [grad[box.local_slices] for grad, box in boxes if grad is not None and box.alike == axis.size]
+
         if grads:
             flat = torch.cat([grad.flatten() for grad in grads])
             dist.all_reduce(flat, group=axis.group)  # all get the same bits: copies of a key head never part

@@ -105,6 +105,7 @@ class _Hop:
 class _Ring(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, context: Context, ring: Ring) -> Tensor:
+        # in fp32, as they are rescaled and added to once for every rank
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)  # log of the softmax's sum
 
@@ -135,12 +136,15 @@ class _Ring(torch.autograd.Function):
             rows, keys = meeting.rows, meeting.keys
             grad, queries, outputs, normalisers = (x[:, :, rows] for x in (grads[0], q, out, lse))
             parts = _attend_backward(grad, queries, outputs, normalisers, meeting)
+
+            # taken only now: the gradients of these keys were on their way while this rank computed its own terms
             dkv = hop.wait() if hop else dkv
             dq[:, :, rows] += parts[0]
             for gathered, part in zip(dkv, parts[1:], strict=True):  # all queries of a group have a term
                 gathered[:, :, keys] += part if group == 1 else torch.unflatten(part, 1, (-1, group)).sum(2)
             hop = _Hop(dkv, ring.axis)
 
+        # one hop more than the keys had brings their gradients home; rounded once, when all terms are in
         assert hop
         return dq.to(q.dtype), hop.wait().to(kv.dtype), None, None
 

@@ -70,12 +70,12 @@ def _events(traced: Trace, clock: Clock) -> Iterator[dict[str, Any]]:
     now = talking = 0.0
     for number, operation in enumerate(traced.operations):
         event: dict[str, Any] = {"ph": "X", "name": operation.name, "pid": pid, "tid": _COMPUTE, "ts": now}
-        if said := operation.message:
+        if message := operation.message:
             start = max(now, talking)
-            talking = start + 1e6 * clock.message(said)
-            event |= {"name": f"{said.kind} {said.axes}", "tid": _TALK, "ts": start, "dur": talking - start}
-            event["args"] = {"bytes": said.bytes}
-            if "dp" not in said.axes.split():
+            talking = start + 1e6 * clock.message(message)
+            event |= {"name": f"{message.kind} {message.axes}", "tid": _TALK, "ts": start, "dur": talking - start}
+            event["args"] = {"bytes": message.bytes}
+            if "dp" not in message.axes.split():
                 now = talking
         else:
             event["dur"] = 1e6 * clock.operation(operation)

@@ -60,12 +60,12 @@ class ExpectedMessages(RankShard):
         return " ".join(name for name in names if getattr(self.mesh, name).size > 1)
 
     def step(self) -> Messages:
-        """All that is said."""
-        said = self.gradients() + self.weights() + self.neighbours() + self.overhead() + self.optimizer()
+        """Return all messages of a step."""
+        sent = self.gradients() + self.weights() + self.neighbours() + self.overhead() + self.optimizer()
         for number, labelled in enumerate(self.labelled, 1):
-            one = self.remainder if number == self.micro_batches else self
-            said += one.forward(labelled) + one.backward(labelled)
-        return said
+            micro_batch = self.remainder if number == self.micro_batches else self
+            sent += micro_batch.forward(labelled) + micro_batch.backward(labelled)
+        return sent
 
     @cached_property
     def remainder(self) -> "ExpectedMessages":
@@ -77,22 +77,22 @@ class ExpectedMessages(RankShard):
 
     def forward(self, labelled: int) -> Messages:
         """Messages of a forward pass: of embedding, blocks, loss; over cp see `keys`."""
-        said = count_messages(self.first, "reduce-scatter" if self.sequence else "all-reduce", self.tp, self.stream)
-        said += self.layers(FORWARD) + count_messages(self.last and self.sequence, "all-gather", self.tp, self.stream)
+        sent = count_messages(self.first, "reduce-scatter" if self.sequence else "all-reduce", self.tp, self.stream)
+        sent += self.layers(FORWARD) + count_messages(self.last and self.sequence, "all-gather", self.tp, self.stream)
         for height in self.pieces(labelled):
-            said += count_messages(self.last, "all-reduce", self.tp, height, 2 * height)
-        return said + self.keys(FORWARD) + self.order() + self.spans(FORWARD)
+            sent += count_messages(self.last, "all-reduce", self.tp, height, 2 * height)
+        return sent + self.keys(FORWARD) + self.order() + self.spans(FORWARD)
 
     def layers(self, direction: int, first: int | None = None) -> Messages:
         """The collectives of all blocks over tp, or the `first` of each block."""
-        said: Messages = Counter()
+        sent: Messages = Counter()
         for block, count in self.computed.items():
             for kind, elements in [*collectives(block, self.ranks)][:first]:
                 width = WIDE if kind in ("gather", "copy") else self.narrow  # the stream, or what a product gave
-                said += count_messages(
+                sent += count_messages(
                     count, CONJUGATES[kind][direction], self.tp, self.positions * elements, width=width
                 )
-        return said
+        return sent
 
     def order(self) -> Messages:
         """Once in a stage, of the positions of all ranks of cp: who is before whom in a causal model, else padding."""
@@ -126,15 +126,15 @@ class ExpectedMessages(RankShard):
     def backward(self, labelled: int) -> Messages:
         """The conjugates. Into the head: where the vocabulary follows the stream at once, as in GPT, of all of it; of
         the labelled positions where layers that every rank computes alike are between, as in BERT."""
-        said = self.keys(BACKWARD) + self.layers(BACKWARD) + self.recomputed() + self.spans(BACKWARD)
+        sent = self.keys(BACKWARD) + self.layers(BACKWARD) + self.recomputed() + self.spans(BACKWARD)
         if self.sequence:
-            said += count_messages(self.first, "all-gather", self.tp, self.stream)
+            sent += count_messages(self.first, "all-gather", self.tp, self.stream)
         if not any(decoders(self.spec)):
-            return said
+            return sent
         matrices = (matrix for head in self.spec.heads for _, matrix in head.matrices())
         if self.sequence and all(matrix.outputs.axis == "vocab" for matrix in matrices):
-            return said + count_messages(self.last, "reduce-scatter", self.tp, self.stream)
-        return said + count_messages(self.last, "all-reduce", self.tp, labelled * self.spec.hidden)
+            return sent + count_messages(self.last, "reduce-scatter", self.tp, self.stream)
+        return sent + count_messages(self.last, "all-reduce", self.tp, labelled * self.spec.hidden)
 
     def recomputed(self) -> Messages:
         """Messages of the recomputation before backward: those of a block's forward pass, or of attention's without its
@@ -147,41 +147,41 @@ class ExpectedMessages(RankShard):
     def keys(self, direction: int) -> Messages:
         """Keys and values of a block are gathered, and their gradients scattered; or both go around a ring, and around
         again with their gradients, which take one hop more to come home."""
-        axes, ranks, said = self.axes("cp"), self.mesh.cp.size, Messages()
+        axes, ranks, sent = self.axes("cp"), self.mesh.cp.size, Messages()
         for block, count in self.computed.items():
             both = self.positions * block.attention.costs().cached // self.mesh.tp.size
             if self.layout.context == "gather":
                 kind = "all-gather" if direction == FORWARD else "reduce-scatter"
-                said += count_messages(2 * count, kind, axes, both // 2 * ranks, width=self.narrow)
+                sent += count_messages(2 * count, kind, axes, both // 2 * ranks, width=self.narrow)
                 continue
             for kind in ("send", "receive"):
-                said += count_messages((ranks - 1) * count, kind, axes, both, width=self.narrow)
-                said += count_messages(ranks * count * (direction == BACKWARD), kind, axes, both)
-        return said
+                sent += count_messages((ranks - 1) * count, kind, axes, both, width=self.narrow)
+                sent += count_messages(ranks * count * (direction == BACKWARD), kind, axes, both)
+        return sent
 
     def gradients(self) -> Messages:
         """Once a step, however many micro-batches: the sum over replicas, in ZeRO by blocks, in hybrid sharding of a
         shard over its copies; then what each rank of tp has of the gradients of what it applies to its own positions,
         and neighbours of key heads that they share.
         """
-        shards, said = self.shards, Messages()
+        shards, sent = self.shards, Messages()
         for elements in self.partial().values():
-            said += count_messages(1, "all-reduce", self.tp, elements)
+            sent += count_messages(1, "all-reduce", self.tp, elements)
         if shards == 1:
-            return sum((count_messages(1, "all-reduce", self.data, size) for size in self.buckets()), start=said)
+            return sum((count_messages(1, "all-reduce", self.data, size) for size in self.buckets()), start=sent)
         for size, times in self.groups():
-            said += count_messages(times, "reduce-scatter", self.data, size)
-            said += count_messages(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
-        return said
+            sent += count_messages(times, "reduce-scatter", self.data, size)
+            sent += count_messages(times * (shards < self.mesh.data.size), "all-reduce", self.data, size // shards)
+        return sent
 
     def partial(self) -> Counter[int]:
         """Elements of which ranks of tp have different terms of the gradient, by how many ranks these are."""
-        found, shard = Counter[int](), self.mesh.shards.rank if self.sharded else 0
+        elements, shard = Counter[int](), self.mesh.shards.rank if self.sharded else 0
         for parameter in self.held:
             length = -(-shape(parameter, self.ranks)[0] // self.shards)
             for box in rows(place(parameter, self.ranks), length * shard, length):
-                found[box.alike] += prod(box.shape) * box.partial
-        return +found
+                elements[box.alike] += prod(box.shape) * box.partial
+        return +elements
 
     def groups(self) -> Iterator[tuple[int, int]]:
         """Elements of what is sharded together, and how often: each block, and the rest, which inner stages lack."""
@@ -212,20 +212,20 @@ class ExpectedMessages(RankShard):
             if self.mesh.pp.size > 1:
                 passes, of_a_block = 1, len(self.labelled) + 1
 
-        said = count_messages(passes, "all-gather", self.data, *self.rests)
+        sent = count_messages(passes, "all-gather", self.data, *self.rests)
         for block, count in self.kinds.items():
-            said += count_messages(of_a_block * count, "all-gather", self.data, self.block(block))
-        return said
+            sent += count_messages(of_a_block * count, "all-gather", self.data, self.block(block))
+        return sent
 
     def neighbours(self) -> Messages:
         """Over each boundary between stages of two ranks the stream one way, its gradient the other, in each
         micro-batch; once a step the gradients of the two copies of the word embedding."""
         stream = self.stream // (self.mesh.tp.size if self.sequence else 1)
-        said: Messages = Counter()
+        sent: Messages = Counter()
         for kind in ("send", "receive"):
-            said += count_messages(self.boundaries * len(self.labelled), kind, self.axes("pp"), stream)
-            said += count_messages(self.twins, kind, self.axes("pp"), prod(self.decoder) // self.shards)
-        return said
+            sent += count_messages(self.boundaries * len(self.labelled), kind, self.axes("pp"), stream)
+            sent += count_messages(self.twins, kind, self.axes("pp"), prod(self.decoder) // self.shards)
+        return sent
 
     def overhead(self) -> Messages:
         """The labels counted; then, together, losses, the gradients' norm, and whether someone was told to stop."""

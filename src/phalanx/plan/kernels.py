@@ -59,7 +59,8 @@ class Block:
     def __init__(self, work: Workload, block: model.Block) -> None:
         self.work, self.block, self.width = work, widened(block, work.tp), BYTES[work.precision]
         self.tokens = work.micro_batch * work.sequence // work.cp
-        self.mine = self.tokens // (work.tp if work.sequence_parallel else 1)  # between the tensor-parallel parts
+        # between the tensor-parallel parts
+        self.local_tokens = self.tokens // (work.tp if work.sequence_parallel else 1)
         self.heads = self.block.attention.heads / work.tp
         self.scores = work.micro_batch * self.heads * (work.sequence // work.cp) * work.sequence
 
@@ -75,14 +76,14 @@ class Block:
     def attention(self) -> list[Kernel]:
         """Forward: scores, their softmax and dropout, what they say of the values."""
         work, pairs = self.work, max(1, round(self.work.micro_batch * self.heads))
-        mine, whole, attention = work.sequence // work.cp, work.sequence, self.block.attention
+        queries, whole, attention = work.sequence // work.cp, work.sequence, self.block.attention
         wide = attention.width
         if work.attention == "fused":
             moved = 2 * (attention.heads + attention.kv_heads) * wide  # queries and what they get, keys and values
-            return [Kernel("flash", self.tokens * moved / work.tp * self.width, (mine, whole, 2 * wide), pairs)]
+            return [Kernel("flash", self.tokens * moved / work.tp * self.width, (queries, whole, 2 * wide), pairs)]
         both = [
-            product("attention", mine, whole, wide, self.width, pairs),
-            product("attention", mine, wide, whole, self.width, pairs),
+            product("attention", queries, whole, wide, self.width, pairs),
+            product("attention", queries, wide, whole, self.width, pairs),
         ]
         return [*both, *self.softmax(work.attention, forward=True)]
 
@@ -106,8 +107,8 @@ class Block:
         order = self.move(
             "order", self.tokens * attention.heads * attention.width / t, 2 if forward else 6, 1 if forward else 3
         )
-        sums = self.move("sum", self.mine * h, 2 * (summed + extra), 2 + kernels)
-        norms = self.move("norm", self.mine * h, 2 * normed, 2 if forward else 4)
+        sums = self.move("sum", self.local_tokens * h, 2 * (summed + extra), 2 + kernels)
+        norms = self.move("norm", self.local_tokens * h, 2 * normed, 2 if forward else 4)
         return [inner, order, sums, norms, *self.rotary(forward)]
 
     def rotary(self, forward: bool) -> list[Kernel]:
@@ -139,8 +140,8 @@ class Block:
         """Kernels of its backward pass, with those of what is recomputed for it."""
         inner = self.attention()
         if self.work.attention == "fused":
-            one = inner[0]
-            back = [Kernel("flash", 2 * one.bytes, (*one.shape[:2], one.shape[2] * 5 // 2), one.batch)]
+            flash = inner[0]
+            back = [Kernel("flash", 2 * flash.bytes, (*flash.shape[:2], flash.shape[2] * 5 // 2), flash.batch)]
         else:
             back = [g for k in inner if k.shape[0] for g in gradients(k)] + self.softmax(self.work.attention, False)
         matrices = [g for k in self.products() for g in gradients(k)]

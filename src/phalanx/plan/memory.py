@@ -94,7 +94,8 @@ def _split(layer: Layer) -> int:
 class _Rank(RankShard):
     def __init__(self, config: Config, pp: int, device: str) -> None:
         super().__init__(config, pp)
-        self.mine = self.positions * self.spec.hidden // (self.layout.tp if self.sequence else 1)  # of the stream
+        # elements of the residual stream that this rank has
+        self.local_stream = self.positions * self.spec.hidden // (self.layout.tp if self.sequence else 1)
         self.device = device
         self.casts = self.narrow if self.narrow < WIDE else 0  # bytes of a weight as products take it
         count = min(self.micro_batches, 4 * self.layout.pp)
@@ -103,9 +104,9 @@ class _Rank(RankShard):
     def kept(self, block: Block, recompute: str) -> float:
         """Bytes that a block keeps for backward of a micro-batch."""
         if recompute == "block":
-            return WIDE * self.mine
+            return WIDE * self.local_stream
         if recompute == "attention":
-            return self.saved(block) - self.saved(block.attention) + WIDE * self.mine
+            return self.saved(block) - self.saved(block.attention) + WIDE * self.local_stream
         return self.saved(block) + self.beside(block.attention)
 
     def saved(self, part: Block | Layer) -> float:
@@ -145,7 +146,7 @@ class _Rank(RankShard):
             again = self.inner(block.attention) + self.beside(block.attention)
         stored = (3 * WIDE - self.narrow) * self.pairs(block.attention) + self.written_out(block.attention)
         scores = stored - self.saved(block.feed_forward)  # while the written-out formula goes forward, or backward
-        return again + max(self.between(block.feed_forward), scores) + 2 * WIDE * self.mine
+        return again + max(self.between(block.feed_forward), scores) + 2 * WIDE * self.local_stream
 
     def written_out(self, attention: Attention) -> float:
         """Bytes of a ring's backward where no kernel knows who may see whom, in fp32: weights of one rank's keys and
@@ -162,13 +163,14 @@ class _Rank(RankShard):
     def moving(self, block: Block) -> float:
         """Bytes of the gradients that a block's weights wait for, where theirs are made later."""
         outputs = sum(matrix.outputs.size for _, matrix in block.matrices())
-        return self.narrow * self.positions * outputs / self.layout.tp + 4 * WIDE * self.mine
+        return self.narrow * self.positions * outputs / self.layout.tp + 4 * WIDE * self.local_stream
 
     @cached_property
     def stage_bytes(self) -> list[float]:
         """Bytes that each stage keeps for backward of a micro-batch."""
         kept = self.by_stage({block: self.kept(block, self.layout.recompute) for block in self.computed})
-        return [size + WIDE * self.mine * (number == 0) for number, size in zip(self.numbers, kept, strict=True)]
+        own = WIDE * self.local_stream
+        return [size + own * (number == 0) for number, size in zip(self.numbers, kept, strict=True)]
 
     def by_stage(self, sizes: dict[Block, float]) -> list[float]:
         """Bytes of each stage's blocks, of the sizes of those that differ."""
@@ -190,13 +192,13 @@ class _Rank(RankShard):
             weight = (kept + whole * share, kept, share)
             heaviest[held.loss] = max(heaviest.get(held.loss, (0.0, 0.0, 0.0)), weight)
 
-        found = {(kept, share, loss) for loss, (kept, share) in most.items()}
-        found |= {(kept, share, loss) for loss, (_, kept, share) in heaviest.items()}
-        return [Kept(*time) for time in found]
+        fullest = {(kept, share, loss) for loss, (kept, share) in most.items()}
+        fullest |= {(kept, share, loss) for loss, (_, kept, share) in heaviest.items()}
+        return [Kept(*time) for time in fullest]
 
     def received(self) -> float:
         """Bytes of the places, one for each micro-batch of a step, where neighbours' messages arrive."""
-        return WIDE * self.mine * self.boundaries * self.micro_batches
+        return WIDE * self.local_stream * self.boundaries * self.micro_batches
 
     def states(self) -> tuple[float, float]:
         """Bytes of weights and of what the optimizer keeps of them."""
@@ -238,7 +240,7 @@ class _Rank(RankShard):
         weight = columns * width * (WIDE + self.casts + WIDE * (rows < self.labels))
         per = next(matrix.per for _, matrix in self.spec.heads[0].matrices())
         read = {"token": self.positions, "label": self.labels, "sequence": self.layout.micro_batch}[per]
-        head = 2 * WIDE * read * self.spec.hidden + WIDE * self.mine
+        head = 2 * WIDE * read * self.spec.hidden + WIDE * self.local_stream
         return Memory(
             weights + self.gathered(self.kept_gathered(kept)),
             self.gradients(kept, 0),
@@ -268,7 +270,7 @@ class _Rank(RankShard):
         twins = 2 * words * self.twins * (self.shards == 1)  # of shards that is less than what was gathered
         waits = self.last and (self.micro_batches == 1 or self.sharded or self.spec.tied)
         moving = max(words * self.first + WIDE * prod(self.decoder) * waits + left, twins)
-        moving += WIDE * self.mine + self.received()
+        moving += WIDE * self.local_stream + self.received()
         made = self.all_blocks
         return Memory(weights + self.gathered(made), self.gradients(kept, made), moments, left, moving - left)
 

@@ -32,9 +32,9 @@ class Operation(NamedTuple):
 class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context in which `operations` grows."""
 
-    def __init__(self, traffic: CommCounter, ledger: MemoryProfiler) -> None:
+    def __init__(self, comm: CommCounter, memory: MemoryProfiler) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.traffic, self.ledger = traffic, ledger
+        self.comm, self.memory = comm, memory
         self.operations: list[Operation] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,13 +42,13 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         if func.is_view or func.namespace == "prim":  # which move nothing; fake tensors ask for their device so
             return out
-        message = self.traffic.heard(func, args, kwargs) if func.namespace == "c10d" else None
+        message = self.comm.heard(func, args, kwargs) if func.namespace == "c10d" else None
         tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
         moved = sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
         backward = torch._C._current_graph_task_id() != -1
         flops = flops_of(func, args, kwargs, out)
         name = func.name().removeprefix("aten::").removesuffix(".default")
-        self.operations.append(Operation(self.ledger.now, name, backward, flops, moved, _shape(func, args), message))
+        self.operations.append(Operation(self.memory.now, name, backward, flops, moved, _shape(func, args), message))
         return out
 
 

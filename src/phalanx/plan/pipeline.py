@@ -141,11 +141,12 @@ def simulate(
     if played < count:
         more = _seconds(schedule, pp, chunks, played + pp, forward, backward, hop)
         seconds += (count - played) / pp * (more - seconds)
-    there, back = [0.0] * pp, [0.0] * pp
+
+    busy_forward, busy_backward = [0.0] * pp, [0.0] * pp
     for rank, out, home in zip(where, forward, backward, strict=True):
-        there[rank] += out
-        back[rank] += home
-    return Flow(seconds, max(there), max(back), where)
+        busy_forward[rank] += out
+        busy_backward[rank] += home
+    return Flow(seconds, max(busy_forward), max(busy_backward), where)
 
 
 def _seconds(

@@ -132,8 +132,8 @@ class Step:
 
     def stages(self, direction: str) -> list[Pass]:
         """All of each stage for one micro-batch."""
-        last, one = self.work.stages - 1, cache(partial(self._stage, direction))
-        return [one(blocks, stage == 0, stage == last) for stage, blocks in enumerate(self.spread)]
+        last, timed = self.work.stages - 1, cache(partial(self._stage, direction))
+        return [timed(blocks, stage == 0, stage == last) for stage, blocks in enumerate(self.spread)]
 
     @cached_property
     def spread(self) -> list[tuple[int, ...]]:
@@ -146,9 +146,9 @@ class Step:
 
     def _stage(self, direction: str, blocks: tuple[int, ...], first: bool, last: bool) -> Pass:
         parts, launches = defaultdict[str, float](float), 0
-        for count, one in zip(blocks, self.blocks, strict=True):
-            launches += count * one[direction].launches
-            for kind, seconds in one[direction].parts.items():
+        for count, block in zip(blocks, self.blocks, strict=True):
+            launches += count * block[direction].launches
+            for kind, seconds in block[direction].parts.items():
                 parts[kind] += count * seconds
         ends: list[Kernel] = []
         if first:
@@ -233,12 +233,14 @@ class Step:
         work, count = self.work, self.work.micro_batches
         passes = self.stages("forward"), self.stages("backward")
         slowest = 1 + SPREAD * sqrt(2 * log(work.gpus))
-        forward, backward = (tuple(slowest * each.seconds for each in one) for one in passes)
+        forward, backward = (tuple(slowest * stage.seconds for stage in stages) for stages in passes)
+
         hop = 0.0
         if work.pp > 1:
             ranks = work.tp if work.sequence_parallel or work.scattered else 1
             hop = send(self.cluster, self.wide / ranks, work.tp * work.cp * work.dp)
             hop += self.tp.scatter(self.wide) if work.scattered and not work.sequence_parallel else 0.0
+
         flow = pipeline.simulate(work.schedule, work.pp, work.chunks, count, forward, backward, hop)
         parameters = self.rank_parameters()
         update = self.update(parameters) + self.whole_matrices()
@@ -251,9 +253,10 @@ class Step:
             busy[rank] += count * (forward[stage] + backward[stage])
         for stage, rank in enumerate(flow.ranks):
             if rank == busy.index(max(busy)):
-                for one in passes:
-                    for kind, value in one[stage].parts.items():
+                for stages in passes:
+                    for kind, value in stages[stage].parts.items():
                         parts[kind] += count * value
+
         parts["bubble"] = flow.seconds - max(busy)
         parts["waiting"] = seconds - sum(parts.values())
         rate = work.flops() / seconds / work.gpus

@@ -146,8 +146,8 @@ def _rest(spec: Spec, first: bool, last: bool, ranks: Ranks, shards: int, optim:
 
 def _elements(parameters: Iterable[Parameter], ranks: Ranks, shards: int, optim: OptimConfig | None) -> int:
     """Elements of a rank's part of parameters, with as many rows in every shard, or bytes of their state."""
-    found = 0
+    count = 0
     for parameter in parameters:
         rows, *others = shape(parameter, ranks)
-        found += -(-rows // shards) * shards * prod(others) * (optim.state(parameter) if optim else 1)
-    return found
+        count += -(-rows // shards) * shards * prod(others) * (optim.state(parameter) if optim else 1)
+    return count

@@ -258,13 +258,17 @@ class Checkpointer:
 
     def _publish(self, partial: Path, path: Path, loss: float | None) -> None:
         """Give a finished checkpoint its name, which an abandoned one of the same step may hold; let older ones go."""
-        durable.sync(partial)
+        durable.sync(partial)  # before the rename, or a loss of power could leave a name without its bytes
+
+        # set aside, not removed, until the new one has its name: a kill in between costs neither
         old = path.with_name(path.name + ".old")
         if path.exists():
             durable.rename(path, old)
         durable.rename(partial, path)
         if old.exists():
             shutil.rmtree(old)
+
+        # the best is named before others go, so that it is never among them
         self._rank(path, loss)
         self._prune(int(path.name.removeprefix("step-")))
 

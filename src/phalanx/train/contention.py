@@ -54,10 +54,11 @@ class Contention:
             return ""
         if self._waiting and self._waiting.seconds < SECONDS:
             return ""
-        said = advice(self._waiting.share(), speed, self._threads) if self._waiting else ""
+
+        note = advice(self._waiting.share(), speed, self._threads) if self._waiting else ""
         self._waiting = CoreWait(self._clock, self._waited)
-        self._said = bool(said)
-        return said
+        self._said = bool(note)
+        return note
 
 
 def advice(waited: float, speed: float, threads: int) -> str:
@@ -66,10 +67,10 @@ def advice(waited: float, speed: float, threads: int) -> str:
     """
     if waited < WAITED or speed >= SLOW:
         return ""
-    found = f"Steps are slow because other processes use the cores: this one waits for a core {waited:.0%} of the time."
+    cause = f"Steps are slow because other processes use the cores: this one waits for a core {waited:.0%} of the time."
     if threads == 1:
-        return f"{found} It will be faster when those end."
+        return f"{cause} It will be faster when those end."
     return (
-        f"{found} Its {threads} threads also wait for each other; one alone is faster in such a crowd. Press Ctrl-C, "
+        f"{cause} Its {threads} threads also wait for each other; one alone is faster in such a crowd. Press Ctrl-C, "
         "which saves, and give the same command with OMP_NUM_THREADS=1 before it."
     )

@@ -57,30 +57,39 @@ def answered(
     numbers, size, mesh = sample_numbers(source, limit), config.layout.micro_batch, mesh or Mesh()
     device = next(model.parameters()).device
     names = [name for loss in task.losses for name in (loss, f"{loss}_correct")]
+    # in float64: over millions of positions the order of batches, which the layout decides, does not show
     sums = torch.zeros(len(names), dtype=torch.float64)
     answers: dict[int, Array] = {}
     counts = torch.zeros(len(task.losses), dtype=torch.float64)
+
     training = model.training
     model.eval()
     with torch.no_grad():
         for start in range(0, len(numbers), size * mesh.dp.size):
             picked = numbers[start + size * mesh.dp.rank :][:size]
             batch = slice_batch(_batch(task, source, picked, size, config, mesh).to(device), mesh.cp)
-            found = model(batch)
-            if task.labelled and "answers" in found:
-                rows = gather_sequence(found["answers"], mesh.cp) if found["answers"].ndim > 2 else found["answers"]
+            outputs = model(batch)
+
+            if task.labelled and "answers" in outputs:
+                rows = outputs["answers"]
+                if rows.ndim > 2:
+                    rows = gather_sequence(rows, mesh.cp)
                 if mesh.tp.rank == mesh.cp.rank == 0:  # the others have the same, or not the first position
                     answers |= zip(picked, rows.float().cpu().numpy(), strict=False)
-            sums += torch.stack([torch.as_tensor(found.get(name, 0.0)).double().cpu() for name in names])
-            here = task.loss_counts(batch)
-            counts += torch.stack([torch.as_tensor(here.get(name, 0)).double().cpu() for name in task.losses])
+
+            sums += torch.stack([torch.as_tensor(outputs.get(name, 0.0)).double().cpu() for name in names])
+            batch_counts = task.loss_counts(batch)
+            counts += torch.stack([torch.as_tensor(batch_counts.get(name, 0)).double().cpu() for name in task.losses])
             if progress:
                 progress(min(start + size * mesh.dp.size, len(numbers)), len(numbers))
     model.train(training)
+
+    # losses lie on the last stage alone, and alike on the ranks of tp; counts every stage has, and every rank of tp
     sums, counts = _everywhere(sums / mesh.tp.size, mesh.world), _everywhere(counts, mesh.data)
     result = _result(task, dict(zip(names, sums.tolist(), strict=True)), counts.tolist(), len(numbers))
     if not task.labelled:
         return result, []
+
     answers = _gathered(answers, mesh.world)
     in_order = [answers[number] for number in numbers]
     return result | task.judge(in_order, source), in_order

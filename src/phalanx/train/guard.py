@@ -45,9 +45,9 @@ class Guard:
         the cause on any of them.
         """
         origin, passed_on = _bad_output(model, forward)
-        found = [_bad_parameter(model), origin, passed_on, _bad_gradient(model), "nowhere on a second look"]
-        mine = next((order, where) for order, where in enumerate(found) if where)
-        _, where = min(gather_objects(mine, dist.group.WORLD), key=lambda suspect: suspect[0])
+        suspects = [_bad_parameter(model), origin, passed_on, _bad_gradient(model), "nowhere on a second look"]
+        nearest = next((order, where) for order, where in enumerate(suspects) if where)
+        _, where = min(gather_objects(nearest, dist.group.WORLD), key=lambda suspect: suspect[0])
         return (
             f"{self.bad} steps in a row had a NaN or infinite loss or gradient; not finite first: {where}. The weights "
             "are as before those steps, and saved. Look at that batch of data, or start a new run from them by "

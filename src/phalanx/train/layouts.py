@@ -152,7 +152,7 @@ def _replicas(config: Config, layout: LayoutConfig) -> str:
 def _questions(config: Config, layout: LayoutConfig) -> str:
     """The candidates of a question are in one micro-batch, and so with one replica: their scores meet in the loss."""
     together, rows = rows_together(config), [batch // layout.dp for batch in batch_sizes(config.train)]
-    if wrong := next((each for each in rows if each % together), 0):
+    if wrong := next((count for count in rows if count % together), 0):
         return (
             f"a replica's {wrong} sequences part a question's {together} candidates; use a train.batch that is a "
             f"multiple of {together * layout.dp}"
@@ -169,11 +169,11 @@ def _micro_batches(config: Config, layout: LayoutConfig) -> str:
     """In every step, so with every batch of a ramp-up, the micro-batches of a replica fill the pipeline."""
     pp, schedule, size = layout.pp, layout.schedule, layout.micro_batch
     rows = [batch // layout.dp for batch in batch_sizes(config.train)]
-    wrong = next((each for each in rows if not fills(each, size, pp, schedule)), None) if pp > 1 else None
+    wrong = next((count for count in rows if not fills(count, size, pp, schedule)), None) if pp > 1 else None
     if wrong is None:
         return ""
 
-    fits = [n for n in range(1, rows[0] + 1) if all(fills(each, n, pp, schedule) for each in rows)]
+    fits = [n for n in range(1, rows[0] + 1) if all(fills(count, n, pp, schedule) for count in rows)]
     if fits:
         would = f"layout.micro_batch={_listed(fits)}"
     elif len(rows) == 1:

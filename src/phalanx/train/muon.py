@@ -62,11 +62,11 @@ class Muon(Optimizer):
         if not (self.split_fused and rows.fused):
             return orthogonal(update.to(self.number), self.steps), size(update)
 
-        found = torch.empty_like(update)  # in fp32: each part has a factor of its own
-        for part, into in zip(parts(update, rows), parts(found, rows), strict=True):
+        updates = torch.empty_like(update)  # in fp32: each part has a factor of its own
+        for part, into in zip(parts(update, rows), parts(updates, rows), strict=True):
             matrix = part.flatten(0, 1).to(self.number)
             into.copy_(orthogonal(matrix, self.steps).float().mul_(size(matrix)).view_as(into))
-        return found, 1.0
+        return updates, 1.0
 
 
 def parts(matrix: Tensor, rows: Dim) -> list[Tensor]:

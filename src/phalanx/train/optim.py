@@ -41,8 +41,8 @@ def groups(parameters: Parameters, decay: float, without: Set[Role] = frozenset(
     """Return torch's parameter groups: what decays by its role, and what does not; none of the roles in `without`."""
     roles = {p: role for name, p in parameters.items() if (role := parameters.description(name).role) not in without}
     decaying, others = ([p for p, role in roles.items() if (role in DECAYING) == decays] for decays in (True, False))
-    found = (decaying, decay), (others, 0.0)
-    return [{"params": some, "weight_decay": its} for some, its in found if some]
+    rates = (decaying, decay), (others, 0.0)
+    return [{"params": members, "weight_decay": rate} for members, rate in rates if members]
 
 
 def clip(parameters: Parameters, square: Tensor, limit: float, scale: float = 1.0) -> Tensor:

@@ -105,8 +105,8 @@ class Muon(AdamW):
             return []
         rows, columns = parameter.dims
         parts = [part.size * rows.units for part in rows.fused] if self.split_fused else []
-        found = list[Product]()
+        products = list[Product]()
         for height in parts or [rows.stored]:
             short, long = sorted((height, columns.stored))
-            found += [(short, short, long), (short, short, short), (short, long, short)] * STEPS
-        return found
+            products += [(short, short, long), (short, short, short), (short, long, short)] * STEPS
+        return products

@@ -40,16 +40,16 @@ class Progress:
         name, most = ("held-out loss", "lowest") if best_by == "loss" else (best_by.replace("_", " "), "highest")
         best, now = f"{abs(self.best):.4f}", f"{abs(self.loss):.4f}"
         risen = f"the {name} was {most} at step {self.best_step} ({best}) and is {now} now"
-        told = {
+        explanation = {
             OVERFITS: f"the model overfits: {risen}; more data, more dropout or fewer steps would help",
             DIVERGES: f"the run diverges: {risen}, and the training loss rose too; a lower optim.lr would help",
             "": "",
         }[judged]
         if not self.finished:
-            return told
+            return explanation
         return (
             f"stopping early: the {name} has not improved for {self.stale} evaluations. The best is "
-            f"{best} at step {self.best_step}, and it is kept" + (f"; {told}" if told else "")
+            f"{best} at step {self.best_step}, and it is kept" + (f"; {explanation}" if explanation else "")
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -42,13 +42,13 @@ def capture_weights(parameters: Parameters, optimizers: list[Optimizer]) -> Stat
 
 def places(state: State, parameters: Parameters) -> dict[str, Place]:
     """Where in the whole each tensor of a captured state lies: a moment lies as its parameter does."""
-    found, places_of = {}, parameters.places()
+    captured_places, places_of = {}, parameters.places()
     for path, tensor in tree.split(state)[0].items():
         part, *middle, last = path.split("/")
         name = last if part == "model" else middle[-1]
         if tensor.shape == parameters[name].shape and tensor.ndim:
-            found[path] = places_of[name]
-    return found
+            captured_places[path] = places_of[name]
+    return captured_places
 
 
 def restore(state: State, progress: Progress, scale: LossScale, guard: Guard) -> None:

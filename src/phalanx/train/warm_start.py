@@ -25,11 +25,12 @@ def misfit(config: Config, body: bool) -> str:
     """
     init, run = config.train.init, RunFolder.open(config.train.init)
     ours, theirs = config.model, run.config().model
-    spec, there = spec_of(ours), Checkpointer(run).shapes("model", best=body)
-    here, taken = _shapes(spec), _taken(spec, there)
-    wrong = [name for name in here if name not in taken and not (body and name.startswith("answer."))]
+    spec, saved = spec_of(ours), Checkpointer(run).shapes("model", best=body)
+    shapes, taken = _shapes(spec), _taken(spec, saved)
+
+    wrong = [name for name in shapes if name not in taken and not (body and name.startswith("answer."))]
     if not body:
-        wrong += there.keys() - here.keys()
+        wrong += saved.keys() - shapes.keys()
     if not wrong and _heads(spec) == _heads(spec_of(theirs)):
         return "" if body else _other_moments(config, run)
 
@@ -37,7 +38,7 @@ def misfit(config: Config, body: bool) -> str:
         ours, theirs = ours.tuned("", 0), theirs.tuned("", 0)
     keys = _different(ours, theirs)
     if not keys:
-        return f"train.init={init}: {wrong[0]} is {there.get(wrong[0], 'absent')} there and {here.get(wrong[0])} here"
+        return f"train.init={init}: {wrong[0]} is {saved.get(wrong[0], 'absent')} there and {shapes.get(wrong[0])} here"
     of_theirs, of_ours = (_listed(model, keys) for model in (theirs, ours))
     would = "" if body else f", as `phalanx train … --from {init}` does"
     return f"train.init={init} is of another model: {of_theirs}, not {of_ours}; take its keys{would}"
@@ -88,26 +89,28 @@ def _load_whole(config: Config, parameters: Parameters, optimizers: list[Optimiz
 
 def _load_body(config: Config, parameters: Parameters, other: Checkpointer) -> str:
     """The best weights, as far as the model has them too."""
-    spec, there, init = spec_of(config.model), other.shapes("model", best=True), config.train.init
-    names = _taken(spec, there)
+    spec, saved, init = spec_of(config.model), other.shapes("model", best=True), config.train.init
+    names = _taken(spec, saved)
+
     tensors = state.capture_weights(parameters, [])["model"]
     weights = {"model": {names[name]: tensor for name, tensor in tensors.items() if name in names}}
     places = {f"model/{names[name]}": place for name, place in parameters.places().items() if name in names}
     restored = other.load(weights, best=True, places=places, whole=False)
-    new, left = _shapes(spec).keys() - names.keys(), there.keys() - set(names.values())
-    told = f"starting from step {restored.step} of {init}"
-    told += f"; at random: {', '.join(sorted(new))}" if new else ""
-    return told + (f"; of no use here: {', '.join(sorted(left))}" if left else "")
+
+    new, left = _shapes(spec).keys() - names.keys(), saved.keys() - set(names.values())
+    note = f"starting from step {restored.step} of {init}"
+    note += f"; at random: {', '.join(sorted(new))}" if new else ""
+    return note + (f"; of no use here: {', '.join(sorted(left))}" if left else "")
 
 
-def _taken(spec: Spec, there: Shapes) -> dict[str, str]:
+def _taken(spec: Spec, saved: Shapes) -> dict[str, str]:
     """Which weights of a model a checkpoint has in the same shape: their names here, and there. BERT's pooler was
     taught by the question about pairs.
     """
     names = {}
     for name, shape in _shapes(spec).items():
-        theirs = name if name in there else name.replace("answer.pooler.", "pair.pooler.")
-        if there.get(theirs) == shape:
+        theirs = name if name in saved else name.replace("answer.pooler.", "pair.pooler.")
+        if saved.get(theirs) == shape:
             names[name] = theirs
     return names
 
@@ -126,4 +129,4 @@ def _different(ours: ModelConfig, theirs: ModelConfig) -> list[str]:
     if ours.family != theirs.family:
         return ["family"]
     both = ((key, getattr(ours, key), getattr(theirs, key)) for key in type(ours).model_fields if key != "preset")
-    return [key for key, one, other in both if one != other and not isinstance(one, float)]
+    return [key for key, own, other in both if own != other and not isinstance(own, float)]
