@@ -10,7 +10,7 @@ from phalanx.models.family import configured, spec_of
 from phalanx.nn.batch import Batch
 from phalanx.nn.init import initialise
 from phalanx.nn.model import Model
-from phalanx.spec.leaves import Dim, Matrix
+from phalanx.spec.leaves import Dim, Matrix, Per
 from phalanx.spec.model import Head, Spec
 
 
@@ -18,9 +18,9 @@ def described(family: str) -> Spec:
     return spec_of(configured(family=family, layers=1, hidden=32, heads=2, vocab=50, positions=16, dropout=0.0))
 
 
-def lm(path: str = "head", tied: str = "") -> Head:
+def lm(path: str = "head", tied: str = "", per: Per = "label") -> Head:
     """A head for the next token."""
-    words = Matrix(Dim("embed", 32), Dim("vocab", 50, padded=128), bias=False, per="label", tied=tied)
+    words = Matrix(Dim("embed", 32), Dim("vocab", 50, padded=128), bias=False, per=per, tied=tied)
     return Head("lm", ((path, words),))
 
 
@@ -29,6 +29,7 @@ def lm(path: str = "head", tied: str = "") -> Head:
     [
         ((lm("decoder"),), "a head for lm whose leaves begin with decoder, not head"),
         ((lm(tied="transformer.embeddings.position.weight"),), "tied to transformer.embeddings.position.weight"),
+        ((lm(per="token"),), "the matrix head for each token, where one for each label is computed"),
         ((lm(), lm()), "heads for lm and lm, not one over the vocabulary"),
         ((lm(), described("bert").heads[0]), "heads for lm and mlm, not one over the vocabulary"),
         ((described("bert").heads[1],), "heads for nsp, not one over the vocabulary"),

@@ -22,7 +22,11 @@ class AroundConfig(ModelConfig):
         embeddings = Embeddings(Table(Dim("vocab", self.vocab, padded=self.padded_vocab), embed))
         attention = Attention(self.hidden, self.heads, self.heads, width, causal=False, rope=Rope(1e4, width))
         block = Block(norm, attention, norm, MLP(self.hidden, self.ffn, "silu", gated=True))
-        chain = ("transform", Matrix(embed, embed)), ("norm", norm), ("decoder", decoder_of(self, bias=True))
+        chain = (
+            ("transform", Matrix(embed, embed, per="label")),
+            ("norm", norm),
+            ("decoder", decoder_of(self, bias=True)),
+        )
         head = Head("mlm", tuple((f"masked.{name}", leaf) for name, leaf in chain), "gelu")
         return Spec(self.hidden, self.positions, embeddings, (block,) * self.layers, norm, (head,))
 

@@ -1,5 +1,5 @@
-"""All that comes from outside goes through every verb, on two runs: a decoder with a family, an optimizer, data, a
-tracker and a backend from outside, and a BERT with a task, a head, an optimizer, a tracker and a backend from outside.
+"""All that comes from outside goes through every verb, on three runs: a decoder with a family, an optimizer, data, a
+tracker and a backend from outside; a BERT with a task, a head and a backend; an encoder of a family from outside.
 
 Each is trained, checked on a layout, resumed, planned, traced, judged, asked, served, exported and imported by the
 command line's own verbs. What each of the strangers does alone is tested in the files beside this one.
@@ -35,6 +35,7 @@ HERE = "tests.strangers"
 COMMON = [f"optim.name={HERE}.optimizers:Normed", "optim.momentum=0.8", f"log.trackers={HERE}.trackers:Diary",
           "train.steps=4", "train.eval_every=2", "save.every=2"]  # fmt: skip
 NUMBER = r"\d+(?:\.\d+)?"
+BERT_ALONE = {"model.segments", "model.norm_first", "model.gelu"}  # keys that other encoders have not
 SPREAD = ["layout.tp=2", "layout.pp=2", "layout.dp=2", "layout.micro_batch=2"]
 
 
@@ -51,7 +52,7 @@ class Journey(NamedTuple):
     path: str
     body: dict[str, Any]
     printed: Callable[[Any], str]
-    imported: tuple[str, str]
+    imported: tuple[str, ...]
 
 
 def phalanx(*words: object) -> str:
@@ -81,6 +82,21 @@ def encoder(corpus: Corpus, folder: Path) -> Path:
     return folder / "run"
 
 
+def filler(corpus: Corpus, folder: Path) -> Path:
+    """A run of a family of encoders, an optimizer and a tracker from outside."""
+    known = [word for word in corpus.words("bert") if word.partition("=")[0] not in BERT_ALONE]
+    model = f"model.family={HERE}.encoders:Around", "model.heads=4", "model.dropout=0.1", "data.pairs=none"
+    phalanx("train", "gpt-tiny", *known, *COMMON, *model, "--out", folder / "run")
+    return folder / "run"
+
+
+def printed_mask(told: Any) -> str:
+    """A mask's words as `phalanx fill` prints them."""
+    (blank,) = told
+    words = ", ".join(f"{word} {chance:.1%}" for word, chance in blank["words"])
+    return f"[MASK] at token {blank['position']}: {words}"
+
+
 JOURNEYS = {
     "decoder": Journey(
         make=decoder,
@@ -103,6 +119,17 @@ JOURNEYS = {
         body={"text": "a text"},
         printed=lambda told: f"stars  {told['stars']}\nmore  {told['more']}",
         imported=("--head", f"{HERE}.tasks:OrdinalHead"),
+    ),
+    "filler": Journey(
+        make=filler,
+        judged="loss",
+        limit=6,
+        asked=("fill", "a [MASK]"),
+        backend="torch",
+        path="/fill",
+        body={"text": "a [MASK]"},
+        printed=printed_mask,
+        imported=(),
     ),
 }
 
@@ -131,18 +158,25 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(NUMBER, text)]
 
 
-def checked(port: int, *words: str) -> tuple[int, str]:
-    """`phalanx check WORDS` in a process of several, as torchrun would have started them: its exit code, and what it
-    says.
-    """
+def on_ranks(port: int, *words: str) -> tuple[int, str]:
+    """`phalanx WORDS` in a process of several, as torchrun would have started them: its exit code, and what it says."""
     places = {"RANK": dist.get_rank(), "LOCAL_RANK": dist.get_rank(), "WORLD_SIZE": dist.get_world_size(),
               "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+    dist.barrier()  # a rank that left while others still connect would break their connections
     dist.destroy_process_group()  # the pool's: the verb makes its own
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitor, "peak_flops", lambda *_: 1e9)
         for name, value in places.items():
             patch.setenv(name, str(value))
-        told = CliRunner().invoke(app, ["check", *words], catch_exceptions=False)
+        told = CliRunner().invoke(app, [*words], catch_exceptions=False)
     return told.exit_code, told.stdout
+
+
+def laid_out(pool: Pool, processes: int, *words: object) -> str:
+    """What `phalanx WORDS` prints on so many processes."""
+    found = pool.run(processes, on_ranks, free_port(), *map(str, words))
+    assert [code for code, _ in found] == [0] * processes, found[0][1]
+    return found[0][1]
 
 
 def test_train_tells_the_tracker(run: Path) -> None:
@@ -157,22 +191,33 @@ def test_train_tells_the_tracker(run: Path) -> None:
 
 
 def test_check(pool: Pool, run: Path) -> None:
-    found = pool.run(8, checked, free_port(), str(run), *SPREAD, "--steps", "4")
-    assert [code for code, _ in found] == [0] * 8, found[0][1]
-    lines = found[0][1].splitlines()
+    lines = laid_out(pool, 8, "check", run, *SPREAD, "--steps", 4).splitlines()
     assert "tp=2 pp=2 dp=2" in lines[1] and lines[-1].startswith("the curves agree")
     assert [line.split()[0] for line in lines if line.split()[0].isdecimal()] == ["1", "2", "3", "4"]
 
 
+def halved(run: Path, folder: Path) -> Path:
+    """The run as it was after two of its steps."""
+    shutil.copytree(run, folder)
+    shutil.rmtree(max((folder / "checkpoints").glob("step-*")))
+    return folder
+
+
 def test_resume(run: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    shutil.rmtree(max((again / "checkpoints").glob("step-*")))
+    again = halved(run, tmp_path / "again")
     phalanx("train", again)
     assert curve(again) == curve(run)
-    assert [line for line in (again / "diary.txt").read_text().splitlines() if " from " in line][1:] == [
-        f"{RunFolder.open(run).config().task} from step 2"
-    ]
+    told = [line for line in (again / "diary.txt").read_text().splitlines() if " from " in line]
+    task = RunFolder.open(run).config().task
+    assert told == [f"{task} from step 0", f"{task} from step 2"]
+
+
+def test_resume_on_a_layout(pool: Pool, run: Path, tmp_path: Path) -> None:
+    again = halved(run, tmp_path / "again")
+    laid_out(pool, 8, "train", again, *SPREAD)
+    assert len(curve(again)) == len(curve(run)) == 6
+    for one, other in zip(curve(again), curve(run), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
 
 
 def test_plan(run: Path) -> None:
@@ -190,18 +235,25 @@ def test_trace(run: Path) -> None:
         assert told["planned_peak"][kind] == told["peak"][kind] == 4 * told["parameters"]
 
 
-def test_eval(journey: Journey, run: Path) -> None:
-    lines = phalanx("eval", run, "--limit", journey.limit).splitlines()
-    values = dict(line.split()[:2] for line in lines if len(line.split()) > 1)
+def test_eval(pool: Pool, journey: Journey, run: Path) -> None:
+    words = "eval", run, "--limit", journey.limit
     best = min if journey.judged == "loss" else max
     trained = best(each[journey.judged] for each in curve(run) if each["kind"] == "valid")
-    assert float(values[journey.judged]) == pytest.approx(trained, abs=1e-4)
+    for told in phalanx(*words), laid_out(pool, 8, *words, *SPREAD[:3]):
+        values = dict(line.split()[:2] for line in told.splitlines() if len(line.split()) > 1)
+        assert float(values[journey.judged]) == pytest.approx(trained, abs=2e-4)
 
 
 def test_asked(journey: Journey, run: Path) -> None:
     theirs, ours = ask(journey, run), ask(journey, run, "torch")
     assert re.sub(NUMBER, "", theirs) == re.sub(NUMBER, "", ours) != ""
     assert numbers(theirs) == pytest.approx(numbers(ours), abs=1e-4)
+
+
+@pytest.mark.parametrize("journey", ["decoder"], indirect=True)
+def test_asked_of_a_layout(pool: Pool, journey: Journey, run: Path) -> None:
+    verb, *question = journey.asked
+    assert laid_out(pool, 2, verb, run, *question, "layout.tp=2") == ask(journey, run)
 
 
 def test_serve(journey: Journey, run: Path) -> None:
@@ -212,6 +264,7 @@ def test_serve(journey: Journey, run: Path) -> None:
     assert journey.printed(told.json()) + "\n" == ask(journey, run)
 
 
+@pytest.mark.parametrize("journey", ["decoder", "encoder"], indirect=True)
 def test_export_and_import(journey: Journey, run: Path, tmp_path: Path) -> None:
     there, back = tmp_path / "there", tmp_path / "back"
     phalanx("export", run, there)

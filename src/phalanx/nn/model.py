@@ -14,6 +14,7 @@ from phalanx.spec.leaves import Norm
 from phalanx.spec.model import WORDS, Head, Spec
 
 ATTRIBUTES = {"lm": "head", "mlm": "masked", "nsp": "pair"}  # of a model, by the losses of its pretraining
+APPLIED = {"lm": "label", "mlm": "label", "nsp": "sequence"}  # what the matrices of these heads are applied to
 
 
 class Model(nn.Module):
@@ -89,6 +90,11 @@ def _unsupported_heads(heads: Sequence[Head]) -> str:
         tied = {matrix.tied for _, matrix in head.matrices()} - {"", WORDS}
         if tied:
             return f"a head for {head.loss} that is tied to {tied.pop()}, not to {WORDS}"
+        each = APPLIED.get(head.loss)
+        other = [(path, matrix.per) for path, matrix in head.matrices() if each and matrix.per != each]
+        if other:
+            path, per = other[0]
+            return f"the matrix {path} for each {per}, where one for each {each} is computed (Matrix.per)"
 
     names = [head.name for head in heads]
     if "answer" in names and len(names) > 1:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 # What a parameter is, by which optimizers go rather than by its dimensions or its name: the matrix of a layer or of a
 # head, a table of embeddings, a norm's weight or bias, a matrix's bias.
 Role = Literal["matrix", "head", "table", "norm", "bias"]
+Per = Literal["token", "label", "sequence"]  # of a micro-batch, what a matrix is applied to: each of these
 DECAYING = frozenset[Role]({"matrix", "head", "table"})  # what weight decay is applied to, as is the custom
 
 
@@ -80,7 +81,7 @@ class Matrix:
     outputs: Dim
     bias: bool = True
     std: float = 0.02  # standard deviation of the initial weights
-    per: Literal["token", "label", "sequence"] = "token"  # what it is applied to: each of these
+    per: Per = "token"
     tied: str = ""
 
     def parameters(self) -> Iterator[Parameter]:
