@@ -16,7 +16,7 @@ from phalanx.train.resolve import Target, resolve
 
 RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny", "llama": "gpt-tiny"}
 TOY = "model.family=tests.plan.toy:Toy model.heads=8 model.ffn=1536 model.wider=512"
-LLAMA = "model.family=llama model.ffn=2816 model.kv_heads=4"
+LLAMA = "model.family=llama model.ffn=2816 model.kv_heads=4 model.vocab=50257"
 FAMILIES = {"toy": TOY, "llama": LLAMA}
 SIZES = "model.hidden=1024 model.heads=16 data.sequence=512 model.positions=512"
 LAYERS = {"gpt": 2, "bert": 4, "toy": 2, "llama": 4}  # in few blocks of a BERT's its memory is known less closely

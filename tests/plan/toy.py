@@ -26,6 +26,11 @@ class ToyConfig(ModelConfig):
     wider: int = 0
     """How much wider the feed-forward layer of the last block is."""
 
+    @property
+    def usual_vocab(self) -> int:
+        """Tokens of GPT-2's tokenizer."""
+        return 50_257
+
     def spec(self) -> Spec:
         """Return its description."""
         embed, norm = Dim("embed", self.hidden), Norm(Dim("embed", self.hidden), self.norm_eps, "rms", bias=False)
