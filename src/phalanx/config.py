@@ -22,7 +22,7 @@ from pydantic import (
 from phalanx import registry
 from phalanx.errors import InputError
 from phalanx.optimizer import OptimConfig, optimizer_of
-from phalanx.section import Fraction, Section, Share, Size
+from phalanx.section import Fraction, Section, Share, Size, shadowed
 
 if TYPE_CHECKING:
     from phalanx.spec.model import Spec
@@ -295,4 +295,6 @@ def section_of(family: str) -> type[ModelConfig]:
     section = registry.MODELS.find(family).Config
     if not (isinstance(section, type) and issubclass(section, ModelConfig)):
         raise InputError(f"model.family={family}: its Config is no subclass of phalanx.config.ModelConfig")
+    if reason := shadowed(section, ModelConfig):
+        raise InputError(f"model.family={family}: its Config's key {reason}")
     return section

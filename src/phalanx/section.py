@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -44,6 +44,28 @@ class Section(BaseModel):
         """Return a copy with keys of sections in it replaced, as updated(train={"steps": 9}). Nothing is validated."""
         changed = {name: getattr(self, name).model_copy(update=keys) for name, keys in sections.items()}
         return self.model_copy(update=changed)
+
+
+@cache
+def shadowed(section: type[Section], shared: type[Section]) -> str:
+    """Return how a section has a key of the one that it extends as something else, as "heads is str, …"; "" if all are
+    of the same kind. A few words may stand for any text, a whole number for a real one.
+    """
+    for key, field in shared.model_fields.items():
+        own, kind = section.model_fields[key], field.annotation
+        words = get_args(own.annotation) if get_origin(own.annotation) is Literal else ()
+        allowed: tuple[Any, ...] = (float, int) if kind is float else (kind,)
+        if own.annotation not in allowed and not (
+            words and all(isinstance(word, str) and kind is str for word in words)
+        ):
+            return f"{key} is {_name(own.annotation)}, which is {_name(kind)} in every family; give it another name"
+        if not own.is_required() and own.default_factory is None and not isinstance(own.default, allowed):
+            return f"{key} is a {type(own.default).__name__}, and a key of every family; give it another name"
+    return ""
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))
 
 
 @cache

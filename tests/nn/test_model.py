@@ -27,7 +27,7 @@ def lm(path: str = "head", tied: str = "", per: Per = "label") -> Head:
 @pytest.mark.parametrize(
     ("heads", "reason"),
     [
-        ((lm("decoder"),), "a head for lm whose leaves begin with decoder, not head"),
+        ((lm("decoder"),), "a head for lm whose leaves are decoder, not head"),
         ((lm(tied="transformer.embeddings.position.weight"),), "tied to transformer.embeddings.position.weight"),
         ((lm(per="token"),), "the matrix head for each token, where one for each label is computed"),
         ((lm(), lm()), "heads for lm and lm, not one over the vocabulary"),

@@ -10,6 +10,7 @@ from phalanx.config import FAMILY, Config, ModelConfig, section_of
 from phalanx.errors import InputError
 from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.model import Spec
+from phalanx.spec.sound import flaw
 
 Preset = Mapping[str, Any]  # keys of [model]
 
@@ -58,11 +59,42 @@ def configured(**keys: Any) -> ModelConfig:
 @cache
 def spec_of(model: ModelConfig) -> Spec:
     """Return the description of the model that a [model] section configures. InputError for sizes that no model can
-    have.
+    have, and for a description that does not hold together.
     """
     check(model)
-    spec = model.spec()
+    spec = _described(model)
     return _first(replace(spec, blocks=tuple(_first(block) for block in spec.blocks)))  # type: ignore[no-any-return]
+
+
+def _described(model: ModelConfig) -> Spec:
+    """Return what a family's own code says of a model, if it is sound; else InputError, by its path."""
+    spec, where = _asked(model, "spec"), f"model.family={model.family}"
+    if not isinstance(spec, Spec):
+        raise InputError(f"{where}: spec() returned a {type(spec).__name__}, not a phalanx.spec.model.Spec")
+    if why := flaw(spec) or _unlike_its_section(spec, model):
+        raise InputError(f"{where}: its spec: {why}")
+    return spec
+
+
+def _asked(model: ModelConfig, method: str) -> Any:
+    """Return what a method of a family's own section returns. InputError where it fails."""
+    try:
+        return getattr(model, method)()
+    except InputError:
+        raise
+    except Exception as error:
+        shown = f"{method}() raised {type(error).__name__}: {error}"
+        raise InputError(f"model.family={model.family}: {shown}; PHALANX_TRACEBACK=1 shows where") from error
+
+
+def _unlike_its_section(spec: Spec, model: ModelConfig) -> str:
+    """Return how a sound description is of another model than the keys of its section; "" if it is not."""
+    assert spec.embeddings is not None
+    if len(spec.blocks) != model.layers:
+        return f"transformer.blocks has {len(spec.blocks)} blocks, and model.layers={model.layers}"
+    if (rows := spec.embeddings.token.rows.size) < model.vocab:
+        return f"transformer.embeddings.token has {rows} rows, and model.vocab={model.vocab}"
+    return ""
 
 
 @cache
@@ -95,6 +127,6 @@ def with_preset(section: Preset) -> dict[str, Any]:
 
 def check(model: ModelConfig) -> None:
     """Raise InputError for sizes that no model can have."""
-    model.check()
+    _asked(model, "check")
     if model.vocab == 0:
         raise InputError("model.vocab=0 and no tokenizer to take it from; set model.vocab")

@@ -1,6 +1,5 @@
 """The module of any model, built from its description: a transformer and the heads that stand on it."""
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -10,11 +9,8 @@ from phalanx.nn.answer import AnswerHead
 from phalanx.nn.batch import Batch
 from phalanx.nn.heads import MaskedHead, PairHead, VocabularyHead
 from phalanx.nn.transformer import Transformer
-from phalanx.spec.leaves import Norm
-from phalanx.spec.model import WORDS, Head, Spec
-
-ATTRIBUTES = {"lm": "head", "mlm": "masked", "nsp": "pair"}  # of a model, by the losses of its pretraining
-APPLIED = {"lm": "label", "mlm": "label", "nsp": "sequence"}  # what the matrices of these heads are applied to
+from phalanx.spec.model import Head, Spec
+from phalanx.spec.supported import unsupported
 
 
 class Model(nn.Module):
@@ -61,48 +57,6 @@ def _supported(spec: Spec) -> Spec:
     if why := unsupported(spec):
         raise InputError(f"the model has {why}, which no module here computes")
     return spec
-
-
-def unsupported(spec: Spec) -> str:
-    """Return what a model has that the modules of this package do not compute; "" if there is nothing."""
-    attentions = [block.attention for block in spec.blocks]
-    if len({attention.causal for attention in attentions}) > 1:
-        return "blocks that look ahead beside blocks that do not"
-    if len({attention.rope for attention in attentions}) > 1:
-        return "blocks with different rotary positions"
-
-    if reason := _unsupported_heads(spec.heads):
-        return reason
-
-    norms = {leaf.kind for _, leaf in spec.leaves() if isinstance(leaf, Norm)} - {"layer", "rms"}
-    return f"{norms.pop()} norms" if norms else ""
-
-
-def _unsupported_heads(heads: Sequence[Head]) -> str:
-    """Return what `Model.forward` does not compute of some heads: it knows one over the vocabulary, maybe with one for
-    pairs beside it, or one of fine-tuning alone.
-    """
-    for head in heads:
-        if head.name != "answer" and head.loss not in ATTRIBUTES:
-            return f"a head for {head.loss}"
-        if head.name != ATTRIBUTES.get(head.loss, "answer"):
-            return f"a head for {head.loss} whose leaves begin with {head.name}, not {ATTRIBUTES[head.loss]}"
-        tied = {matrix.tied for _, matrix in head.matrices()} - {"", WORDS}
-        if tied:
-            return f"a head for {head.loss} that is tied to {tied.pop()}, not to {WORDS}"
-        each = APPLIED.get(head.loss)
-        other = [(path, matrix.per) for path, matrix in head.matrices() if each and matrix.per != each]
-        if other:
-            path, per = other[0]
-            return f"the matrix {path} for each {per}, where one for each {each} is computed (Matrix.per)"
-
-    names = [head.name for head in heads]
-    if "answer" in names and len(names) > 1:
-        return "a head of fine-tuning beside others"
-    over_words = len({"head", "masked"} & {*names})
-    if len({*names}) < len(names) or (names and "answer" not in names and over_words != 1):
-        return f"heads for {' and '.join(head.loss for head in heads)}, not one over the vocabulary"
-    return ""
 
 
 def _made(part: Head, spec: Spec) -> nn.Module:

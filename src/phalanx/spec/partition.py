@@ -15,6 +15,7 @@ from phalanx.spec.leaves import Dim, Parameter
 from phalanx.spec.model import Block, Embeddings, Spec
 
 SPLIT = frozenset({"heads", "mlp", "vocab"})
+AXES = SPLIT | {"embed", "position", "segment", "transform", "pooled", "classes"}  # all that there are
 
 
 class Ranks(NamedTuple):
