@@ -9,5 +9,11 @@ class InputError(ValueError):
     """Bad input: a file, a key, a value, a run folder. The message is the whole report."""
 
 
+def no_memory(error: BaseException) -> bool:
+    """Return whether an error says that there was no memory left, as Python or torch says it."""
+    said = ("out of memory", "can't allocate memory", "size calculation overflowed")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in said))
+
+
 class ModelError(InputError):
     """A model whose weights give no finite scores: bad input to who loaded it, not to who asks it something."""

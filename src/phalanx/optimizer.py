@@ -4,8 +4,8 @@ It is known by its name in the registry, or by "module:Name". The planner asks i
 section says what it costs by the parameters of a model's description; torch is imported where `build` wants it.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -69,7 +69,7 @@ class OptimConfig(Section):
         """Return the bytes that a step reads and writes for each element of a parameter, its gradient not counted: of
         its weight and state, once, if it says nothing else.
         """
-        return 2 * (WEIGHT + self.state(parameter))
+        return 2 * (WEIGHT + state_bytes(self, parameter))
 
 
 def optimizer_of(name: str) -> type[OptimConfig]:
@@ -78,3 +78,55 @@ def optimizer_of(name: str) -> type[OptimConfig]:
     if not (isinstance(section, type) and issubclass(section, OptimConfig)):
         raise InputError(f"optim.name={name} is no subclass of phalanx.optimizer.OptimConfig")
     return section
+
+
+def build(optim: OptimConfig, parameters: Any) -> "list[Optimizer]":
+    """Return what an optimizer's `build` makes. InputError where that is no list of torch's optimizers."""
+
+    def fits(made: Any) -> bool:
+        from torch.optim import Optimizer
+
+        return isinstance(made, list) and all(isinstance(each, Optimizer) for each in made)
+
+    made = _asked(optim, "build", parameters, fits, "a list of torch's optimizers")
+    return cast("list[Optimizer]", made)
+
+
+def state_bytes(optim: OptimConfig, parameter: "Parameter") -> int:
+    """Return what `state` says of a parameter. InputError where that is no number of bytes."""
+    return cast(int, _asked(optim, "state", parameter, _is_count, "a whole number of bytes"))
+
+
+def messages(optim: OptimConfig, parameters: "Sequence[Parameter]") -> list[int]:
+    """Return what `messages` says of parameters. InputError where that is no list of whole numbers."""
+    return cast(list[int], _asked(optim, "messages", parameters, _are_counts, "a list of whole numbers"))
+
+
+def products(optim: OptimConfig, parameter: "Parameter") -> list[Product]:
+    """Return what `products` says of a parameter. InputError where that is no list of sizes m, n and k."""
+
+    def fits(found: Any) -> bool:
+        return isinstance(found, list) and all(
+            isinstance(each, tuple) and len(each) == 3 and _are_counts([*each]) for each in found
+        )
+
+    return cast(list[Product], _asked(optim, "products", parameter, fits, "a list of tuples (m, n, k)"))
+
+
+def _asked(optim: OptimConfig, method: str, about: Any, fits: Callable[[Any], bool], wanted: str) -> Any:
+    """Return what a method of an optimizer gives, which is to be what `fits` says and the words `wanted`."""
+    if ":" not in optim.name:  # one of ours, which a search asks thousands of times
+        return getattr(optim, method)(about)
+    with registry.blamed("optim.name", optim.name, f"{method}()"):
+        given = getattr(optim, method)(about)
+    if not fits(given):
+        raise InputError(f"optim.name={optim.name}: {method}() gave {type(given).__name__} {given!r:.60}, not {wanted}")
+    return given
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_count, values))

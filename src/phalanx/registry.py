@@ -12,6 +12,7 @@ Python's packages are installed and from PYTHONPATH, never because they lie in t
 
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phalanx.errors import InputError
+from phalanx.errors import InputError, no_memory
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class Table:
         try:
             with _installed_alone():
                 entry = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
+        except (Exception, SystemExit) as error:
+            if no_memory(error):
+                raise
+            plain = isinstance(error, ImportError | AttributeError | InputError)
+            reason = _first_line(error) if plain else _named(error)
             hint = f"; is it installed, or in PYTHONPATH? {Path.cwd()} is not searched" if _lacks(error, module) else ""
-            raise InputError(f"{self.key} {name!r} cannot be loaded: {error}{hint}") from error
+            raise InputError(f"{self.key} {name!r} cannot be loaded: {reason}{hint}") from error
 
         if missing := [need for need in self.needs if not hasattr(entry, need)]:
             others = f"; known: {known}" if known else ""
@@ -77,7 +82,37 @@ def names_source(name: str) -> bool:
     return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", place) is not None and not Path(f"{place}.bin").exists()
 
 
-def _lacks(error: Exception, module: str) -> bool:
+@contextmanager
+def blamed(key: str, name: str, call: str) -> Iterator[None]:
+    """Raise InputError that blames `key`=`name` for whatever the body raises, which runs the `call` of code from
+    outside. Where `name` is one of the package's own, the error is a defect of ours and keeps its traceback.
+
+    What is no fault of that code passes: an InputError, Ctrl-C, a lack of memory, an error of the file system; among
+    several processes also a RuntimeError, for so torch tells that another process is lost.
+    """
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except (Exception, SystemExit) as error:
+        together = os.environ.get("WORLD_SIZE", "1") != "1"
+        if ":" not in name or no_memory(error) or (together and isinstance(error, RuntimeError)):
+            raise
+        told = "PHALANX_TRACEBACK=1 shows where"
+        raise InputError(f"{key}={name}: {call} raised {_named(error)}; {told}") from error
+
+
+def _named(error: BaseException) -> str:
+    """Return an error's type and the first line of its message, where it has one."""
+    kind, line = type(error).__name__, _first_line(error)
+    return f"{kind}: {line}" if line else kind
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _lacks(error: BaseException, module: str) -> bool:
     """Return whether it is the module itself, or a package that it is in, which cannot be found."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
 

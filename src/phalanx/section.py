@@ -77,7 +77,7 @@ def help_texts(module: str) -> dict[str, str]:
     """
     try:
         source = inspect.getsource(sys.modules[module])
-    except OSError:  # a module without source
+    except (OSError, TypeError, KeyError, SyntaxError):  # a module without source
         return {}
     return dict(_texts(ast.parse(source).body, ""))
 
@@ -95,5 +95,6 @@ def _texts(body: Sequence[ast.stmt], path: str) -> Iterator[tuple[str, str]]:
 
 def help_of(section: type[Section], key: str) -> str:
     """Return the help text of a section's key: its own, or that of the class it comes from; "" if there is none."""
-    texts = (help_texts(each.__module__).get(f"{each.__qualname__}.{key}", "") for each in section.__mro__)
+    sections = (each for each in section.__mro__ if issubclass(each, Section))
+    texts = (help_texts(each.__module__).get(f"{each.__qualname__}.{key}", "") for each in sections)
     return next(filter(None, texts), "")

@@ -21,7 +21,7 @@ from phalanx.cli import (  # noqa: F401  their verbs join the program
 )
 from phalanx.cli.app import app
 from phalanx.cli.interrupts import end_during_imports
-from phalanx.errors import InputError
+from phalanx.errors import InputError, no_memory
 from phalanx.parent import end_with_launcher
 
 # errors of a network's file system that may be gone when a launcher starts the run again, which it does for code 1
@@ -73,7 +73,6 @@ def _error_line(error: Exception) -> str:
         return f"{error.filename or 'input or output'}: {error.strerror or error}"
     if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
         return f"a text is not {error.encoding.upper()}: {error}"
-    no_memory = ("out of memory", "can't allocate memory", "size calculation overflowed")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in no_memory)):
+    if no_memory(error):
         return "out of memory; a smaller model (model.preset), data.sequence or layout.micro_batch takes less"
     return ""

@@ -11,6 +11,7 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
+from phalanx import optimizer
 from phalanx.config import Config
 from phalanx.heads.head import head_of
 from phalanx.nn import logit_chunks
@@ -237,4 +238,4 @@ class ExpectedMessages(RankShard):
     def optimizer(self) -> Messages:
         """What it asks of whole parameters, among those that have parts of them."""
         axes = self.axes("dp", "cp", "tp") if self.sharded else self.tp
-        return count_messages(1, "all-reduce", axes, *self.config.optim.messages(self.held))
+        return count_messages(1, "all-reduce", axes, *optimizer.messages(self.config.optim, self.held))

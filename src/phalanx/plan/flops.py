@@ -6,6 +6,7 @@ one kernel computes its scores once more in backward (Dao et al., arXiv 2205.141
 
 from math import prod
 
+from phalanx import optimizer
 from phalanx.config import Config
 from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import products
@@ -17,7 +18,7 @@ def flops(config: Config, pp: int = 0) -> float:
     rank = RankShard(config, pp)
     blocks = sum(count * _block(rank, block) for block, count in rank.computed.items())
     heads = sum(3 * _multiplied(rank, head) for stage in rank.stages for head in stage.heads)
-    update = sum(2 * prod(shape) for parameter in rank.held for shape in config.optim.products(parameter))
+    update = sum(2 * prod(shape) for parameter in rank.held for shape in optimizer.products(config.optim, parameter))
     return rank.rows * (blocks + heads) / rank.layout.micro_batch + update
 
 

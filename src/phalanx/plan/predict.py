@@ -13,7 +13,7 @@ from math import inf, log, prod, sqrt
 from operator import mul
 from typing import NamedTuple
 
-from phalanx.optimizer import OptimConfig, Product
+from phalanx.optimizer import OptimConfig, Product, messages, products
 from phalanx.plan import kernels, measured, pipeline
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.kernels import Kernel, Timer
@@ -280,8 +280,8 @@ def _whole_matrix_costs(
     """
     parts = (partition.stage(spec, number, spread) for number in stages)
     held = [*{each.name: each for part in parts for each in part.parameters()}.values()]
-    shapes = Counter(shape for parameter in held for shape in optim.products(parameter))
-    return [*shapes.items()], [WIDE * size for size in optim.messages(held)]
+    shapes = Counter(shape for parameter in held for shape in products(optim, parameter))
+    return [*shapes.items()], [WIDE * size for size in messages(optim, held)]
 
 
 @cache

@@ -7,7 +7,7 @@ from math import prod
 
 from phalanx.config import Config
 from phalanx.models.family import spec_of
-from phalanx.optimizer import OptimConfig
+from phalanx.optimizer import OptimConfig, state_bytes
 from phalanx.parallel import placement
 from phalanx.spec.costs import counted, decoders
 from phalanx.spec.leaves import Parameter
@@ -149,5 +149,5 @@ def _elements(parameters: Iterable[Parameter], ranks: Ranks, shards: int, optim:
     count = 0
     for parameter in parameters:
         rows, *others = shape(parameter, ranks)
-        count += -(-rows // shards) * shards * prod(others) * (optim.state(parameter) if optim else 1)
+        count += -(-rows // shards) * shards * prod(others) * (state_bytes(optim, parameter) if optim else 1)
     return count

@@ -31,6 +31,7 @@ from phalanx.nn import logit_chunks, random
 from phalanx.nn.attention import Context
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
+from phalanx.optimizer import build
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
 from phalanx.plan.comm_counter import CommCounter
@@ -83,7 +84,7 @@ def trace(
         spec = spec_of(config.model)
         mesh = make_mesh(config.layout, torch.device("cpu"), spec)
         layout = Layout(config, mesh, spec, partial(prepare, config=config, device=torch.device("meta")), fake)
-        optimizers = config.optim.build(layout.parameters)
+        optimizers = build(config.optim, layout.parameters)
 
         memory, comm = MemoryProfiler(), CommCounter(config.layout)
         sizes = logit_chunks.LIMITS[device], _ONE_PIECE

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +18,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from phalanx.errors import InputError, ModelError
+from phalanx.errors import InputError, ModelError, no_memory
+from phalanx.foreign import brief
 from phalanx.infer import load
 from phalanx.infer.decoder_model import DecoderModel
 from phalanx.infer.encoder_model import EncoderModel
@@ -64,8 +66,14 @@ def work(
         try:
             worker = Worker({spec.name: _loaded(spec, scratch) for spec in specs}, mail)
         except InputError as error:
+            if os.environ.get("PHALANX_TRACEBACK"):
+                traceback.print_exc()
             mail.send(Failed(str(error)))
             return
+        except Exception as error:
+            if not no_memory(error):
+                mail.send(Failed(f"the models cannot be loaded: {type(error).__name__}: {brief(error)}"))
+            raise
         mail.send(Ready({name: _facts(model) for name, model in worker.models.items()}))
         while True:
             worker.turn()

@@ -47,12 +47,14 @@ class Guard:
         origin, passed_on = _bad_output(model, forward)
         suspects = [_bad_parameter(model), origin, passed_on, _bad_gradient(model), "nowhere on a second look"]
         nearest = next((order, where) for order, where in enumerate(suspects) if where)
-        _, where = min(gather_objects(nearest, dist.group.WORLD), key=lambda suspect: suspect[0])
-        return (
-            f"{self.bad} steps in a row had a NaN or infinite loss or gradient; not finite first: {where}. The weights "
-            "are as before those steps, and saved. Look at that batch of data, or start a new run from them by "
-            "train.init=RUN, with a lower optim.lr or a longer optim.warmup"
+        order, where = min(gather_objects(nearest, dist.group.WORLD), key=lambda suspect: suspect[0])
+        then = (
+            "The weights are as before those steps, and saved. Look at that batch of data, or start a new run from "
+            "them by train.init=RUN, with a lower optim.lr or a longer optim.warmup"
         )
+        if order == 0:  # a weight
+            then = "A step of the optimizer wrote that; it is not saved, and the last checkpoint is from before it"
+        return f"{self.bad} steps in a row had a NaN or infinite loss or gradient; not finite first: {where}. {then}"
 
     def state_dict(self) -> dict[str, int]:
         """Plain values for a checkpoint."""

@@ -127,7 +127,7 @@ class Monitor:
         """Have one more tracker, unless it fails from the beginning."""
         try:
             tracker = kind(self.config, self.folder.path, step)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.note(f"{name} failed and is told nothing: {type(error).__name__}: {error}")
             return
         self._add(tracker, stack)
@@ -146,7 +146,7 @@ class Monitor:
         try:
             if tracker in self.trackers:
                 news(tracker)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if getattr(tracker, "required", False):
                 raise
             self.trackers.remove(tracker)

@@ -6,15 +6,17 @@ Everything is keyed by the parameter's name and knows its place in the whole, so
 from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
 from phalanx.errors import InputError
-from phalanx.optimizer import OptimConfig
+from phalanx.optimizer import OptimConfig, state_bytes
 from phalanx.parallel.parameters import Parameters
 from phalanx.precision.scale import LossScale
 from phalanx.run import tree
 from phalanx.run.shards import Place
+from phalanx.runtime.on_all_ranks import gather_objects
 from phalanx.train.guard import Guard
 from phalanx.train.progress import Progress
 
@@ -59,15 +61,37 @@ def restore(state: State, progress: Progress, scale: LossScale, guard: Guard) ->
 
 
 def check_state(optim: OptimConfig, made: Sequence[Optimizer], parameters: Parameters) -> None:
-    """Raise InputError for state of the optimizers `made` that a checkpoint could not hold."""
+    """Raise InputError for a parameter that none of the optimizers `made` moves, or whose state a checkpoint could not
+    hold.
+    """
+    given = {p for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    if left := [name for name, p in parameters.items() if p.requires_grad and p not in given]:
+        raise InputError(f"optim.name={optim.name}: build() gives torch no {left[0]}, which would never be trained")
     for name, p in parameters.items():
         state = {key: value for optimizer in made for key, value in optimizer.state.get(p, {}).items()}
-        if not state and optim.state(parameters.description(name)):
+        if not state and state_bytes(optim, parameters.description(name)):
             wrong = "is not there when it is built, so no run could continue; make it in __init__"
         else:
             wrong = _unfit(state, p, parameters.within.size)
         if wrong:
             raise InputError(f"optim.name={optim.name}: the state of {name} {wrong}")
+
+
+def spoilt(parameters: Parameters) -> str:
+    """Return the first weight that is not finite on any rank; "" where all are. Every rank calls this alike."""
+    mine = next((name for name, p in parameters.items() if not p.detach().isfinite().all()), "")
+    return next(filter(None, gather_objects(mine, dist.group.WORLD)), "")
+
+
+def check_finite(optim: OptimConfig, parameters: Parameters, step: int, saved: int) -> None:
+    """Raise InputError where weights are not finite after `step`, which are not to be saved; the newest checkpoint is
+    of step `saved`. Every rank calls this alike.
+    """
+    if name := spoilt(parameters):
+        raise InputError(
+            f"optim.name={optim.name}: after step {step} the weight {name} is not finite. It is not saved: the newest "
+            f"checkpoint is of step {saved}; go on from there with a lower optim.lr"
+        )
 
 
 def _unfit(state: dict[str, Any], p: Tensor, ranks: int) -> str:

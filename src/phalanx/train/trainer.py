@@ -18,6 +18,7 @@ from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
+from phalanx.optimizer import build
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
 from phalanx.parallel.pipeline import Sums
@@ -79,7 +80,7 @@ class Trainer:
         self.layout = Layout(config, self.mesh, spec_of(config.model), fill)
         self.model, self.parameters = self.layout.module, self.layout.parameters
 
-        self.optimizers = config.optim.build(self.parameters)
+        self.optimizers = build(config.optim, self.parameters)
         state.check_state(config.optim, self.optimizers, self.parameters)
         self.guard = Guard(config.train.max_bad_steps)
         self.scale = LossScale(config.precision)
@@ -145,7 +146,8 @@ class Trainer:
         good = self.guard.check(loss, norm, overflow=self.scale.overflowed(loss, norm))
         self.scale.update(good)
         if self.guard.exhausted:
-            self._save()  # the good steps since the last checkpoint
+            if not state.spoilt(self.parameters):
+                self._save()  # the good steps since the last checkpoint
             raise InputError(self.guard.diagnose(self.model, lambda: [self.model(rows) for rows in micro_batches]))
         return good
 
@@ -168,6 +170,7 @@ class Trainer:
         if self.checkpointer is None:
             return
 
+        state.check_finite(self.config.optim, self.parameters, self.progress.step, self.saved)
         loss = self.progress.loss if self.progress.evaluated == self.progress.step else None
         captured = self._state()
         self.checkpointer.save(self.progress.step, captured, loss, state.places(captured, self.parameters))

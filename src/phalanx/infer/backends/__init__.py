@@ -14,7 +14,7 @@ from phalanx.errors import InputError
 from phalanx.infer.backends.checked import CheckedDecoder, CheckedEncoder
 from phalanx.infer.backends.protocol import DecoderProgram, EncoderProgram, ProgramSpec
 from phalanx.infer.bundle import ModelBundle
-from phalanx.registry import BACKENDS
+from phalanx.registry import BACKENDS, blamed
 from phalanx.spec.model import Spec
 
 NAMES = tuple(BACKENDS.places)
@@ -34,7 +34,11 @@ def unavailable(name: str, kind: Kind, spec: Spec, precision: str) -> str:
     """
     if not computes(name, kind):
         return wrong_kind(kind)
-    return str(BACKENDS.find(name)().unavailable(spec, precision))
+    with blamed("backend", name, "unavailable()"):
+        reason = BACKENDS.find(name)().unavailable(spec, precision)
+    if not isinstance(reason, str):
+        raise InputError(f'backend={name}: unavailable() gave {reason!r:.60}, not text, which is "" where it computes')
+    return reason
 
 
 def wrong_kind(kind: Kind) -> str:
@@ -44,13 +48,17 @@ def wrong_kind(kind: Kind) -> str:
 
 def encoder_program(name: str, program: ProgramSpec) -> EncoderProgram:
     """Make a backend's program of an encoder; InputError where the backend cannot compute it."""
-    made = _available(name, "encoder", program.bundle.spec, program.precision).encoder(program)
+    backend = _available(name, "encoder", program.bundle.spec, program.precision)
+    with blamed("backend", name, "encoder()"):
+        made = backend.encoder(program)
     return CheckedEncoder(name, program, made)
 
 
 def decoder_program(name: str, bundle: ModelBundle, precision: str) -> DecoderProgram:
     """Make a backend's program of a decoder; InputError where the backend cannot compute it."""
-    made: DecoderProgram = _available(name, "decoder", bundle.spec, precision).decoder(bundle, precision)
+    backend = _available(name, "decoder", bundle.spec, precision)
+    with blamed("backend", name, "decoder()"):
+        made: DecoderProgram = backend.decoder(bundle, precision)
     return made if name in NAMES else CheckedDecoder(name, bundle.tokenizer.vocab, made)
 
 
