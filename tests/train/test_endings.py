@@ -108,6 +108,8 @@ def test_a_full_disk_is_one_line_and_the_earlier_checkpoint_is_whole(
     def filling(step: int) -> None:
         inner(step)
         if step == 3:
+            assert made.checkpointer
+            made.checkpointer.wait()  # step 2's checkpoint has room
             monkeypatch.setattr(os, "fsync", _full)
 
     monkeypatch.setattr(made, "step", filling)

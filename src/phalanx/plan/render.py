@@ -7,7 +7,7 @@ from phalanx.plan.layout_names import pins, short
 from phalanx.plan.proposal import GIB, Question, answer, better_batch
 from phalanx.plan.search import ROOM, Planned, SearchResult, search
 from phalanx.plan.workload import Workload, uncounted
-from phalanx.train.layouts import misfit
+from phalanx.train.misfit import misfit
 from phalanx.units import aligned, count
 
 DAY = 86400

@@ -23,7 +23,8 @@ from phalanx.plan.memory import Memory, memory
 from phalanx.plan.predict import Prediction, Step
 from phalanx.plan.workload import Workload
 from phalanx.spec.costs import kinds
-from phalanx.train.layouts import filled, fills, misfit, parts_of, rows_together
+from phalanx.train.layouts import filled, fills, parts_of, rows_together
+from phalanx.train.misfit import misfit
 from phalanx.train.schedule import batch_sizes
 
 ROOM = 0.92  # of a GPU's memory that a step may fill; the rest is the context's, the communicator's and lost in pieces

@@ -27,7 +27,8 @@ from phalanx.runtime import process_group, rendezvous
 from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
-from phalanx.train.layouts import misfit, processes_of, rows_together
+from phalanx.train.layouts import processes_of, rows_together
+from phalanx.train.misfit import misfit
 from phalanx.train.task import Task
 
 ROWS = 16  # sequences of a forward pass

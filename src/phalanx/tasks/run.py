@@ -26,8 +26,9 @@ from phalanx.tasks.preflight import (
     task_of,
     tokenizer_of_task,
 )
-from phalanx.train.layouts import misfit, processes_of
+from phalanx.train.layouts import processes_of
 from phalanx.train.machine import device_of, this_machine
+from phalanx.train.misfit import misfit
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.resolve import resolve
 from phalanx.train.trainer import Trainer

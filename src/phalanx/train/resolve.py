@@ -15,7 +15,8 @@ from phalanx.errors import InputError
 from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
 from phalanx.spec.costs import flops_per_token
-from phalanx.train.layouts import filled, misfit, processes_of
+from phalanx.train.layouts import filled, processes_of
+from phalanx.train.misfit import misfit
 from phalanx.train.schedule import batch_size, check_schedule
 
 # Compiling takes about a minute on a CPU and saves up to a third of every step after: worth it above this much work.
