@@ -69,7 +69,7 @@ FLAWS: list[tuple[Spec, str]] = [
     (head("transformer.norm"), "a head for lm whose leaves are transformer.norm, not head"),
     (head("answer.last", TUNED), "leaves are answer.pooler, answer.last, not answer.pooler, answer.classifier"),
     (heads(LLAMA, chain=()), "heads.0.chain is empty: a head for lm"),
-    (heads(LLAMA, chain=(("head", LLAMA.norm),)), "a head for lm whose leaf head is a Norm, not a Matrix"),
+    (heads(LLAMA, chain=(("head", LLAMA.norm),)), "a head for lm whose leaf head is of type Norm, not Matrix"),
     (heads(LLAMA, activation="tanh"), "a head for lm with activation=tanh"),
     (heads(LLAMA, activation="relu"), "heads.0.activation is 'relu', not 'gelu' or"),
     (heads(LLAMA, drop=0.1), "a head for lm with drop=0.1"),
@@ -78,7 +78,7 @@ FLAWS: list[tuple[Spec, str]] = [
     (heads(TUNED, activation="silu"), "a head for classes with activation='silu', not tanh"),
     (replace(LLAMA, heads=LLAMA.heads * 2), "head is the path of two leaves"),
     (replace(LLAMA, heads=()), "heads is empty, not a tuple of heads"),
-    (replace(LLAMA, heads=(None,)), "heads.0 is None, not a Head"),  # type: ignore[arg-type]
+    (replace(LLAMA, heads=(None,)), "heads.0 is None, not Head"),  # type: ignore[arg-type]
     (replace(BERT, heads=BERT.heads[1:]), "heads for nsp, not one over the vocabulary"),
     (replace(BERT, heads=(TUNED.heads[0], *BERT.heads)), "a head of fine-tuning beside others"),
     (replace(LLAMA, hidden=80), "transformer.embeddings.token.hidden is 40 wide, and the model's hidden is 80"),
@@ -112,7 +112,7 @@ FLAWS: list[tuple[Spec, str]] = [
     (block("feed_forward", activation="swish"), f"{BLOCK}.feed_forward.activation is 'swish', not 'gelu' or"),
     (block("norm2", dim=Dim("embed", 42)), f"{BLOCK}.norm2 is 42 wide"),
     (block("norm1", dim=Dim("mlp", 40)), f"{BLOCK}.norm1 lies along 'mlp', not 'embed'"),
-    (block("", feed_forward=None), f"{BLOCK}.feed_forward is None, not a MLP"),
+    (block("", feed_forward=None), f"{BLOCK}.feed_forward is None, not MLP"),
 ]
 
 
@@ -164,7 +164,7 @@ def fails() -> None:
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        (None, "spec() returned a NoneType, not a phalanx.spec.model.Spec"),
+        (None, "spec() is to return a phalanx.spec.model.Spec, not NoneType"),
         (fails, "spec() raised ZeroDivisionError: division by zero; PHALANX_TRACEBACK=1 shows where"),
         (lambda: block("attention", heads="four"), f"its spec: {BLOCK}.attention.heads is 'four', not a whole number"),
         (lambda: replace(LLAMA, blocks=LLAMA.blocks[:1]), "transformer.blocks has 1 blocks, and model.layers=3"),

@@ -70,7 +70,7 @@ def _described(model: ModelConfig) -> Spec:
     """Return what a family's own code says of a model, if it is sound; else InputError, by its path."""
     spec, where = _asked(model, "spec"), f"model.family={model.family}"
     if not isinstance(spec, Spec):
-        raise InputError(f"{where}: spec() returned a {type(spec).__name__}, not a phalanx.spec.model.Spec")
+        raise InputError(f"{where}: spec() is to return a phalanx.spec.model.Spec, not {type(spec).__name__}")
     if why := flaw(spec) or _unlike_its_section(spec, model):
         raise InputError(f"{where}: its spec: {why}")
     return spec

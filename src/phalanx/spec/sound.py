@@ -154,12 +154,12 @@ def _shown(value: Any) -> str:
     """Return a value as a message shows it, a part or a container by its kind."""
     if value is None or isinstance(value, str | Real):
         return repr(value)
-    return "empty" if isinstance(value, tuple | list) and not value else f"a {type(value).__name__}"
+    return "empty" if isinstance(value, tuple | list) and not value else f"of type {type(value).__name__}"
 
 
 def _called(choice: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", type(None): "None", str: "a text"}
-    return repr(choice) if isinstance(choice, str) else names.get(choice) or f"a {choice.__name__}"
+    return repr(choice) if isinstance(choice, str) else names.get(choice) or choice.__name__
 
 
 # Sizes, which are to meet.

@@ -63,7 +63,7 @@ def _unsupported_leaves(head: Head) -> str:
 
     for path, leaf in head.chain:
         if not isinstance(leaf, leaves[path]):
-            return f" whose leaf {path} is a {type(leaf).__name__}, not a {leaves[path].__name__}"
+            return f" whose leaf {path} is of type {type(leaf).__name__}, not {leaves[path].__name__}"
         over_words = head.loss in OVER_WORDS and path == [*leaves][-1]
         if isinstance(leaf, Matrix) and leaf.tied not in ("", WORDS if over_words else ""):
             return f" whose leaf {path} is tied to {leaf.tied}" + (f", not to {WORDS}" if over_words else "")
