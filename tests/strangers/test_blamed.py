@@ -11,17 +11,23 @@ import torch
 from torch import nn
 
 from phalanx import optimizer, recipe
+from phalanx.data.custom import Part, fingerprint_of, open_custom
+from phalanx.data.source import Sample
 from phalanx.errors import InputError, ModelError
 from phalanx.infer import backends
 from phalanx.infer.backends.checked import CheckedDecoder, CheckedEncoder
 from phalanx.infer.kv_cache import Chunk
+from phalanx.nn.answer import AnswerHead
 from phalanx.registry import BACKENDS, blamed
 from phalanx.train import monitor
+from phalanx.train.evaluate import _judged
 from phalanx.train.state import check_state, spoilt
 from tests.strangers.broken import Half, Program, Undescribed, ones, wrong
 from tests.strangers.optimizers import Normed
 from tests.strangers.test_trackers import config_with, tell
 from tests.train.described import parameters_of
+
+SAMPLE = Sample(np.arange(4), np.arange(4), None, None, -1)
 
 
 @pytest.mark.parametrize("name", ["my.code:Thing", "adamw"])
@@ -172,3 +178,55 @@ def test_a_tracker_that_ends_the_process(
     config = config.updated(log={"trackers": ("tests.strangers.broken:Leaving",)})
     tell(config, tmp_path)
     assert "Leaving failed and is told nothing more: SystemExit: 3" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (KeyError("k"), "data.train=my.code:S: sample(0, …) raised KeyError: 'k'; PHALANX_TRACEBACK=1 shows where"),
+        (None, "my.code:S: sample 0 is NoneType; phalanx.data.source.Sample is wanted"),
+        (SAMPLE._replace(tokens=[0] * 4), "my.code:S: sample 0 has tokens that are no array [4]: list"),
+        (SAMPLE._replace(tokens=ones(4)), "my.code:S: sample 0 has tokens of float32; whole numbers are wanted"),
+        (SAMPLE._replace(labels=np.arange(3)), "my.code:S: sample 0 has 3 labels; data.sequence=4 of them are wanted"),
+        (SAMPLE._replace(segment=np.arange(4)), "my.code:S: sample 0 has segment beyond 0 to 1"),
+        (SAMPLE._replace(document=np.arange(5)), "my.code:S: sample 0 has 5 document; data.sequence=4 of them are"),
+        (SAMPLE._replace(related=cast(Any, None)), "my.code:S: sample 0 has related=None; a whole number is wanted"),
+    ],
+)
+def test_a_source(answer: Any, said: str) -> None:
+    source = cast(Any, SimpleNamespace(sample=wrong(answer)))
+    with pytest.raises(InputError) as caught:
+        Part(source, "my.code:S", (4, 9), 0, 1).sample(0, 0)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "said"),
+    [
+        ("__init__", TypeError("x"), "its construction raised TypeError: x"),
+        ("__len__", -1, r"len\(\) raised ValueError: "),
+        ("fingerprint", 5, r"fingerprint\(\) gave int 5, not text"),
+    ],
+)
+def test_a_source_that_is_opened(monkeypatch: pytest.MonkeyPatch, method: str, answer: Any, said: str) -> None:
+    name, config = "tests.strangers.sources:Sums", cast(Any, SimpleNamespace(data=SimpleNamespace(sequence=4)))
+    monkeypatch.setattr(f"tests.strangers.sources.Sums.{method}", wrong(answer))
+    with pytest.raises(InputError, match=f"data.train={name}: {said}"):
+        (fingerprint_of if method == "fingerprint" else open_custom)(name, config, cast(Any, None))
+
+
+@pytest.mark.parametrize("answer", [None, {"near": math.nan}, {"far": 1.0}, {"near": "1"}, KeyError("x")])
+def test_a_task_that_judges(answer: Any) -> None:
+    task, config = SimpleNamespace(judge=wrong(answer), best_by="near"), SimpleNamespace(task="my.code:T")
+    with pytest.raises(InputError, match=r"^task=my.code:T: judge\(\) (gave|raised) "):
+        _judged(cast(Any, task), cast(Any, config), [], cast(Any, None))
+
+
+@pytest.mark.parametrize("answer", [None, torch.tensor(1.0), (torch.ones(2),), TypeError("x")])
+def test_a_head_and_its_loss(answer: Any) -> None:
+    head = cast(Any, AnswerHead.__new__(AnswerHead))
+    nn.Module.__init__(head)
+    head.name, head.kind, head.split = "my.code:H", SimpleNamespace(loss=wrong(answer)), None
+    head.forward = wrong(None)
+    with pytest.raises(InputError, match=r"^model.head=my.code:H: loss\(\) (gave|raised) "):
+        head.sums(None, None)

@@ -1,13 +1,17 @@
 """Samples from outside the package: data.train, data.valid and data.test name their class, as "module:Name"."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.source import PARTS, Sample, Source, cut
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
+
+KEY = "data.train"
 
 
 class CustomSource(Source, Protocol):
@@ -33,14 +37,53 @@ class Part:
 
     def sample(self, i: int, draw: int) -> Sample:
         """Return sample `i` of the part. InputError for one of another length, or of other words."""
-        sample = self.source.sample(self.first + i, draw)
-        where = f"{self.name}: sample {self.first + i}"
-        for what, values in ("tokens", sample.tokens), ("labels", sample.labels):
-            if len(values) != self.sequence:
-                raise InputError(f"{where} has {len(values)} {what}; data.sequence={self.sequence} of them are wanted")
-            if not -(what == "labels") <= values.min() <= values.max() < self.vocab:
-                raise InputError(f"{where} has {what} beyond the {self.vocab} of the tokenizer")
+        number = self.first + i
+        with registry.blamed(KEY, self.name, f"sample({number}, …)"):
+            sample = self.source.sample(number, draw)
+        where = f"{self.name}: sample {number}"
+        if not isinstance(sample, Sample):
+            raise InputError(f"{where} is {type(sample).__name__}; phalanx.data.source.Sample is wanted")
+
+        self._check(where, "tokens", sample.tokens, 0, self.vocab)
+        self._check(where, "labels", sample.labels, -1, self.vocab)
+        if sample.segment is not None:
+            self._check(where, "segment", sample.segment, 0, 2)
+        if sample.document is not None:
+            self._check(where, "document", sample.document, -1, 1 << 31)
+        if not isinstance(sample.related, int | np.integer):
+            raise InputError(f"{where} has related={sample.related!r:.60}; a whole number is wanted, -1 for none")
         return sample
+
+    def _check(self, where: str, what: str, values: Any, least: int, end: int) -> None:
+        """Raise InputError unless `values` are as many whole numbers as a sample has, from `least` to before `end`."""
+        shape = tuple(getattr(values, "shape", ()))
+        if len(shape) != 1:
+            raise InputError(f"{where} has {what} that are no array [{self.sequence}]: {type(values).__name__}")
+        if shape != (self.sequence,):
+            raise InputError(f"{where} has {shape[0]} {what}; data.sequence={self.sequence} of them are wanted")
+        array = np.asarray(values)
+        if array.dtype.kind not in "iu":
+            raise InputError(f"{where} has {what} of {array.dtype}; whole numbers are wanted")
+        if not least <= array.min() <= array.max() < end:
+            beyond = f"the {end} of the tokenizer" if end == self.vocab else f"{least} to {end - 1}"
+            raise InputError(f"{where} has {what} beyond {beyond}")
+
+
+def open_source(name: str, config: Config, tokenizer: Tokenizer) -> CustomSource:
+    """Return the source of that name, whole."""
+    with registry.blamed(KEY, name, "its construction"):
+        source: CustomSource = registry.SOURCES.find(name)(config, tokenizer)
+    return source
+
+
+def fingerprint_of(name: str, config: Config, tokenizer: Tokenizer) -> str:
+    """Return the fingerprint of the source of that name. InputError where it is no text."""
+    source = open_source(name, config, tokenizer)
+    with registry.blamed(KEY, name, "fingerprint()"):
+        text = source.fingerprint()
+    if not isinstance(text, str):
+        raise InputError(f"{KEY}={name}: fingerprint() gave {type(text).__name__} {text!r:.60}, not text")
+    return text
 
 
 def open_custom(
@@ -50,11 +93,13 @@ def open_custom(
 
     InputError where the part has none, or the first is not one that the model takes.
     """
-    source = registry.SOURCES.find(name)(config, tokenizer)
-    first, last = (0, len(source)) if split is None else cut(len(source), split, part)
+    source = open_source(name, config, tokenizer)
+    with registry.blamed(KEY, name, "len()"):
+        count = len(source)
+    first, last = (0, count) if split is None else cut(count, split, part)
     if first == last:
         raise InputError(
-            f"{name} has {len(source)} samples, of which data.split={list(split or ())} leaves none for {PARTS[part]}; "
+            f"{name} has {count} samples, of which data.split={list(split or ())} leaves none for {PARTS[part]}; "
             "change the fractions, or name a set of its own, as data.valid=PREFIX"
         )
     samples = Part(source, name, (config.data.sequence, tokenizer.vocab), first, last)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx import registry
+from phalanx.errors import InputError
 from phalanx.nn import slots
 from phalanx.nn.batch import Batch
 from phalanx.nn.dropout import Dropout
@@ -62,6 +63,9 @@ class AnswerHead(nn.Module):
         are; without gradients also the logits, as `answers`.
         """
         logits = self(hidden, batch)
-        loss = self.kind.loss(logits, batch, self.split)
+        with registry.blamed("model.head", self.name, "loss()"):
+            loss = self.kind.loss(logits, batch, self.split)
+        if not isinstance(loss, tuple) or not all(isinstance(each, Tensor) and each.ndim == 0 for each in loss):
+            raise InputError(f"model.head={self.name}: loss() gave no tuple of one or two sums, tensors []")
         sums = dict(zip((self.name, f"{self.name}_correct"), loss, strict=False))
         return sums if torch.is_grad_enabled() else {**sums, "answers": logits}

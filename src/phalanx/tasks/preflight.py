@@ -7,6 +7,7 @@ from pathlib import Path
 
 from phalanx import registry
 from phalanx.config import Config
+from phalanx.data.custom import fingerprint_of
 from phalanx.data.manifest import checksum
 from phalanx.data.source import split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
@@ -62,7 +63,7 @@ def fingerprints(config: Config) -> dict[str, str]:
     for name in (*config.data.train, *config.data.valid, *config.data.test):
         prefix = split_weight(name)[0]
         if registry.names_source(name):
-            own = registry.SOURCES.find(prefix)(config, tokenizer_of_task(config)).fingerprint()
+            own = fingerprint_of(prefix, config, tokenizer_of_task(config))
             prints[prefix] = sha256(own.encode()).hexdigest()
         else:
             prints[prefix] = fingerprint(prefix)
@@ -125,5 +126,7 @@ def flat(config: Config) -> dict[str, str]:
 
 def task_of(config: Config, tokenizer: Tokenizer | None = None) -> Task:
     """Return the task of a configuration, its sets not yet open; the tokenizer is theirs unless one is given."""
-    task: Task = registry.TASKS.find(config.task)(config, tokenizer or tokenizer_of_task(config))
+    tokenizer = tokenizer or tokenizer_of_task(config)
+    with registry.blamed("task", config.task, "its construction"):
+        task: Task = registry.TASKS.find(config.task)(config, tokenizer)
     return task

@@ -122,8 +122,10 @@ def overrides_of(request: TuneRequest, overrides: Sequence[str]) -> list[str]:
 
     config = recipe.load(RECIPE, [*own, *overrides])
     kind = registry.TASKS.find(config.task)
-    labelled = kind(kind.fitted(config), load_tokenizer(config.data.tokenizer))
-    steps_per_epoch = len(labelled.training) / config.train.batch
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    with registry.blamed("task", config.task, "fitted(), or the reading of its files,"):
+        labelled = kind(kind.fitted(config), tokenizer)
+        steps_per_epoch = len(labelled.training) / config.train.batch
     steps = max(1, math.ceil((request.epochs or task.epochs) * steps_per_epoch))
     eval_every = max(1, min(steps, round(steps_per_epoch / 2)))
     return [*own, f"train.steps={steps}", f"train.eval_every={eval_every}", *overrides]
@@ -143,7 +145,7 @@ def _task(name: str) -> Benchmark:
     """Return the task of a name, or of "module:Name" on the user's own columns. InputError for a name that is none."""
     if ":" in name:
         kind: Any = registry.TASKS.find(name)
-        if not kind.labelled:
+        if not kind.labelled or not getattr(kind, "forms", ()):
             raise InputError(f"task={name} is none on labelled files; phalanx train takes it")
         return Benchmark(name, "", form=kind.forms[0])
     if name not in BENCHMARKS | KINDS:

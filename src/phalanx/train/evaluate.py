@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.order import Permutation
 from phalanx.data.source import Array, Source
+from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.parallel.context_parallel import gather_sequence, slice_batch
@@ -92,7 +94,22 @@ def answered(
 
     answers = _gathered(answers, mesh.world)
     in_order = [answers[number] for number in numbers]
-    return result | task.judge(in_order, source), in_order
+    return result | _judged(task, config, in_order, source), in_order
+
+
+def _judged(task: Task, config: Config, answers: list[Array], source: Source) -> dict[str, float]:
+    """Return what a labelled task makes of the answers. InputError where one from outside gives no finite numbers."""
+    with registry.blamed("task", config.task, "judge()"):
+        scores = task.judge(answers, source)
+    if ":" in config.task:
+        numbers = isinstance(scores, dict) and all(
+            isinstance(value, int | float | np.number) and math.isfinite(value) for value in scores.values()
+        )
+        if not numbers or task.best_by not in {"loss", *scores}:
+            raise InputError(
+                f"task={config.task}: judge() gave {scores!r:.80}; a finite number for {task.best_by} is wanted"
+            )
+    return scores
 
 
 def _gathered(answers: dict[int, Array], axis: Axis) -> dict[int, Array]:
@@ -126,6 +143,8 @@ def _everywhere(values: Tensor, axis: Axis) -> Tensor:
 def _result(task: Task, sums: dict[str, float], counts: list[float], samples: int) -> dict[str, float]:
     means = {name: sums[name] / count for name, count in zip(task.losses, counts, strict=True) if count}
     first = task.losses[0]
+    if not task.labelled and first not in means:
+        raise InputError(f"none of the {samples} held-out samples has a label to judge the loss {first} by")
     result = {"loss": sum(means.values())} | (
         {} if task.labelled else {"perplexity": math.exp(min(means[first], 700.0))}
     )
