@@ -21,7 +21,7 @@ from phalanx.nn.answer import AnswerHead
 from phalanx.registry import BACKENDS, blamed
 from phalanx.train import monitor
 from phalanx.train.evaluate import _judged
-from phalanx.train.state import check_state, spoilt
+from phalanx.train.state import check_finite, check_state, spoilt
 from tests.strangers.broken import Half, Program, Undescribed, ones, wrong
 from tests.strangers.optimizers import Normed
 from tests.strangers.test_trackers import config_with, tell
@@ -114,6 +114,10 @@ def test_a_weight_that_is_not_finite_is_found() -> None:
     with torch.no_grad():
         model.bias[1] = math.nan
     assert spoilt(parameters_of(model)) == "bias"
+    with pytest.raises(
+        InputError, match="after step 3 the weight bias is not finite, and is not saved; there is no che"
+    ):
+        check_finite(Normed(), parameters_of(model), 3, 0)
 
 
 @pytest.mark.parametrize(

@@ -150,12 +150,22 @@ class Vague(OrdinalHead):
     verb = "rate"
 
 
+class Curious(OrdinalHead):
+    """A head that asks for what no batch has."""
+
+    asks: Any = "stars"
+
+
 @pytest.mark.parametrize(
     ("head", "said"),
     [
         ("clases", "unknown model.head 'clases'; did you mean 'classes'? Known: classes, value, span, choice, tokens"),
         ("tests.strangers.tasks:Stars", "model.head 'tests.strangers.tasks:Stars' is none: it has no width"),
         ("tests.strangers.test_tasks:Vague", "model.head=tests.strangers.test_tasks:Vague: the verb 'rate' is not"),
+        (
+            "tests.strangers.test_tasks:Curious",
+            "model.head=tests.strangers.test_tasks:Curious: asks='stars' is",
+        ),
         ("phalanx.heads.head:TaskHead", "model.head=phalanx.heads.head:TaskHead has no task"),
     ],
 )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from phalanx.nn.answer import Split
     from phalanx.nn.batch import Batch
 
+ASKED = "related", "value", "labels"  # fields of a batch that say what is right
 VERBS = {"": "decode", "classify": "decode", "answer": "answers"}  # and the method of a head that each needs
 
 
@@ -144,6 +145,8 @@ def find(name: str) -> type[TaskHead]:
     needs = "task", "asks", VERBS[kind.verb], *kind.__abstractmethods__
     if missing := [need for need in needs if need in kind.__abstractmethods__ or not hasattr(kind, need)]:
         raise InputError(f"model.head={name} has no {missing[0]}")
+    if kind.asks not in ASKED:
+        raise InputError(f"model.head={name}: asks={kind.asks!r} is none of {', '.join(ASKED)}")
     return kind
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 
+from phalanx import registry
 from phalanx.data.examples import Question
 from phalanx.data.labelled import Assembler, Encoded
 from phalanx.data.source import Array
@@ -113,7 +114,9 @@ class EncoderModel:
         """
         self._must("classify")
         assert self.head is not None
-        return [self.head.decode(logits) for logits in self._run(self.scores, self._rows(texts))]
+        answers = self._run(self.scores, self._rows(texts))
+        with registry.blamed("model.head", self.head.part.loss, "decode()"):
+            return [self.head.decode(logits) for logits in answers]
 
     def classify(self, text: Text) -> Class:
         """Return the class of a text or a pair. InputError where the model was not tuned for classes."""

@@ -46,6 +46,8 @@ class Labelled(Task, ABC):
             raise InputError(f"task={config.task} reads examples.form={' or '.join(self.forms)}")
         if config.examples.metric not in ("", "loss", *self.metrics):
             raise InputError(f"examples.metric={config.examples.metric} is none of {', '.join(self.metrics)} or loss")
+        if not self.metrics:
+            raise InputError(f"task={config.task} has no metrics; name those that judge() gives, the best first")
         self.columns = Columns(config.examples.text, config.examples.label, config.examples.pair)
 
     @property

@@ -85,12 +85,13 @@ def spoilt(parameters: Parameters) -> str:
 
 def check_finite(optim: OptimConfig, parameters: Parameters, step: int, saved: int) -> None:
     """Raise InputError where weights are not finite after `step`, which are not to be saved; the newest checkpoint is
-    of step `saved`. Every rank calls this alike.
+    of step `saved`, 0 if there is none. Every rank calls this alike.
     """
     if name := spoilt(parameters):
+        newest = f"the newest checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
         raise InputError(
-            f"optim.name={optim.name}: after step {step} the weight {name} is not finite. It is not saved: the newest "
-            f"checkpoint is of step {saved}; go on from there with a lower optim.lr"
+            f"optim.name={optim.name}: after step {step} the weight {name} is not finite, and is not saved; {newest}. "
+            "Train again with a lower optim.lr, or mend the optimizer if it is yours"
         )
 
 
