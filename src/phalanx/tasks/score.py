@@ -66,7 +66,9 @@ def _labelled(model: DistributedModel, name: str, data: str, limit: int | None, 
     source = task.of(files_, limit) if files_ else task.valid
     values, answers = model.evaluate(task, source, progress=progress)
     values = {key: value for key, value in values.items() if key not in ("tokens", "samples")}
-    return Scores(values, MEANINGS, len(source.examples), task.predictions(answers, source))
+    with registry.blamed("task", config.task, "predictions()"):
+        predictions = task.predictions(answers, source)
+    return Scores(values, MEANINGS, len(source.examples), predictions)
 
 
 def _as_published(model: DistributedModel, name: str, data: str) -> tuple[Config, list[str]]:
