@@ -38,5 +38,5 @@ def test_the_current_folder_is_not_searched(run: Path, monkeypatch: pytest.Monke
 def test_what_was_put_in_the_path_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As PYTHONPATH does, after what Python puts first."""
     monkeypatch.setattr(sys, "path", [str(run), str(Path.cwd()), *sys.path])
-    with pytest.raises(RuntimeError, match="ran"):
+    with pytest.raises(InputError, match="code of a stranger ran"):
         load_bundle(run)

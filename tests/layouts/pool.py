@@ -1,7 +1,8 @@
 """Ranks on demand: processes forked from one that has imported everything, which form a group and do a case.
 
 They stay for the next case, of as many ranks or fewer, which then finds warm what the first touch of torch's own costs:
-half of the time of a tiny run. After a case that failed they are ended, and the next begins with fresh ones.
+half of the time of a tiny run. After a case that failed they are ended, and the next begins with fresh ones; so it is
+after a few cases, since torch leaves threads of each group behind, which ask for messages as long as the process lives.
 """
 
 import gc
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from tests.train.processes import start
 
 PATIENCE = 300  # seconds that a case may take
+LIFE = 6  # cases that ranks do
 GRACE = 10  # seconds for the others to speak after a rank has failed
 UNCONNECTED = "connectFullMesh failed"  # a TCP connection that gloo lost while it formed a group
 
@@ -41,7 +43,7 @@ class Pool:
 
     def __enter__(self) -> Self:
         self.folder = tempfile.TemporaryDirectory()
-        self.number = 0
+        self.number = self.cases = 0
         self.ranks = list[tuple[ForkServerProcess, Connection]]()
         return self
 
@@ -61,7 +63,9 @@ class Pool:
         return [result for _, result in answers]
 
     def _once(self, processes: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Answer]:
-        self.number += 1
+        if self.cases == LIFE:
+            self.end()
+        self.number, self.cases = self.number + 1, self.cases + 1
         while len(self.ranks) < processes:
             ours, theirs = Pipe()
             self.ranks.append((start(_serve, theirs, len(self.ranks)), ours))
@@ -86,6 +90,7 @@ class Pool:
             process.join()
             end.close()
         self.ranks.clear()
+        self.cases = 0
 
 
 def _answers(ends: list[Connection]) -> list[Answer]:
