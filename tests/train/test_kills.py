@@ -16,8 +16,8 @@ from phalanx.train.trackers import JsonLines
 from tests.train.processes import command, die_at_files, in_fresh_process, start, train_to_the_end
 from tests.train.runs import Corpus, curve, starts_and_steps
 
-MOMENTS = [("files", 3), ("steps", 1), ("files", 12), ("steps", 2), ("files", 25), ("steps", 3), ("files", 32),
-           ("steps", 4), ("files", 39), ("steps", 5), ("files", 46), ("steps", 6)]  # fmt: skip
+MOMENTS = [("files", 3), ("steps", 1), ("files", 20), ("steps", 2), ("files", 33), ("steps", 3), ("files", 40),
+           ("steps", 4), ("files", 47), ("steps", 5), ("files", 54), ("steps", 6)]  # fmt: skip
 
 
 def _wait(process: ForkServerProcess, run: Path, starts: int, steps: int) -> None:
