@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.infer import load, load_decoder, load_encoder
 from phalanx.infer.encoder_model import EncoderModel
+from tests.cli.running import phalanx
 from tests.infer.runs import GPT, make_run
 from tests.infer.test_bert import config
 
@@ -22,12 +21,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_run(folder / (head or "plain"), config(head), "bert-uncased")
     make_run(folder / "gpt", GPT, "gpt2")
     return folder
-
-
-def phalanx(*words: object) -> str:
-    told = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
-    assert told.exit_code == 0, told.output
-    return told.stdout
 
 
 def test_answer(runs: Path, tmp_path: Path) -> None:

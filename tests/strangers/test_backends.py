@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from phalanx.cli.app import app
 from phalanx.errors import InputError, ModelError
 from phalanx.infer import artifact_cache, backends, load, load_encoder
 from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.graphs import EncoderGraph, untraceable
 from phalanx.models.family import configured, spec_of
 from phalanx.serve.messages import Failed, Job, Ready, Reply, WorkerSpec, decode, encode
+from tests.cli.running import phalanx
 from tests.infer.runs import BERT, GPT, make_run
 from tests.infer.test_bert import config
 from tests.serve.in_process import work_forked
@@ -43,12 +42,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_run(folder / name, kind, "bert-uncased")
     make_run(folder / "gpt", GPT, "gpt2")
     return folder
-
-
-def phalanx(*words: object) -> str:
-    told = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
-    assert told.exit_code == 0, told.output
-    return told.stdout
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,11 @@ def test_a_head_and_its_loss(answer: Any) -> None:
     head.forward = wrong(None)
     with pytest.raises(InputError, match=r"^model.head=my.code:H: loss\(\) (gave|raised) "):
         head.sums(None, None)
+
+
+def test_an_optimizer_whose_step_fails(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = corpus.config("gpt", f"optim.name={Normed().name}")
+    made, _ = trainer(tmp_path / "run", config)
+    monkeypatch.setattr(made.optimizers[0], "step", wrong(KeyError("x")))
+    with pytest.raises(InputError, match=r"optimizers:Normed: step\(\) raised KeyError: 'x'; PHALANX_TRACEBACK=1"):
+        made.fit()

@@ -1,6 +1,5 @@
 """A family from outside, with keys of its own, goes where those of the package go."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,14 @@ from phalanx.models.build import make
 from phalanx.models.family import configured, spec_of
 from phalanx.plan.rank import RankShard
 from phalanx.run.folder import RunFolder
-from phalanx.tasks.run import train
 from phalanx.train.resolve import Target, resolve
 from tests.layouts.conftest import Alone
 from tests.layouts.curves import curve as train_and_tell
 from tests.layouts.curves import farthest
 from tests.layouts.pool import Pool
 from tests.strangers.families import Toy, ToyConfig
-from tests.train.runs import Corpus, curve
+from tests.strangers.finished import finished
+from tests.train.runs import Corpus
 
 NAME = "tests.strangers.families:Toy"
 TOY = [f"model.family={NAME}", "train.steps=12", "train.eval_every=6"]
@@ -108,18 +107,7 @@ def test_one_curve(pool: Pool, alone: Alone, corpus: Corpus, words: list[str]) -
 @pytest.fixture(scope="module")
 def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
-    path = tmp_path_factory.mktemp("toy") / "run"
-    words = [*corpus.words("gpt"), *TOY, "train.steps=4", "save.every=2", "train.eval_every=2"]
-    assert train("gpt-tiny", words, path, quiet=True) == 0
-    return path
-
-
-def test_a_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    shutil.rmtree(max((again / "checkpoints").glob("step-*")))
-    assert train(str(again), quiet=True) == 0
-    assert curve(again) == curve(run) and len(curve(run)) > 4
+    return finished(corpus, tmp_path_factory.mktemp("toy"), *TOY)
 
 
 def test_it_is_planned_as_what_it_is(run: Path) -> None:

@@ -23,6 +23,7 @@ from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.serve.messages import WorkerSpec
 from phalanx.train import monitor
+from tests.cli.running import phalanx
 from tests.faults.ranks import free_port
 from tests.infer.runs import make_run
 from tests.layouts.labelled import write
@@ -53,13 +54,6 @@ class Journey(NamedTuple):
     body: dict[str, Any]
     printed: Callable[[Any], str]
     imported: tuple[str, ...]
-
-
-def phalanx(*words: object) -> str:
-    """What `phalanx WORDS` prints."""
-    told = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
-    assert told.exit_code == 0, told.output
-    return told.stdout
 
 
 def decoder(corpus: Corpus, folder: Path) -> Path:

@@ -24,9 +24,10 @@ from tests.layouts.conftest import Alone
 from tests.layouts.curves import curve as train_and_tell
 from tests.layouts.curves import farthest
 from tests.layouts.pool import Pool
+from tests.strangers.finished import finished
 from tests.strangers.optimizers import Counted, Factored, Normed, Silent
 from tests.train.described import parameters_of
-from tests.train.runs import Corpus, curve
+from tests.train.runs import Corpus
 
 NAME = "tests.strangers.optimizers:Normed"
 NORMED = [f"optim.name={NAME}", "optim.lr=0.02", "optim.momentum=0.8", "train.steps=12", "train.eval_every=6"]
@@ -97,18 +98,7 @@ def test_one_curve(pool: Pool, alone: Alone, corpus: Corpus, processes: int, wor
 @pytest.fixture(scope="module")
 def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
-    path = tmp_path_factory.mktemp("normed") / "run"
-    words = [*corpus.words("gpt"), *NORMED, "train.steps=4", "save.every=2", "train.eval_every=2"]
-    assert train("gpt-tiny", words, path, quiet=True) == 0
-    return path
-
-
-def test_a_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    shutil.rmtree(max((again / "checkpoints").glob("step-*")))
-    assert train(str(again), quiet=True) == 0
-    assert curve(again) == curve(run) and len(curve(run)) > 4
+    return finished(corpus, tmp_path_factory.mktemp("normed"), *NORMED)
 
 
 def test_a_run_is_used_where_its_optimizer_is_not(run: Path, tmp_path: Path) -> None:

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from phalanx import recipe
-from phalanx.cli.app import app
 from phalanx.errors import InputError
 from phalanx.heads.head import find
 from phalanx.infer import backends, load_encoder
@@ -25,9 +23,9 @@ from phalanx.plan.trace_report import planned_messages
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.serve.worker import compute
-from phalanx.tasks.run import train
 from phalanx.train.resolve import Target, resolve
 from tests.batches import batch_of
+from tests.cli.running import phalanx
 from tests.infer.runs import make_run
 from tests.layouts.labelled import write
 from tests.strangers.tasks import OrdinalHead, Rating, Stars
@@ -35,12 +33,6 @@ from tests.train.runs import Corpus, curve
 
 TASK, HEAD = "tests.strangers.tasks:Stars", "tests.strangers.tasks:OrdinalHead"
 WORDS = ["train.batch=8", "train.compile=off", "train.device=cpu", "precision.dtype=fp32", "optim.lr=5e-3"]
-
-
-def phalanx(*words: object) -> str:
-    told = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
-    assert told.exit_code == 0, told.output
-    return told.stdout
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +51,6 @@ def run(corpus: Corpus, reviews: Path, tmp_path_factory: pytest.TempPathFactory)
     told = phalanx("tune", folder / "base", "--task", TASK, *files, *words, "--out", folder / "run")
     assert "at random: answer.classifier.bias, answer.classifier.weight" in told and "run: near " in told
     return folder / "run"
-
-
-def test_a_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    shutil.rmtree(max((again / "checkpoints").glob("step-*")))
-    assert train(str(again), quiet=True) == 0
-    assert curve(again) == curve(run) and len(curve(run)) > 4
 
 
 def test_it_is_planned_and_traced_as_what_it_is(run: Path) -> None:

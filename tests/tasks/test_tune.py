@@ -18,6 +18,7 @@ from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.records import FILE, read
 from phalanx.tasks.score import score
+from tests.cli.running import phalanx
 from tests.infer.runs import BERT, GPT, make_run
 
 SMALL = [
@@ -59,12 +60,6 @@ def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"{' '.join(words)}\t{n % 2}")
         (folder / f"{name}.tsv").write_text("\n".join(rows) + "\n")
     return folder
-
-
-def phalanx(*words: object) -> str:
-    told = CliRunner().invoke(app, [*map(str, words)])
-    assert told.exit_code == 0, (told.exception, told.output)
-    return told.stdout
 
 
 def valids(run: Path) -> list[dict[str, Any]]:

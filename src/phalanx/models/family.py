@@ -68,23 +68,14 @@ def spec_of(model: ModelConfig) -> Spec:
 
 def _described(model: ModelConfig) -> Spec:
     """Return what a family's own code says of a model, if it is sound; else InputError, by its path."""
-    spec, where = _asked(model, "spec"), f"model.family={model.family}"
+    with registry.blamed("model.family", model.family, "spec()"):
+        spec = model.spec()
+    where = f"model.family={model.family}"
     if not isinstance(spec, Spec):
         raise InputError(f"{where}: spec() is to return a phalanx.spec.model.Spec, not {type(spec).__name__}")
     if why := flaw(spec) or _unlike_its_section(spec, model):
         raise InputError(f"{where}: its spec: {why}")
     return spec
-
-
-def _asked(model: ModelConfig, method: str) -> Any:
-    """Return what a method of a family's own section returns. InputError where it fails."""
-    try:
-        return getattr(model, method)()
-    except InputError:
-        raise
-    except Exception as error:
-        shown = f"{method}() raised {type(error).__name__}: {error}"
-        raise InputError(f"model.family={model.family}: {shown}; PHALANX_TRACEBACK=1 shows where") from error
 
 
 def _unlike_its_section(spec: Spec, model: ModelConfig) -> str:
@@ -127,6 +118,7 @@ def with_preset(section: Preset) -> dict[str, Any]:
 
 def check(model: ModelConfig) -> None:
     """Raise InputError for sizes that no model can have."""
-    _asked(model, "check")
+    with registry.blamed("model.family", model.family, "check()"):
+        model.check()
     if model.vocab == 0:
         raise InputError("model.vocab=0 and no tokenizer to take it from; set model.vocab")

@@ -23,6 +23,7 @@ from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import make_mesh
 from phalanx.parallel.pipeline import Sums
 from phalanx.precision.scale import LossScale
+from phalanx.registry import blamed
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.runtime.keepalive import fail_together
@@ -132,7 +133,8 @@ class Trainer:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                optimizer.step()
+                with blamed("optim.name", self.config.optim.name, "step()"):
+                    optimizer.step()
         self.parameters.zero_grad()  # here, not at the next step: evaluation and saving have the memory
 
         self.progress.tokens += batch.tokens.numel() * self.mesh.data.size
