@@ -13,7 +13,6 @@ Python's packages are installed and from PYTHONPATH, never because they lie in t
 import difflib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,12 +73,9 @@ def _installed_alone() -> Iterator[None]:
             sys.path[:0] = first
 
 
-def names_source(name: str) -> bool:
-    """Return whether a name of data, maybe with a weight behind @, is "module:Name" rather than a prepared
-    set's path.
-    """
-    place = name.partition("@")[0]
-    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", place) is not None and not Path(f"{place}.bin").exists()
+def from_outside(name: str) -> bool:
+    """Return whether a name is "module:Name", of code that is not this package's."""
+    return ":" in name
 
 
 @contextmanager
@@ -88,7 +84,7 @@ def blamed(key: str, name: str, call: str) -> Iterator[None]:
     outside. Where `name` is one of the package's own, the error is a defect of ours and keeps its traceback.
 
     What is no fault of that code passes: an InputError, Ctrl-C, a lack of memory, an error of the file system; among
-    several processes also a RuntimeError, for so torch tells that another process is lost.
+    several processes also a RuntimeError, as torch raises one when another process is lost.
     """
     try:
         yield
@@ -96,7 +92,7 @@ def blamed(key: str, name: str, call: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         together = os.environ.get("WORLD_SIZE", "1") != "1"
-        if ":" not in name or no_memory(error) or (together and isinstance(error, RuntimeError)):
+        if not from_outside(name) or no_memory(error) or (together and isinstance(error, RuntimeError)):
             raise
         told = "PHALANX_TRACEBACK=1 shows where"
         raise InputError(f"{key}={name}: {call} raised {_named(error)}; {told}") from error
@@ -161,10 +157,14 @@ BACKENDS = Table(
 TRACKERS = Table(
     "log.trackers", {"tensorboard": "phalanx.train.trackers:TensorBoard"}, ("start", "train", "valid", "close")
 )
-SOURCES = Table("data.train", {}, ("__len__", "sample", "fingerprint"))
+SOURCES = Table("data source", {}, ("__len__", "sample", "fingerprint"))
 OPTIMIZERS = Table(
     "optim.name",
-    {name.lower(): f"phalanx.train.optimizers:{name}" for name in ("AdamW", "Lamb", "Muon")},
+    {
+        "adamw": "phalanx.train.optimizers:AdamW",
+        "lamb": "phalanx.train.optimizers:Lamb",
+        "muon": "phalanx.train.optimizers:Muon",
+    },
     ("build", "state", "messages"),
 )
 TOKENIZERS = {"gpt2": 50257, "bert-uncased": 30522, "bert-cased": 28996}  # those that are bundled: tokens of each

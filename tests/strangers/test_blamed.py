@@ -26,6 +26,7 @@ from tests.strangers.broken import Half, Program, Undescribed, ones, wrong
 from tests.strangers.optimizers import Normed
 from tests.strangers.test_trackers import config_with, tell
 from tests.train.described import parameters_of
+from tests.train.runs import Corpus, trainer
 
 SAMPLE = Sample(np.arange(4), np.arange(4), None, None, -1)
 
@@ -200,7 +201,7 @@ def test_a_tracker_that_ends_the_process(
 def test_a_source(answer: Any, said: str) -> None:
     source = cast(Any, SimpleNamespace(sample=wrong(answer)))
     with pytest.raises(InputError) as caught:
-        Part(source, "my.code:S", (4, 9), 0, 1).sample(0, 0)
+        Part(source, "data.train", "my.code:S", (4, 9), 0, 1).sample(0, 0)
     assert str(caught.value).startswith(said)
 
 
@@ -213,9 +214,11 @@ def test_a_source(answer: Any, said: str) -> None:
     ],
 )
 def test_a_source_that_is_opened(monkeypatch: pytest.MonkeyPatch, method: str, answer: Any, said: str) -> None:
-    name, config = "tests.strangers.sources:Sums", cast(Any, SimpleNamespace(data=SimpleNamespace(sequence=4)))
+    """By the key that names it, with or without a weight."""
+    name = "tests.strangers.sources:Sums"
+    config = recipe.from_words([f"data.valid={name}@0.5,other", "data.sequence=4"])
     monkeypatch.setattr(f"tests.strangers.sources.Sums.{method}", wrong(answer))
-    with pytest.raises(InputError, match=f"data.train={name}: {said}"):
+    with pytest.raises(InputError, match=f"data.valid={name}: {said}"):
         (fingerprint_of if method == "fingerprint" else open_custom)(name, config, cast(Any, None))
 
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx import registry
-from phalanx.data.source import Blend
+from phalanx.data.source import Blend, names_source
 from phalanx.errors import InputError
 from phalanx.tasks.preflight import task_of
 from phalanx.tasks.run import train
@@ -66,8 +65,8 @@ def test_it_is_cut_and_blended_as_sets_are(corpus: Corpus) -> None:
         ("Short", rf"{HERE}:Short: sample \d+ has 31 tokens; data.sequence=32 of them are wanted"),
         ("Strange", rf"{HERE}:Strange: sample \d+ has tokens beyond the 320 of the tokenizer"),
         ("Empty", rf"{HERE}:Empty has 0 samples, of which data.split=.* leaves none for training"),
-        ("np", rf"data.train '{HERE}:np' is none: it has no __len__$"),
-        ("Absent", rf"data.train '{HERE}:Absent' cannot be loaded"),
+        ("np", rf"data source '{HERE}:np' is none: it has no __len__$"),
+        ("Absent", rf"data source '{HERE}:Absent' cannot be loaded"),
     ],
 )
 def test_what_is_none_is_refused_in_one_line(corpus: Corpus, name: str, said: str) -> None:
@@ -88,6 +87,6 @@ def test_it_needs_a_tokenizer(tmp_path: Path) -> None:
 
 def test_a_set_of_such_a_name_is_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert registry.names_source("books:v2") and registry.names_source("a.b:C@0.5")
+    assert names_source("books:v2") and names_source("a.b:C@0.5")
     (tmp_path / "books:v2.bin").touch()
-    assert not registry.names_source("books:v2@2") and not registry.names_source("/data/a:b")
+    assert not names_source("books:v2@2") and not names_source("/data/a:b")

@@ -10,6 +10,7 @@ from phalanx import recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.precision import gemm
+from phalanx.tasks.clm import CausalLM
 from phalanx.train.machine import this_machine
 from phalanx.train.resolve import Target, resolve
 from tests.train.runs import Corpus
@@ -137,3 +138,15 @@ def test_a_preset_is_planned_with_its_own_vocabulary(words: list[str], vocab: in
     """Without data; a tokenizer that is named counts more."""
     asked = recipe.from_words([*words, "data.sequence=128", "train.batch=8"])
     assert resolve(asked, Target()).model.vocab == vocab
+
+
+class Copy(CausalLM):
+    """A task of pretraining from outside: it has the losses of the one that it is made of."""
+
+
+def test_a_task_of_pretraining_from_outside_is_planned_as_it_is_trained() -> None:
+    asked = recipe.from_words([f"task={__name__}:Copy", "model.layers=1", "data.sequence=64", "train.batch=4"])
+    planned, trained = (resolve(asked, Target(files=files)) for files in (False, True))
+    assert planned == trained
+    with pytest.raises(InputError, match=r"is not for model\.family=bert; use task=mlm"):
+        resolve(recipe.from_words([f"task={__name__}:Copy", "model.family=bert"]), Target())

@@ -47,17 +47,18 @@ def tune(
     The checkpoint that is best by the task's metric is kept. An interrupted run, or sweep, goes on when the same
     command is given again. phalanx eval judges the result on other files.
     """
-    from phalanx.tasks import tune as tuning
+    from phalanx.tasks.sweep import fit_all, planned
+    from phalanx.tasks.tune import TuneRequest
 
     source = source_of(run)
     out = out or Path(f"{source.folder}-{task.rpartition(':')[2]}")
     if (sweep or seeds > 1) and among_others():
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
 
-    request = tuning.TuneRequest(run, task, data, valid, text, pair, label, epochs)
-    runs = tuning.planned(request, overrides or [], sweep or [], seeds)
+    request = TuneRequest(run, task, data, valid, text, pair, label, epochs)
+    runs = planned(request, overrides or [], sweep or [], seeds)
     with _brought(source, out) as model:
-        if code := tuning.fit_all(runs, model, out, procs):
+        if code := fit_all(runs, model, out, procs):
             raise typer.Exit(code)
 
 

@@ -7,11 +7,9 @@ import numpy as np
 
 from phalanx import registry
 from phalanx.config import Config
-from phalanx.data.source import PARTS, Sample, Source, cut
+from phalanx.data.source import PARTS, Sample, Source, cut, split_weight
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
-
-KEY = "data.train"
 
 
 class CustomSource(Source, Protocol):
@@ -28,8 +26,8 @@ class CustomSource(Source, Protocol):
 class Part:
     """Some of a source's samples, from number `first` to before `last`, each seen to be one that the model takes."""
 
-    def __init__(self, source: Source, name: str, limits: tuple[int, int], first: int, last: int) -> None:
-        self.source, self.name, self.first, self.last = source, name, first, last
+    def __init__(self, source: Source, key: str, name: str, limits: tuple[int, int], first: int, last: int) -> None:
+        self.source, self.key, self.name, self.first, self.last = source, key, name, first, last
         self.sequence, self.vocab = limits
 
     def __len__(self) -> int:
@@ -38,7 +36,7 @@ class Part:
     def sample(self, i: int, draw: int) -> Sample:
         """Return sample `i` of the part. InputError for one of another length, or of other words."""
         number = self.first + i
-        with registry.blamed(KEY, self.name, f"sample({number}, …)"):
+        with registry.blamed(self.key, self.name, f"sample({number}, …)"):
             sample = self.source.sample(number, draw)
         where = f"{self.name}: sample {number}"
         if not isinstance(sample, Sample):
@@ -69,9 +67,17 @@ class Part:
             raise InputError(f"{where} has {what} beyond {beyond}")
 
 
+def _key(name: str, config: Config) -> str:
+    """Return the key of [data] that names a source."""
+    for key in ("train", "valid", "test"):
+        if name in {split_weight(each)[0] for each in getattr(config.data, key)}:
+            return f"data.{key}"
+    return "data.valid"  # of one that is shown or judged alone
+
+
 def open_source(name: str, config: Config, tokenizer: Tokenizer) -> CustomSource:
     """Return the source of that name, whole."""
-    with registry.blamed(KEY, name, "its construction"):
+    with registry.blamed(_key(name, config), name, "its construction"):
         source: CustomSource = registry.SOURCES.find(name)(config, tokenizer)
     return source
 
@@ -79,10 +85,12 @@ def open_source(name: str, config: Config, tokenizer: Tokenizer) -> CustomSource
 def fingerprint_of(name: str, config: Config, tokenizer: Tokenizer) -> str:
     """Return the fingerprint of the source of that name. InputError where it is no text."""
     source = open_source(name, config, tokenizer)
-    with registry.blamed(KEY, name, "fingerprint()"):
+    with registry.blamed(_key(name, config), name, "fingerprint()"):
         text = source.fingerprint()
     if not isinstance(text, str):
-        raise InputError(f"{KEY}={name}: fingerprint() gave {type(text).__name__} {text!r:.60}, not text")
+        raise InputError(
+            f"{_key(name, config)}={name}: fingerprint() gave {type(text).__name__} {text!r:.60}, not text"
+        )
     return text
 
 
@@ -94,7 +102,7 @@ def open_custom(
     InputError where the part has none, or the first is not one that the model takes.
     """
     source = open_source(name, config, tokenizer)
-    with registry.blamed(KEY, name, "len()"):
+    with registry.blamed(_key(name, config), name, "len()"):
         count = len(source)
     first, last = (0, count) if split is None else cut(count, split, part)
     if first == last:
@@ -102,6 +110,6 @@ def open_custom(
             f"{name} has {count} samples, of which data.split={list(split or ())} leaves none for {PARTS[part]}; "
             "change the fractions, or name a set of its own, as data.valid=PREFIX"
         )
-    samples = Part(source, name, (config.data.sequence, tokenizer.vocab), first, last)
+    samples = Part(source, _key(name, config), name, (config.data.sequence, tokenizer.vocab), first, last)
     samples.sample(0, 0)  # what is wrong with all of them is told before a run begins
     return samples

@@ -14,7 +14,7 @@ from phalanx.errors import InputError
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published task. `columns` are tried in turn: its files come with a head and without."""
+    """A task on labelled files. `columns` are tried in turn: its files come with a head and without."""
 
     task: str
     metric: str

@@ -22,7 +22,7 @@ from phalanx.models.family import spec_of
 from phalanx.run.comparison import Comparison, Point
 from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_rank_zero
-from phalanx.tasks.preflight import foresee, task_of
+from phalanx.tasks.preflight import check_new_run, task_of
 from phalanx.tasks.run import joined, read
 from phalanx.train.layouts import rows_together
 from phalanx.train.machine import this_machine
@@ -45,7 +45,7 @@ def check(name: str, overrides: Sequence[str], steps: int) -> Comparison | None:
     with Bar(transient=True, disable=rendezvous.rank() > 0 or not sys.stdout.isatty()) as bar:
         with joined(requested, tokenizer, store) as config:
             on_rank_zero(lambda: _possible(config), dist.group.WORLD)
-            on_rank_zero(lambda: foresee(config, tokenizer), dist.group.WORLD)
+            on_rank_zero(lambda: check_new_run(config, tokenizer), dist.group.WORLD)
             steps, title = min(steps, config.train.steps), _title(config.layout)
             first, second = (bar.add_task(name, total=steps) for name in (title, ALONE))
             split = _curve(config, steps, lambda: bar.advance(first))

@@ -9,7 +9,7 @@ from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.custom import fingerprint_of
 from phalanx.data.manifest import checksum
-from phalanx.data.source import split_weight
+from phalanx.data.source import names_source, split_weight
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError
@@ -23,7 +23,7 @@ from phalanx.train.task import Task
 FREE = ("phalanx", "layout.", "save.", "log.", "train.device", "train.compile")  # what a run may change on its way
 
 
-def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
+def check_new_run(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     """Raise InputError for what is wrong with a run that is to begin; return the fingerprints of its data.
 
     These take time to work out: much of every file is read.
@@ -40,7 +40,7 @@ def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
         raise InputError(reason)
 
     _ = task.train, task.valid  # opens the sets
-    prints = fingerprints(config)  # compares their checksums
+    prints = fingerprints(config, tokenizer)  # compares their checksums
 
     losses = task.losses
     if not set(losses) <= set(spec_of(config.model).losses):
@@ -50,20 +50,20 @@ def foresee(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     return prints
 
 
-def fingerprints(config: Config) -> dict[str, str]:
+def fingerprints(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     """Return a fingerprint of each set's bytes by its name, once they agree with its checksums.
 
     Much of every file is read.
     """
-    prints: dict[str, str] = {}
     if registry.TASKS.find(config.task).labelled:
         files = *config.data.train, *config.data.valid
         return {file: checksum(Path(file)) for file in files}
 
+    prints: dict[str, str] = {}
     for name in (*config.data.train, *config.data.valid, *config.data.test):
         prefix = split_weight(name)[0]
-        if registry.names_source(name):
-            own = fingerprint_of(prefix, config, tokenizer_of_task(config))
+        if names_source(name):
+            own = fingerprint_of(prefix, config, tokenizer)
             prints[prefix] = sha256(own.encode()).hexdigest()
         else:
             prints[prefix] = fingerprint(prefix)
@@ -79,7 +79,7 @@ def check_same_data(folder: RunFolder, prints: dict[str, str]) -> None:
             raise InputError(f"{prefix} has changed since {folder.path} began; put the old set back or start a new run")
 
 
-def check_same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
+def check_same_here(rank: int, config: Config, tokenizer: Tokenizer, firsts: dict[str, str]) -> None:
     """Raise InputError if the data of this process's machine are not those of rank 0, whose fingerprints are `firsts`:
     of the processes on a machine the first compares.
     """
@@ -87,7 +87,7 @@ def check_same_here(rank: int, config: Config, firsts: dict[str, str]) -> None:
         return
     place = f"on {platform.node()}, the machine of rank {rank},"
     try:
-        prints = fingerprints(config)
+        prints = fingerprints(config, tokenizer)
     except (InputError, OSError) as error:
         raise InputError(f"{place} {error}") from error
     if different := [name for name, value in prints.items() if value != firsts[name]]:

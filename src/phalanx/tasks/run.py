@@ -17,12 +17,12 @@ from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_every_rank, on_rank_zero
 from phalanx.runtime.watchdog import watching
 from phalanx.tasks.preflight import (
+    check_new_run,
     check_same_data,
     check_same_here,
     check_same_settings,
     fingerprints,
     flat,
-    foresee,
     task_of,
     tokenizer_of_task,
 )
@@ -45,7 +45,7 @@ def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, qui
     with joined(config, tokenizer, store) as config, ExitStack() as stack:
         # Rank 0 fingerprints its data first; one process of each other machine then compares its own with these.
         prints = on_rank_zero(lambda: _prints(folder, config, tokenizer), dist.group.WORLD)
-        on_every_rank(lambda rank, _: check_same_here(rank, config, prints), dist.group.WORLD)
+        on_every_rank(lambda rank, _: check_same_here(rank, config, tokenizer, prints), dist.group.WORLD)
         on_rank_zero(lambda: stack.enter_context(_held(folder, config, tokenizer, prints)), dist.group.WORLD)
         stopped_by = _fit(folder, config, quiet)
         process_group.leave()
@@ -127,4 +127,4 @@ def _fit(folder: RunFolder, config: Config, quiet: bool) -> int:
 
 def _prints(folder: RunFolder, config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     """Return the fingerprints of the data. A run that is to begin is checked whole, before there is a folder."""
-    return fingerprints(config) if _continues(folder, config) else foresee(config, tokenizer)
+    return fingerprints(config, tokenizer) if _continues(folder, config) else check_new_run(config, tokenizer)

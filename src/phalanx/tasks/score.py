@@ -10,12 +10,13 @@ import numpy as np
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.indexed import set_paths
-from phalanx.data.source import Array
+from phalanx.data.source import Array, names_source
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.tasks import sources, zeroshot
 from phalanx.tasks.benchmarks import BENCHMARKS, columns, files
 from phalanx.tasks.distributed_model import DistributedModel, distributed_model
+from phalanx.tasks.preflight import task_of
 from phalanx.tasks.scores import MEANINGS, Scores
 from phalanx.train.evaluate import OnProgress, sample_numbers
 
@@ -60,7 +61,7 @@ def _labelled(model: DistributedModel, name: str, data: str, limit: int | None, 
     elif data and Path(data).is_dir():
         raise InputError(f"{data} is a folder; name the file, or with --task what is in the folder")
 
-    task: Any = registry.TASKS.find(config.task)(config, model.tokenizer)
+    task: Any = task_of(config, model.tokenizer)
     if not files_ and not config.data.split[1]:
         raise InputError(f"{model.run} held no examples out; name a file with --data")
     source = task.of(files_, limit) if files_ else task.valid
@@ -98,12 +99,12 @@ def _prepared(model: DistributedModel, data: str, limit: int | None, part: int, 
                 f"{data} is no prepared set; if it is text, judge it with: --task perplexity --data {data}"
             )
         explicit = config.data.model_copy(update={"valid": (data,), "train": ()})
-        own = registry.names_source(data)  # which takes any tokenizer
+        own = names_source(data)  # which takes any tokenizer
         if not own and sources.tokenizer_of(explicit).json() != model.tokenizer.json():
             raise InputError(f"{data} was not prepared with the tokenizer of {model.run}; use its tokenizer.json")
         config, part = config.model_copy(update={"data": explicit}), sources.VALID
 
-    task: Any = registry.TASKS.find(config.task)(config, model.tokenizer)
+    task: Any = task_of(config, model.tokenizer)
     source = task.held_out(part)
     if source is None:
         raise InputError(f"{model.run} kept no such data apart for evaluation; name a prepared set with --data PREFIX")

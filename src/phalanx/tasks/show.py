@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from phalanx import recipe, registry
+from phalanx import recipe
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.show import describe
+from phalanx.data.source import names_source
 from phalanx.errors import InputError
 from phalanx.tasks import sources
+from phalanx.tasks.preflight import task_of
 
 
 def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence[str]) -> str:
@@ -20,7 +22,7 @@ def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence
     config = config.model_copy(update={"data": data})
 
     tokenizer = sources.tokenizer_of(data)
-    source = registry.TASKS.find(config.task)(config, tokenizer).valid
+    source = task_of(config, tokenizer).valid
     assert source
     if not 0 <= number < len(source):
         raise InputError(f"sample {number} of {prefix}: it has {len(source)} at data.sequence={sequence}, from 0")
@@ -29,7 +31,7 @@ def show(prefix: str, number: int, task: str, sequence: int, overrides: Sequence
 
 def _in_sentences(prefix: str) -> bool:
     """Return whether the documents of a prepared set are cut into sentences."""
-    if registry.names_source(prefix):
+    if names_source(prefix):
         return False
     dataset = IndexedDataset(prefix)
     return len(dataset) > len(dataset.documents) - 1

@@ -5,12 +5,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 
-from phalanx import registry
 from phalanx.config import Config, DataConfig
 from phalanx.data.custom import open_custom
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.manifest import Manifest, manifest_path, tokenizer_path
-from phalanx.data.source import Blend, Concatenation, Documents, Endless, Source, Stream, open_sets, split_weight
+from phalanx.data.source import (
+    Blend,
+    Concatenation,
+    Documents,
+    Endless,
+    Source,
+    Stream,
+    names_source,
+    open_sets,
+    split_weight,
+)
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.train.task import Task
@@ -62,7 +71,7 @@ class Splits(Task, ABC):
         """Return the samples of each set PREFIX@weight or module:Name, whole or `part` of `split`, and its weight."""
         parts = list[tuple[Source, float]]()
         for name in names:
-            if registry.names_source(name):
+            if names_source(name):
                 source_name, weight = split_weight(name)
                 parts.append((open_custom(source_name, self.config, self.tokenizer, split, part), weight))
             else:
@@ -79,7 +88,7 @@ def tokenizer_of(data: DataConfig) -> Tokenizer:
     names = (*data.train, *data.valid, *data.test)
     if not names:
         raise InputError("data.train is empty; name a prepared set, as data.train=books (see phalanx prepare --help)")
-    sets = [split_weight(name)[0] for name in names if not registry.names_source(name)]
+    sets = [split_weight(name)[0] for name in names if not names_source(name)]
     if not sets and not data.tokenizer:
         raise InputError(f"{names[0]} has no tokenizer beside it; name one, as data.tokenizer=gpt2")
 

@@ -10,6 +10,7 @@ from phalanx.config import Config
 from phalanx.data.source import Sample
 from phalanx.nn import random
 from phalanx.nn.batch import Batch
+from phalanx.train.layouts import parts_of
 
 
 def make_batch(samples: Sequence[Sample], positions: int, seed: int, step: int, first: int = 0) -> Batch:
@@ -41,7 +42,7 @@ def trimmed(batch: Batch, samples: Sequence[Sample], config: Config) -> Batch:
     layout, length = config.layout, config.data.sequence
     if layout.pp > 1:
         return batch
-    parts = (2 * layout.cp if layout.cp > 1 else 1) * layout.tp
+    parts = parts_of(layout.tp, layout.cp, layout.sequence_parallel)
     step = math.ceil(max(16, length / 8) / parts) * parts
     keep = min(length, math.ceil(max(1, *(s.used for s in samples)) / step) * step)
     return batch if keep == length else batch.columns(torch.arange(keep))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.parallel.context_parallel import gather_sequence, slice_batch
 from phalanx.parallel.mesh import Axis, Mesh
+from phalanx.runtime.on_all_ranks import gather_objects
 from phalanx.train.collate import make_batch, trimmed
 from phalanx.train.task import Task
 
@@ -101,7 +101,7 @@ def _judged(task: Task, config: Config, answers: list[Array], source: Source) ->
     """Return what a labelled task makes of the answers. InputError where one from outside gives no finite numbers."""
     with registry.blamed("task", config.task, "judge()"):
         scores = task.judge(answers, source)
-    if ":" in config.task:
+    if registry.from_outside(config.task):
         numbers = isinstance(scores, dict) and all(
             isinstance(value, int | float | np.number) and math.isfinite(value) for value in scores.values()
         )
@@ -114,10 +114,7 @@ def _judged(task: Task, config: Config, answers: list[Array], source: Source) ->
 
 def _gathered(answers: dict[int, Array], axis: Axis) -> dict[int, Array]:
     """Every rank's answers by sample."""
-    if axis.size == 1:
-        return answers
-    parts: list[Any] = [None] * axis.size
-    dist.all_gather_object(parts, answers, group=axis.group)
+    parts = gather_objects(answers, axis.group)
     return {number: answer for part in parts for number, answer in part.items()}
 
 

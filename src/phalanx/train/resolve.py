@@ -11,6 +11,7 @@ from typing import Any
 
 from phalanx import registry
 from phalanx.config import Config
+from phalanx.data.source import names_source
 from phalanx.errors import InputError
 from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
@@ -82,9 +83,12 @@ def _with_head(config: Config, target: Target) -> Config:
 
     kind: Any = registry.TASKS.find(task)  # imports torch, which pretraining is planned without
     if target.files:
-        fitted: Config = kind.fitted(config)
+        with registry.blamed("task", task, "fitted(), or the reading of its files,"):
+            fitted: Config = kind.fitted(config)
         return fitted
-    losses, model = set(kind.losses) if kind.labelled else {task}, config.model
+
+    names, model = kind.losses, config.model
+    losses = set(names) if isinstance(names, tuple) else {task}  # a property, as mlm's, is known with its data alone
     if kind.labelled and not losses <= {*sketch_of(model).losses}:
         model = model.tuned(getattr(kind, "head", ""))
     spec = sketch_of(model)
@@ -135,7 +139,7 @@ def _placed(config: Config) -> Config:
 
 def _absolute(path: str) -> str:
     """A path, or PREFIX@weight, from the root on; nothing stays nothing, and module:Name what it is."""
-    return str(Path(path).absolute()) if path and not registry.names_source(path) else path
+    return str(Path(path).absolute()) if path and not names_source(path) else path
 
 
 def _compiled(config: Config, target: Target) -> str:

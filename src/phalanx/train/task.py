@@ -7,7 +7,6 @@ from torch import Tensor
 
 from phalanx.config import Config
 from phalanx.data.source import Array, Source, Stream
-from phalanx.data.tokenize import Tokenizer
 from phalanx.nn.batch import Batch
 
 
@@ -47,20 +46,6 @@ class Task(Protocol):
 
     def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many positions of `batch` each loss is over: int64 [] by name."""
-        ...
-
-
-class Kind(Protocol):
-    """The class of a task."""
-
-    labelled: bool
-
-    def fitted(self, config: Config) -> Config:
-        """Return the configuration with what only the data can say."""
-        ...
-
-    def __call__(self, config: Config, tokenizer: Tokenizer) -> Any:
-        """The task of a configuration, its sets not yet open."""
         ...
 
 
