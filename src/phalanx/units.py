@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from phalanx.errors import InputError
 
@@ -26,6 +26,12 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days}d {hour:02}:{minute:02}:{second:02}"
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def ranks(numbers: Iterable[int], most: int = 8) -> str:
+    """Return the names of ranks, in order: rank 3; ranks 0, 1, 2; past `most` of them they end with "and more"."""
+    names = [str(number) for number in sorted(numbers)]
+    return f"rank{'s' * (len(names) > 1)} {', '.join(names[:most])}{' and more' * (len(names) > most)}"
 
 
 def parse_count(text: str, where: str) -> float:

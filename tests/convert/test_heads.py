@@ -12,7 +12,7 @@ from torch import Tensor
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.infer import export
 from phalanx.infer.bundle import load_bundle
-from phalanx.infer.graphs import EncoderGraph
+from phalanx.infer.traced import TracedEncoder
 from phalanx.run.folder import RunFolder
 from tests.batches import batch_of
 from tests.convert.folders import PIECES, tokenizer_of
@@ -108,7 +108,7 @@ def test_there_and_back(run: Path, theirs: Any, head: str, form: str, tmp_path: 
 @pytest.mark.slow
 def test_as_a_graph(run: Path, theirs: Any, head: str, tmp_path: Path) -> None:
     """What is traced gives their logits; one head is written and run besides (a pooler: tests/infer)."""
-    graph = EncoderGraph(load_bundle(run))
+    graph = TracedEncoder(load_bundle(run))
     with torch.no_grad():
         found = list(graph(*(inputs()[place] for place in (0, 2, 1))))
     if head == "span" and not theirs.config.model_type.startswith("megatron"):

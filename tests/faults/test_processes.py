@@ -75,7 +75,7 @@ def test_processes_of_different_versions(ranks: Ranks, command: list[object], tm
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: phalanx\nVersion: 9.9\n")
     for rank in range(3):
         ranks.start(rank, 3, *command, "train.batch=9", **({"PYTHONPATH": str(tmp_path)} if rank else {}))
-    assert "on rank 0 but 9.9 on rank 1, 2; start every process" in _one_line(ranks, GRACE)
+    assert "on rank 0 but 9.9 on ranks 1, 2; start every process" in _one_line(ranks, GRACE)
 
 
 def test_data_that_differ_on_another_machine(

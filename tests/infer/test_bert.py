@@ -18,7 +18,7 @@ from phalanx.infer.backends.protocol import ProgramSpec
 from phalanx.infer.batching import PackedBatcher, alike
 from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.encoder import Encoder
-from phalanx.infer.encoder_graphs import EncoderGraphs
+from phalanx.infer.encoder_graphs import GraphedEncoder
 from phalanx.infer.fill import fill
 from phalanx.infer.kernels import compiled
 from tests.batches import batch_of
@@ -124,7 +124,7 @@ def test_what_a_gpu_records(runs: dict[str, Path], head: str, monkeypatch: pytes
     loaded = load_bundle(runs[head])
     model: Any = loaded.shared()
     encoder = Encoder(model, head in ("", "span", "tokens"), hidden=not head)
-    program = PackedBatcher(EncoderGraphs(encoder, loaded.context, torch.device("cpu")), encoder.per_token)
+    program = PackedBatcher(GraphedEncoder(encoder, loaded.context, torch.device("cpu")), encoder.per_token)
     for asked in (rows(), rows()[:3], rows()[:1], rows()[1:]):
         for found, row in zip(program(asked), asked, strict=True):
             np.testing.assert_allclose(found, alone(loaded, row, hidden=not head), atol=1e-4, rtol=0)

@@ -8,7 +8,7 @@ import torch
 from phalanx.infer import kernels
 from phalanx.infer.bundle import ModelBundle, load_bundle
 from phalanx.infer.decoder import Decoder, enable_cache
-from phalanx.infer.decoder_graphs import DecoderGraphs
+from phalanx.infer.decoder_graphs import GraphedDecoder
 from phalanx.infer.engine import Engine, draft
 from phalanx.infer.kernels import compiled
 from phalanx.infer.kv_cache import PAGE, Chunk, KVCache
@@ -43,7 +43,7 @@ def decoder(loaded: ModelBundle, memory: int = 1 << 24, kind: str = "torch", pre
         cache = enable_cache(model, memory)
     for kept in (*cache.keys, *cache.values):
         kept.fill_(torch.nan)  # what is not written is not read
-    return (DecoderGraphs if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, cache)
+    return (GraphedDecoder if kind == "steps" else Decoder)(model, loaded.tokenizer.vocab, cache)
 
 
 def engine(

@@ -16,7 +16,7 @@ import torch
 from phalanx.errors import InputError, ModelError
 from phalanx.infer import artifact_cache, backends, load, load_encoder
 from phalanx.infer.bundle import ModelBundle, load_bundle
-from phalanx.infer.graphs import EncoderGraph, untraceable
+from phalanx.infer.traced import TracedEncoder, untraceable
 from phalanx.models.family import configured, spec_of
 from phalanx.serve.messages import Failed, Job, Ready, Reply, WorkerSpec, decode, encode
 from tests.cli.running import phalanx
@@ -200,7 +200,7 @@ def test_graphs_know_heads_and_decoders_by_name() -> None:
 def test_an_encoder_of_another_kind_has_a_graph(runs: Path) -> None:
     """Which is right for other rows than those it was traced with."""
     bundle = load_bundle(runs / "around")
-    graph = EncoderGraph(bundle)
+    graph = TracedEncoder(bundle)
     examples, free = zip(*graph.inputs.values(), strict=True)
     traced = torch.export.export(graph, examples, dynamic_shapes=free, strict=False).module()
 

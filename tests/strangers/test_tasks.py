@@ -13,9 +13,9 @@ import torch
 
 from phalanx import recipe
 from phalanx.errors import InputError
-from phalanx.heads.head import find
+from phalanx.heads.head import head_class
 from phalanx.infer import backends, load_encoder
-from phalanx.infer.graphs import EncoderGraph, untraceable
+from phalanx.infer.traced import TracedEncoder, untraceable
 from phalanx.models.family import configured, spec_of
 from phalanx.plan.rank import RankShard
 from phalanx.plan.trace import trace
@@ -98,7 +98,7 @@ def test_it_is_asked_by_the_verb_of_its_head(run: Path) -> None:
 def test_it_has_a_graph(run: Path) -> None:
     bundle = load_encoder(run, "torch").bundle
     tokens = torch.randint(100, (2, 9))
-    (logits,) = EncoderGraph(bundle)(tokens, torch.ones_like(tokens), torch.zeros_like(tokens))
+    (logits,) = TracedEncoder(bundle)(tokens, torch.ones_like(tokens), torch.zeros_like(tokens))
     right = bundle.model(batch_of(tokens, 32, segment=torch.zeros_like(tokens)))
     assert not untraceable(bundle.spec) and torch.allclose(logits, right, atol=1e-5)
 
@@ -172,4 +172,4 @@ def test_a_head_without_a_name_does_not_go_there(run: Path, tmp_path: Path) -> N
 def test_a_decoder_has_not_the_head() -> None:
     with pytest.raises(InputError, match=f"the head {HEAD} is none that model.family=gpt2 has; use model.family=bert"):
         Stars.fitted(recipe.load("gpt-tiny", [f"task={TASK}"]))
-    assert find(HEAD) is OrdinalHead
+    assert head_class(HEAD) is OrdinalHead

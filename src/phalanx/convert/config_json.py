@@ -16,7 +16,7 @@ from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig, se
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint, short
-from phalanx.heads.head import find, head_of
+from phalanx.heads.head import head_class, head_of
 from phalanx.models.family import check, configured, hugging_face, spec_of
 from phalanx.models.hugging_face import HuggingFace
 
@@ -168,7 +168,7 @@ def _head(head_facts: _Facts, form: HuggingFace, outside: str) -> dict[str, Any]
         return {}
     named, facts = (head_facts.architectures or [""])[0], head_facts.model_dump()
     for name in [*([outside] if outside else []), *registry.HEADS.places]:
-        kind = find(name)
+        kind = head_class(name)
         known = bool(kind.hugging_face) and named == form.tuned + kind.hugging_face
         if known and (classes := kind.classes_of(facts)) is not None:
             return {"head": name, "classes": classes}

@@ -133,7 +133,7 @@ class TaskHead(ABC):
         return {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
 
 
-def find(name: str) -> type[TaskHead]:
+def head_class(name: str) -> type[TaskHead]:
     """Return the class of a head by its name, or by "module:Name". InputError where there is none."""
     kind: Any = registry.HEADS.find(name)
     if not (isinstance(kind, type) and issubclass(kind, TaskHead)):
@@ -152,7 +152,7 @@ def find(name: str) -> type[TaskHead]:
 
 def head_of(spec: Spec, labels: Sequence[str] = (), exclusive: bool = True) -> TaskHead | None:
     """Return the head of a model's fine-tuning; None for a model that has those of its pretraining."""
-    return find(spec.answer.loss)(spec.answer, labels, exclusive) if spec.answer else None
+    return head_class(spec.answer.loss)(spec.answer, labels, exclusive) if spec.answer else None
 
 
 def classified(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,9 +55,7 @@ def load(
     if backend != "auto" and not backends.computes(backend, "decoder"):
         log(f"phalanx: backend={backend} computes no decoders; {model} is computed as by backend=auto")
         backend = "auto"
-    if backend == "auto":
-        backend = backends.decoder_backend(bundle.spec, precision, log)
-    return DecoderModel(bundle, backend, precision)
+    return DecoderModel(bundle, backend, precision, log=log)
 
 
 def load_encoder(model: str | Path, backend: str = "auto", precision: str = "fp32") -> EncoderModel:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from phalanx import registry
 from phalanx.config import Config
-from phalanx.heads.head import find, head_of
+from phalanx.heads.head import head_class, head_of
 from phalanx.models.family import spec_of
 from phalanx.run.import_record import ImportRecord
 
@@ -24,7 +24,7 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
 
     `verb` is answer, classify, fill, embed or judge; or the name of a head, where no other will do.
     """
-    if heads := [name for name in registry.HEADS.places if verb in (name, find(name).verb)]:
+    if heads := [name for name in registry.HEADS.places if verb in (name, head_class(name).verb)]:
         return _of_a_head(verb, heads[0], run, config, record)
 
     if verb == "judge" and (reason := record.unavailable("masked", "answer")):
@@ -46,7 +46,7 @@ def refusal(verb: str, run: Path, config: Config, record: ImportRecord) -> str:
 
 def _of_a_head(verb: str, name: str, run: Path, config: Config, record: ImportRecord) -> str:
     """Return why a verb that needs a fine-tuned head, such as `name`, cannot be asked for; "" if it can."""
-    head, wanted = head_of(spec_of(config.model)), find(name)
+    head, wanted = head_of(spec_of(config.model)), head_class(name)
     if head is None or verb not in (head.part.loss, head.verb):
         was = f"was tuned for task={config.task}" if head else "was not tuned for it"
         advice = f"make one that can: phalanx tune {run} --task {wanted.example or wanted.task}"

@@ -1,13 +1,14 @@
 """Rows of tokens of any length as batches: padded to rectangles of about one length, or packed, without padding."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import torch
 
 from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
-from phalanx.infer.encoder import pack_rows
 from phalanx.nn.packed import PackedBatch
 
 TOKENS = 8192  # of a batch, at most: more gain nothing and take memory
@@ -58,6 +59,18 @@ def pad_rows(rows: Sequence[Encoded], pad: int, step: int, most: int) -> PaddedR
         tokens[i, :used], mask[i, :used] = row.tokens, 1
         segment[i, row.second : used] = 1
     return tokens, segment, mask
+
+
+def pack_rows(rows: Sequence[Encoded]) -> PackedBatch:
+    """Put one row or more one after another, on the CPU."""
+    lengths = [len(row.tokens) for row in rows]
+    positions = [np.arange(length) for length in lengths]
+    segments = [(places >= row.second).astype(np.int64) for places, row in zip(positions, rows, strict=True)]
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+
+    given = [row.tokens for row in rows], positions, segments
+    tokens, index, segment = (torch.from_numpy(np.concatenate(parts)) for parts in given)
+    return PackedBatch.of(tokens, index, ends, max(lengths), segment)
 
 
 def joined(outputs: list[Array]) -> Array:

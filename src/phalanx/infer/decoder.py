@@ -79,8 +79,7 @@ def enable_cache(model: Any, memory: int = GIB, dtype: torch.dtype = torch.float
     cache = KVCache.within(memory, longest, len(attentions), heads, width, weight.new_empty(0, dtype=dtype))
 
     for attention, layer in zip(attentions, zip(cache.keys, cache.values, strict=True), strict=True):
-        del attention.attend  # may be dropout's module, which no function can take the place of
-        attention.attend = partial(attend_cached, layer)
+        attention.attend_by(partial(attend_cached, layer))
     return cache
 
 

@@ -22,7 +22,7 @@ FEW = 16  # new tokens of a sequence that a step takes at most
 STEP = 128  # tokens to which the past is rounded up
 
 
-class DecoderGraphs(Decoder):
+class GraphedDecoder(Decoder):
     """A decoder whose steps are recorded."""
 
     def __init__(self, model: Any, vocab: int, cache: KVCache) -> None:
@@ -136,7 +136,7 @@ class PrefillView(NamedTuple):
 class _StepGraph:
     """The graph of steps of one shape."""
 
-    def __init__(self, decoder: DecoderGraphs, rows: int, width: int, longest: int) -> None:
+    def __init__(self, decoder: GraphedDecoder, rows: int, width: int, longest: int) -> None:
         self.shapes, self.nowhere = [*[(rows, width)] * 3, (rows,), (rows, longest)], decoder.nowhere
 
         def compute(given: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ class _StepGraph:
         self.given = self._parts(self.graph.numbers)
 
     def __call__(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
-        """Return what `DecoderGraphs.scores` does, on the device."""
+        """Return what `GraphedDecoder.scores` does, on the device."""
         tokens, index, at, starts, slots = self.given
         tokens[:], index[:], at[:], starts[:], slots[:] = 0, 0, self.nowhere, 0, self.nowhere
         for i, chunk in enumerate(chunks):

@@ -4,7 +4,7 @@ Past the context the window slides: the oldest token is forgotten for each new o
 model can see.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
@@ -27,11 +27,12 @@ class DecoderModel:
         precision: str = "fp32",
         decoder: DecoderProgram | None = None,
         lookup: bool = True,
+        log: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Make an engine on a program of `backend`, auto or a name, or on the `decoder` that is given.
 
-        `lookup` lets it try what followed the last words before. InputError for an encoder, and for a backend that
-        cannot compute the model.
+        `lookup` lets it try what followed the last words before. `log` gets what `backends.decoder_backend` says.
+        InputError for an encoder, and for a backend that cannot compute the model.
         """
         if not bundle.spec.causal:
             run = bundle.run
@@ -40,7 +41,7 @@ class DecoderModel:
 
         if decoder is None:
             if backend == "auto":
-                backend = backends.decoder_backend(bundle.spec, precision, lambda _: None)
+                backend = backends.decoder_backend(bundle.spec, precision, log)
             decoder = backends.decoder_program(backend, bundle, precision)
         own = () if self.tokenizer.eod is None else (self.tokenizer.eod,)
         ends = bundle.record.ends or own

@@ -1,30 +1,14 @@
 """An encoder as a program of packed batches."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from phalanx.data.labelled import Encoded
 from phalanx.data.source import Array
 from phalanx.nn.batch import Batch
 from phalanx.nn.packed import PackedBatch
-
-
-def pack_rows(rows: Sequence[Encoded]) -> PackedBatch:
-    """Put one row or more one after another, on the CPU."""
-    lengths = [len(row.tokens) for row in rows]
-    positions = [np.arange(length) for length in lengths]
-    segments = [(places >= row.second).astype(np.int64) for places, row in zip(positions, rows, strict=True)]
-    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-
-    given = [row.tokens for row in rows], positions, segments
-    tokens, index, segment = (torch.from_numpy(np.concatenate(parts)) for parts in given)
-    return PackedBatch.of(tokens, index, ends, max(lengths), segment)
 
 
 class Encoder:

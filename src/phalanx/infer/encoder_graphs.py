@@ -11,7 +11,7 @@ from phalanx.nn.packed import PackedBatch, enable_packing
 STEP = 32  # tokens to which a batch is rounded up at least
 
 
-class EncoderGraphs:
+class GraphedEncoder:
     """A program as `Encoder` is one, whose graphs are made when they are wanted; attention is by `attend_varlen`."""
 
     def __init__(self, encoder: Encoder, context: int, device: torch.device) -> None:

@@ -45,8 +45,8 @@ class EncoderModel:
         """`backend` is auto or a backend's name, `log` gets what auto measured. InputError for a backend that cannot
         compute the model in `precision`.
         """
-        if backend != "auto" and (reason := backends.unavailable(backend, "encoder", bundle.spec, precision)):
-            raise InputError(f"backend={backend}: {reason}")
+        if backend != "auto":
+            backends.require(backend, "encoder", bundle.spec, precision)
         self.bundle, self.backend, self.precision, self.log = bundle, backend, precision, log
         self.lock = Lock()
         self.head = head_of(bundle.spec, bundle.config.examples.labels, exclusive=not bundle.record.multilabel)

@@ -9,13 +9,14 @@ texts repeat themselves, and always the tokens that would have been chosen one b
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from phalanx.errors import InputError
 from phalanx.infer.backends.protocol import DecoderProgram
-from phalanx.infer.kv_cache import Chunk, Pages
+from phalanx.infer.kv_cache import Chunk
 from phalanx.infer.sample import Options, Scored, choose, scored
 
 PREFILL = 4096  # tokens of prompts, and of windows that slide, in one step
@@ -34,7 +35,7 @@ class Request:
     options: Options
     prompt: int
     generator: torch.Generator
-    pages: Pages | None = None
+    pages: Any = None
     cached: int = 0  # tokens whose keys and values are in the cache
     ended: str = ""
     fresh: list[int] = field(default_factory=list)  # tokens that nobody has taken yet

@@ -1,4 +1,4 @@
-"""Export of a run's model as an ONNX file: infer/graphs.py describes its inputs and outputs."""
+"""Export of a run's model as an ONNX file: infer/traced.py describes its inputs and outputs."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from phalanx import durable
 from phalanx.errors import InputError
 from phalanx.infer.bundle import load_bundle
-from phalanx.infer.graphs import DecoderGraph, EncoderGraph, Graph, onnx_program, untraceable
+from phalanx.infer.traced import TracedDecoder, TracedEncoder, TracedModel, onnx_program, untraceable
 
 
 def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
@@ -15,17 +15,17 @@ def export_run(run: Path, out: Path, best: bool = True) -> list[str]:
     bundle = load_bundle(run, best)
     if reason := untraceable(bundle.spec):
         raise InputError(f"{run}: {reason}")
-    graph: Graph = DecoderGraph(bundle) if bundle.spec.causal else EncoderGraph(bundle)
-    program = onnx_program(graph)
+    traced: TracedModel = TracedDecoder(bundle) if bundle.spec.causal else TracedEncoder(bundle)
+    program = onnx_program(traced)
 
     data = out.with_name(out.name + ".data")  # as torch names what is beside
-    if apart := graph.size() > 1 << 31:
+    if apart := traced.size() > 1 << 31:
         _must_be_absent(data)
     with TemporaryDirectory(prefix=f"{out.name}.", suffix=".partial", dir=out.parent) as beside:
         program.save(str(Path(beside) / out.name), external_data=apart)
         for file in [data, out] if apart else [out]:
             durable.rename(Path(beside) / file.name, file)
-    return list(graph.outputs)
+    return list(traced.outputs)
 
 
 def _must_be_absent(path: Path) -> None:

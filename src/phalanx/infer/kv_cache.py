@@ -5,7 +5,7 @@ there is room, for then its keys are read where they lie, and else wherever page
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ class KVCache:
 class Chunk(NamedTuple):
     """New tokens of a sequence, which one call computes."""
 
-    pages: Pages
+    pages: Any  # what the program's reserve() gave: Pages, of the programs of this package
     start: int  # tokens of the sequence before these
     tokens: Sequence[int]
     wanted: int = 1  # of how many of the last tokens the scores of the next are wanted

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat
 
 from phalanx.config import MOST_CLASSES
-from phalanx.heads.head import find
+from phalanx.heads.head import head_class
 from phalanx.models.family import Preset
 from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of, stack
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
@@ -152,7 +152,7 @@ def _pair(model: BertConfig) -> Head:
 
 def _answer(model: BertConfig) -> Head:
     """Return a head of fine-tuning (arXiv 1810.04805, section 4): of the pooled first token, or of every token."""
-    kind = find(model.head)
+    kind = head_class(model.head)
     classifier = _classifier(model, "answer", kind.width(model.classes), kind.pooled)
     chain = (_pooler(model, "answer"), classifier) if kind.pooled else (classifier,)
     candidates = model.classes if kind.grouped else 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from phalanx.errors import InputError
 from phalanx.foreign import short
-from phalanx.heads.head import find
+from phalanx.heads.head import head_class
 from phalanx.spec.links import Names
 
 Facts = Mapping[str, Any]  # of config.json
@@ -53,7 +53,7 @@ class HuggingFace:
         """
         if not head:
             return self
-        kind = find(head)
+        kind = head_class(head)
         if not self.tuned or not kind.hugging_face:
             raise InputError(f"the head {head} (model.head) has no name at Hugging Face")
         table = {"answer.pooler": self.pooler, "answer.classifier": kind.classifier}

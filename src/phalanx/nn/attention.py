@@ -103,6 +103,11 @@ class Attention(nn.Module):
         self.keys: Slot = slots.same
         self.attend: Attend = Dropping(part.drop, site) if part.drop else fused
 
+    def attend_by(self, attend: Attend) -> None:
+        """Have `attend` computed in the slot, which may hold a module: a function cannot be assigned over one."""
+        del self.attend
+        self.attend = attend
+
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Return [batch, seq, hidden] of x [batch, seq, hidden]."""
         joined = self.qkv(x)

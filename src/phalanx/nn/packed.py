@@ -35,7 +35,7 @@ class PackedBatch:
     def of(
         cls, tokens: Tensor, index: Tensor, cu_seqlens: Tensor, max_seqlen: int, segment: Tensor | None = None
     ) -> "PackedBatch":
-        """Make the batch of a model that is not trained, of whole numbers [tokens]; `index` is the positions."""
+        """Make a batch for inference, of whole numbers [tokens]; `index` is each token's position in its sequence."""
         key = torch.zeros(1, dtype=torch.int32, device=tokens.device)
         batch = Batch(tokens[None], index[None], key, segment=None if segment is None else segment[None])
         return cls(batch, cu_seqlens, max_seqlen)
@@ -128,7 +128,6 @@ def enable_packing(model: Any, kernel: bool) -> None:
     model.transformer.packs = True
     for module in model.modules():
         if isinstance(module, Attention):
-            attend = module.attend  # may be a module, which no function can take the place of
+            attend = module.attend
             assert not (module.training and isinstance(attend, nn.Module)), "its dropout goes by places in the row"
-            del module.attend
-            module.attend = attend_varlen if kernel else partial(attend_each, attend)
+            module.attend_by(attend_varlen if kernel else partial(attend_each, attend))

@@ -5,9 +5,10 @@ ones that wait nowhere themselves are the cause. Messages between stages of a pi
 the stacks tell who waits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from phalanx.runtime.flight_recorder import Operation, ProcessState
+from phalanx.units import ranks
 
 Answers = Mapping[int, ProcessState]  # by rank
 Names = Mapping[int, str]
@@ -66,8 +67,8 @@ def _awaited(answers: Answers, silent: Names, timeout: float) -> list[tuple[Oper
 def _awaits(operation: Operation, missing: list[int]) -> str:
     arrived = [number for number in operation["ranks"] if number not in missing]
     return (
-        f"{operation['what']} among {_ranks(operation['ranks'])} ({operation['axis']}): "
-        f"{_ranks(arrived)} arrived {operation['age']:.0f} s ago, {_ranks(missing)} did not"
+        f"{operation['what']} among {ranks(operation['ranks'])} ({operation['axis']}): "
+        f"{ranks(arrived)} arrived {operation['age']:.0f} s ago, {ranks(missing)} did not"
     )
 
 
@@ -83,9 +84,9 @@ def _unlike(answers: Answers, timeout: float) -> tuple[list[str], set[int]]:
                 kinds.setdefault(f"{each['what']} ({each['axis']})", set()).add(number)
 
     unlike = [kinds for kinds in collectives.values() if len(kinds) > 1]
-    lines = [", ".join(f"{_ranks(ranks)} at {what}" for what, ranks in kinds.items()) for kinds in unlike]
-    ranks = {number for kinds in unlike for alike in kinds.values() for number in alike}
-    return [f"different collectives: {line}" for line in lines], ranks
+    lines = [", ".join(f"{ranks(alike)} at {what}" for what, alike in kinds.items()) for kinds in unlike]
+    apart = {number for kinds in unlike for alike in kinds.values() for number in alike}
+    return [f"different collectives: {line}" for line in lines], apart
 
 
 def _messages(answers: Answers, timeout: float) -> tuple[list[str], set[int]]:
@@ -93,15 +94,10 @@ def _messages(answers: Answers, timeout: float) -> tuple[list[str], set[int]]:
     a line, and the ranks to blame.
     """
     waiting = {number for number, answer in answers.items() if answer["still"] >= timeout and _waits(answer)}
-    line = f"a message of another stage, or of a collective that all have begun: {_ranks(waiting)} waited for it"
+    line = f"a message of another stage, or of a collective that all have begun: {ranks(waiting)} waited for it"
     return [line] if waiting else [], answers.keys() - waiting or waiting
 
 
 def _waits(answer: ProcessState) -> bool:
     innermost = answer["stacks"]["MainThread"][-1]
     return "torch/distributed" in innermost or "phalanx/parallel" in innermost or bool(answer["pending"])
-
-
-def _ranks(numbers: Iterable[int]) -> str:
-    names = [str(number) for number in sorted(numbers)]
-    return f"rank{'s' * (len(names) > 1)} {', '.join(names[:SHOWN])}{' and more' * (len(names) > SHOWN)}"

@@ -18,6 +18,7 @@ from phalanx.errors import InputError
 from phalanx.runtime import interfaces
 from phalanx.runtime.on_all_ranks import gather_objects
 from phalanx.runtime.rendezvous import rank, wait_for_all, world
+from phalanx.units import ranks
 
 TIMEOUT = datetime.timedelta(minutes=10)  # the watchdog comes before
 READING = 120.0  # seconds in which all have read their recipe and tokenizer
@@ -78,6 +79,6 @@ def check_agreement(facts: dict[str, str]) -> None:
         others = [number for number, value in enumerate(values) if value != values[0]]
         if others:
             raise InputError(
-                f"{key} is {values[0]} on rank 0 but {values[others[0]]} on rank {', '.join(map(str, others[:8]))}"
-                f"{' and more' if len(others) > 8 else ''}; start every process with the same command and installation"
+                f"{key} is {values[0]} on rank 0 but {values[others[0]]} on {ranks(others)}; "
+                "start every process with the same command and installation"
             )

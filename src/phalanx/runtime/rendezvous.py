@@ -18,10 +18,12 @@ from typing import TypeVar
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from phalanx.errors import InputError
+from phalanx.units import ranks
 
 T = TypeVar("T")
 
 ADDRESS = "PHALANX_STORE"  # of the store that this start of the processes shares, once it is known
+REPORTED = "said"  # the store's key of how many processes have reported an error
 _met: Store | None = None  # the connection on which this process met the others
 PATIENCE = 25.0  # seconds until all must be here: with the start of Python less than the 30 that are promised
 
@@ -87,7 +89,7 @@ def wait_for_all(store: Store, place: str, patience: float) -> None:
     store.add(place, 1)
 
     while store.add(place, 0) < world():
-        if store.check(["said"]):
+        if store.check([REPORTED]):
             raise InputError("another process has told of an error")
         if time.monotonic() > deadline and store.add(f"{place}/counted", 1) == 1:  # one looks for thousands
             raise InputError(_missing_ranks([n for n in range(world()) if not store.check([f"{place}/{n}/there"])]))
@@ -148,7 +150,7 @@ def should_report() -> bool:
     """
     if world() == 1:
         return True
-    order = _within(2.0, lambda: _connection(2.0).add("said", 1))
+    order = _within(2.0, lambda: _connection(2.0).add(REPORTED, 1))
     if order is not None:
         return order == 1
     alone = rank() == 1 and not _listening(_address(), 0.5)
@@ -157,7 +159,7 @@ def should_report() -> bool:
 
 def was_reported() -> bool:
     """Return whether a process has reported an error."""
-    return bool(_within(1.0, lambda: _connection(1.0).check(["said"])))
+    return bool(_within(1.0, lambda: _connection(1.0).check([REPORTED])))
 
 
 def _connection(patience: float) -> Store:
@@ -175,15 +177,13 @@ def lost_process(error: BaseException) -> str:
     if "gloo/transport" in text:
         text = text.partition("] ")[2].partition(". ")[0]
     elif not isinstance(error, DistError):
-        return (
-            lost_process(error.__cause__) if error.__cause__ else ""
-        )  # a pipeline's schedule raises errors of its own
+        # a pipeline's schedule raises errors of its own from torch's
+        return lost_process(error.__cause__) if error.__cause__ else ""
     return f"rank {rank()} lost another process: {(text.splitlines() or ['no answer'])[0]}"
 
 
 def _missing_ranks(missing: list[int]) -> str:
-    names = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:8]))}{' and more' * (len(missing) > 8)}"
-    return f"{names} of {world()} did not come in time; start every process where it reaches {_address()}"
+    return f"{ranks(missing)} of {world()} did not come in time; start every process where it reaches {_address()}"
 
 
 def _address() -> str:

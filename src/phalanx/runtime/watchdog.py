@@ -20,7 +20,7 @@ import torch.distributed as dist
 from phalanx.errors import InputError
 from phalanx.runtime.flight_recorder import ProcessState, process_state, progress_marker
 from phalanx.runtime.hang_report import describe, diagnose
-from phalanx.runtime.rendezvous import connect, first_here, rank, world
+from phalanx.runtime.rendezvous import REPORTED, connect, first_here, rank, world
 
 EXIT_CODE = 75  # EX_TEMPFAIL: started again, it may well run
 STDERR = 2  # its number, for faulthandler
@@ -138,7 +138,7 @@ class Watchdog(threading.Thread):
                 _wake(*self.keeper)
             with suppress(InputError, dist.DistError):
                 store = connect(self.patience)  # another than that which waits for an answer in vain
-                store.add("said", 1)
+                store.add(REPORTED, 1)
                 store.set("verdict", "")
 
         self._leave(last=True)  # or who tells would hear that the others are gone
@@ -162,7 +162,7 @@ class Watchdog(threading.Thread):
         if not report or self.over.is_set() or self.store.check(["verdict"]):
             return
         self._report(report)
-        self.store.add("said", 1)  # who loses another from now on need not say so
+        self.store.add(REPORTED, 1)  # who loses another from now on need not say so
         self.store.set("verdict", "")
         for number in silent:
             _wake(*json.loads(self.store.get(f"pid/{number}")))

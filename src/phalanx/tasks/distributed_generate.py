@@ -13,9 +13,7 @@ from phalanx.infer.decoder import Decoder, enable_cache
 from phalanx.infer.decoder_model import DecoderModel
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
-from phalanx.run.folder import RunFolder
-from phalanx.run.import_record import ImportRecord
-from phalanx.tasks.distributed_model import distributed_model, layout_of
+from phalanx.tasks.distributed_model import distributed_model, evaluation_config
 
 
 @contextmanager
@@ -24,13 +22,12 @@ def distributed_generator(run: Path, overrides: Sequence[str]) -> Iterator[Decod
 
     InputError for a layout of anything but tensor parallelism.
     """
-    layout = layout_of(run, overrides).layout
+    layout = evaluation_config(run, overrides).layout
     if layout.pp > 1 or layout.cp > 1 or layout.dp > 1 or layout.shard != "none":
         raise InputError("generation is laid out by layout.tp alone; leave out the other layout words")
     with distributed_model(run, [*overrides, "layout.sequence_parallel=false"]) as laid_out:
-        record = ImportRecord.read(RunFolder(laid_out.run))  # says what begins and ends a text
         bundle = ModelBundle(
-            laid_out.run, laid_out.model, laid_out.tokenizer, laid_out.config, laid_out.restored, record
+            laid_out.run, laid_out.model, laid_out.tokenizer, laid_out.config, laid_out.restored, laid_out.record
         )
         rows = laid_out.config.model.padded_vocab // laid_out.mesh.tp.size
 

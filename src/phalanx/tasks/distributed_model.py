@@ -16,13 +16,14 @@ from phalanx.data.source import Array, Source
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.infer.abilities import refusal
-from phalanx.infer.bundle import open_run
+from phalanx.infer.bundle import OpenRun, open_run
 from phalanx.models.family import context_of, spec_of
 from phalanx.parallel.layout import Layout
 from phalanx.parallel.mesh import Mesh, make_mesh
 from phalanx.precision import gemm
 from phalanx.run.checkpoint import Checkpointer, Restored
 from phalanx.run.folder import RunFolder
+from phalanx.run.import_record import ImportRecord
 from phalanx.runtime import process_group, rendezvous
 from phalanx.tasks.run import joined
 from phalanx.train import state
@@ -44,6 +45,7 @@ class DistributedModel:
     model: nn.Module
     mesh: Mesh
     restored: Restored
+    record: ImportRecord
 
     @property
     def context(self) -> int:
@@ -57,7 +59,7 @@ class DistributedModel:
         return answered(self.model, task, source, self.config, limit, progress, self.mesh)
 
 
-def layout_of(run: Path, overrides: Sequence[str]) -> Config:
+def evaluation_config(run: Path, overrides: Sequence[str]) -> Config:
     """Return the run's configuration with a layout to judge it on: one process, fp32, unless `overrides` say otherwise.
 
     InputError for an override that an evaluation does not take.
@@ -76,6 +78,7 @@ def layout_of(run: Path, overrides: Sequence[str]) -> Config:
     fresh = fresh.updated(train={"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)})
 
     requested = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))
+    # nothing is trained: a batch that every replica and pipeline can divide, so that misfit judges the layout alone
     rows = requested.layout.micro_batch * max(rendezvous.world(), processes_of(requested.layout)) * 2
     return requested.updated(train={"batch": rows})
 
@@ -85,7 +88,7 @@ def processes_of_layout(run: Path, overrides: Sequence[str]) -> int:
 
     InputError for one that is impossible, before anything is started.
     """
-    requested = layout_of(run, overrides)
+    requested = evaluation_config(run, overrides)
     count = processes_of(requested.layout)
     if count > 1 and (reason := misfit(requested, count)):
         raise InputError(reason)
@@ -99,15 +102,15 @@ def distributed_model(run: Path, overrides: Sequence[str] = (), best: bool = Tru
     InputError for a run that cannot be judged.
     """
     store = rendezvous.meet()
-    opened, requested = open_run(run), layout_of(run, overrides)
+    opened, requested = open_run(run), evaluation_config(run, overrides)
     if reason := refusal("judge", run, opened.config, opened.record):
         raise InputError(reason)
     with joined(requested, opened.tokenizer, store) as config:
-        yield _loaded(opened.folder, config, opened.tokenizer, best)
+        yield _loaded(opened, config, best)
         process_group.leave()
 
 
-def _loaded(folder: RunFolder, config: Config, tokenizer: Tokenizer, best: bool) -> DistributedModel:
+def _loaded(opened: OpenRun, config: Config, best: bool) -> DistributedModel:
     device = torch.device(config.train.device)
     spec, fill = spec_of(config.model), partial(gemm.fill, dtype=config.precision.dtype, device=device)
     mesh = make_mesh(config.layout, device, spec)
@@ -115,7 +118,8 @@ def _loaded(folder: RunFolder, config: Config, tokenizer: Tokenizer, best: bool)
 
     weights = {"model": state.capture_weights(layout.parameters, [])["model"]}
     group = dist.new_group(backend="gloo", group_desc="loading") if mesh.world.size > 1 else None
-    restored = Checkpointer(folder, group=group).load(
+    restored = Checkpointer(opened.folder, group=group).load(
         weights, best=best, places=state.places(weights, layout.parameters)
     )
-    return DistributedModel(folder.path, config, tokenizer, layout.module.eval(), mesh, restored)
+    module = layout.module.eval()
+    return DistributedModel(opened.folder.path, config, opened.tokenizer, module, mesh, restored, opened.record)

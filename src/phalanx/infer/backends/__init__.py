@@ -46,9 +46,16 @@ def wrong_kind(kind: Kind) -> str:
     return f"it computes no {kind}s; use auto, {', '.join(name for name in NAMES if computes(name, kind))}"
 
 
+def require(name: str, kind: Kind, spec: Spec, precision: str) -> Any:
+    """Return the backend itself; InputError where it cannot compute the model."""
+    if reason := unavailable(name, kind, spec, precision):
+        raise InputError(f"backend={name}: {reason}")
+    return BACKENDS.find(name)()
+
+
 def encoder_program(name: str, program: ProgramSpec) -> EncoderProgram:
     """Make a backend's program of an encoder; InputError where the backend cannot compute it."""
-    backend = _available(name, "encoder", program.bundle.spec, program.precision)
+    backend = require(name, "encoder", program.bundle.spec, program.precision)
     with blamed("backend", name, "encoder()"):
         made = backend.encoder(program)
     return CheckedEncoder(name, program, made)
@@ -56,7 +63,7 @@ def encoder_program(name: str, program: ProgramSpec) -> EncoderProgram:
 
 def decoder_program(name: str, bundle: ModelBundle, precision: str) -> DecoderProgram:
     """Make a backend's program of a decoder; InputError where the backend cannot compute it."""
-    backend = _available(name, "decoder", bundle.spec, precision)
+    backend = require(name, "decoder", bundle.spec, precision)
     with blamed("backend", name, "decoder()"):
         made: DecoderProgram = backend.decoder(bundle, precision)
     return made if name in NAMES else CheckedDecoder(name, bundle.tokenizer.vocab, made)
@@ -82,10 +89,3 @@ def missing_package(*packages: str) -> str:
 def missing_precision(precision: str, possible: Sequence[str]) -> str:
     """Return a message that lists the precisions `possible`; "" if `precision` is one of them."""
     return "" if precision in possible else f"it has {' and '.join(possible)} here, not {precision}"
-
-
-def _available(name: str, kind: Kind, spec: Spec, precision: str) -> Any:
-    """Return the backend itself; InputError where it cannot compute the model."""
-    if reason := unavailable(name, kind, spec, precision):
-        raise InputError(f"backend={name}: {reason}")
-    return BACKENDS.find(name)()

@@ -11,7 +11,7 @@ from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.protocol import EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PaddedBatcher, PaddedRows, joined
-from phalanx.infer.graphs import EncoderGraph, onnx_program, quieter, untraceable
+from phalanx.infer.traced import TracedEncoder, onnx_program, quieter, untraceable
 from phalanx.spec.model import Spec
 
 STEP = 16
@@ -56,10 +56,10 @@ class Session:
 
 def graph(program: ProgramSpec) -> Path:
     """Write the fp32 graph into a file of its own, and return that."""
-    made = EncoderGraph(program.bundle, program.hidden)
+    traced = TracedEncoder(program.bundle, program.hidden)
     key = artifact_cache.key(program.bundle, program.precision, program.hidden)
     file = artifact_cache.folder() / f"{key}.partial.onnx"
-    onnx_program(made).save(str(file), external_data=made.size() > LARGE)
+    onnx_program(traced).save(str(file), external_data=traced.size() > LARGE)
     return file
 
 

@@ -18,7 +18,7 @@ from phalanx.infer import artifact_cache
 from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.protocol import EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PaddedBatcher, PaddedRows, joined, pad_rows
-from phalanx.infer.graphs import EncoderGraph, untraceable
+from phalanx.infer.traced import TracedEncoder, untraceable
 from phalanx.precision.gemm import native_bf16
 from phalanx.spec.model import Spec
 
@@ -64,11 +64,11 @@ def _graph(program: ProgramSpec) -> Any:
     """Return the fp32 graph as OpenVINO's model."""
     import openvino as ov
 
-    graph = EncoderGraph(program.bundle, program.hidden)
-    examples, free = zip(*graph.inputs.values(), strict=True)
+    traced = TracedEncoder(program.bundle, program.hidden)
+    examples, free = zip(*traced.inputs.values(), strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ov.convert_model(torch.export.export(graph, examples, dynamic_shapes=free, strict=False))
+        return ov.convert_model(torch.export.export(traced, examples, dynamic_shapes=free, strict=False))
 
 
 def _quantized(program: ProgramSpec) -> Path:

@@ -12,9 +12,9 @@ from phalanx.infer.batching import PackedBatcher
 from phalanx.infer.bundle import ModelBundle
 from phalanx.infer.cuda_graphs import has_compiler
 from phalanx.infer.decoder import GIB, Decoder, enable_cache
-from phalanx.infer.decoder_graphs import DecoderGraphs
+from phalanx.infer.decoder_graphs import GraphedDecoder
 from phalanx.infer.encoder import Encoder
-from phalanx.infer.encoder_graphs import EncoderGraphs
+from phalanx.infer.encoder_graphs import GraphedEncoder
 from phalanx.nn.packed import enable_packing
 from phalanx.precision import gemm, prepacked
 from phalanx.spec.model import Spec
@@ -40,7 +40,7 @@ class Torch(EncoderBackend, DecoderBackend):
 
         graphs = device.type == "cuda" and program.precision != "fp32" and gemm.native_bf16(device)
         if graphs:  # which need flash attention, and that is for bf16 and fp16 from Ampere on
-            return PackedBatcher(EncoderGraphs(encoder, program.bundle.context, device), program.per_token)
+            return PackedBatcher(GraphedEncoder(encoder, program.bundle.context, device), program.per_token)
         enable_packing(model, kernel=False)
         return PackedBatcher(encoder, program.per_token)
 
@@ -55,7 +55,7 @@ class Torch(EncoderBackend, DecoderBackend):
             program.takes_drafts = precision != "int8"  # whose tokens are rounded by the largest of a call
             return program
         cache = enable_cache(model, torch.cuda.mem_get_info(device)[0] // 2, number)
-        return (DecoderGraphs if has_compiler() else Decoder)(model, vocab, cache)
+        return (GraphedDecoder if has_compiler() else Decoder)(model, vocab, cache)
 
 
 def _device() -> torch.device:

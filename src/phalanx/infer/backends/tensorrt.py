@@ -8,7 +8,7 @@ from phalanx.infer.backends import missing_package, missing_precision
 from phalanx.infer.backends.onnxruntime import PACKAGES, Session, graph, options
 from phalanx.infer.backends.protocol import EncoderBackend, EncoderProgram, ProgramSpec
 from phalanx.infer.batching import PaddedBatcher
-from phalanx.infer.graphs import untraceable
+from phalanx.infer.traced import untraceable
 from phalanx.spec.model import Spec
 
 PROVIDER = "TensorrtExecutionProvider"

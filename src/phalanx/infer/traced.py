@@ -47,7 +47,7 @@ def untraceable(spec: Spec) -> str:
     return "" if outputs(spec) else f"there is no graph of a head for {' and '.join(spec.losses)}"
 
 
-class Graph(nn.Module):
+class TracedModel(nn.Module):
     """A module to be traced. `inputs` are examples by name, with the dimensions that are free; `outputs` are names."""
 
     inputs: dict[str, tuple[Tensor, dict[int, Any]]]
@@ -65,7 +65,7 @@ class Graph(nn.Module):
         return sum(parameter.nbytes for parameter in self.parameters())
 
 
-class EncoderGraph(Graph):
+class TracedEncoder(TracedModel):
     """An encoder with its heads, or what lies under them (`hidden`)."""
 
     def __init__(self, bundle: ModelBundle, hidden: bool = False) -> None:
@@ -101,7 +101,7 @@ class EncoderGraph(Graph):
         return logits.unbind(-1) if len(self.outputs) > 1 else (logits,)
 
 
-class DecoderGraph(Graph):
+class TracedDecoder(TracedModel):
     """A decoder with its past."""
 
     def __init__(self, bundle: ModelBundle) -> None:
@@ -110,8 +110,7 @@ class DecoderGraph(Graph):
         self.layers = model.layers
         attentions = [module for module in self.model.modules() if isinstance(module, Attention)]
         for layer, attention in enumerate(attentions):
-            del attention.attend  # may be dropout's module, which no function can take the place of
-            attention.attend = partial(_attend, layer)
+            attention.attend_by(partial(_attend, layer))
 
         pasts = [f"past.{layer}.{kind}" for layer in range(self.layers) for kind in ("key", "value")]
         self.outputs = ("logits", *(name.replace("past", "present") for name in pasts))
@@ -175,17 +174,17 @@ def quieter(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def onnx_program(graph: Graph) -> Any:
-    """Make an ONNX program of a graph. InputError where a package that the exporter needs is missing."""
-    examples = tuple(tensor for tensor, _ in graph.inputs.values())
-    free: list[Any] = [dims for _, dims in graph.inputs.values()]
+def onnx_program(traced: TracedModel) -> Any:
+    """Make an ONNX program of a traced model. InputError where a package that the exporter needs is missing."""
+    examples = tuple(tensor for tensor, _ in traced.inputs.values())
+    free: list[Any] = [dims for _, dims in traced.inputs.values()]
     if len(free) > 3:
         free = [free[0], free[1], tuple(free[2:])]  # as forward takes them
     try:
         with warnings.catch_warnings(), quieter("torch.onnx"):  # what it misses of other packages
             warnings.simplefilter("ignore")
             return torch.onnx.export(
-                graph, examples, input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True,
+                traced, examples, input_names=list(traced.inputs), output_names=list(traced.outputs), dynamo=True,
                 dynamic_shapes=tuple(free), opset_version=OPSET, verbose=False,
             )  # fmt: skip
     except ModuleNotFoundError as error:
