@@ -39,8 +39,8 @@ def keys_in(config: Section, prefix: str = "") -> Iterator[tuple[str, Any, Field
 
 @cache
 def known_keys(owners: Owners) -> dict[str, FieldInfo]:
-    """Return the field of each key of a family and an optimizer, by dotted name. InputError where there is
-    no such one.
+    """Return the field of each key of a family and an optimizer, by dotted name. InputError for an unknown family or
+    optimizer.
     """
     return {name: field for name, _, field in keys_in(_default(owners))}
 
@@ -87,7 +87,9 @@ def _bundled() -> Iterator[Owners]:
 
 
 def keys_of(owners: Owners, sections: Collection[str]) -> list[str]:
-    """Return the dotted names of the keys of a family or an optimizer. InputError where there is no such one."""
+    """Return the dotted names of the keys of a family and an optimizer that lie in `sections`. InputError for an
+    unknown family or optimizer.
+    """
     return [key for key in known_keys(owners) if key.partition(".")[0] in sections]
 
 

@@ -8,8 +8,7 @@ from phalanx.config import FAMILY, OPTIMIZER
 from phalanx.optimizer import OptimConfig, optimizer_of
 from phalanx.values import scalar
 
-# What run folders that were begun when all families, and all optimizers, had the same keys say of keys that theirs has
-# not: the defaults of then.
+# Keys that [model] and [optim] of older run folders all had, with their defaults of that time.
 FORMER: Mapping[str, Mapping[str, Any]] = {
     "model": {"segments": 0, "norm_first": True, "gelu": "tanh", "head": "", "classes": 0},
     "optim": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
@@ -50,8 +49,8 @@ def without_former(mapping: Mapping[str, Any], known: Collection[str]) -> dict[s
 
 
 def without_others(mapping: Mapping[str, Any], its: Owners, owners: Owners) -> dict[str, Any]:
-    """Return a recipe, or its base, without the keys of `its` own optimizer, where another is named over it that has
-    not these.
+    """Return a recipe, or its base, without the [optim] keys that only its own optimizer (`its`) has, where `owners`
+    names another.
     """
     section = mapping.get("optim")
     if its.optimizer == owners.optimizer or not isinstance(section, dict):
@@ -61,7 +60,7 @@ def without_others(mapping: Mapping[str, Any], its: Owners, owners: Owners) -> d
 
 
 def shared_alone(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe that names no optimizer from outside the package: of its keys those that all optimizers have."""
+    """Return a recipe; where its optimizer is not bundled, with only the [optim] keys that all optimizers share."""
     section = mapping.get("optim")
     if not isinstance(section, dict) or section.get("name", OPTIMIZER) in registry.OPTIMIZERS.places:
         return dict(mapping)

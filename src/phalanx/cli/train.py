@@ -1,15 +1,12 @@
 """Verbs that train: by a recipe, and on a layout beside one process."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from phalanx.cli.app import app
 from phalanx.cli.help import Trains
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command(cls=Trains)
@@ -27,7 +24,7 @@ def train(
         int, typer.Option(min=0, help="Times to start again, from the last checkpoint, after a crash.")
     ] = 0,
 ) -> None:
-    """Train a GPT or a BERT by a recipe, or continue a run: phalanx train gpt-tiny data.train=books
+    """Train a GPT, a Llama or a BERT by a recipe, or continue a run: phalanx train gpt-tiny data.train=books
 
     A run that was interrupted continues where it stopped, bit for bit, when the same command is given again, or with:
     phalanx train RUN

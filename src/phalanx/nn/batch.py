@@ -18,7 +18,7 @@ class Batch:
     labels: Tensor | None = None  # int64 [B, S], -1 where nothing is predicted
     segment: Tensor | None = None  # int64 [B, S]
     document: Tensor | None = None  # int32 [B, S]: attention stays within equal numbers; padding is -1
-    related: Tensor | None = None  # int64 [B]: of a pair 0 if the second follows, else 1; a class; -1 is no question
+    related: Tensor | None = None  # int64 [B]: the sequence's label (NSP, SOP, or a class); -1: none
     value: Tensor | None = None  # float32 [B]: the number to predict, NaN where there is none
 
     def rows(self, start: int, stop: int) -> "Batch":

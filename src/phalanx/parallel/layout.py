@@ -94,7 +94,8 @@ class Layout:
 
     def global_counts(self, losses: Sequence[str], counts: Mapping[str, Tensor]) -> dict[str, int]:
         """Return over how many positions of all replicas each of the `losses` is summed, from this rank's `counts`:
-        int64 [] each, on the CPU, so that nobody waits for the device."""
+        int64 [] each, on the CPU, so that nobody waits for the device.
+        """
         none = torch.zeros((), dtype=torch.int64)
         values = torch.stack([counts.get(name, none) for name in losses])
 
@@ -146,7 +147,8 @@ class Layout:
 
     def totals(self, sums: Sequence[Sums], names: Sequence[str], *terms: Tensor) -> Tensor:
         """Return the losses `names` of a step's micro-batches summed over all positions, then `terms` (one a rank)
-        summed over all ranks: float32 [names + terms], the same on every rank."""
+        summed over all ranks: float32 [names + terms], the same on every rank.
+        """
         zero = torch.zeros((), device=self.device)
         # in fp32, as thousands of positions add up; divided by tp because each rank of that axis has the same sum
         losses = [sum((s[name].float() for s in sums if name in s), zero) / self.mesh.tp.size for name in names]

@@ -36,7 +36,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, batch: Batch | None = None) -> Any:
         """Compute `batch`, or the next micro-batch of `coming`: x is the stream [rows, seq, hidden], or anything in
-        stage 0. The last stage returns the sums of a given batch, and the objective of the next one."""
+        stage 0. The last stage returns the sums of a given batch, and the objective of the next one.
+        """
         scheduled = batch is None  # a schedule gives tensors alone: batches and sums go by attributes
         batch = next(self.coming) if batch is None else batch
         out = self.model(batch) if self.first else self.model(batch, x)

@@ -31,7 +31,7 @@ class Clock:
         self.sizes = {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}  # the fastest first
 
     def operation(self, operation: Operation) -> float:
-        """Seconds that the roofline gives a traced operation."""
+        """Return the seconds that the roofline gives a traced operation."""
         batch, *shape = operation.shape
         if operation.flops and not batch:
             return self.timer(Kernel("flash", operation.bytes, (1, 1, operation.flops // 2)))
@@ -40,7 +40,7 @@ class Clock:
         )
 
     def message(self, message: Message) -> float:
-        """Seconds of a collective, or of one side of a message between two ranks."""
+        """Return the seconds of a collective, or of one side of a message between two ranks."""
         axes, stride, size = message.axes.split(), 1, 1
         for axis, ranks in self.sizes.items():
             if axis in axes:
@@ -54,7 +54,7 @@ class Clock:
 
 
 def write(traced: Trace, clock: Clock, out: Path) -> float:
-    """Write the file; seconds of the step."""
+    """Write the file; return the seconds of the step."""
     events = [json.dumps(event) for event in _events(traced, clock)]
     durable.write(out, ('{"displayTimeUnit":"ms","traceEvents":[\n' + ",\n".join(events) + "\n]}\n").encode())
     last = json.loads(events[-1])
@@ -62,7 +62,7 @@ def write(traced: Trace, clock: Clock, out: Path) -> float:
 
 
 def _events(traced: Trace, clock: Clock) -> Iterator[dict[str, Any]]:
-    """Times in microseconds; the last event is the step's end."""
+    """Return the events, with times in microseconds; the last is the step's end."""
     pid = traced.rank
     yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": f"rank {pid}"}}
     for tid, name in (_COMPUTE, "compute"), (_TALK, "messages"):

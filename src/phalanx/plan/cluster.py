@@ -22,7 +22,7 @@ class Part(BaseModel):
 
 
 class GPU(Part):
-    """One device; FLOP/s, bytes and bytes per second."""
+    """One device: FLOP/s, bytes and bytes per second."""
 
     name: str
     units: PositiveInt  # that compute a tile of a product each: streaming multiprocessors, or cores
@@ -68,8 +68,9 @@ class Kernels(Part):
 
 
 class Measured(Part):
-    """What `phalanx calibrate` finds of kernels, in place of the roofline: a processor's are often bound by neither
-    products nor memory."""
+    """What `phalanx calibrate` measures of kernels, in place of the roofline: a processor's are often bound by neither
+    products nor memory.
+    """
 
     products: dict[str, dict[int, PositiveFloat]]  # FLOP/s by precision, and by side of a cube of as many operations
     families: dict[str, Kernels]
@@ -90,7 +91,7 @@ class Cluster(Part):
     hour: float = Field(default=0, ge=0)  # price of a GPU for an hour, dollars; 0: unknown
 
     def precision(self, asked: str) -> str:
-        """What a run of precision.dtype=`asked` multiplies in on these GPUs; InputError for what they do not have."""
+        """Return what a run of precision.dtype=`asked` multiplies in on these GPUs. InputError for what they lack."""
         has = [dtype for dtype in ("bf16", "fp16", "fp8", "fp32") if dtype in self.gpu.peak]
         if asked == "auto":
             return "bf16" if "bf16" in has else "fp32"
@@ -100,13 +101,15 @@ class Cluster(Part):
 
 
 def names() -> list[str]:
-    """Names of the clusters that come with Phalanx, sorted."""
+    """Return the names of the clusters that come with Phalanx, sorted."""
     return sorted(f.name.removesuffix(".toml") for f in files("phalanx").joinpath("clusters").iterdir())
 
 
 @cache
 def load(name: str) -> Cluster:
-    """A cluster by its name, or by the path of a TOML file."""
+    """Return a cluster by its name, or by the path of a TOML file. InputError where there is none, or none that is
+    valid.
+    """
     if name in names():
         return parse(files("phalanx").joinpath("clusters", name + ".toml").read_text(), name)
     path = Path(name)
@@ -116,7 +119,7 @@ def load(name: str) -> Cluster:
 
 
 def parse(text: str, name: str) -> Cluster:
-    """A cluster from the text of its file."""
+    """Return a cluster from the text of its file. InputError where that is not valid."""
     try:
         return Cluster.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

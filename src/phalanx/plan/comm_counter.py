@@ -36,7 +36,7 @@ class CommCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
     def heard(self, func: Any, args: Any, kwargs: Any) -> Message:
-        """The message that an operation of c10d sends: its kind, the axes of its group, and its bytes."""
+        """Return the message that an operation of c10d sends: its kind, the axes of its group, and its bytes."""
         leaves = tree_leaves((args, kwargs))
         size = max((leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)), default=0)
         group = next(leaf for leaf in leaves if isinstance(leaf, torch.ScriptObject))

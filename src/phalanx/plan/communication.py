@@ -40,15 +40,16 @@ CONJUGATES = {  # what the collectives of a layer say forward and backward
 
 
 def count_messages(times: int, kind: str, axes: str, *sizes: int, width: int = WIDE) -> Messages:
-    """So many messages of each of these numbers of elements; none of no kind, or along an axis of one rank."""
+    """Count `times` messages for each size in `sizes` (elements); none without a kind or without axes."""
     return sum(
         (Counter({Message(kind, axes, size * width): times}) for size in sizes if kind and axes and times), Messages()
     )
 
 
 class ExpectedMessages(RankShard):
-    """`labelled`: for each micro-batch, how many of this rank's positions meet the vocabulary. The device says in how
-    large pieces."""
+    """The messages that a rank's step should send. `labelled`: positions of each micro-batch that meet the vocabulary;
+    `device` sets how many rows of logits come at once.
+    """
 
     def __init__(self, config: Config, mesh: Mesh, labelled: list[int], device: str = "cuda") -> None:
         super().__init__(config, mesh.pp.rank, mesh.tp.rank)
@@ -70,14 +71,14 @@ class ExpectedMessages(RankShard):
 
     @cached_property
     def remainder(self) -> "ExpectedMessages":
-        """The rank with the rows that are left for the last micro-batch."""
+        """Return the rank with the rows that are left for the last micro-batch."""
         if not (rows := self.rows % self.layout.micro_batch):
             return self
         layout = self.layout.model_copy(update={"micro_batch": rows})
         return ExpectedMessages(self.config.model_copy(update={"layout": layout}), self.mesh, [], self.device)
 
     def forward(self, labelled: int) -> Messages:
-        """Messages of a forward pass: of embedding, blocks, loss; over cp see `keys`."""
+        """Return the messages of a forward pass: of embedding, blocks, loss; over cp see `keys`."""
         sent = count_messages(self.first, "reduce-scatter" if self.sequence else "all-reduce", self.tp, self.stream)
         sent += self.layers(FORWARD) + count_messages(self.last and self.sequence, "all-gather", self.tp, self.stream)
         for height in self.pieces(labelled):
@@ -85,7 +86,7 @@ class ExpectedMessages(RankShard):
         return sent + self.keys(FORWARD) + self.order() + self.spans(FORWARD)
 
     def layers(self, direction: int, first: int | None = None) -> Messages:
-        """The collectives of all blocks over tp, or the `first` of each block."""
+        """Return the collectives of all blocks over tp, or of the `first` ones of each block."""
         sent: Messages = Counter()
         for block, count in self.computed.items():
             for kind, elements in [*collectives(block, self.ranks)][:first]:
@@ -96,7 +97,7 @@ class ExpectedMessages(RankShard):
         return sent
 
     def order(self) -> Messages:
-        """Once in a stage, of the positions of all ranks of cp: who is before whom in a causal model, else padding."""
+        """Return what cp gathers once in a stage, of all positions: who is before whom if causal, else padding."""
         if self.layout.context == "ring" and self.spec.causal:
             return Counter()
         width = 8 if self.spec.causal else 4
@@ -105,7 +106,7 @@ class ExpectedMessages(RankShard):
         )
 
     def spans(self, direction: int) -> Messages:
-        """Over cp, of a head that looks for the answer in the whole sequence: logits, labels and who is padding."""
+        """Return what a head that seeks the answer in the whole sequence sends over cp: logits, labels, padding."""
         axes, positions, head = self.axes("cp"), self.positions * self.mesh.cp.size, head_of(self.spec)
         if not self.last or head is None or not head.whole:
             return Counter()
@@ -117,7 +118,7 @@ class ExpectedMessages(RankShard):
         )
 
     def pieces(self, labelled: int) -> list[int]:
-        """Rows of the logits that are there at once: see `vocabulary_loss`."""
+        """Return how many rows of the logits are there at once, piece by piece: see `vocabulary_loss`."""
         columns, _ = self.decoder
         if not columns:
             return []
@@ -125,8 +126,10 @@ class ExpectedMessages(RankShard):
         return [min(height, labelled - start) for start in range(0, labelled, height)]
 
     def backward(self, labelled: int) -> Messages:
-        """The conjugates. Into the head: where the vocabulary follows the stream at once, as in GPT, of all of it; of
-        the labelled positions where layers that every rank computes alike are between, as in BERT."""
+        """Return the messages of a backward pass, the conjugates. Into the head: where the vocabulary follows the
+        stream at once, as in GPT, of all of it; of the labelled positions where layers that every rank computes alike
+        are between, as in BERT.
+        """
         sent = self.keys(BACKWARD) + self.layers(BACKWARD) + self.recomputed() + self.spans(BACKWARD)
         if self.sequence:
             sent += count_messages(self.first, "all-gather", self.tp, self.stream)
@@ -138,16 +141,17 @@ class ExpectedMessages(RankShard):
         return sent + count_messages(self.last, "all-reduce", self.tp, labelled * self.spec.hidden)
 
     def recomputed(self) -> Messages:
-        """Messages of the recomputation before backward: those of a block's forward pass, or of attention's without its
-        last.
+        """Return the messages of the recomputation before backward: those of a block's forward pass, or of attention's
+        without its last.
         """
         if self.layout.recompute == "none":
             return Counter()
         return self.layers(FORWARD, first=1 if self.layout.recompute == "attention" else None) + self.keys(FORWARD)
 
     def keys(self, direction: int) -> Messages:
-        """Keys and values of a block are gathered, and their gradients scattered; or both go around a ring, and around
-        again with their gradients, which take one hop more to come home."""
+        """Return the messages of keys and values over cp: those of a block are gathered, and their gradients scattered;
+        or both go around a ring, and around again with their gradients, which take one hop more to come home.
+        """
         axes, ranks, sent = self.axes("cp"), self.mesh.cp.size, Messages()
         for block, count in self.computed.items():
             both = self.positions * block.attention.costs().cached // self.mesh.tp.size
@@ -161,9 +165,9 @@ class ExpectedMessages(RankShard):
         return sent
 
     def gradients(self) -> Messages:
-        """Once a step, however many micro-batches: the sum over replicas, in ZeRO by blocks, in hybrid sharding of a
-        shard over its copies; then what each rank of tp has of the gradients of what it applies to its own positions,
-        and neighbours of key heads that they share.
+        """Return the sums of gradients, once a step, however many micro-batches: over replicas, in ZeRO by blocks, in
+        hybrid sharding of a shard over its copies; then what each rank of tp has of the gradients of what it applies to
+        its own positions, and neighbours of key heads that they share.
         """
         shards, sent = self.shards, Messages()
         for elements in self.partial().values():
@@ -176,7 +180,7 @@ class ExpectedMessages(RankShard):
         return sent
 
     def partial(self) -> Counter[int]:
-        """Elements of which ranks of tp have different terms of the gradient, by how many ranks these are."""
+        """Return the elements of whose gradient ranks of tp have different terms, by how many ranks these are."""
         elements, shard = Counter[int](), self.mesh.shards.rank if self.sharded else 0
         for parameter in self.held:
             length = -(-shape(parameter, self.ranks)[0] // self.shards)
@@ -185,12 +189,12 @@ class ExpectedMessages(RankShard):
         return +elements
 
     def groups(self) -> Iterator[tuple[int, int]]:
-        """Elements of what is sharded together, and how often: each block, and the rest, which inner stages lack."""
+        """Yield the elements of what is sharded together, and how often: each block, and the rest, if there is one."""
         yield from ((self.block(block), count) for block, count in self.kinds.items())
         yield from ((rest, 1) for rest in self.rests)
 
     def buckets(self) -> list[int]:
-        """Elements of the pieces in which replicated gradients are summed, the last parameters' first."""
+        """Return the elements of the pieces in which replicated gradients are summed, the last parameters' first."""
         sizes = [0]
         for parameter in reversed(self.held):
             if sizes[-1] >= BUCKET:
@@ -199,7 +203,8 @@ class ExpectedMessages(RankShard):
         return sizes
 
     def weights(self) -> Messages:
-        """ZeRO-2 gathers them once a step; ZeRO-3 in each micro-batch, those of a block for each direction.
+        """Return the gathers of weights: ZeRO-2's once a step; ZeRO-3's in each micro-batch, a block's in each
+        direction.
 
         In a pipeline torch's stages keep weights after a backward pass until a forward pass has used them again: of a
         block they are gathered for the forward passes that follow none and for the backward passes that follow a
@@ -219,8 +224,9 @@ class ExpectedMessages(RankShard):
         return sent
 
     def neighbours(self) -> Messages:
-        """Over each boundary between stages of two ranks the stream one way, its gradient the other, in each
-        micro-batch; once a step the gradients of the two copies of the word embedding."""
+        """Return what stages send: over each boundary between those of two ranks the stream one way, its gradient the
+        other, in each micro-batch; once a step the gradients of the two copies of the word embedding.
+        """
         stream = self.stream // (self.mesh.tp.size if self.sequence else 1)
         sent: Messages = Counter()
         for kind in ("send", "receive"):
@@ -229,13 +235,15 @@ class ExpectedMessages(RankShard):
         return sent
 
     def overhead(self) -> Messages:
-        """The labels counted; then, together, losses, the gradients' norm, and whether someone was told to stop."""
+        """Return a step's small sums: the counts of labels; then, together, losses, the gradients' norm, the wish to
+        stop.
+        """
         everyone, losses = self.axes("pp", "dp", "cp", "tp"), len(self.spec.losses)
         return count_messages(1, "all-reduce", self.data, losses, width=8) + count_messages(
             1, "all-reduce", everyone, losses + 2
         )
 
     def optimizer(self) -> Messages:
-        """What it asks of whole parameters, among those that have parts of them."""
+        """Return what the optimizer asks of whole parameters, among the ranks that have parts of them."""
         axes = self.axes("dp", "cp", "tp") if self.sharded else self.tp
         return count_messages(1, "all-reduce", axes, *optimizer.messages(self.config.optim, self.held))

@@ -35,12 +35,12 @@ class Line:
 
     @property
     def error(self) -> float:
-        """The relative error of the prediction; 0 where there is none."""
+        """Return the relative error of the prediction; 0 where there is none."""
         return self.predicted / self.published - 1 if self.predicted is not None else 0.0
 
     @property
     def timed(self) -> bool:
-        """Whether this is a step's time or throughput, rather than a figure made from one that has a row of its own."""
+        """Return whether this is a step's time or throughput, not a figure made from one that has a row of its own."""
         return self.metric.startswith(TIMES) and "increase" not in self.metric
 
 

@@ -14,7 +14,7 @@ from phalanx.spec.model import Block, Part
 
 
 def flops(config: Config, pp: int = 0) -> float:
-    """FLOPs of one step on a rank at place `pp` of its pipeline, recomputation and the optimizer's own included."""
+    """Return the FLOPs of a step on a rank at place `pp` of its pipeline, recomputed and the optimizer's included."""
     rank = RankShard(config, pp)
     blocks = sum(count * _block(rank, block) for block, count in rank.computed.items())
     heads = sum(3 * _multiplied(rank, head) for stage in rank.stages for head in stage.heads)
@@ -23,13 +23,13 @@ def flops(config: Config, pp: int = 0) -> float:
 
 
 def _multiplied(rank: RankShard, part: Part) -> float:
-    """The products of a part, forward, of a micro-batch."""
+    """Return the FLOPs of the products of a part in a micro-batch's forward pass."""
     made = products(part, rank.positions, rank.labels, rank.layout.micro_batch, rank.ranks)
     return sum(product.flops for product in made)
 
 
 def _block(rank: RankShard, block: Block) -> float:
-    """Forward and backward of a micro-batch, and what is done again."""
+    """Return the FLOPs of a block's forward and backward of a micro-batch, and of what is computed again."""
     layout, attention = rank.layout, block.attention
     scores = 2 * rank.positions * attention.costs().scored * rank.config.data.sequence / layout.tp
     if layout.context == "ring" and attention.causal:

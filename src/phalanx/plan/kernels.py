@@ -28,7 +28,7 @@ TURNED = 9, 7  # passes in fp32 and kernels of a rotation that is not fused; bac
 
 
 class Kernel(NamedTuple):
-    """`shape` is (m, n, k) of a product, empty for what only moves bytes; `times` of them follow one another."""
+    """A kernel: `shape` is (m, n, k) of a product, empty for what only moves bytes; `times` of them come one by one."""
 
     kind: str
     bytes: float = 0.0
@@ -38,17 +38,17 @@ class Kernel(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of all `times` together."""
+        """Return the floating-point operations of all `times` together."""
         return 2.0 * self.batch * self.times * prod(self.shape)
 
 
 def product(kind: str, m: int, n: int, k: int, width: int, batch: int = 1, times: int = 1) -> Kernel:
-    """A product of [m, k] with [k, n] in elements of `width` bytes, `batch` of them in one kernel, `times` kernels."""
+    """Return a product of [m, k] with [k, n], elements of `width` bytes, `batch` of them in each of `times` kernels."""
     return Kernel(kind, width * batch * (m * k + k * n + m * n), (m, n, k), batch, times)
 
 
 def gradients(kernel: Kernel) -> list[Kernel]:
-    """The two products of a product's backward: the gradients of its input and of its other operand."""
+    """Return the two products of a product's backward: the gradients of its input and of its other operand."""
     m, n, k = kernel.shape
     return [Kernel(kernel.kind, kernel.bytes, shape, kernel.batch, kernel.times) for shape in ((m, k, n), (k, n, m))]
 
@@ -65,16 +65,16 @@ class Block:
         self.scores = work.micro_batch * self.heads * (work.sequence // work.cp) * work.sequence
 
     def move(self, kind: str, elements: float, passes: float, times: int = 1) -> Kernel:
-        """Reads and writes of so many elements, counted together, in `times` kernels."""
+        """Return reads and writes of so many elements, counted together, in `times` kernels."""
         return Kernel(kind, elements * passes * self.width / times, times=times)
 
     def products(self) -> list[Kernel]:
-        """Queries, keys and values; the way out of attention; up; down."""
+        """Return the matrix products: queries, keys and values; the way out of attention; up; down."""
         made = products(self.block, self.tokens, ranks=self.work.ranks)
         return [product("matrix", self.tokens, each.n, each.k, self.width) for each in made]
 
     def attention(self) -> list[Kernel]:
-        """Forward: scores, their softmax and dropout, what they say of the values."""
+        """Return attention's forward: scores, their softmax and dropout, and their product with the values."""
         work, pairs = self.work, max(1, round(self.work.micro_batch * self.heads))
         queries, whole, attention = work.sequence // work.cp, work.sequence, self.block.attention
         wide = attention.width
@@ -88,7 +88,7 @@ class Block:
         return [*both, *self.softmax(work.attention, forward=True)]
 
     def softmax(self, how: str, forward: bool) -> list[Kernel]:
-        """With dropout: read and write, and the mask of a byte. Plain: scaled, masked twice, each both."""
+        """Return the softmax with dropout: read and write, and the mask of a byte. Plain: also scaled, masked twice."""
         if how == "softmax" and self.work.micro_batch * self.heads % 4:
             how = "plain"  # Megatron's kernel takes four rows at a time, or nothing
         if forward:
@@ -96,8 +96,9 @@ class Block:
         return [self.move("softmax", self.scores, 5.5 + (4 if how == "plain" else 0), 4 if how == "plain" else 2)]
 
     def pointwise(self, forward: bool) -> list[Kernel]:
-        """Two norms, the activation with its bias or its gate, two sums of bias, dropout and residual, heads put in
-        order, and turned by their positions."""
+        """Return two norms, the activation with its bias or its gate, two sums of bias, dropout and residual, heads put
+        in order, and turned by their positions.
+        """
         h, t, attention, mlp = self.work.spec.hidden, self.work.tp, self.block.attention, self.block.feed_forward
         extra, kernels = (0, 0) if self.work.pointwise == "fused" else (4, 5)
         passes, times = (GATED if mlp.gated else GELU)[self.work.pointwise][not forward]
@@ -112,8 +113,9 @@ class Block:
         return [inner, order, sums, norms, *self.rotary(forward)]
 
     def rotary(self, forward: bool) -> list[Kernel]:
-        """Queries and keys turned by cosines and sines in fp32: in a kernel each, or in one for each operation and
-        cast. Values are copied, so that what all three were made of need not be kept."""
+        """Return queries and keys turned by cosines and sines in fp32: in a kernel each, or in one for each operation
+        and cast. Values are copied, so that what all three were made of need not be kept.
+        """
         attention, tp = self.block.attention, self.work.tp
         if attention.rope is None:
             return []
@@ -133,11 +135,11 @@ class Block:
         return [*kernels, self.move("rotary", values, 2)] if forward else kernels
 
     def forward(self) -> list[Kernel]:
-        """Kernels of one micro-batch's forward pass through the block."""
+        """Return the kernels of one micro-batch's forward pass through the block."""
         return [*self.products(), *self.attention(), *self.pointwise(True)]
 
     def backward(self) -> list[Kernel]:
-        """Kernels of its backward pass, with those of what is recomputed for it."""
+        """Return the kernels of its backward pass, with those of what is recomputed for it."""
         inner = self.attention()
         if self.work.attention == "fused":
             flash = inner[0]
@@ -151,15 +153,15 @@ class Block:
 
 
 def embedding(work: Workload, forward: bool) -> list[Kernel]:
-    """Rows looked up, positions added, dropout; backward sums into the rows."""
+    """Return the kernels of the embeddings: rows looked up, positions added, dropout; backward sums into the rows."""
     size = work.micro_batch * work.sequence // work.cp * work.spec.hidden * BYTES[work.precision]
     return [Kernel("embedding", size * 7 / 3, times=3)] if forward else [Kernel("embedding", size * 2, times=2)]
 
 
 def head(work: Workload, forward: bool) -> list[Kernel]:
-    """The products of the head and its loss, which is in fp32: the logits cast, their largest found, exponentiated,
-    summed; backward makes and casts the gradient. Of several heads the first: what others, such as BERT's of pairs, ask
-    of a whole sequence is next to nothing.
+    """Return the products of the head and its loss, which is in fp32: the logits cast, their largest found,
+    exponentiated, summed; backward makes and casts the gradient. Of several heads the first: what others, such as
+    BERT's of pairs, ask of a whole sequence is next to nothing.
     """
     width, tokens = BYTES[work.precision], work.micro_batch * work.sequence // work.cp
     rows = {"token": tokens, "label": max(1, round(tokens * work.labelled)), "sequence": work.micro_batch}
@@ -172,14 +174,14 @@ def head(work: Workload, forward: bool) -> list[Kernel]:
 
 @cache
 def _head(spec: model.Spec, ranks: Ranks) -> list[tuple[str, int, int]]:
-    """For each matrix of the first head: the rows it is applied to, its outputs here with padding, its inputs."""
+    """Return for each matrix of the first head the rows it is applied to, its outputs here with padding, its inputs."""
     matrices = (matrix for _, matrix in spec.heads[0].matrices())
     return [(each.per, local(each.outputs, ranks, padding=True), each.inputs.size) for each in matrices]
 
 
 def gather(work: Workload, parameters: float) -> list[Kernel]:
-    """Kernels that each micro-batch costs the weights: a cast for use where they are kept wider, and the addition of
-    their gradients to the sum.
+    """Return the kernels that each micro-batch costs the weights: a cast for use where they are kept wider, and the
+    addition of their gradients to the sum.
     """
     width = BYTES[work.precision]
     casts = (work.stream_bytes + width) * (2 if work.stream_bytes > width else 0)
@@ -188,8 +190,8 @@ def gather(work: Workload, parameters: float) -> list[Kernel]:
 
 
 def optimizer(work: Workload, parameters: float) -> list[Kernel]:
-    """Kernels that update `parameters` elements on this GPU: gradients are unscaled and their norm taken, weights and
-    state read and written, and weights cast.
+    """Return the kernels that update `parameters` elements on this GPU: gradients are unscaled and their norm taken,
+    weights and state read and written, and weights cast.
     """
     cast = BYTES[work.precision] if work.precision != "fp32" else 0
     once = _moved(work.spec, work.optimizer) + 2 * work.gradient_bytes + cast
@@ -198,14 +200,14 @@ def optimizer(work: Workload, parameters: float) -> list[Kernel]:
 
 @cache
 def _moved(spec: model.Spec, optim: OptimConfig) -> float:
-    """Bytes that an optimizer moves of an element, on average of the whole model."""
+    """Return the bytes that an optimizer moves of an element, on average of the whole model."""
     parameters = [*spec.parameters()]
     moved = sum(optim.moved(parameter) * parameter.elements for parameter in parameters)
     return moved / sum(parameter.elements for parameter in parameters)
 
 
 def optimizer_product(work: Workload, shape: Product, times: int) -> Kernel:
-    """The optimizer's own product of whole parameters, so many of one shape."""
+    """Return the optimizer's own product of whole parameters, so many of one shape."""
     return product("optimizer", *shape, BYTES[work.precision], times=times)
 
 
@@ -222,17 +224,17 @@ class Timer:
         self.known: dict[Kernel, float] = {}
 
     def __call__(self, kernel: Kernel) -> float:
-        """Seconds of a kernel."""
+        """Return the seconds of a kernel."""
         if (seconds := self.known.get(kernel)) is None:
             seconds = self.known[kernel] = kernel.times * (self.busy(kernel) + self.fitted.kernel)
         return seconds
 
     def busy(self, kernel: Kernel) -> float:
-        """Seconds of one of its `times`, once it has started."""
+        """Return the seconds of one of its `times`, once it has started."""
         return max(kernel.bytes / self.stream, self._multiply(kernel) if kernel.shape[0] else 0.0)
 
     def total(self, kernels: list[Kernel]) -> float:
-        """Seconds of all, one after the other."""
+        """Return the seconds of all, one after the other."""
         return sum(map(self, kernels))
 
     def _multiply(self, kernel: Kernel) -> float:

@@ -10,14 +10,15 @@ from phalanx.plan.workload import Workload
 
 
 def timer(cluster: Cluster, work: Workload) -> Timer:
-    """By what was measured, if anything was, else by the roofline."""
+    """Return a timer by what was measured, if anything was, else by the roofline."""
     return MeasuredTimer(cluster, cluster.measured, work) if cluster.measured else Timer(cluster, work.precision)
 
 
 class MeasuredTimer(Timer):
-    """A product takes as long as a cube of as many operations; other kernels, their bytes at the speed of their kind;
-    both longer beside busy neighbours. Those of a causal model are known under "gpt2", of others under "bert"; where
-    these were not measured, the first family that was is taken."""
+    """Times kernels by what was measured: a product takes as long as a cube of as many operations; other kernels, their
+    bytes at the speed of their kind; both longer beside busy neighbours. Those of a causal model are known under
+    "gpt2", of others under "bert"; where these were not measured, the first family that was is taken.
+    """
 
     def __init__(self, cluster: Cluster, measured: Measured, work: Workload) -> None:
         super().__init__(cluster, work.precision)
@@ -33,7 +34,7 @@ class MeasuredTimer(Timer):
         self.others = _between(near, counts, [s.others if s else 1.0 for s in slower])
 
     def busy(self, kernel: Kernel) -> float:
-        """Seconds of one of its `times`, once it has started."""
+        """Return the seconds of one of its `times`, once it has started."""
         return self._product(kernel) if kernel.shape[0] else self._other(kernel)
 
     def _product(self, kernel: Kernel) -> float:
@@ -48,7 +49,7 @@ class MeasuredTimer(Timer):
 
 
 def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """On the straight lines through points whose x rises; beyond the ends, the last y."""
+    """Return y at `x` on the straight lines through points whose x rises; beyond the ends, the last y."""
     at = bisect_right(xs, x)
     if at in (0, len(xs)):
         return ys[max(0, at - 1)]

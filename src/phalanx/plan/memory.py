@@ -32,8 +32,8 @@ class Memory(NamedTuple):
 
 
 def memory(config: Config, pp: int = 0, device: str = "cuda") -> Memory:
-    """Peak memory of a step, in bytes by kind, on a rank at place `pp` of its pipeline. How many rows of logits there
-    are at once depends on `device`.
+    """Return the peak memory of a step, in bytes by kind, on a rank at place `pp` of its pipeline. How many rows of
+    logits there are at once depends on `device`.
     """
     rank = _Rank(config, pp, device)
     moments = [moment(kept) for kept in rank.fullest for moment in (rank.backward, rank.end)]
@@ -87,7 +87,7 @@ class Kept(NamedTuple):
 
 @cache
 def _split(layer: Layer) -> int:
-    """Elements that a layer keeps of each token and that ranks share."""
+    """Return the elements that a layer keeps of each token and that ranks share."""
     return sum(each.elements for each in layer.costs().saved if each.held == "split")
 
 
@@ -102,7 +102,7 @@ class _Rank(RankShard):
         self.times = _held(self.layout.schedule, self.layout.pp, len(self.stages), count, pp)
 
     def kept(self, block: Block, recompute: str) -> float:
-        """Bytes that a block keeps for backward of a micro-batch."""
+        """Return the bytes that a block keeps for backward of a micro-batch."""
         if recompute == "block":
             return WIDE * self.local_stream
         if recompute == "attention":
@@ -110,22 +110,22 @@ class _Rank(RankShard):
         return self.saved(block) + self.beside(block.attention)
 
     def saved(self, part: Block | Layer) -> float:
-        """Bytes that a block or a layer keeps of its own, and of its weights as products take them."""
+        """Return the bytes that a block or a layer keeps of its own, and of its weights as products take them."""
         tokens, weights = saved(part, self.ranks, self.narrow)
         return self.positions * tokens + weights
 
     def between(self, mlp: MLP) -> float:
-        """Bytes of gradients that are there at once between the products of a feed-forward layer: those of both sides
-        of the activation, or of both factors of a gate where what these made has gone.
+        """Return the bytes of gradients that are there at once between the products of a feed-forward layer: those of
+        both sides of the activation, or of both factors of a gate where what these made has gone.
         """
         return self.narrow * self.positions * 2 * mlp.width / self.layout.tp
 
     def inner(self, layer: Layer) -> float:
-        """Bytes of what a layer keeps between its first product and its last, which ranks share."""
+        """Return the bytes of what a layer keeps between its first product and its last, which ranks share."""
         return self.narrow * self.positions * _split(layer) / self.layout.tp
 
     def beside(self, attention: Attention) -> float:
-        """Bytes of what attention keeps besides: scores that are stored, and other ranks' keys and values."""
+        """Return the bytes of what else attention keeps: scores that are stored, and other ranks' keys and values."""
         kept = (WIDE + 1 + self.narrow) * self.pairs(attention)
         if self.layout.cp > 1:
             ranks = self.layout.cp if self.layout.context == "gather" else 1
@@ -133,12 +133,12 @@ class _Rank(RankShard):
         return kept
 
     def pairs(self, attention: Attention) -> float:
-        """Pairs of queries and keys whose scores are stored: all where some are dropped."""
+        """Return the pairs of queries and keys whose scores are stored: all where some are dropped."""
         pairs = self.positions * self.config.data.sequence * attention.heads / self.layout.tp
         return pairs if attention.drop else 0.0
 
     def inside(self, block: Block) -> float:
-        """Bytes of a block's backward beyond what was kept: what is computed again, and gradients on their way."""
+        """Return the bytes of a block's backward beyond what was kept: what is computed again, and moving gradients."""
         again = 0.0
         if self.layout.recompute == "block":
             again = self.kept(block, "none")
@@ -149,9 +149,9 @@ class _Rank(RankShard):
         return again + max(self.between(block.feed_forward), scores) + 2 * WIDE * self.local_stream
 
     def written_out(self, attention: Attention) -> float:
-        """Bytes of a ring's backward where no kernel knows who may see whom, in fp32: weights of one rank's keys and
-        their two gradients; those of queries and, a head each, of keys and values, of this turn and the last; keys and
-        values on their way, with the gradients that they gather.
+        """Return the bytes of a ring's backward where no kernel knows who may see whom, in fp32: weights of one rank's
+        keys and their two gradients; those of queries and, a head each, of keys and values, of this turn and the last;
+        keys and values on their way, with the gradients that they gather.
         """
         if self.layout.cp == 1 or self.layout.context != "ring" or attention.causal:
             return 0.0
@@ -161,19 +161,19 @@ class _Rank(RankShard):
         return WIDE * (3 * pairs + 9 * queries + 4 * keys) + 2 * self.narrow * keys
 
     def moving(self, block: Block) -> float:
-        """Bytes of the gradients that a block's weights wait for, where theirs are made later."""
+        """Return the bytes of the gradients that a block's weights wait for, where theirs are made later."""
         outputs = sum(matrix.outputs.size for _, matrix in block.matrices())
         return self.narrow * self.positions * outputs / self.layout.tp + 4 * WIDE * self.local_stream
 
     @cached_property
     def stage_bytes(self) -> list[float]:
-        """Bytes that each stage keeps for backward of a micro-batch."""
+        """Return the bytes that each stage keeps for backward of a micro-batch."""
         kept = self.by_stage({block: self.kept(block, self.layout.recompute) for block in self.computed})
         own = WIDE * self.local_stream
         return [size + own * (number == 0) for number, size in zip(self.numbers, kept, strict=True)]
 
     def by_stage(self, sizes: dict[Block, float]) -> list[float]:
-        """Bytes of each stage's blocks, of the sizes of those that differ."""
+        """Return the bytes of each stage's blocks, of the sizes of those that differ."""
         if len(sizes) == 1:
             return [len(stage.blocks) * size for stage in self.stages for size in sizes.values()]
         kinds = [counted(stage.blocks).items() for stage in self.stages]
@@ -181,7 +181,7 @@ class _Rank(RankShard):
 
     @cached_property
     def fullest(self) -> list[Kept]:
-        """The most that micro-batches hold, and the most with gradients, at times of the loss and at others."""
+        """Return the most that micro-batches hold, and the most with gradients, at times of the loss and at others."""
         moving = {block: self.moving(block) for block in self.computed} if self.layout.schedule == "zbv" else {}
         waiting, whole = self.by_stage(moving) if moving else [], WIDE * self.parameters
         most, heaviest = dict[bool, tuple[float, float]](), dict[bool, tuple[float, float, float]]()
@@ -197,20 +197,20 @@ class _Rank(RankShard):
         return [Kept(*time) for time in fullest]
 
     def received(self) -> float:
-        """Bytes of the places, one for each micro-batch of a step, where neighbours' messages arrive."""
+        """Return the bytes of the places, one for each micro-batch of a step, where neighbours' messages arrive."""
         return WIDE * self.local_stream * self.boundaries * self.micro_batches
 
     def states(self) -> tuple[float, float]:
-        """Bytes of weights and of what the optimizer keeps of them."""
+        """Return the bytes of weights and of what the optimizer keeps of them."""
         return WIDE * self.parameters / self.shards, self.state / self.shards
 
     @cached_property
     def largest(self) -> int:
-        """Elements of its largest block."""
+        """Return the elements of its largest block."""
         return max(map(self.block, self.kinds))
 
     def gradients(self, kept: Kept, elements: int) -> float:
-        """Bytes when backward has made so many, beside those of earlier micro-batches."""
+        """Return the bytes of gradients when so many elements are made, beside those of earlier micro-batches."""
         if self.micro_batches == 1:
             return WIDE * elements / self.shards
         copied = sum(self.rests) - self.rest if self.sharded else 0  # words that two stages of a rank have gathered
@@ -218,7 +218,9 @@ class _Rank(RankShard):
         return WIDE * (max(summed, elements) + copied)  # replicas talk after the last
 
     def gathered(self, blocks: float) -> float:
-        """Bytes of weights, beyond the shards, that replicas have gathered: in ZeRO-3 so many elements of blocks."""
+        """Return the bytes of weights that replicas have gathered beyond the shards: in ZeRO-3 so many elements of
+        blocks.
+        """
         if self.shards == 1:
             return 0.0
         if self.layout.pp == 1:
@@ -226,13 +228,13 @@ class _Rank(RankShard):
         return WIDE * (sum(self.rests) + (self.all_blocks if self.layout.shard == "zero2" else blocks))
 
     def kept_gathered(self, kept: Kept) -> float:
-        """Elements of blocks that ZeRO-3 has left gathered: those of a pipeline's other stages on this rank, from their
-        backward pass to their next forward pass.
+        """Return the elements of blocks that ZeRO-3 has left gathered: those of a pipeline's other stages on this rank,
+        from their backward pass to their next forward pass.
         """
         return self.all_blocks * min(kept.summed, 1 - 1 / len(self.stages))
 
     def loss(self, kept: Kept) -> Memory:
-        """The last micro-batch meets the head, and the vocabulary, if that has one, in pieces."""
+        """Return the peak when the last micro-batch meets the head, and the vocabulary, if that has one, in pieces."""
         weights, moments = self.states()
         columns, width = self.decoder
         rows = min(self.labels, logit_chunks.rows(self.device, columns)) if columns else 0
@@ -250,7 +252,7 @@ class _Rank(RankShard):
         )
 
     def backward(self, kept: Kept) -> Memory:
-        """The last block of the fullest stage is in backward."""
+        """Return the peak when the last block of the fullest stage is in backward."""
         weights, moments = self.states()
         waits = self.last and (self.micro_batches == 1 or self.sharded or (self.first and self.spec.tied))
         head = WIDE * prod(self.decoder) * waits  # the head's gradient, for the embedding's
@@ -263,8 +265,7 @@ class _Rank(RankShard):
         )
 
     def end(self, kept: Kept) -> Memory:
-        """All gradients are there, those of the words twice, or thrice, until they are one: in the backward of the
-        first block, and when a pipeline's two copies are added."""
+        """Return the peak at the end of backward, when the tied embedding's gradient exists two or three times."""
         weights, moments = self.states()
         words, left = WIDE * self.words, max(0.0, kept.bytes - max(self.stage_bytes))
         twins = 2 * words * self.twins * (self.shards == 1)  # of shards that is less than what was gathered
@@ -276,5 +277,5 @@ class _Rank(RankShard):
 
     @cached_property
     def all_blocks(self) -> int:
-        """Elements of all its blocks."""
+        """Return the elements of all its blocks."""
         return sum(count * self.block(block) for block, count in self.kinds.items())

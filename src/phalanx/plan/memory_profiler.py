@@ -70,7 +70,7 @@ class MemoryProfiler(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.kinds[self._meet(tensor)] = kind
 
     def timeline(self) -> NDArray[np.int64]:
-        """Bytes after every operation: [operations, kinds]."""
+        """Return the bytes after every operation: [operations, kinds]."""
         change = np.zeros((self.now + 1, len(KINDS)), dtype=np.int64)
         for number, life in enumerate(self.lives):
             kind = KINDS.index(self.kinds.get(number) or self._kind(number, life))
@@ -81,7 +81,7 @@ class MemoryProfiler(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def resizing(self) -> Iterator[None]:
-        """See `fully_shard` take and give back the memory of gathered weights, which it does behind all dispatch."""
+        """Note when `fully_shard` takes and gives back gathered weights' memory, which it does behind all dispatch."""
         before = _fsdp_param.alloc_storage, _fsdp_param.free_storage
 
         def alloc(tensor: Tensor) -> None:
@@ -121,7 +121,7 @@ class MemoryProfiler(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """FLOPs of a torch operation: 2mkn for each matrix product, attention's too; 0 for what is not made of products."""
+    """Return the FLOPs of a torch operation: 2mkn for each matrix product, attention's too; 0 where there is none."""
     packet = func._overloadpacket
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=out))

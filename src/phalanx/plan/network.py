@@ -26,20 +26,20 @@ class Group:
             self.bandwidth = min(self.bandwidth, between.bandwidth / sharing)
 
     def all_reduce(self, size: float) -> float:
-        """Seconds to sum `size` bytes on every member."""
+        """Return the seconds to sum `size` bytes on every member."""
         if self.size == 1:
             return 0.0
         return self.latency + 2 * (self.size - 1) / self.size * size / self.bandwidth
 
     def scatter(self, size: float) -> float:
-        """Seconds of an all-gather of `size` bytes in all, or of a reduce-scatter of as many."""
+        """Return the seconds of an all-gather of `size` bytes in all, or of a reduce-scatter of as many."""
         if self.size == 1:
             return 0.0
         return self.latency / 2 + (self.size - 1) / self.size * size / (self.bandwidth * self.share)
 
 
 def send(cluster: Cluster, size: float, stride: int) -> float:
-    """Seconds to hand `size` bytes to the rank `stride` further on, while its neighbours do the same."""
+    """Return the seconds to hand `size` bytes to the rank `stride` further on, while its neighbours do the same."""
     if stride < cluster.node:
         return cluster.inside.latency / 2 + size / cluster.inside.bandwidth
     return cluster.between.latency + size / (cluster.between.bandwidth / cluster.node)

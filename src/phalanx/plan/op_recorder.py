@@ -16,8 +16,9 @@ _NAMED = {_aten.mm: (0, 1), _aten.addmm: (1, 2), _aten.bmm: (0, 1), _aten.baddbm
 
 
 class Operation(NamedTuple):
-    """`at` is its place on the memory's timeline; `shape` is (batch, m, n, k) of a product, else zeros; bytes are those
-    read and written."""
+    """An operation: `at` is its place on the memory's timeline; `shape` is (batch, m, n, k) of a product, else zeros;
+    bytes are those read and written.
+    """
 
     at: int
 

@@ -27,21 +27,21 @@ class Flow:
 
 @cache
 def ranks(schedule: str, pp: int, chunks: int) -> tuple[int, ...]:
-    """The rank of each stage."""
+    """Return the rank of each stage."""
     if schedule == "zbv":
         return tuple(min(stage, 2 * pp - 1 - stage) for stage in range(2 * pp))
     return tuple(stage % pp for stage in range(pp * chunks))
 
 
 def order(schedule: str, pp: int, chunks: int, count: int, rank: int) -> list[Operation]:
-    """The operations of a rank, in order."""
+    """Return the operations of a rank, in order."""
     if schedule == "zbv":
         return [operation for operation in _zbv(pp, max(2 * pp - 1, count), rank) if operation[2] < count]
     rounds = max(1, count // pp)
     turn = count // rounds if chunks > 1 else 1  # micro-batches that pass a chunk before the next has its turn
 
     def nth(number: int, chunk_of: int) -> tuple[int, int]:
-        """Stage and micro-batch of a rank's nth forward."""
+        """Return stage and micro-batch of a rank's nth forward."""
         lap, within = divmod(number, turn * chunks)
         chunk, place = divmod(within, turn)
         return (chunk if chunk_of > 0 else chunks - 1 - chunk) * pp + rank, lap * turn + place
@@ -56,7 +56,9 @@ def order(schedule: str, pp: int, chunks: int, count: int, rank: int) -> list[Op
 
 
 def _zbv(pp: int, count: int, rank: int) -> Iterator[Operation]:
-    """Down one arm of the V and up the other; weights' gradients fill what is left (arXiv 2401.10241, section 6)."""
+    """Yield a rank's operations down one arm of the V and up the other; weights' gradients fill what is left (arXiv
+    2401.10241, section 6).
+    """
     near, far = rank, 2 * pp - 1 - rank
     done = {(kind, stage): 0 for kind in "FBW" for stage in (near, far)}
 
@@ -94,7 +96,7 @@ class Played(NamedTuple):
 
 @lru_cache(maxsize=256)
 def plan(schedule: str, pp: int, chunks: int, count: int) -> list[Played]:
-    """All operations, numbered from 1 on, each after all that it waits for."""
+    """Return all operations, numbered from 1 on, each after all that it waits for."""
     where, last = ranks(schedule, pp, chunks), pp * chunks - 1
     left = [deque(order(schedule, pp, chunks, count, rank)) for rank in range(pp)]
     number: dict[Operation, int] = {}
@@ -116,7 +118,7 @@ def plan(schedule: str, pp: int, chunks: int, count: int) -> list[Played]:
 
 
 def _need(kind: str, stage: int, batch: int, last: int) -> Operation | None:
-    """The operations that one waits for, besides the previous one of its rank."""
+    """Return the operation that one waits for, besides the previous one of its rank; None if there is none."""
     if kind == "F":
         return ("F", stage - 1, batch) if stage else None
     if kind == "B":
@@ -128,7 +130,7 @@ def _need(kind: str, stage: int, batch: int, last: int) -> Operation | None:
 def simulate(
     schedule: str, pp: int, chunks: int, count: int, forward: tuple[float, ...], backward: tuple[float, ...], hop: float
 ) -> Flow:
-    """Play a step of `count` micro-batches; seconds of each stage's forward and backward, and of sending to the next.
+    """Play a step of `count` micro-batches: seconds of each stage's forward and backward, and of a `hop` to the next.
 
     With zbv half of backward is the weights'.
     """

@@ -48,7 +48,7 @@ class Prediction:
 
     @property
     def bound(self) -> str:
-        """The part that takes longest."""
+        """Return the part that takes longest."""
         return max(self.parts, key=lambda part: self.parts[part])
 
 
@@ -62,8 +62,8 @@ class Pass:
 
     @cached_property
     def seconds(self) -> float:
-        """Time of the GPU's work or of launching it, whichever is longer; a little more than either where they are
-        close, since now one waits and now the other.
+        """Return the time of the GPU's work or of launching it, whichever is longer; a little more than either where
+        they are close, since now one waits and now the other.
         """
         return float((sum(self.parts.values()) ** SOFT + (self.launches * self.host) ** SOFT) ** (1 / SOFT))
 
@@ -77,7 +77,7 @@ class _Sizes(NamedTuple):
 
 
 def predict(work: Workload, cluster: Cluster) -> Prediction:
-    """A step of `work`."""
+    """Return the predicted step of `work`."""
     return Step(work, cluster).prediction()
 
 
@@ -99,7 +99,7 @@ class Step:
 
     @cached_property
     def blocks(self) -> list[dict[str, Pass]]:
-        """Forward and backward of a micro-batch, of a block of each kind."""
+        """Return the forward and backward of a micro-batch, of a block of each kind."""
         return [*map(self._block, self.kinds)]
 
     def _block(self, part: Block) -> dict[str, Pass]:
@@ -111,8 +111,9 @@ class Step:
         }
 
     def _pass(self, list_of: list[Kernel], keys: float, pairs: Sequence[float]) -> Pass:
-        """Kernels of a block, and pairs of collectives over tp, of so many bytes where they are one all-reduce, two for
-        each pass through the block; keys and values over cp."""
+        """Return the pass of a block's kernels, with pairs of collectives over tp, of so many bytes where they are one
+        all-reduce, two for each pass through the block; keys and values over cp.
+        """
         parts: defaultdict[str, float] = defaultdict(float)
         for kernel in list_of:
             parts[kernel.kind] += self.timer(kernel)
@@ -131,13 +132,13 @@ class Step:
         return Pass(parts, launches, self.cluster.fitted.host)
 
     def stages(self, direction: str) -> list[Pass]:
-        """All of each stage for one micro-batch."""
+        """Return the pass of each whole stage for one micro-batch."""
         last, timed = self.work.stages - 1, cache(partial(self._stage, direction))
         return [timed(blocks, stage == 0, stage == last) for stage, blocks in enumerate(self.spread)]
 
     @cached_property
     def spread(self) -> list[tuple[int, ...]]:
-        """Blocks of each kind of each stage."""
+        """Return how many blocks of each kind each stage has."""
         if len(self.kinds) == 1:
             return [(blocks,) for blocks in self.work.spread]
         ends = [*accumulate(self.work.spread, initial=0)]
@@ -162,14 +163,16 @@ class Step:
         return Pass(parts, launches + sum(kernel.times for kernel in ends), self.cluster.fitted.host)
 
     def parameters(self, blocks: tuple[int, ...], first: bool, last: bool) -> float:
-        """On a GPU of a stage: of its blocks and of tables of words. All others are next to nothing."""
+        """Return the parameters on a GPU of a stage, of its blocks and of tables of words; all others are next to
+        nothing.
+        """
         sizes, tied = self.sizes, self.work.spec.tied
         ends = sizes.words * (first or (last and tied)) + sizes.head * (last and not tied)
         inside: int = sum(map(mul, blocks, sizes.blocks))
         return (inside + ends) / self.work.tp
 
     def rank_parameters(self) -> float:
-        """On the GPU that has most."""
+        """Return the parameters on the GPU that has most."""
         work = self.work
         where = pipeline.ranks(work.schedule, work.pp, work.chunks)
         held = [0.0] * work.pp
@@ -178,7 +181,7 @@ class Step:
         return max(held)
 
     def replicas(self, forward: float, backward: float, parameters: float) -> float:
-        """Seconds that nothing hides, of those that gradients, and weights in ZeRO, need over the replicas.
+        """Return the seconds that nothing hides, of those that gradients, and weights in ZeRO, need over the replicas.
 
         Gradients are summed under the last micro-batch's backward, weights gathered under the first one's forward.
         """
@@ -197,19 +200,19 @@ class Step:
         return exposed
 
     def least(self, blocks: int) -> float:
-        """Seconds that the weights of so many blocks cost at the least in a step."""
+        """Return the seconds that the weights of so many blocks cost at the least in a step."""
         parameters = blocks * min(self.sizes.blocks) / self.work.tp
         adds = self.work.micro_batches * self.timer.total(kernels.gather(self.work, parameters))
         return adds + self.replicas(inf, inf, parameters) + self.update(parameters)
 
     def update(self, parameters: float) -> float:
-        """Seconds of the optimizer, of so many parameters before replicas share them."""
+        """Return the seconds of the optimizer, of so many parameters before replicas share them."""
         ways = (self.work.shard_ways or self.data.size) if self.work.shard != "none" else 1
         return self.timer.total(kernels.optimizer(self.work, parameters / ways))
 
     def whole_matrices(self) -> float:
-        """Seconds of what the optimizer does with whole parameters, on the rank that has most of them: it multiplies
-        them, after they have been put together from the parts of all ranks that share them.
+        """Return the seconds of what the optimizer does with whole parameters, on the rank that has most of them: it
+        multiplies them, after they have been put together from the parts of all ranks that share them.
         """
         work, most = self.work, 0.0
         made, sent = _whole_matrix_costs(work.spec, work.optimizer, (len(work.spec.blocks),), (0,))
@@ -264,7 +267,7 @@ class Step:
         return Prediction(seconds, kept, work.flops(), rate / 1e12, rate / self.cluster.gpu.peak[self.timer.precision])
 
     def _tied(self) -> float:
-        """The word embedding's gradients of the first and the last stage are summed."""
+        """Return the seconds to sum the word embedding's gradients of the first and the last stage."""
         if self.work.pp == 1 or self.work.schedule == "zbv" or not self.work.spec.tied:
             return 0.0
         size = self.sizes.words / self.work.tp * self.work.gradient_bytes
@@ -275,8 +278,8 @@ class Step:
 def _whole_matrix_costs(
     spec: Spec, optim: OptimConfig, spread: tuple[int, ...], stages: tuple[int, ...]
 ) -> tuple[list[tuple[Product, int]], list[int]]:
-    """An optimizer's products of the parameters of a rank's stages, by shape and number, and the bytes that it sends of
-    them. Of words that a rank has twice one counts.
+    """Return an optimizer's products of the parameters of a rank's stages, by shape and number, and the bytes that it
+    sends of them. Of words that a rank has twice one counts.
     """
     parts = (partition.stage(spec, number, spread) for number in stages)
     held = [*{each.name: each for part in parts for each in part.parameters()}.values()]

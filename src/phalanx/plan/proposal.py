@@ -36,12 +36,12 @@ class Question:
 
     @cached_property
     def requested(self) -> Config:
-        """The configuration as requested, with its own layout."""
+        """Return the configuration as requested, with its own layout."""
         return load_config(self.name, self.overrides)
 
     @cached_property
     def config(self) -> Config:
-        """The run, on one GPU."""
+        """Return the configuration of the run on one GPU."""
         return resolve(self.requested.updated(layout=_SINGLE), Target(1, precision=self.cluster.precision))
 
     def steps(self, config: Config) -> int:

@@ -40,55 +40,55 @@ class RankShard:
 
     @cached_property
     def boundaries(self) -> int:
-        """How many of its stages' sides are to another rank's stage."""
+        """Return how many of its stages' sides are to another rank's stage."""
         beside = [number + side for number in self.numbers for side in (-1, 1)]
         return len([number for number in beside if 0 <= number <= self.final and number not in self.numbers])
 
     @cached_property
     def kinds(self) -> dict[Block, int]:
-        """How many blocks of each kind this rank holds."""
+        """Return how many blocks of each kind this rank holds."""
         return counted([block for each in self.stages for block in each.blocks])
 
     @cached_property
     def computed(self) -> dict[Block, int]:
-        """How many blocks of each kind it computes: `kinds` with the copies of key heads that ranks share."""
+        """Return how many blocks of each kind it computes: `kinds` with the copies of key heads that ranks share."""
         return {widened(block, self.ranks.tp): count for block, count in self.kinds.items()}
 
     @property
     def blocks(self) -> int:
-        """How many blocks it has."""
+        """Return how many blocks it has."""
         return sum(self.kinds.values())
 
     @cached_property
     def words(self) -> int:
-        """Elements of its part of the word embedding."""
+        """Return the elements of its part of the word embedding."""
         return _words(self.spec, self.ranks)
 
     @cached_property
     def decoder(self) -> tuple[int, int]:
-        """Rows, with padding, and width of its part of a head over the vocabulary; no rows where there is none."""
+        """Return rows, with padding, and width of its part of a head over the vocabulary; (0, 1) for none."""
         return _decoder(self.spec, self.ranks)
 
     @cached_property
     def held(self) -> list[Parameter]:
-        """The parameters of this rank in the model's order; with the first and the last stage it has the tied table
-        once.
+        """Return the parameters of this rank in the model's order; with the first and the last stage it has the tied
+        table once.
         """
         return [*{parameter.name: parameter for each in self.stages for parameter in each.parameters()}.values()]
 
     def block(self, block: Block) -> int:
-        """Elements of a block's parameters, padded so that shards are equally long."""
+        """Return the elements of a block's parameters, padded so that shards are equally long."""
         return _padded(block, self.ranks, self.shards)
 
     @cached_property
     def rest(self) -> int:
-        """Elements of the parameters in no block, padded so that shards are equally long."""
+        """Return the elements of the parameters in no block, padded so that shards are equally long."""
         return _rest(self.spec, self.first, self.last, self.ranks, self.shards)
 
     @cached_property
     def rests(self) -> list[int]:
-        """The same by what is gathered together: where a pipeline ends on the rank on which it begins, first and last
-        stage each have all that they need, and so the words twice.
+        """Return the same by what is gathered together: where a pipeline ends on the rank on which it begins, first and
+        last stage each have all that they need, and so the words twice.
         """
         if self.layout.pp > 1 and self.first and self.last:
             ends = (True, False), (False, True)
@@ -97,12 +97,12 @@ class RankShard:
 
     @cached_property
     def parameters(self) -> int:
-        """Elements of all parameters of this rank, before they are sharded over replicas."""
+        """Return the elements of all parameters of this rank, before they are sharded over replicas."""
         return sum(count * self.block(block) for block, count in self.kinds.items()) + self.rest
 
     @cached_property
     def state(self) -> int:
-        """Bytes that the optimizer keeps of all parameters of this rank, before they are sharded over replicas."""
+        """Return the bytes that the optimizer keeps of all parameters of this rank, before replicas share them."""
         optim, shards = self.config.optim, self.shards
         blocks = sum(count * _padded(block, self.ranks, shards, optim) for block, count in self.kinds.items())
         return blocks + _rest(self.spec, self.first, self.last, self.ranks, shards, optim)
@@ -130,14 +130,14 @@ def _decoder(spec: Spec, ranks: Ranks) -> tuple[int, int]:
 
 @cache
 def _padded(block: Block, ranks: Ranks, shards: int, optim: OptimConfig | None = None) -> int:
-    """Elements of a block's parameters, or bytes of their state."""
+    """Return the elements of a block's parameters, or the bytes of their state."""
     return _elements(block.parameters(), ranks, shards, optim)
 
 
 @cache
 def _rest(spec: Spec, first: bool, last: bool, ranks: Ranks, shards: int, optim: OptimConfig | None = None) -> int:
-    """Elements of the parameters in no block, of the first stage and of the last, whose words are the same; or bytes of
-    their state.
+    """Return the elements of the parameters in no block, of the first stage and of the last, whose words are the same;
+    or the bytes of their state.
     """
     ends = [stage(replace(spec, blocks=()), number, (0, 0)) for number in [0] * first + [1] * last]
     held = {parameter.name: parameter for each in ends for parameter in each.parameters()}
@@ -145,7 +145,7 @@ def _rest(spec: Spec, first: bool, last: bool, ranks: Ranks, shards: int, optim:
 
 
 def _elements(parameters: Iterable[Parameter], ranks: Ranks, shards: int, optim: OptimConfig | None) -> int:
-    """Elements of a rank's part of parameters, with as many rows in every shard, or bytes of their state."""
+    """Return the elements of a rank's part of parameters, all shards of equal length, or the bytes of their state."""
     count = 0
     for parameter in parameters:
         rows, *others = shape(parameter, ranks)

@@ -60,7 +60,7 @@ class Trace:
 
     @property
     def peak(self) -> dict[str, int]:
-        """Bytes by kind when their sum was largest."""
+        """Return the bytes by kind when their sum was largest."""
         most = self.timeline[self.timeline.sum(1).argmax()]
         return dict(zip(KINDS, most.tolist(), strict=True))
 
@@ -73,10 +73,11 @@ def trace(
     record: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> Trace:
-    """The second step of `rank` of so many processes; `config` is resolved for them. A first step, with
-    blocks that do nothing and logits in one piece, comes before it, so that moments are there and pipelines have met.
-    The device says in how large pieces the logits come; `record` asks for all operations; `progress` is called at each
-    block's forward.
+    """Return the trace of the second step of `rank` of so many processes; `config` is resolved for them.
+
+    A first step, with blocks that do nothing and logits in one piece, comes before it, so that moments are there and
+    pipelines have met. The device says in how large pieces the logits come; `record` asks for all operations;
+    `progress` is called at each block's forward.
     """
     config = config.updated(train={"device": "cpu", "compile": "off"})
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -104,7 +105,7 @@ def trace(
 
 
 def passes(config: Config, processes: int, rank: int) -> int:
-    """How many times blocks of a rank go forward in a step."""
+    """Return how many times blocks of a rank go forward in a step."""
     layout = config.layout
     pp = rank // (processes // layout.pp)
     again, shard = 2 if layout.recompute == "block" else 1, RankShard(config, pp)
@@ -144,7 +145,7 @@ def _modules(layout: Layout) -> Iterator[nn.Module]:
 
 
 def _gathered(layout: Layout) -> Iterator[Tensor]:
-    """The whole parameters that `fully_shard` puts together for use."""
+    """Return the whole parameters that `fully_shard` puts together for use."""
     for module in _modules(layout):
         if isinstance(module, FSDPModule) and (group := module._get_fsdp_state()._fsdp_param_group):
             yield from (parameter.unsharded_param for parameter in group.fsdp_params)
@@ -163,7 +164,7 @@ def _pass_by(block: Block, x: Tensor, context: Context) -> Tensor:
 
 
 def _batch(config: Config) -> Batch:
-    """A replica's sequences of zeros, with all that a model may ask of them; those of tasks may be shorter."""
+    """Return a replica's sequences of zeros, with all that a model may ask of them; those of tasks may be shorter."""
     rows, length = config.train.batch // config.layout.dp, config.data.sequence
     tokens, key = torch.zeros(rows, length, dtype=torch.int64), torch.zeros(rows, dtype=torch.int32)
     batch, spec = Batch(tokens, tokens.clone(), key, tokens.clone()), spec_of(config.model)
@@ -196,7 +197,7 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _pretending(processes: int, rank: int) -> Iterator[None]:
-    """A process group whose other ranks are not there."""
+    """Enter a process group whose other ranks are not there."""
     if processes == 1:
         yield
         return

@@ -17,7 +17,7 @@ GIB = 2**30
 
 
 def coordinates(config: Config, rank: int) -> dict[str, int]:
-    """Coordinates of a global rank by axis, the slowest-varying axis first."""
+    """Return the coordinates of a global rank by axis, the slowest-varying axis first."""
     places = {}
     for axis in ("tp", "cp", "dp", "pp"):
         rank, places[axis] = divmod(rank, getattr(config.layout, axis))
@@ -25,7 +25,7 @@ def coordinates(config: Config, rank: int) -> dict[str, int]:
 
 
 def planned_messages(config: Config, rank: int, device: str) -> Messages:
-    """A step's messages by the closed form."""
+    """Return a step's messages by the closed form."""
     layout, at = config.layout, coordinates(config, rank)
     data = layout.dp * layout.cp
     shards = (layout.shard_ways or data) if layout.shard != "none" else 1
@@ -49,7 +49,7 @@ class TraceReport:
         self.flops = flops(config, self.at["pp"])
 
     def document(self) -> dict[str, Any]:
-        """The report as a dict for JSON."""
+        """Return the report as a dict for JSON."""
         return {
             "rank": self.traced.rank,
             "coordinates": self.at,
@@ -67,18 +67,18 @@ class TraceReport:
         }
 
     def ranks(self, axes: str) -> int:
-        """Number of ranks in a group along `axes`, whose names are separated by spaces."""
+        """Return the number of ranks in a group along `axes`, whose names are separated by spaces."""
         size = 1
         for axis in axes.split():
             size *= getattr(self.config.layout, axis)
         return size
 
     def ordered(self) -> list[tuple[Any, int]]:
-        """Messages with their number, most bytes first."""
+        """Return the messages with their number, most bytes first."""
         return sorted(self.traced.messages.items(), key=lambda item: (-item[0].bytes * item[1], item[0]))
 
     def lines(self) -> list[str]:
-        """The report as lines for a terminal."""
+        """Return the report as lines for a terminal."""
         traced, peak = self.traced, self.traced.peak
         where = " ".join(f"{axis} {place}" for axis, place in self.at.items() if getattr(self.config.layout, axis) > 1)
         planned = self.memory._asdict()

@@ -56,7 +56,7 @@ class Workload:
 
     @classmethod
     def of(cls, config: Config) -> "Workload":
-        """The workload of a step of Phalanx's trainer with a resolved configuration."""
+        """Return the workload of a step of Phalanx's trainer with a resolved configuration."""
         spec, layout = spec_of(config.model), config.layout
         return cls(
             spec=spec,
@@ -96,7 +96,7 @@ class Workload:
 
     @cached_property
     def spread(self) -> tuple[int, ...]:
-        """Blocks of each stage."""
+        """Return the blocks of each stage."""
         if self.blocks:
             return self.blocks
         least, more = divmod(len(self.spec.blocks), self.stages)
@@ -104,13 +104,13 @@ class Workload:
 
     @property
     def ranks(self) -> Ranks:
-        """Over how many tensor-parallel ranks the model is divided."""
+        """Return over how many tensor-parallel ranks the model is divided."""
         return Ranks(self.tp, self.sequence_parallel)
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole model, with the padding of its vocabulary and as many position embeddings as the
-        sequence has tokens, without what its heads have of their own beside a vocabulary.
+        """Return the parameters of the whole model, with the padding of its vocabulary and as many position embeddings
+        as the sequence has tokens, without what its heads have of their own beside a vocabulary.
         """
         spec, table = self.spec, self.spec.embeddings
         assert table is not None
@@ -121,7 +121,7 @@ class Workload:
         return sum(blocks) + rows * spec.hidden + sum(parameter.elements for parameter in norms)
 
     def flops(self, recompute: str = "none") -> float:
-        """FLOPs of a step of all replicas: the model's own, or the hardware's with what is recomputed.
+        """Return the FLOPs of a step of all replicas: the model's own, or the hardware's with what is recomputed.
 
         For GPT-2 with ffn = 4 × hidden it is 72 B s l h² (1 + s/6h + V/12lh), with recompute "block" 96 B s l h² (1 +
         s/6h + V/16lh), both of arXiv 2104.04473.

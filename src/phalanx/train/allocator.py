@@ -1,4 +1,4 @@
-"""The C library's heap, told to keep what is freed.
+"""Tune glibc's malloc to keep freed memory.
 
 Every step frees what it took and takes it again. By default glibc hands large pieces back to the system, which clears
 each page anew on its next use: some 25,000 faults in a step of a small GPT, a twentieth of its time.
@@ -19,6 +19,6 @@ def keep_freed() -> None:
 
 
 def glibc() -> ctypes.CDLL | None:
-    """The C library, if it is glibc."""
+    """Return the C library, if it is glibc."""
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None

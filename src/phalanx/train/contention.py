@@ -26,17 +26,17 @@ class CoreWait:
 
     @property
     def seconds(self) -> float:
-        """The time since it was made."""
+        """Return the seconds since it was made."""
         return self._clock() - self._start
 
     def share(self) -> float:
-        """The part of that time, from 0 to 1."""
+        """Return the part of that time that the thread has waited, from 0 to 1."""
         seconds = self.seconds
         return (self._waited() - self._before) / seconds if seconds > 0 else 0.0
 
 
 class Contention:
-    """Judges a run of so many threads every few seconds, from its first step's end on, and says what it found once."""
+    """Judges a run of so many threads every few seconds, from its first step's end on, and gives its advice once."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Contention:
         self._said = False
 
     def step(self, speed: float) -> str:
-        """A step ended, at this share of the measured product's speed: what to tell of it, or nothing."""
+        """Return what to tell of a step that ended, at this share of the measured product's speed; "" for nothing."""
         if self._said:
             return ""
         if self._waiting and self._waiting.seconds < SECONDS:
@@ -62,8 +62,8 @@ class Contention:
 
 
 def advice(waited: float, speed: float, threads: int) -> str:
-    """What to tell a user whose run waits for a core for this share of the time and multiplies at this share of the
-    measured product's speed; nothing where it is fast enough, or slow for reasons of its own.
+    """Return what to tell a user whose run waits for a core for this share of the time and multiplies at this share of
+    the measured product's speed; "" where it is fast enough, or slow for reasons of its own.
     """
     if waited < WAITED or speed >= SLOW:
         return ""

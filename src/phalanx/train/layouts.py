@@ -1,4 +1,4 @@
-"""What a layout leaves open, decided: replicas, rows of a micro-batch, sharding. Whether it fits says misfit.py."""
+"""Decide what a layout leaves open: replicas, rows of a micro-batch, sharding. misfit.py says whether it fits."""
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.models.family import spec_of
@@ -6,29 +6,29 @@ from phalanx.train.schedule import batch_sizes
 
 
 def processes_of(layout: LayoutConfig) -> int:
-    """Processes that a layout asks for, with one replica where it leaves that open."""
+    """Return how many processes a layout asks for, with one replica where it leaves that open."""
     return layout.tp * layout.cp * layout.pp * max(layout.dp, 1)
 
 
 def parts_of(tp: int, cp: int, sequence_parallel: bool) -> int:
-    """In how many equal parts a layout cuts a sequence."""
+    """Return into how many equal parts a layout cuts a sequence."""
     return (2 * cp if cp > 1 else 1) * (tp if sequence_parallel else 1)
 
 
 def rows_together(config: Config) -> int:
-    """How many rows of a batch belong together: the candidates of a question, else 1."""
+    """Return how many rows of a batch belong together: the candidates of a question, else 1."""
     answer = spec_of(config.model).answer
     return max(1, answer.candidates) if answer else 1
 
 
 def fills(rows: int, size: int, pp: int, schedule: str) -> bool:
-    """Whether micro-batches of `size` out of a replica's `rows` sequences keep a pipeline going."""
+    """Return whether micro-batches of `size` out of a replica's `rows` sequences keep a pipeline going."""
     count = rows // size
     return not rows % size and count >= pp and not (schedule == "interleaved" and count % pp)
 
 
 def filled(config: Config, processes: int) -> Config:
-    """The configuration with what its layout leaves open decided: replicas, sequences of a micro-batch, sharding."""
+    """Return the configuration with its layout's open keys decided: replicas, sequences of a micro-batch, sharding."""
     layout = config.layout
     dp = processes // (layout.tp * layout.cp * layout.pp)
     rows = [size // dp for size in batch_sizes(config.train)]
@@ -38,7 +38,9 @@ def filled(config: Config, processes: int) -> Config:
 
 
 def _share(rows: int, layout: LayoutConfig, together: int) -> int:
-    """A micro-batch that keeps a pipeline busy: four for each rank, or as near as divides, `together` rows uncut."""
+    """Return the rows of a micro-batch that keep a pipeline busy: four micro-batches for each rank, or as near as
+    divides, and `together` rows uncut.
+    """
     if layout.pp == 1:
         return rows
     wanted = min(rows, 4 * layout.pp)

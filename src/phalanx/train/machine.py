@@ -12,7 +12,7 @@ from phalanx.train.resolve import Target
 
 
 def device_of(name: str) -> torch.device:
-    """The device of train.device. InputError for one that is not here."""
+    """Return the device that train.device names. InputError for one that is not here."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device=cuda but torch sees no GPU here; use auto or cpu")
     if name == "auto":
@@ -21,7 +21,7 @@ def device_of(name: str) -> torch.device:
 
 
 def this_machine(train: TrainConfig, processes: int = 1, vocab: int = 0, files: bool = False) -> Target:
-    """This machine as the target of a run in so many processes, with its data as `Target` has them.
+    """Return this machine as the target of a run in so many processes, with its data as `Target` has them.
 
     InputError for what [train] asks for and this machine has not.
     """

@@ -1,4 +1,4 @@
-"""Why a layout does not fit a model, a batch and some processes: the one judgement, of the trainer and the planner."""
+"""Whether a layout fits a model, a batch and some processes: one judgement, for the trainer and the planner."""
 
 from phalanx.config import Config, LayoutConfig
 from phalanx.models.family import spec_of
@@ -10,7 +10,7 @@ FEW = 8  # numbers that are named of those that would do
 
 
 def misfit(config: Config, processes: int) -> str:
-    """Why a configuration's layout is not one for so many processes, with what would do; "" if it is.
+    """Return why a configuration's layout does not fit so many processes, with what would do; "" if it fits.
 
     The configuration is definite but for its layout's `dp` and `micro_batch`.
     """
@@ -63,7 +63,7 @@ def _sequence(config: Config, layout: LayoutConfig) -> str:
 
 
 def _chunks(config: Config, layout: LayoutConfig) -> str:
-    """One schedule has several stages a process, and no other."""
+    """Return what is wrong with the chunks: the interleaved schedule has several stages a process, and no other has."""
     schedule, chunks, most = layout.schedule, layout.chunks, len(spec_of(config.model).blocks) // layout.pp
     if schedule == "interleaved" and chunks == 1:
         would = f"layout.chunks=2 to {most}" if most > 2 else "layout.chunks=2" if most == 2 else "1f1b"
@@ -94,7 +94,7 @@ def _stages(config: Config, layout: LayoutConfig) -> str:
 
 
 def _replicas(config: Config, layout: LayoutConfig) -> str:
-    """Every batch of a run divides among the replicas."""
+    """Return what is wrong with a batch: every one of a run must divide among the replicas."""
     sizes, dp = batch_sizes(config.train), layout.dp
     wrong = next((size for size in (config.train.batch, *sizes) if size % dp), None)
     if wrong is None:
@@ -111,7 +111,7 @@ def _replicas(config: Config, layout: LayoutConfig) -> str:
 
 
 def _questions(config: Config, layout: LayoutConfig) -> str:
-    """The candidates of a question are in one micro-batch, and so with one replica: their scores meet in the loss."""
+    """Return what parts a question: its candidates are in one micro-batch, as their scores meet in the loss."""
     together, rows = rows_together(config), [batch // layout.dp for batch in batch_sizes(config.train)]
     if wrong := next((count for count in rows if count % together), 0):
         return (
@@ -127,7 +127,7 @@ def _questions(config: Config, layout: LayoutConfig) -> str:
 
 
 def _micro_batches(config: Config, layout: LayoutConfig) -> str:
-    """In every step, so with every batch of a ramp-up, the micro-batches of a replica fill the pipeline."""
+    """Return what is wrong with micro-batches: a replica's must fill the pipeline, in every batch of a ramp-up too."""
     pp, schedule, size = layout.pp, layout.schedule, layout.micro_batch
     rows = [batch // layout.dp for batch in batch_sizes(config.train)]
     wrong = next((count for count in rows if not fills(count, size, pp, schedule)), None) if pp > 1 else None
@@ -149,7 +149,7 @@ def _micro_batches(config: Config, layout: LayoutConfig) -> str:
 
 
 def _listed(numbers: list[int]) -> str:
-    """A few numbers of many, the ends of a long list."""
+    """Return numbers as words: all, or of a long list the first ones and the last."""
     if len(numbers) > FEW:
         return f"{', '.join(map(str, numbers[: FEW - 1]))}, … or {numbers[-1]}"
     *most, last = map(str, numbers)

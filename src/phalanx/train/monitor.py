@@ -22,29 +22,29 @@ from phalanx.train.trackers import JsonLines, Tracker
 
 
 class Silent:
-    """The monitor of every process but the first: tells nothing."""
+    """The monitor of every process but the first: it tells nothing."""
 
     @contextmanager
     def running(self, step: int, tokens: int) -> Iterator[None]:
-        """Around the loop."""
+        """Enter the training loop."""
         yield
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Time that is not training."""
+        """Leave out time that is not training."""
         yield
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """An optimizer step ended."""
+        """Tell of an optimizer step that ended."""
 
     def valid(self, step: int, values: Mapping[str, float]) -> None:
-        """An evaluation ended."""
+        """Tell of an evaluation that ended."""
 
     def note(self, text: str) -> None:
         """Print a sentence."""
 
     def judged(self) -> str:
-        """What the curve says."""
+        """Return what the losses so far say of the run: nothing."""
         return ""
 
 
@@ -61,7 +61,7 @@ class Monitor:
 
     @contextmanager
     def running(self, step: int, tokens: int) -> Iterator[None]:
-        """Around the loop, which begins after `step` steps and `tokens` tokens."""
+        """Tell trackers of the training loop, which begins after `step` steps and `tokens` tokens, and close them."""
         mismatch = self._mismatch(step)
         with ExitStack() as stack:
             record = JsonLines(self.config, self.folder.path, step)
@@ -92,7 +92,7 @@ class Monitor:
             yield
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """An optimizer step ended; values["tokens"] counts all tokens so far."""
+        """Tell of an optimizer step that ended; values["tokens"] counts all tokens so far."""
         self.rate.step(int(values["tokens"]) - self.seen)
         self.seen = int(values["tokens"])
         speed = self.rate.tokens_per_s
@@ -107,24 +107,24 @@ class Monitor:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Time that is not training."""
+        """Leave time that is not training out of the rates."""
         with self.rate.paused():
             yield
 
     def valid(self, step: int, values: Mapping[str, float]) -> None:
-        """An evaluation ended."""
+        """Tell of an evaluation that ended."""
         self._tell_all(lambda tracker: tracker.valid(step, values))
 
     def judged(self) -> str:
-        """What the losses so far say of the run."""
+        """Return what the losses so far say of the run."""
         return judge(read(self.folder.path / FILE))
 
     def note(self, text: str) -> None:
-        """Say a sentence that stays on the screen."""
+        """Print a sentence that stays on the screen."""
         self.console.note(text)
 
     def _begin(self, name: str, kind: Callable[[Config, Path, int], Tracker], step: int, stack: ExitStack) -> None:
-        """Have one more tracker, unless it fails from the beginning."""
+        """Add one more tracker, unless it fails from the beginning."""
         try:
             tracker = kind(self.config, self.folder.path, step)
         except (Exception, SystemExit) as error:
@@ -133,7 +133,7 @@ class Monitor:
         self._add(tracker, stack)
 
     def _add(self, tracker: Tracker, stack: ExitStack) -> None:
-        """Tell a tracker of the run until the stack ends, which closes it."""
+        """Add a tracker, which is told of the run until the stack ends and closes it."""
         self.trackers.append(tracker)
         stack.callback(self._tell, tracker, lambda tracker: tracker.close())
 
@@ -153,7 +153,7 @@ class Monitor:
             self.note(f"{type(tracker).__name__} failed and is told nothing more: {type(error).__name__}: {error}")
 
     def _mismatch(self, step: int) -> str:
-        """What to tell of records that do not lead to the checkpoint of `step`, 0 where none is; "" if they do."""
+        """Return what is wrong with records that do not lead to the checkpoint of `step` (0: there is none), or ""."""
         file = self.folder.metrics
         steps = [record["step"] for record in read(file) if record["kind"] == "train"] if file.exists() else []
         last = max(steps, default=0)

@@ -1,4 +1,4 @@
-"""What a run puts into a model that is cut and has no weights yet: precision, recompute, packing, compilation."""
+"""Fill a model that is cut and has no weights yet: precision, recompute, packing, compilation."""
 
 import torch
 import torch.compiler.config
@@ -35,7 +35,7 @@ def prepare(
 
 
 def packing_pays(config: Config, loader: Loader) -> bool:
-    """Whether a run should leave padding out of its batches.
+    """Return whether a run should leave padding out of its batches.
 
     It can where a process has all layers and whole sequences and attention takes packed rows; dropout of attention goes
     by places in the row. It pays where the run's first batch has padding, or ends documents inside a sequence.

@@ -21,7 +21,7 @@ class Progress:
     finished: bool = False  # stopped early
 
     def record(self, loss: float, patience: int) -> bool:
-        """Take in a held-out loss; True if it is the best so far. `patience` stale ones in a row finish the run."""
+        """Take in a held-out loss; return whether it is the best. `patience` stale ones in a row finish the run."""
         self.loss, self.evaluated = loss, self.step
         if loss < self.best:
             self.best, self.best_step, self.stale = loss, self.step, 0
@@ -32,11 +32,11 @@ class Progress:
 
     @property
     def turned(self) -> bool:
-        """Whether the held-out loss has just been above its best for so long that it deserves a word."""
+        """Return whether the held-out loss has just been above its best for so long that it deserves a word."""
         return self.finished or self.stale in (3, 10, 30, 100)
 
     def verdict(self, judged: str, best_by: str = "loss") -> str:
-        """What to tell the user of a loss that turned and of how `judge` judged it; it may be nothing."""
+        """Return what to tell the user of a loss that turned and of how `judge` judged it; it may be nothing."""
         name, most = ("held-out loss", "lowest") if best_by == "loss" else (best_by.replace("_", " "), "highest")
         best, now = f"{abs(self.best):.4f}", f"{abs(self.loss):.4f}"
         risen = f"the {name} was {most} at step {self.best_step} ({best}) and is {now} now"
@@ -53,7 +53,7 @@ class Progress:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         return asdict(self)
 
     def load_state_dict(self, values: dict[str, Any]) -> None:

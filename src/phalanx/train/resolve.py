@@ -25,13 +25,13 @@ _COMPILE_FLOPS = {"cpu": 1e15, "cuda": 1e17}
 
 
 def _bf16(dtype: str) -> str:
-    """What precision.dtype is on hardware that has all numbers."""
+    """Return precision.dtype, "auto" being bf16: the default where no hardware is asked."""
     return "bf16" if dtype == "auto" else dtype
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run is to take place, and what is there of its data. By default neither is at hand: it is only planned.
+    """Where a run is to take place, and what is there of its data. By default neither is known: it is only planned.
 
     `train.machine.this_machine` makes the target that this machine is.
     """
@@ -51,7 +51,7 @@ class Target:
 
 
 def resolve(asked: Config, target: Target) -> Config:
-    """The configuration with nothing left open, on a target. InputError for what cannot run there.
+    """Return the configuration with nothing left open, on a target. InputError for what cannot run there.
 
     What was resolved stays as it is.
     """
@@ -71,7 +71,8 @@ def resolve(asked: Config, target: Target) -> Config:
 
 
 def _with_head(config: Config, target: Target) -> Config:
-    """With the head that the task trains: of the size that its files say, or where these are not at hand model.classes.
+    """Return the configuration with the head that its task trains, as large as its files say, or model.classes where
+    they are not at hand.
 
     InputError for a task that the model does not learn.
     """
@@ -101,8 +102,8 @@ def _with_head(config: Config, target: Target) -> Config:
 
 
 def _with_vocabulary(config: Config, target: Target) -> Config:
-    """With as many words as the data's tokenizer has; where that is not at hand, as the bundled one that is named has,
-    or as is usual for the model. InputError where nothing says how many.
+    """Return the configuration with as many words as the data's tokenizer has; where that is not at hand, as the
+    bundled one that is named has, or as is usual for the model. InputError where nothing says how many.
     """
     asked = config.model.vocab
     if 0 < asked < target.vocab:
@@ -116,7 +117,7 @@ def _with_vocabulary(config: Config, target: Target) -> Config:
 
 
 def _check(config: Config) -> None:
-    """InputError for what cannot run anywhere."""
+    """Raise InputError for what cannot run anywhere."""
     spec, data = spec_of(config.model), config.data
     if data.sequence > spec.positions:
         raise InputError(
@@ -128,8 +129,8 @@ def _check(config: Config) -> None:
 
 
 def _placed(config: Config) -> Config:
-    """With the sets, the tokenizer and the run to begin from by absolute paths, so that a run continues from any
-    working directory.
+    """Return the configuration with the sets, the tokenizer and train.init by absolute paths, so that a run continues
+    from any working directory.
     """
     data = config.data
     sets = {name: tuple(map(_absolute, getattr(data, name))) for name in ("train", "valid", "test")}
@@ -138,12 +139,12 @@ def _placed(config: Config) -> Config:
 
 
 def _absolute(path: str) -> str:
-    """A path, or PREFIX@weight, from the root on; nothing stays nothing, and module:Name what it is."""
+    """Return a path, or PREFIX@weight, from the root on; "" and module:Name stay as they are."""
     return str(Path(path).absolute()) if path and not names_source(path) else path
 
 
 def _compiled(config: Config, target: Target) -> str:
-    """Whether blocks are compiled: on or off."""
+    """Return whether blocks are compiled: on or off."""
     if config.train.compile != "auto":
         return config.train.compile
     if not target.compiler or config.layout.schedule == "zbv":

@@ -12,12 +12,12 @@ from phalanx.optimizer import OptimConfig
 
 
 def warmup_steps(optim: OptimConfig, total: int) -> float:
-    """Steps of the warm-up: optim.warmup itself, or that fraction of the run when below 1, not rounded."""
+    """Return the steps of the warm-up: optim.warmup itself, or that fraction of the run when below 1, not rounded."""
     return optim.warmup * total if optim.warmup < 1 else optim.warmup
 
 
 def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
-    """The rate of a run's 0-based `step` of `total`.
+    """Return the rate of a run's 0-based `step` of `total`.
 
     The polynomial is base × (1 - (step + 1) / total) ** power over the whole run, the warm-up included, as in NVIDIA's
     recipe: the rate falls a little when the warm-up ends. The others decay over the steps after the warm-up.
@@ -36,23 +36,23 @@ def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
 
 
 def batch_size(step: int, train: TrainConfig) -> int:
-    """Sequences of the 0-based `step`: constant, or growing by equal increments over the samples of the ramp-up."""
+    """Return the sequences of the 0-based `step`: constant, or growing by equal increments over the ramp-up."""
     return train.batch if not train.rampup[0] else _ramp(step, train)[0]
 
 
 def batch_sizes(train: TrainConfig) -> list[int]:
-    """Every batch size of a run, rising."""
+    """Return every batch size of a run, rising."""
     first, increment, _ = train.rampup
     return [*range(first, train.batch, increment), train.batch] if first and increment else [train.batch]
 
 
 def samples_before(step: int, train: TrainConfig) -> int:
-    """Sequences seen before the 0-based `step`: the position in the data."""
+    """Return how many sequences were seen before the 0-based `step`: the position in the data."""
     return step * train.batch if not train.rampup[0] else _ramp(step, train)[1]
 
 
 def _ramp(step: int, train: TrainConfig) -> tuple[int, int]:
-    """Batch of `step` and samples before it. Each size of the ramp serves an equal share of its samples."""
+    """Return the batch of `step` and the samples before it. Each size of the ramp serves as many samples."""
     first, increment, samples = train.rampup
     levels = (train.batch - first) // increment
     size, seen, begun = first, 0, 0  # `begun`: the step at which `size` came into force
@@ -66,7 +66,7 @@ def _ramp(step: int, train: TrainConfig) -> tuple[int, int]:
 
 
 def check_schedule(config: Config) -> None:
-    """InputError for a warm-up that does not end or a ramp-up that does not arrive."""
+    """Raise InputError for a warm-up that does not end or a ramp-up that does not arrive."""
     optim, train = config.optim, config.train
     warmup = warmup_steps(optim, train.steps)
     if warmup >= train.steps > 1 and warmup:

@@ -26,7 +26,7 @@ State = dict[str, Any]
 def capture(
     parameters: Parameters, optimizers: list[Optimizer], progress: Progress, scale: LossScale, guard: Guard
 ) -> State:
-    """The state to save, and the template to load into: its tensors are those of the run, not copies."""
+    """Return the state to save, also the template to load into: its tensors are those of the run, not copies."""
     return capture_weights(parameters, optimizers) | {
         "progress": progress.state_dict(),
         "scale": scale.state_dict(),
@@ -35,7 +35,7 @@ def capture(
 
 
 def capture_weights(parameters: Parameters, optimizers: list[Optimizer]) -> State:
-    """The part of the state that another run may start from."""
+    """Return the part of the state that another run may start from."""
     moments: dict[str, dict[str, Tensor]] = {}
     for optimizer in optimizers:
         moments |= {name: optimizer.state[p] for name, p in parameters.items() if p in optimizer.state}
@@ -43,7 +43,7 @@ def capture_weights(parameters: Parameters, optimizers: list[Optimizer]) -> Stat
 
 
 def places(state: State, parameters: Parameters) -> dict[str, Place]:
-    """Where in the whole each tensor of a captured state lies: a moment lies as its parameter does."""
+    """Return where in the whole each tensor of a captured state lies: a moment lies as its parameter does."""
     captured_places, places_of = {}, parameters.places()
     for path, tensor in tree.split(state)[0].items():
         part, *middle, last = path.split("/")

@@ -45,7 +45,8 @@ def forward_backward(layout: Layout, micro_batches: Sequence[Batch], counts: Map
                      stop: Callable[[], bool] = lambda: False) -> tuple[dict[str, float], float, bool]:  # fmt: skip
     """Leave the clipped gradient of the global batch in the parameters of `layout`. Return the mean of each loss, the
     gradient's norm before clipping, and whether any rank is to `stop`. `counts` says over how many positions of the
-    global batch each loss is summed; `scale` is the loss scale."""
+    global batch each loss is summed; `scale` is the loss scale.
+    """
 
     def objective(sums: Sums) -> Tensor:
         # divided by global counts before backward: gradients of micro-batches and ranks then only add up

@@ -20,8 +20,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def misfit(config: Config, body: bool) -> str:
-    """Why the weights of the run that train.init names are not those of this model, by the keys of [model]; "" if they
-    are. Of a model to be fine-tuned its `body` alone is compared, all but the head.
+    """Return why the weights of the run that train.init names are not those of this model, by the keys of [model]; ""
+    if they are. Of a model to be fine-tuned its `body` alone is compared, all but the head.
     """
     init, run = config.train.init, RunFolder.open(config.train.init)
     ours, theirs = config.model, run.config().model
@@ -45,7 +45,7 @@ def misfit(config: Config, body: bool) -> str:
 
 
 def _other_moments(config: Config, run: RunFolder) -> str:
-    """Why the optimizer cannot go on from the moments that another left; "" if it can, or nobody knows."""
+    """Return why the optimizer cannot go on from the moments that another left; "" if it can, or nobody knows."""
     init, ours, name = config.train.init, config.optim, run.config().optim.name
     if ours.name == name or not Checkpointer(run).shapes("optimizer"):
         return ""
@@ -65,8 +65,8 @@ def _listed(model: ModelConfig, keys: list[str]) -> str:
 
 def warm_start(config: Config, parameters: Parameters, optimizers: list[Optimizer], group: ProcessGroup | None,
                body: bool) -> str:  # fmt: skip
-    """Load what train.init names, on every rank alike, and say what was done; to fine-tune, the weights of its `body`
-    alone.
+    """Load what train.init names, on every rank alike, to fine-tune its `body` alone; return a sentence on what was
+    loaded.
     """
     other = Checkpointer(RunFolder.open(config.train.init), group=group)
     if body:
@@ -75,8 +75,8 @@ def warm_start(config: Config, parameters: Parameters, optimizers: list[Optimize
 
 
 def _load_whole(config: Config, parameters: Parameters, optimizers: list[Optimizer], other: Checkpointer) -> str:
-    """The newest weights and moments. The optimizer's count of steps begins anew with the learning rate, as in the
-    second phase of NVIDIA's BERT recipe.
+    """Load the newest weights and moments; return a sentence on it. The optimizer's count of steps begins anew with the
+    learning rate, as in the second phase of NVIDIA's BERT recipe.
     """
     weights = state.capture_weights(parameters, optimizers)
     restored = other.load(weights, places=state.places(weights, parameters))
@@ -88,7 +88,7 @@ def _load_whole(config: Config, parameters: Parameters, optimizers: list[Optimiz
 
 
 def _load_body(config: Config, parameters: Parameters, other: Checkpointer) -> str:
-    """The best weights, as far as the model has them too."""
+    """Load the best weights, as far as the model has them too; return a sentence on what was, and what was not."""
     spec, saved, init = spec_of(config.model), other.shapes("model", best=True), config.train.init
     names = _taken(spec, saved)
 
@@ -104,8 +104,8 @@ def _load_body(config: Config, parameters: Parameters, other: Checkpointer) -> s
 
 
 def _taken(spec: Spec, saved: Shapes) -> dict[str, str]:
-    """Which weights of a model a checkpoint has in the same shape: their names here, and there. BERT's pooler was
-    taught by the question about pairs.
+    """Return which weights of a model a checkpoint has in the same shape: their names here, and there. BERT's pooler
+    was taught by the question about pairs.
     """
     names = {}
     for name, shape in _shapes(spec).items():
@@ -120,12 +120,12 @@ def _shapes(spec: Spec) -> Shapes:
 
 
 def _heads(spec: Spec) -> list[tuple[int, int]]:
-    """What no shape tells: into how many heads the rows of each block's attention are divided."""
+    """Return what no shape tells: into how many heads the rows of each block's attention are divided."""
     return [(block.attention.heads, block.attention.kv_heads) for block in spec.blocks]
 
 
 def _different(ours: ModelConfig, theirs: ModelConfig) -> list[str]:
-    """The keys in which two models differ, but for rates that change no weight."""
+    """Return the keys in which two models differ, but for rates that change no weight."""
     if ours.family != theirs.family:
         return ["family"]
     both = ((key, getattr(ours, key), getattr(theirs, key)) for key in type(ours).model_fields if key != "preset")
