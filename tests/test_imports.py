@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "registry": GROUND,
     "foreign": GROUND | {"strict_json"},
     "values": {"foreign"},
-    "runtime": GROUND | {"parent", "processor"},
+    "runtime": GROUND | {"parent", "processor", "units"},
     "optimizer": GROUND | {"registry", "section", "spec"},
     "config": GROUND | {"registry", "section", "spec", "optimizer"},
     "nn": GROUND | {"mixing", "registry", "spec"},
