@@ -1,5 +1,6 @@
 """The weights of a Hugging Face folder by name: safetensors or PyTorch's files, whole or in pieces."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ NAMES = ("model.safetensors", "pytorch_model.bin")
 FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
-class Weights(Mapping[str, Tensor]):
+class Tensors(Mapping[str, Tensor]):
+    """Tensors by name that another program wrote, each read when it is asked for."""
+
+    @abstractmethod
+    def like(self, name: str) -> Tensor:
+        """Return a tensor's shape and type of numbers, on the meta device."""
+
+
+class Weights(Tensors):
     """The tensors of a folder, each read from the disk when it is asked for. Every file is opened once, and stays open
     as long as this lives.
 

@@ -12,9 +12,9 @@ from phalanx import durable
 from phalanx.config import Config, DataConfig
 from phalanx.convert import sentence_transformers
 from phalanx.convert.config_json import examples_of, facts_of, form_of, model_of
-from phalanx.convert.folder import Weights
+from phalanx.convert.folder import Tensors, Weights
 from phalanx.convert.imported import Imported, write_run
-from phalanx.convert.linked import exported, imported
+from phalanx.convert.linked import Linked, exported, imported
 from phalanx.convert.vocabulary import write_tokenizer
 from phalanx.data.tokenize import Tokenizer, load_run_tokenizer, load_tokenizer
 from phalanx.errors import InputError
@@ -34,6 +34,13 @@ from phalanx.spec.model import Spec
 MULTILABEL = "multi_label_classification"  # as config.json has it
 
 
+class Elsewhere(NamedTuple):
+    """Weights that do not lie in the folder of their config.json, and the model's source as its record names it."""
+
+    weights: Tensors
+    source: str
+
+
 class Contents(NamedTuple):
     """The weights of a model that a folder has: the links along which they are read, what of the model is missing (our
     names, and the folder's), and what of the folder has no place.
@@ -44,11 +51,13 @@ class Contents(NamedTuple):
     unused: list[str]
 
 
-def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "", head: str = "") -> Imported:
+def import_folder(
+    folder: Path, out: Path, seed: int = 0, outside: str = "", head: str = "", elsewhere: Elsewhere | None = None
+) -> Imported:
     """Make a run folder with the weights of a Hugging Face folder, in fp32, as its checkpoint of step 0. Heads that the
     folder lacks are initialised by `seed`. `outside` is the family, as "module:Name", of a model_type that the package
-    does not know, `head` a head of fine-tuning that it does not know. InputError for a folder that is damaged or not
-    known here.
+    does not know, `head` a head of fine-tuning that it does not know. The weights are those `elsewhere` where that is
+    given. InputError for a folder that is damaged or not known here.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -56,7 +65,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "", hea
     facts = read_json(file)
     model, form = model_of(facts, file, outside, head)
 
-    weights = Weights(folder)
+    weights = elsewhere.weights if elsewhere else Weights(folder)
     spec = model.spec()  # not kept: it may promise millions of layers
     contents = compared(folder, weights, spec, form.names)
     tokenizer = load_tokenizer(str(folder))
@@ -71,7 +80,7 @@ def import_folder(folder: Path, out: Path, seed: int = 0, outside: str = "", hea
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
-        source=f"hf:{folder.resolve()}", missing=contents.missing,
+        source=elsewhere.source if elsewhere else f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=isinstance(tuned, ClassesHead) and facts.get("problem_type") == MULTILABEL,
         normalize=sentences.normalize, no_vectors=sentences.refused,
         **(_special(tokenizer, facts, file) if spec.causal else {}),
@@ -114,7 +123,7 @@ def _special(tokenizer: Tokenizer, facts: Facts, file: Path) -> dict[str, Any]:
     return {"begin": next(iter(tokens("bos_token_id")), None), "ends": tokens("eos_token_id")}
 
 
-def compared(folder: Path, weights: Weights, spec: Spec, names: Names) -> Contents:
+def compared(folder: Path, weights: Tensors, spec: Spec, names: Names) -> Contents:
     """Compare a folder's names and shapes with those of a model, before anything of the model's size is made: a
     config.json that promises more than the files hold costs nothing.
 
@@ -163,10 +172,21 @@ def _unused(
     return unused
 
 
-def export_run(run: Path, out: Path, best: bool = True) -> int:
-    """Write a folder that `transformers` loads, and return how many tensors it has. InputError for a model that
-    `transformers` does not have.
+class Outgoing(NamedTuple):
+    """A run's model as others name it: its config.json, its tensors by their names there, and its texts' tokenizer with
+    the tokens that begin and end a text, where these are others than its end of text.
     """
+
+    facts: dict[str, Any]
+    tensors: Linked
+    spec: Spec
+    tokenizer: Tokenizer
+    begin: int | None
+    ends: tuple[int, ...]
+
+
+def outgoing(run: Path, best: bool = True) -> Outgoing:
+    """Return the model of a run as Hugging Face names it. InputError for one that Hugging Face does not have."""
     folder = RunFolder.open(run)
     config = folder.config()
     tokenizer = load_run_tokenizer(folder.own_tokenizer(), config.model.vocab)
@@ -183,7 +203,14 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     facts |= {"eos_token_id": ends[0] if len(ends) == 1 else [*ends]} if ends else {}
     known = (link for link in links(spec, form.names) if link.ours.name not in record.missing)
     tensors = exported(known, Checkpointer(folder).weights(best))
+    return Outgoing(facts, tensors, spec, tokenizer, begin, ends)
 
+
+def export_run(run: Path, out: Path, best: bool = True) -> int:
+    """Write a folder that `transformers` loads, and return how many tensors it has. InputError for a model that
+    `transformers` does not have.
+    """
+    facts, tensors, spec, tokenizer, begin, ends = outgoing(run, best)
     with durable.new_folder(out) as beside:
         shapes = {name: tensors.like(name) for name in tensors}
         write_file(beside / "model.safetensors", shapes, tensors.__getitem__, format="pt")
