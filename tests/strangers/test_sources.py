@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.data.source import Blend, names_source
+from phalanx.data.source import Blend
+from phalanx.data.source_names import names_source
 from phalanx.errors import InputError
 from phalanx.tasks.preflight import task_of
 from phalanx.tasks.run import train

@@ -4,10 +4,8 @@ The whole state of a loader is one integer, the number of the next sample, on an
 """
 
 import math
-import re
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -134,14 +132,6 @@ class Documents(NamedTuple):
         data, size = self.dataset, self.dataset.tokens.itemsize
         first, last = (int(data.starts[s]) // size if s < len(data) else len(data.tokens) for s in self.sequences)
         return first, last
-
-
-def names_source(name: str) -> bool:
-    """Return whether a name of data, maybe with a weight behind @, is "module:Name" rather than a prepared
-    set's path.
-    """
-    place = name.partition("@")[0]
-    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", place) is not None and not Path(f"{place}.bin").exists()
 
 
 def split_weight(name: str) -> tuple[str, float]:

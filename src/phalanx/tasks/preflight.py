@@ -9,7 +9,8 @@ from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.custom import fingerprint_of
 from phalanx.data.manifest import checksum
-from phalanx.data.source import names_source, split_weight
+from phalanx.data.source import split_weight
+from phalanx.data.source_names import names_source
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.verify import fingerprint
 from phalanx.errors import InputError

@@ -10,7 +10,8 @@ import numpy as np
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.indexed import set_paths
-from phalanx.data.source import Array, names_source
+from phalanx.data.source import Array
+from phalanx.data.source_names import names_source
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.tasks import sources, zeroshot

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from phalanx import recipe
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.show import describe
-from phalanx.data.source import names_source
+from phalanx.data.source_names import names_source
 from phalanx.errors import InputError
 from phalanx.tasks import sources
 from phalanx.tasks.preflight import task_of

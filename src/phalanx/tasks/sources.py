@@ -16,10 +16,10 @@ from phalanx.data.source import (
     Endless,
     Source,
     Stream,
-    names_source,
     open_sets,
     split_weight,
 )
+from phalanx.data.source_names import names_source
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.train.task import Task

@@ -11,7 +11,7 @@ from typing import Any
 
 from phalanx import registry
 from phalanx.config import Config
-from phalanx.data.source import names_source
+from phalanx.data.source_names import names_source
 from phalanx.errors import InputError
 from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
