@@ -36,12 +36,16 @@ class OptimConfig(Section):
     """Decoupled weight decay; never applied to biases and norms."""
     clip: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
-    schedule: Literal["constant", "linear", "polynomial", "cosine"] = "cosine"
-    """Decay of the learning rate after the warm-up."""
+    schedule: Literal["constant", "linear", "polynomial", "cosine", "wsd"] = "cosine"
+    """Decay of the learning rate after the warm-up; wsd holds it until the last decay_steps (arXiv 2404.06395)."""
     power: PositiveFloat = 0.5
     """Degree of the polynomial decay."""
     warmup: NonNegativeFloat = 0.0
     """Linear warm-up: steps, or a fraction of train.steps when below 1."""
+    decay_steps: NonNegativeFloat = 0.0
+    """wsd: the run's last steps, in which the rate decays, or a fraction of train.steps when below 1; 0: it holds."""
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    """wsd: form of the decay; 1-sqrt falls fast at first (arXiv 2405.18392)."""
 
     def build(self, parameters: Any) -> "list[Optimizer]":
         """Return torch's optimizers of this rank's parameters; the trainer sets the `lr` of their groups in each step.

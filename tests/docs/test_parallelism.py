@@ -1,4 +1,4 @@
-"""docs/parallelism.md: its layouts are possible, its pictures are there, and one step can be read in 1,400 lines."""
+"""docs/parallelism.md: its layouts are possible, its pictures are there, and one step can be read in 1,500 lines."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from phalanx.train.resolve import Target, resolve
 
 PAGE = Path(__file__).parents[2] / "docs" / "parallelism.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-MOST = 1400  # lines to read
+MOST = 1500  # lines to read
 
 READING = re.findall(r"^\| `([\w/]+\.py)`(?:: (.+?))? \| (\d+) \|", TEXT, re.MULTILINE)
 

@@ -53,6 +53,25 @@ def test_cosine_at_a_quarter() -> None:
     assert learning_rate(24, optim, 100) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
+@pytest.mark.parametrize("decay", [20, 0.2])
+@pytest.mark.parametrize(
+    ("shape", "quarter", "middle"),
+    [("linear", 0.75, 0.5), ("cosine", 0.5 + math.sqrt(0.5) / 2, 0.5), ("1-sqrt", 0.5, 1 - math.sqrt(0.5))],
+)
+def test_warm_up_stable_decay(shape: str, quarter: float, middle: float, decay: float) -> None:
+    """As torchtitan's and nanotron's: linear (SmolLM2, SmolLM3), cosine, 1 - the root of what is done of the decay."""
+    optim = AdamW(lr=1.0, warmup=10, schedule="wsd", decay_steps=decay, decay_shape=shape)
+    rates = [learning_rate(step, optim, 100) for step in range(100)]
+    assert rates[9:80] == [1.0] * 71 and rates[4] == 0.5
+    assert (rates[84], rates[89], rates[99]) == (pytest.approx(quarter), pytest.approx(middle), 0.0)
+    assert learning_rate(94, optim.model_copy(update={"min_lr": 0.5}), 100) >= 0.5
+
+
+def test_a_stable_rate_does_not_depend_on_the_length_of_the_run() -> None:
+    optim = AdamW(lr=1.0, warmup=10, schedule="wsd")
+    assert {learning_rate(step, optim, total) for total in (60, 100) for step in range(10, total)} == {1.0}
+
+
 def test_beyond_the_end_the_rate_stays_lowest() -> None:
     optim = AdamW(lr=1.0, min_lr=0.1, schedule="linear")
     assert learning_rate(150, optim, 100) == 0.1
@@ -110,6 +129,11 @@ def config(optim: dict[str, object] | None = None, **train: object) -> Config:
     ("bad", "message"),
     [
         (config({"warmup": 100}), r"optim\.warmup=100 is no shorter than train\.steps=100; lower it"),
+        (config({"decay_steps": 9}), r"optim\.decay_steps=9 is for optim\.schedule=wsd, not cosine"),
+        (
+            config({"schedule": "wsd", "decay_steps": 0.9, "warmup": 11}),
+            r"optim\.decay_steps=0\.9 and optim\.warmup=11 are more than train\.steps=100 \(90 \+ 11\); lower one",
+        ),
         (config({"lr": 1e-4, "min_lr": 1e-3}), r"optim\.min_lr=0\.001 is above optim\.lr=0\.0001; lower it"),
         (config(rampup=(32, 0, 10)), r"train\.rampup=\[32, 0, 10\] needs .* none of them 0"),
         (config(rampup=(0, 8, 0)), r"needs .* none of them 0"),

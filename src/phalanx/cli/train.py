@@ -1,22 +1,52 @@
 """Verbs that train: by a recipe, and on a layout beside one process."""
 
+import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phalanx.cli.app import app
 from phalanx.cli.help import Trains
 
+if TYPE_CHECKING:
+    from phalanx.tasks.decay import Decay
 
-@app.command(cls=Trains)
+
+class TrainsOrDecays(Trains):
+    """The command `phalanx train`, whose --decay needs no number."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as `Trains` does, with the usual share of a run where no number follows --decay."""
+        if "--decay" in args:
+            after = args.index("--decay") + 1
+            if not args[after:] or not re.fullmatch(r"[-+.\deE]+", args[after]):
+                args = [*args[:after], "0.1", *args[after:]]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=TrainsOrDecays)
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder to continue.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE by default.")] = None,
     init: Annotated[
-        str, typer.Option("--from", help="A run whose model and weights to begin with, as phalanx import makes them.")
+        str,
+        typer.Option(
+            "--from",
+            help="A run whose model and weights to begin with, as phalanx import makes them; with --decay, the step of "
+            "the checkpoint, by default the newest.",
+        ),
     ] = "",
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Have a run whose rate is stable (optim.schedule=wsd or constant) decay in a folder of its own: "
+            "steps, or a share of the whole below 1, by default 0.1.",
+        ),
+    ] = None,
     procs: Annotated[
         int, typer.Option(min=0, help="Processes to start here; 0: as many as the layout names, or one a GPU.")
     ] = 0,
@@ -31,19 +61,36 @@ def train(
 
     On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
     torchrun or srun the same command is one process of many. A run may continue on another layout.
+
+    phalanx train RUN --decay 500 makes a run of its own, RUN-decay-STEP or --out, that begins from a checkpoint of RUN,
+    optimizer and data position included, and lets the rate fall over 500 steps. RUN stays as it is and can go on.
     """
     from phalanx.run.folder import words_from
     from phalanx.runtime import launch
     from phalanx.tasks.run import processes_here
     from phalanx.tasks.run import train as run
 
-    words = [*(words_from(init) if init else ()), *(overrides or ())]
-    code = launch.in_processes(lambda: procs or processes_here(recipe, words, out), restarts)
+    wanted = None if decay is None else _decay(recipe, decay, init)
+    words = [*(words_from(init) if init and not wanted else ()), *(overrides or ())]
+    # processes that look for the newest checkpoint at different times could find different ones
+    same = [*sys.argv[1:], "--from", str(wanted.step)] if wanted and not init else None
+    code = launch.in_processes(lambda: procs or processes_here(recipe, words, None if wanted else out), restarts, same)
     if code is not None:
         raise typer.Exit(code)
-    stopped_by = run(recipe, words, out)
+    stopped_by = run(recipe, words, out, decay=wanted)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)
+
+
+def _decay(recipe: str, steps: float, step: str) -> "Decay":
+    """Return what --decay and --from ask for, the step of the checkpoint definite."""
+    from phalanx.errors import InputError
+    from phalanx.tasks.decay import Decay, branch_of
+
+    if step and not step.isdecimal():
+        raise InputError(f"--from {step}: with --decay give the step of a checkpoint of {recipe}, as --from 500")
+    wanted = Decay(steps, int(step) if step else None)
+    return wanted._replace(step=branch_of(recipe, wanted)[0].step)
 
 
 @app.command(cls=Trains)

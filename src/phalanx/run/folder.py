@@ -36,21 +36,19 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: str | Path, config: Config, tokenizer: str = "", data: Mapping[str, str] | None = None
-    ) -> Self:
+        cls, path: str | Path, config: Config, tokenizer: str = "", data: Mapping[str, str] | None = None,
+        begun: bool = False,
+    ) -> Self:  # fmt: skip
         """Make a new run at `path` with its resolved configuration, its tokenizer (the text of a tokenizer.json) and
-        the fingerprints of its data, by their names.
+        the fingerprints of its data, by their names. One that has `begun` may have checkpoints, of another run.
 
         InputError when a run is there already, or when the folder cannot be made.
         """
         folder = cls(path)
         if folder.exists:
             raise InputError(f"{path} holds a run already; resume that run or give another folder")
-        if folder.saved:
-            raise InputError(
-                f"{path} holds checkpoints but no config.toml to continue them by; put that file back, or give another "
-                f"folder, or remove {folder.checkpoints}"
-            )
+        if folder.saved and not begun:
+            raise folder.orphaned()
 
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -85,6 +83,13 @@ class RunFolder:
     def saved(self) -> bool:
         """Whether anything was saved here, or began to be."""
         return any(self.checkpoints.glob("step-*"))
+
+    def orphaned(self) -> InputError:
+        """Return the error of a folder in which there are checkpoints of a run that is not there."""
+        return InputError(
+            f"{self.path} holds checkpoints but no config.toml to continue them by; put that file back, or give "
+            f"another folder, or remove {self.checkpoints}"
+        )
 
     def discard(self) -> None:
         """Make room for another configuration where a run ended before its first checkpoint. Its lock is held."""

@@ -12,10 +12,13 @@ from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.errors import InputError
+from phalanx.run.branch import Branch
 from phalanx.run.folder import RunFolder, load_config, names_run
 from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_every_rank, on_rank_zero
 from phalanx.runtime.watchdog import watching
+from phalanx.tasks.decay import Decay, branch_of, check_same_model
+from phalanx.tasks.decay import folder_of as branched
 from phalanx.tasks.preflight import (
     check_new_run,
     check_same_data,
@@ -34,19 +37,22 @@ from phalanx.train.resolve import resolve
 from phalanx.train.trainer import Trainer
 
 
-def train(name: str, overrides: Sequence[str] = (), out: Path | None = None, quiet: bool = False) -> int:
-    """Train by a recipe, a TOML file, or the folder of a run to continue.
+def train(
+    name: str, overrides: Sequence[str] = (), out: Path | None = None, quiet: bool = False, decay: Decay | None = None
+) -> int:
+    """Train by a recipe, a TOML file, or the folder of a run to continue, or to `decay` in a folder of its own.
 
     Return the number of the signal that ended it, or 0. Every process of the run calls this alike. InputError when the
     folder holds a run of another configuration that has saved something; its layout, saving and logging may change.
     """
     store = rendezvous.meet()
-    folder, config, tokenizer = read(name, overrides, out)
+    branch, words = branch_of(name, decay) if decay else (None, [])
+    folder, config, tokenizer = read(name, [*words, *overrides], out, branch)
     with joined(config, tokenizer, store) as config, ExitStack() as stack:
         # Rank 0 fingerprints its data first; one process of each other machine then compares its own with these.
         prints = on_rank_zero(lambda: _prints(folder, config, tokenizer), dist.group.WORLD)
         on_every_rank(lambda rank, _: check_same_here(rank, config, tokenizer, prints), dist.group.WORLD)
-        on_rank_zero(lambda: stack.enter_context(_held(folder, config, tokenizer, prints)), dist.group.WORLD)
+        on_rank_zero(lambda: stack.enter_context(_held(folder, config, tokenizer, prints, branch)), dist.group.WORLD)
         stopped_by = _fit(folder, config, quiet)
         process_group.leave()
     return stopped_by
@@ -62,12 +68,16 @@ def joined(config: Config, tokenizer: Tokenizer, store: Store | None) -> Iterato
         yield config
 
 
-def read(name: str, overrides: Sequence[str], out: Path | None) -> tuple[RunFolder, Config, Tokenizer]:
+def read(
+    name: str, overrides: Sequence[str], out: Path | None, branch: Branch | None = None
+) -> tuple[RunFolder, Config, Tokenizer]:
     """Return the folder that a command is about, the configuration as requested, and the tokenizer of the data."""
-    folder, config = folder_of(name, out), load_config(name, overrides)
+    folder, config = branched(branch, out) if branch else folder_of(name, out), load_config(name, overrides)
+    if branch:
+        check_same_model(branch, config)
     for tracker in config.log.trackers:
         registry.TRACKERS.find(tracker)  # before anything is made
-    tokenizer = load_tokenizer(str(folder.own_tokenizer())) if names_run(name) else tokenizer_of_task(config)
+    tokenizer = load_tokenizer(str(RunFolder(name).own_tokenizer())) if names_run(name) else tokenizer_of_task(config)
     return folder, config, tokenizer
 
 
@@ -99,8 +109,12 @@ def folder_of(name: str, out: Path | None) -> RunFolder:
 
 
 @contextmanager
-def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer, prints: dict[str, str]) -> Iterator[None]:
-    """Hold the folder from its making on; it has this run, which is made there or continues."""
+def _held(
+    folder: RunFolder, config: Config, tokenizer: Tokenizer, prints: dict[str, str], branch: Branch | None
+) -> Iterator[None]:
+    """Hold the folder from its making on; it has this run, which is made there, of a `branch` where it has one, or
+    continues.
+    """
     with folder.lock():
         if _continues(folder, config):
             check_same_settings(folder, config)
@@ -109,7 +123,9 @@ def _held(folder: RunFolder, config: Config, tokenizer: Tokenizer, prints: dict[
         else:
             if folder.exists:
                 folder.discard()
-            RunFolder.create(folder.path, config, tokenizer.json(), prints)
+            if branch:
+                branch.begin(folder)
+            RunFolder.create(folder.path, config, tokenizer.json(), prints, begun=branch is not None)
         yield
 
 

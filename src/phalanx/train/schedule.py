@@ -16,15 +16,23 @@ def warmup_steps(optim: OptimConfig, total: int) -> float:
     return optim.warmup * total if optim.warmup < 1 else optim.warmup
 
 
+def decay_steps(optim: OptimConfig, total: int) -> float:
+    """Return the steps of wsd's decay: optim.decay_steps itself, or that fraction of the run when below 1."""
+    return optim.decay_steps * total if optim.decay_steps < 1 else optim.decay_steps
+
+
 def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
     """Return the rate of a run's 0-based `step` of `total`.
 
     The polynomial is base × (1 - (step + 1) / total) ** power over the whole run, the warm-up included, as in NVIDIA's
-    recipe: the rate falls a little when the warm-up ends. The others decay over the steps after the warm-up.
+    recipe: the rate falls a little when the warm-up ends. wsd decays over its last steps alone, so that until then the
+    rate does not depend on `total`. The others decay over the steps after the warm-up.
     """
     done, warmup = step + 1, warmup_steps(optim, total)
     if done <= warmup:
         return optim.lr * done / warmup
+    if optim.schedule == "wsd":
+        return _warmup_stable_decay(done, optim, total)
     left = max(0.0, 1 - (done - warmup) / max(total - warmup, 1))
     shape: float = {
         "constant": 1.0,
@@ -32,6 +40,21 @@ def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
         "cosine": 0.5 * (1 - math.cos(math.pi * left)),
         "polynomial": max(0.0, 1 - done / total) ** optim.power,
     }[optim.schedule]
+    return optim.min_lr + (optim.lr - optim.min_lr) * shape
+
+
+def _warmup_stable_decay(done: int, optim: OptimConfig, total: int) -> float:
+    """Return the rate of the step with which `done` steps are, after the warm-up."""
+    decay, left = decay_steps(optim, total), max(0, total - done)
+    if not decay or left >= decay:
+        return optim.lr
+
+    share = left / decay
+    shape: float = {
+        "linear": share,
+        "cosine": 0.5 * (1 - math.cos(math.pi * share)),
+        "1-sqrt": 1 - math.sqrt(1 - share),
+    }[optim.decay_shape]
     return optim.min_lr + (optim.lr - optim.min_lr) * shape
 
 
@@ -71,6 +94,15 @@ def check_schedule(config: Config) -> None:
     warmup = warmup_steps(optim, train.steps)
     if warmup >= train.steps > 1 and warmup:
         raise InputError(f"optim.warmup={optim.warmup:g} is no shorter than train.steps={train.steps}; lower it")
+    if optim.decay_steps and optim.schedule != "wsd":
+        raise InputError(
+            f"optim.decay_steps={optim.decay_steps:g} is for optim.schedule=wsd, not {optim.schedule}; use that, or 0"
+        )
+    if (decay := decay_steps(optim, train.steps)) + warmup > train.steps:
+        raise InputError(
+            f"optim.decay_steps={optim.decay_steps:g} and optim.warmup={optim.warmup:g} are more than "
+            f"train.steps={train.steps} ({decay:g} + {warmup:g}); lower one"
+        )
     if optim.min_lr > optim.lr:
         raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}; lower it")
     first, increment, _ = train.rampup

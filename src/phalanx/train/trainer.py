@@ -188,6 +188,7 @@ class Trainer:
             template = self._state()
             restored = self.checkpointer.load(template, places=state.places(template, self.parameters))
             state.restore(template, self.progress, self.scale, self.guard)
+            self.progress.finished &= bool(self.config.train.patience)  # a decay goes on where its stable run gave up
             self.saved = step = self.progress.step
 
             run, done = self.folder.path, self.progress.finished or step >= self.config.train.steps
