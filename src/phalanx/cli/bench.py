@@ -14,7 +14,10 @@ bench_app = group("bench", "Measure how fast a model answers, beside Hugging Fac
 @bench_app.command("infer")
 def bench_infer(
     model: Annotated[
-        str, typer.Argument(help="A run, hf:FOLDER, or a recipe as bert-base (random weights).", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="A run, hf:FOLDER or hf:org/name, or a recipe as bert-base (random weights).", metavar="MODEL"
+        ),
     ],
     batch: Annotated[str, typer.Option(help="Rows of a call.")] = "1,8",
     lengths: Annotated[str, typer.Option(help="Tokens of a row.")] = "128,384",

@@ -12,7 +12,11 @@ from phalanx.errors import InputError
 @app.command("import")
 def bring_in(
     source: Annotated[
-        str, typer.Argument(help="hf:FOLDER (GPT-2, BERT, Llama, Mistral, Qwen2) or megatron:FOLDER (GPT-2, BERT).")
+        str,
+        typer.Argument(
+            help="hf:FOLDER, or hf:org/name[@revision] of the hub (GPT-2, BERT, Llama, Mistral, Qwen2); or "
+            "megatron:FOLDER (GPT-2, BERT)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     tokenizer: Annotated[
@@ -26,15 +30,16 @@ def bring_in(
         str, typer.Option(metavar="MODULE:NAME", help="hf: a head of yours, which the fine-tuned model has.")
     ] = "",
 ) -> None:
-    """Make a run of another program's model: phalanx import hf:gpt2 --out runs/gpt2
+    """Make a run of another program's model: phalanx import hf:openai-community/gpt2 --out runs/gpt2
 
     The weights become its checkpoint of step 0: phalanx generate, fill and eval use it, and phalanx train --from RUN
-    goes on from it. What does not fit is refused or named, never dropped. megatron: is for Megatron-LM's checkpoints of
-    any tensor-parallel size and any version.
+    goes on from it. What does not fit is refused or named, never dropped. What is no folder here is downloaded from the
+    Hugging Face hub, once. megatron: is for Megatron-LM's checkpoints of any tensor-parallel size and any version.
     """
     from phalanx.run.import_record import ModelSource
 
-    form, folder = ModelSource.of(source)
+    model = ModelSource.of(source)
+    form = model.form
     if not form:
         raise InputError(f"{source}: say what it is, as hf:FOLDER or megatron:FOLDER")
     if family and form == "megatron":
@@ -47,17 +52,17 @@ def bring_in(
 
             if not tokenizer:
                 raise InputError("a Megatron checkpoint has no tokenizer; name its own: --tokenizer gpt2, or a file")
-            imported = megatron.import_folder(folder, tokenizer, out, seed)
+            imported = megatron.import_folder(model.folder, tokenizer, out, seed)
         else:
             from phalanx.convert import huggingface
 
-            imported = huggingface.import_folder(folder, out, seed, family, head)
+            imported = huggingface.import_model(model, out, seed, family, head)
     print(*imported.lines(), sep="\n")
 
 
 @app.command("export")
 def take_out(
-    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    model: Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER or hf:org/name.", metavar="RUN")],
     folder: Annotated[Path, typer.Argument(help="The folder to make, or the file.")],
     to: Annotated[
         Literal["hf", "megatron", "onnx"],
@@ -67,7 +72,9 @@ def take_out(
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
 ) -> None:
     """Write a run's model for another program: phalanx export runs/gpt --to hf gpt-folder"""
-    with interruptible(ANEW):
+    from phalanx.infer import brought
+
+    with interruptible(ANEW), brought(model) as run:
         if to == "megatron":
             from phalanx.convert import megatron
 

@@ -12,7 +12,8 @@ from phalanx.errors import InputError
 @app.command()
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Run folders or hf:FOLDER; NAME=… gives a name.", metavar="MODEL...")
+        list[str],
+        typer.Argument(help="Run folders, hf:FOLDER or hf:org/name; NAME=… gives a name.", metavar="MODEL..."),
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port.")] = 8000,
     host: Annotated[str, typer.Option(help="The address; 0.0.0.0 lets other machines in.")] = "127.0.0.1",

@@ -20,7 +20,9 @@ REFUSED = 2  # the exit code of a command that was given bad input
 
 @app.command(cls=Tunes)
 def tune(
-    run: Annotated[str, typer.Argument(help="A run whose model to fine-tune, or hf:FOLDER.", metavar="RUN")],
+    run: Annotated[
+        str, typer.Argument(help="A run whose model to fine-tune, hf:FOLDER or hf:org/name.", metavar="RUN")
+    ],
     task: Annotated[
         str,
         typer.Option(
@@ -51,7 +53,7 @@ def tune(
     from phalanx.tasks.tune import TuneRequest
 
     source = source_of(run)
-    out = out or Path(f"{source.folder}-{task.rpartition(':')[2]}")
+    out = out or Path(f"{source.name if source.hub else source.folder}-{task.rpartition(':')[2]}")
     if (sweep or seeds > 1) and among_others():
         raise InputError("a sweep starts its processes itself: run phalanx tune once, with --procs")
 
@@ -67,7 +69,7 @@ def _brought(source: "ModelSource", out: Path) -> Iterator[str]:
     """Give the run folder of a model; for hf:FOLDER one beside `out`, which is locked as long as the block runs. Where
     the block is refused before a step was done, what was made here is removed again.
     """
-    from phalanx.convert.huggingface import import_folder
+    from phalanx.convert.huggingface import import_model
     from phalanx.run.folder import RunFolder
     from phalanx.run.import_record import ImportRecord
 
@@ -77,9 +79,9 @@ def _brought(source: "ModelSource", out: Path) -> Iterator[str]:
 
     model, fresh = RunFolder(out.with_name(f"{out.name}-model")), not out.exists()
     if made := not model.exists:
-        print(*import_folder(source.folder, model.path).lines(), sep="\n")
+        print(*import_model(source, model.path).lines(), sep="\n")
 
-    begun, asked = ImportRecord.read(model).source, f"hf:{source.folder.resolve()}"
+    begun, asked = ImportRecord.read(model).source, source.origin
     if begun not in ("", asked):
         raise InputError(
             f"{out} was begun from {begun}, not from {asked}; give another --out, or go on with that model: "

@@ -29,7 +29,9 @@ def _all_utf8(texts: list[str]) -> list[str]:
     return [_utf8(text) for text in texts]
 
 
-Model = Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER of Hugging Face's.", metavar="MODEL")]
+Model = Annotated[
+    str, typer.Argument(help="A run folder, hf:FOLDER of Hugging Face's, or hf:org/name of their hub.", metavar="MODEL")
+]
 Backend = Annotated[
     str, typer.Option(help="torch, native, onnxruntime, openvino, tensorrt, module:Name, or auto: the fastest here.")
 ]

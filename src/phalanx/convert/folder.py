@@ -13,8 +13,8 @@ from phalanx.convert import pickled
 from phalanx.errors import InputError
 from phalanx.foreign import read_json, reading, short
 from phalanx.run.files import DTYPES
+from phalanx.run.hub import WEIGHTS
 
-NAMES = ("model.safetensors", "pytorch_model.bin")
 FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 
 
@@ -74,13 +74,13 @@ class Weights(Tensors):
 
     def _files(self) -> dict[str, str]:
         """Return the file of each tensor, in the order of an index or of the file. InputError where there is none."""
-        for name in NAMES:
+        for name in WEIGHTS:
             index = self.folder / f"{name}.index.json"
             if index.is_file():
                 return self._indexed(index)
             if (self.folder / name).is_file():
                 return dict.fromkeys(self._names(self.folder / name), name)
-        raise InputError(f"{self.folder} has neither {' nor '.join(NAMES)}, whole or in pieces")
+        raise InputError(f"{self.folder} has neither {' nor '.join(WEIGHTS)}, whole or in pieces")
 
     def _indexed(self, index: Path) -> dict[str, str]:
         """Return the file of each tensor that an index names. InputError where the file or the tensor is missing."""

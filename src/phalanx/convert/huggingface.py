@@ -27,7 +27,7 @@ from phalanx.models.hugging_face import Facts
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
-from phalanx.run.import_record import ImportRecord
+from phalanx.run.import_record import ImportRecord, ModelSource
 from phalanx.spec.links import Link, Names, bare, links, second_names, unnamed
 from phalanx.spec.model import Spec
 
@@ -39,6 +39,7 @@ class Elsewhere(NamedTuple):
 
     weights: Tensors
     source: str
+    commit: str = ""
 
 
 class Contents(NamedTuple):
@@ -49,6 +50,15 @@ class Contents(NamedTuple):
     links: list[Link]
     missing: dict[str, str]
     unused: list[str]
+
+
+def import_model(source: ModelSource, out: Path, seed: int = 0, outside: str = "", head: str = "") -> Imported:
+    """Make a run folder of a Hugging Face folder as `import_folder` does, or of a model of the hub, which is downloaded
+    first, and of which the record names the commit.
+    """
+    folder = source.local()
+    elsewhere = Elsewhere(Weights(folder), source.origin, folder.name) if source.hub else None
+    return import_folder(folder, out, seed, outside, head, elsewhere)
 
 
 def import_folder(
@@ -80,7 +90,8 @@ def import_folder(
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
-        source=elsewhere.source if elsewhere else f"hf:{folder.resolve()}", missing=contents.missing,
+        source=elsewhere.source if elsewhere else f"hf:{folder.resolve()}",
+        commit=elsewhere.commit if elsewhere else "", missing=contents.missing,
         multilabel=isinstance(tuned, ClassesHead) and facts.get("problem_type") == MULTILABEL,
         normalize=sentences.normalize, no_vectors=sentences.refused,
         **(_special(tokenizer, facts, file) if spec.causal else {}),

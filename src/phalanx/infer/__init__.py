@@ -31,7 +31,8 @@ def load(
     model: str | Path, backend: str = "auto", precision: str = "fp32", best: bool = True,
     log: Callable[[str], None] = log_to_stderr, scratch: str | None = None,
 ) -> EncoderModel | DecoderModel:  # fmt: skip
-    """Load a run folder's model, or that of a Hugging Face folder (hf:FOLDER), ready to be used.
+    """Load the model of a run folder, of a Hugging Face folder (hf:FOLDER) or of their hub (hf:org/name), ready to be
+    used.
 
     `backend` is torch, native, onnxruntime, openvino, tensorrt, one from outside by "module:Name", or auto: for an
     encoder the fastest here, measured at the first load; for a decoder native where that can be had, else torch. Where
@@ -85,11 +86,11 @@ def load_decoder(model: str | Path, backend: str = "auto", precision: str = "fp3
 def brought(
     model: str, log: Callable[[str], None] = log_to_stderr, scratch: str | None = None, heads: bool = True
 ) -> Iterator[Path]:
-    """Yield the run folder of a model; of hf:FOLDER one that exists only meanwhile, in the folder `scratch` if given.
-    `log` gets what the folder lacks with `heads` alone: where questions are asked, those to such heads are refused.
-    InputError for a folder or a format that cannot be used without an import.
+    """Yield the run folder of a model; of hf:FOLDER, and of a model of the hub, one that exists only meanwhile, in the
+    folder `scratch` if given. `log` gets what the folder lacks with `heads` alone: where questions are asked, those to
+    such heads are refused. InputError for a folder or a format that cannot be used without an import.
     """
-    from phalanx.convert.huggingface import import_folder
+    from phalanx.convert.huggingface import import_model
     from phalanx.run.folder import RunFolder
     from phalanx.run.import_record import ModelSource
 
@@ -103,6 +104,9 @@ def brought(
         raise InputError(f"{model}: make a run of it first: phalanx import {model} --out RUN")
     with TemporaryDirectory(prefix="phalanx-", dir=scratch) as temporary:
         folder = Path(temporary) / "model"
-        for line in import_folder(source.folder, folder).lines(heads):
+        for line in import_model(source, folder).lines(heads):
             log(line.replace(str(folder), model))
-        yield folder
+        try:
+            yield folder
+        except InputError as error:
+            raise InputError(str(error).replace(str(folder), model)) from error

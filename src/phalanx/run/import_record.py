@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phalanx import durable
 from phalanx.errors import InputError
+from phalanx.run import hub
 from phalanx.run.folder import RunFolder
 
 FILE = "import.json"
@@ -16,7 +17,9 @@ Token = Annotated[int, Field(strict=True, ge=0, lt=1 << 30)]
 
 
 class ModelSource(NamedTuple):
-    """Where a model lies: in a run folder, or as FORM:FOLDER in that of another program, such as hf:FOLDER."""
+    """Where a model lies: in a run folder, or as FORM:FOLDER in that of another program, such as hf:FOLDER. What is no
+    folder here may be a model of the Hugging Face hub, hf:org/name or hf:org/name@revision.
+    """
 
     form: str  # "" for a run folder
     folder: Path
@@ -34,13 +37,45 @@ class ModelSource(NamedTuple):
         """Return the source as a user names it: a folder, with its form before a colon."""
         return f"{self.form}:{self.folder}" if self.form else str(self.folder)
 
+    @property
+    def hub(self) -> str:
+        """Its name at the hub, org/name or org/name@revision; "" of a folder here and of what cannot be a name."""
+        named = self.form == "hf" and hub.is_name(str(self.folder)) and not self.folder.exists()
+        return str(self.folder) if named else ""
+
+    @property
+    def name(self) -> str:
+        """The last part of where it lies, to call it by."""
+        return self.hub.partition("@")[0].rpartition("/")[2] or self.folder.resolve().name
+
+    @property
+    def origin(self) -> str:
+        """The source as a record keeps it, which holds in whatever folder a command is given."""
+        return f"{self.form}:{self.hub or self.folder.resolve()}"
+
+    def local(self, weights: bool = True) -> Path:
+        """Return its folder on this machine. A model of the hub is downloaded first, with its `weights` or without.
+        InputError where that cannot be done, or where a folder of Hugging Face's is neither here nor at the hub.
+        """
+        if self.hub:
+            return hub.download(self.hub, weights)
+        if self.form == "hf" and not self.folder.is_dir():
+            raise InputError(
+                f"{self}: there is no folder {self.folder} here; a model of the Hugging Face hub is named hf:org/name"
+            )
+        return self.folder
+
 
 class ImportRecord(BaseModel):
     """The facts of an imported model's folder. A run that was trained here has the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str = ""
-    """The folder, as hf:PATH or megatron:PATH. Runs that were imported before this was kept have none."""
+    """The folder, as hf:PATH or megatron:PATH, or a model of the hub, as hf:org/name@revision. Runs that were imported
+    before this was kept have none.
+    """
+    commit: str = ""
+    """The commit at which a model of the hub was imported."""
     missing: dict[str, str] = {}
     """Weights that the folder lacked, so that they are random: names here, and the folder's."""
     multilabel: bool = False

@@ -46,14 +46,15 @@ def specs(models: Sequence[str], backend: str, precision: str) -> list[WorkerSpe
     for model in models:
         name, equals, given = model.partition("=")
         source = ModelSource.of(given if equals else model)
-        name = name if equals else source.folder.resolve().name
+        name = name if equals else source.name
         if name in by_name:
             raise InputError(f"two models are called {name}; call one otherwise: NAME={source}")
         if not name:
             raise InputError(f"{model!r} names no model; give a run, hf:FOLDER, or NAME= before either")
-        if not source.folder.is_dir():
+        folder = source.local()
+        if not folder.is_dir():
             raise InputError(f"{source} is no folder; give a run, or hf:FOLDER")
-        by_name[name] = WorkerSpec(name, str(source._replace(folder=source.folder.absolute())), backend, precision)
+        by_name[name] = WorkerSpec(name, str(source._replace(folder=folder.absolute())), backend, precision)
     return list(by_name.values())
 
 
