@@ -7,7 +7,7 @@ import pytest
 
 from phalanx.config import ModelConfig
 from phalanx.models.family import configured, spec_of
-from phalanx.parallel.placement import assign_layers, misfit
+from phalanx.parallel.placement import assign_layers, tensor_misfit
 
 
 def slowest(config: ModelConfig, blocks: Sequence[int]) -> float:
@@ -48,5 +48,5 @@ def test_key_heads_take_divisors_and_multiples() -> None:
     spec = spec_of(configured(family="llama", hidden=48, heads=12, kv_heads=4, ffn=96, vocab=96, pad_vocab_to=96))
     keys = "the 4 key heads of transformer.blocks.0.attention.qkv.weight"
     said = f"layout.tp=3 neither divides {keys} nor is a multiple of them; use one of 1, 2, 4, 12"
-    assert misfit(spec, 3, 96) == said
-    assert misfit(spec, 8, 96) == "layout.tp=8 does not divide model.heads=12; use one of 1, 2, 4, 12"
+    assert tensor_misfit(spec, 3, 96) == said
+    assert tensor_misfit(spec, 8, 96) == "layout.tp=8 does not divide model.heads=12; use one of 1, 2, 4, 12"

@@ -39,6 +39,6 @@ def test_most_layouts_cost_next_to_nothing() -> None:
     finally:
         sys.setprofile(None)
     assert found.layouts > 17_000 and found.worked_out < 650
-    assert calls["misfit"] < 2_000 and calls["Step.prediction"] < 500
+    assert calls["layout_misfit"] < 2_000 and calls["Step.prediction"] < 500
     assert calls["Timer.busy"] < 1_200 < 25_000 < calls["Timer.__call__"]
     assert calls.total() < 64 * found.layouts

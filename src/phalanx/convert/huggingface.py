@@ -22,7 +22,7 @@ from phalanx.foreign import read_json, short
 from phalanx.heads.classes import ClassesHead
 from phalanx.heads.head import head_of
 from phalanx.models.build import build
-from phalanx.models.family import family, spec_of
+from phalanx.models.family import described, family, spec_of
 from phalanx.models.hugging_face import Facts
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
@@ -76,7 +76,7 @@ def import_folder(
     model, form = model_of(facts, file, outside, head)
 
     weights = elsewhere.weights if elsewhere else Weights(folder)
-    spec = model.spec()  # not kept: it may promise millions of layers
+    spec = described(model)
     contents = compared(folder, weights, spec, form.names)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.vocab > model.vocab:

@@ -25,26 +25,22 @@ from phalanx.models.gpt2 import unlike
 from phalanx.nn.attention import Attention, Context, fused
 from phalanx.nn.batch import Batch
 from phalanx.spec.model import Spec
+from phalanx.spec.supported import PRETRAINING
 
 OPSET = 18
-PRETRAINING = {  # outputs of a graph by the losses of the model's heads
-    ("lm",): ("logits",),
-    ("mlm",): ("logits",),
-    ("mlm", "nsp"): ("logits", "pair_logits"),
-}
 
 
 def outputs(spec: Spec) -> tuple[str, ...]:
-    """Return the names of a graph's outputs; none for a model whose heads no graph knows."""
+    """Return the names of a graph's outputs."""
     head = head_of(spec)
-    return head.outputs if head else PRETRAINING.get(spec.losses, ())
+    return head.outputs if head else tuple(PRETRAINING[loss].output for loss in spec.losses)
 
 
 def untraceable(spec: Spec) -> str:
     """Return what of a model no graph can have; "" if there is a graph of it."""
     if spec.causal and (reason := unlike(spec)):
         return f"there are graphs of decoders of GPT-2's kind alone, and of this one {reason}"
-    return "" if outputs(spec) else f"there is no graph of a head for {' and '.join(spec.losses)}"
+    return ""
 
 
 class TracedModel(nn.Module):

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat
 
 from phalanx.config import MOST_CLASSES
 from phalanx.heads.head import head_class
-from phalanx.models.family import Preset
+from phalanx.models.family import Preset, sized
 from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of, stack
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
 from phalanx.registry import TOKENIZERS
@@ -48,10 +48,6 @@ class BertConfig(StackConfig):
 
 
 _MEGATRON: Preset = {"norm_first": True, "norm_eps": 1e-5}
-
-
-def _size(layers: int, hidden: int, heads: int) -> Preset:
-    return {"layers": layers, "hidden": hidden, "heads": heads}
 
 
 _POOLER = "bert.pooler.dense"  # of the question about pairs, and of heads of fine-tuning
@@ -122,14 +118,14 @@ class Bert:
     TASK = "mlm"
     Config = BertConfig
     PRESETS: Mapping[str, Preset] = {
-        "tiny": _size(2, 128, 2),
-        "mini": _size(4, 256, 4),
-        "small": _size(4, 512, 8),
-        "base": _size(12, 768, 12),
-        "large": _size(24, 1024, 16),
-        "megatron-345m": {**_MEGATRON, **_size(24, 1024, 16)},
-        "megatron-1.3b": {**_MEGATRON, **_size(24, 2048, 32)},
-        "megatron-3.9b": {**_MEGATRON, **_size(48, 2560, 40)},
+        "tiny": sized(2, 128, 2),
+        "mini": sized(4, 256, 4),
+        "small": sized(4, 512, 8),
+        "base": sized(12, 768, 12),
+        "large": sized(24, 1024, 16),
+        "megatron-345m": {**_MEGATRON, **sized(24, 1024, 16)},
+        "megatron-1.3b": {**_MEGATRON, **sized(24, 2048, 32)},
+        "megatron-3.9b": {**_MEGATRON, **sized(48, 2560, 40)},
     }
     HUGGING_FACE: Mapping[str, HuggingFace] = {"bert": _hugging_face(False), "megatron-bert": _hugging_face(True)}
 

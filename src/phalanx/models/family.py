@@ -15,6 +15,11 @@ from phalanx.spec.sound import flaw
 Preset = Mapping[str, Any]  # keys of [model]
 
 
+def sized(layers: int, hidden: int, heads: int) -> Preset:
+    """Return the keys of a preset that is nothing but a size."""
+    return {"layers": layers, "hidden": hidden, "heads": heads}
+
+
 class Family(Protocol):
     """A model family: an object by its name in the registry, or by "module:Name".
 
@@ -61,13 +66,13 @@ def spec_of(model: ModelConfig) -> Spec:
     """Return the description of the model that a [model] section configures. InputError for sizes that no model can
     have, and for a description that does not hold together.
     """
-    check(model)
-    spec = _described(model)
+    spec = described(model)
     return _first(replace(spec, blocks=tuple(_first(block) for block in spec.blocks)))  # type: ignore[no-any-return]
 
 
-def _described(model: ModelConfig) -> Spec:
-    """Return what a family's own code says of a model, if it is sound; else InputError, by its path."""
+def described(model: ModelConfig) -> Spec:
+    """Return the same without keeping it, of a section from a file that may promise millions of layers."""
+    check(model)
     with registry.blamed("model.family", model.family, "spec()"):
         spec = model.spec()
     where = f"model.family={model.family}"

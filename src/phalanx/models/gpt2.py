@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from phalanx.config import ModelConfig
-from phalanx.models.family import Preset
+from phalanx.models.family import Preset, sized
 from phalanx.models.hugging_face import ABSOLUTE, Facts, HuggingFace, gelu_of, name_of
 from phalanx.registry import TOKENIZERS
 from phalanx.spec.compare import differences
@@ -36,10 +36,6 @@ class GPT2Config(StackConfig):
     def spec(self) -> Spec:
         """Return a decoder with learned positions and a head tied to the embedding."""
         return stack(self, causal=True, heads=(Head("lm", (("head", decoder_of(self, bias=False)),)),))
-
-
-def _size(layers: int, hidden: int, heads: int) -> Preset:
-    return {"layers": layers, "hidden": hidden, "heads": heads}
 
 
 _NAMES = Names(
@@ -86,14 +82,14 @@ class GPT2:
     TASK = "clm"
     Config = GPT2Config
     PRESETS: Mapping[str, Preset] = {
-        "124m": _size(12, 768, 12),
-        "355m": _size(24, 1024, 16),
-        "774m": _size(36, 1280, 20),
-        "1.5b": _size(48, 1600, 25),
-        "1.2b": _size(40, 1536, 16),
-        "2.5b": _size(54, 1920, 20),
-        "4.2b": _size(64, 2304, 24),
-        "8.3b": _size(72, 3072, 32),
+        "124m": sized(12, 768, 12),
+        "355m": sized(24, 1024, 16),
+        "774m": sized(36, 1280, 20),
+        "1.5b": sized(48, 1600, 25),
+        "1.2b": sized(40, 1536, 16),
+        "2.5b": sized(54, 1920, 20),
+        "4.2b": sized(64, 2304, 24),
+        "8.3b": sized(72, 3072, 32),
     }
     HUGGING_FACE: Mapping[str, HuggingFace] = {
         "gpt2": HuggingFace(_NAMES, "GPT2LMHeadModel", _KEYS, _read, _write, ABSOLUTE, _why_not)

@@ -40,11 +40,11 @@ class Piped(nn.Module):
 class Layout:
     """The model of a run over its mesh: this rank's stages, their parameters, and a step's forward and backward passes.
 
-    `spec` describes the model; `prepare` does to a stage of it what the run wants (precision, compile); within
+    `spec` describes the model; `prepare_stage` does to a stage of it what the run wants (precision, compile); within
     `memory`, which only a trace gives, its weights come to be, and nobody writes them.
     """
 
-    def __init__(self, config: Config, mesh: Mesh, spec: Spec, prepare: Callable[[nn.Module], None],
+    def __init__(self, config: Config, mesh: Mesh, spec: Spec, prepare_stage: Callable[[nn.Module], None],
                  memory: AbstractContextManager[object] | None = None) -> None:  # fmt: skip
         self.config, self.mesh, self.spec, self.device = config, mesh, spec, torch.device(config.train.device)
         self.stages: list[Stage] = []
@@ -57,11 +57,11 @@ class Layout:
             with torch.device("meta"):
                 model = Model(partition.stage(spec, number, spread))
 
-            # cut and fill slots first: `prepare` compiles a loss only where no slot says that its vocabulary is split;
-            # memory comes after all of it, so that nobody ever holds the whole
+            # cut and fill slots first: `prepare_stage` compiles a loss only where no slot says that its vocabulary is
+            # split; memory comes after all of it, so that nobody ever holds the whole
             shard(model, mesh.tp, self.ranks)
             context_parallel.split_sequences(model, mesh.cp, config.layout.context)
-            prepare(model)
+            prepare_stage(model)
 
             stage = Stage(model, number == 0, number == count - 1)
             pipeline.unsplit(stage)

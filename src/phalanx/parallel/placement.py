@@ -12,7 +12,7 @@ from phalanx.spec.partition import Obstacle, obstacle, uneven
 KEYS = {"heads": "heads", "mlp": "ffn"}  # of [model], by the axis that they are the size of
 
 
-def misfit(spec: Spec, tp: int, pad_vocab_to: int) -> str:
+def tensor_misfit(spec: Spec, tp: int, pad_vocab_to: int) -> str:
     """Return why `tp` ranks cannot share a model, with the numbers that would do; "" if they can."""
     if (blocking := obstacle(spec, tp)) is None:
         return ""

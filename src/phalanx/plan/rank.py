@@ -113,7 +113,12 @@ def labels(config: Config, rows: int = 0) -> int:
     masked model is asked about, on average.
     """
     positions = (rows or config.layout.micro_batch) * config.data.sequence // config.layout.cp
-    return round(config.data.mask_fraction * positions) if "mlm" in spec_of(config.model).losses else positions
+    return round(labelled_fraction(config) * positions)
+
+
+def labelled_fraction(config: Config) -> float:
+    """Return the share of positions that have a label."""
+    return config.data.mask_fraction if "mlm" in spec_of(config.model).losses else 1.0
 
 
 @cache

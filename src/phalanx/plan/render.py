@@ -7,7 +7,7 @@ from phalanx.plan.layout_names import pins, short
 from phalanx.plan.proposal import GIB, Question, answer, better_batch
 from phalanx.plan.search import ROOM, Planned, SearchResult, search
 from phalanx.plan.workload import Workload, uncounted
-from phalanx.train.misfit import misfit
+from phalanx.train.misfit import layout_misfit
 from phalanx.units import aligned, count
 
 DAY = 86400
@@ -160,5 +160,5 @@ def why(question: Question, text: str) -> list[str]:
 
 def _refusal(question: Question, config: Config, fixed: dict[str, Any]) -> str:
     """Return why the trainer refuses a layout, as far as it says."""
-    reason = misfit(config.model_copy(update={"layout": LayoutConfig(**fixed)}), question.gpus)
+    reason = layout_misfit(config.model_copy(update={"layout": LayoutConfig(**fixed)}), question.gpus)
     return reason or "sizes and batch do not go together"

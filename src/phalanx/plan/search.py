@@ -24,7 +24,7 @@ from phalanx.plan.predict import Prediction, Step
 from phalanx.plan.workload import Workload
 from phalanx.spec.costs import kinds
 from phalanx.train.layouts import filled, fills, parts_of, rows_together
-from phalanx.train.misfit import misfit
+from phalanx.train.misfit import layout_misfit
 from phalanx.train.schedule import batch_sizes
 
 ROOM = 0.92  # of a GPU's memory that a step may fill; the rest is the context's, the communicator's and lost in pieces
@@ -139,7 +139,7 @@ class _Search:
     def possible(self, sizes: dict[str, Any], schedule: str, chunks: int) -> bool:
         """Return whether the trainer takes a layout of these sizes."""
         layout = self.pinned.model_copy(update={**sizes, "schedule": schedule, "chunks": chunks})
-        return not misfit(self._with(layout), self.gpus)
+        return not layout_misfit(self._with(layout), self.gpus)
 
     def schedules(self, pp: int) -> list[tuple[str, int]]:
         """Return the allowed schedules with their chunks; of interleaved those that divide the layers evenly."""

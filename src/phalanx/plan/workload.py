@@ -12,6 +12,7 @@ from phalanx.config import Config
 from phalanx.models.family import spec_of
 from phalanx.optimizer import OptimConfig
 from phalanx.parallel import placement
+from phalanx.plan.rank import labelled_fraction
 from phalanx.spec.costs import decoders, kinds, products, scores
 from phalanx.spec.model import Spec
 from phalanx.spec.partition import Ranks
@@ -78,7 +79,7 @@ class Workload:
             blocks=placement.assign_layers(spec, placement.stage_count(layout)),
             attention="plain" if any(block.attention.drop for block in kinds(spec)) else "fused",
             pointwise="split" if config.train.compile == "off" else "fused",
-            labelled=config.data.mask_fraction if "mlm" in spec.losses else 1.0,
+            labelled=labelled_fraction(config),
             stream_bytes=4,
         )
 

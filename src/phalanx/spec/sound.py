@@ -15,7 +15,7 @@ from phalanx.spec.leaves import Dim, Fused, Leaf, Matrix, Norm, Table
 from phalanx.spec.model import MLP, Attention, Block, Embeddings, Head, Spec
 from phalanx.spec.partition import AXES
 from phalanx.spec.rope import Rope
-from phalanx.spec.supported import LOOKS_AHEAD, OVER_WORDS, unsupported
+from phalanx.spec.supported import OVER_WORDS, PRETRAINING, unsupported
 
 _PARTS = Spec, Embeddings, Block, Attention, MLP, Head, Matrix, Table, Norm, Rope, Dim, Fused
 _MAY_BE_ZERO = {"size", "units", "padded", "pieces", "first", "candidates"}  # of the whole numbers
@@ -217,7 +217,7 @@ def _wrong_head(head: Head, spec: Spec) -> Iterator[str]:
     path, outputs = head.chain[-1][0], _ends(head.chain[-1][1])[1]
     if head.loss in OVER_WORDS:
         yield from _not_the_words(outputs, spec, path)
-        if LOOKS_AHEAD[head.loss] == spec.causal:
+        if PRETRAINING[head.loss].looks_ahead == spec.causal:
             why = (
                 "a head for mlm needs both sides of a token"
                 if spec.causal

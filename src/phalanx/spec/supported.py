@@ -3,21 +3,29 @@
 Nothing here imports torch, so that a plan refuses what training refuses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from phalanx.spec.leaves import Leaf, Matrix, Norm, Per
 from phalanx.spec.model import WORDS, Head, Spec
 
-# The leaves of a head by its loss, in the order of computation, each with its path and its kind.
-_PRETRAINING: dict[str, dict[str, type[Leaf]]] = {
-    "lm": {"head": Matrix},
-    "mlm": {"masked.transform": Matrix, "masked.norm": Norm, "masked.decoder": Matrix},
-    "nsp": {"pair.pooler": Matrix, "pair.classifier": Matrix},
+
+class Known(NamedTuple):
+    """A head of pretraining that has a module."""
+
+    leaves: Mapping[str, type[Leaf]]  # by path, in the order of computation
+    per: Per  # what its matrices are applied to
+    output: str  # the name of its numbers in a graph
+    looks_ahead: bool | None = None  # whether attention sees what follows a position; None: either
+
+
+PRETRAINING = {  # by the loss
+    "lm": Known({"head": Matrix}, "label", "logits", False),
+    "mlm": Known({"masked.transform": Matrix, "masked.norm": Norm, "masked.decoder": Matrix}, "label", "logits", True),
+    "nsp": Known({"pair.pooler": Matrix, "pair.classifier": Matrix}, "sequence", "pair_logits"),
 }
-_TUNED: dict[str, type[Leaf]] = {"answer.pooler": Matrix, "answer.classifier": Matrix}
-_APPLIED: dict[str, Per] = {"lm": "label", "mlm": "label", "nsp": "sequence"}  # each what their matrices are applied to
-OVER_WORDS = frozenset({"lm", "mlm"})  # the losses of heads over the vocabulary
-LOOKS_AHEAD = {"lm": False, "mlm": True}  # whether attention sees what follows a position, by the loss
+OVER_WORDS = {loss for loss, head in PRETRAINING.items() if head.per == "label"}  # heads over the vocabulary
+_TUNED: Mapping[str, type[Leaf]] = {"answer.pooler": Matrix, "answer.classifier": Matrix}
 
 
 def unsupported(spec: Spec) -> str:
@@ -52,11 +60,12 @@ def _unsupported_heads(heads: Sequence[Head]) -> str:
 
 def _unsupported_leaves(head: Head) -> str:
     """Return how a head's leaves are others than those of its module; "" if they are the same."""
-    if head.name != "answer" and head.loss not in _PRETRAINING:
-        return f", which is none of {', '.join(_PRETRAINING)}"
+    known = PRETRAINING.get(head.loss)
+    if head.name != "answer" and not known:
+        return f", which is none of {', '.join(PRETRAINING)}"
 
-    leaves = _PRETRAINING.get(head.loss, _TUNED)
-    if leaves is _TUNED and len(head.chain) == 1:
+    leaves = known.leaves if known else _TUNED
+    if not known and len(head.chain) == 1:
         leaves = {"answer.classifier": Matrix}
     if (paths := [path for path, _ in head.chain]) != [*leaves]:
         return f" whose leaves are {', '.join(paths)}, not {', '.join(leaves)}"
@@ -72,10 +81,10 @@ def _unsupported_leaves(head: Head) -> str:
 
 def _unsupported_settings(head: Head) -> str:
     """Return which of a head's settings its module would not heed; "" if there is none."""
-    each = _APPLIED.get(head.loss)
+    known = PRETRAINING.get(head.loss)
     for path, matrix in head.matrices():
-        if each and matrix.per != each:
-            return f": the matrix {path} for each {matrix.per}, where one for each {each} is computed (Matrix.per)"
+        if known and matrix.per != known.per:
+            return f": the matrix {path} for each {matrix.per}, where one for each {known.per} is computed (Matrix.per)"
     if head.loss == "lm" and head.activation:
         return f" with activation={head.activation}"
     if head.loss == "mlm" and not head.activation:

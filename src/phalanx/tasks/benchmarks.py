@@ -67,7 +67,7 @@ GLUE = ("sst2", "cola", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
 
 def files(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """Return the files of a task's part in a folder: those of the first pattern that matches any, or none.
+    """Return the files of a benchmark's part in a folder: those of the first pattern that matches any, or none.
 
     A file is its own only match. InputError where there is nothing at the path.
     """
@@ -81,8 +81,8 @@ def files(folder: Path, patterns: Sequence[str]) -> list[str]:
     return []
 
 
-def columns(task: Benchmark, file: str) -> Columns:
-    """Return the task's columns that a file has; the first of them where it has none, for the reader to complain of."""
+def columns(benchmark: Benchmark, file: str) -> Columns:
+    """Return the columns of a benchmark that a file has; the first where it has none, for the reader to complain of."""
     names = head(Path(file))
-    fitting = (each for each in task.columns if {each.text, each.label, each.pair} - {""} <= set(names))
-    return next(fitting, task.columns[0])
+    fitting = (each for each in benchmark.columns if {each.text, each.label, each.pair} - {""} <= set(names))
+    return next(fitting, benchmark.columns[0])

@@ -29,7 +29,7 @@ from phalanx.tasks.run import joined
 from phalanx.train import state
 from phalanx.train.evaluate import OnProgress, answered
 from phalanx.train.layouts import processes_of, rows_together
-from phalanx.train.misfit import misfit
+from phalanx.train.misfit import layout_misfit
 from phalanx.train.task import Task
 
 ROWS = 16  # sequences of a forward pass
@@ -78,7 +78,7 @@ def evaluation_config(run: Path, overrides: Sequence[str]) -> Config:
     fresh = fresh.updated(train={"device": "auto", "compile": "off", "init": "", "rampup": (0, 0, 0)})
 
     requested = recipe.validate(recipe.overridden(fresh.model_dump(), overrides))
-    # nothing is trained: a batch that every replica and pipeline can divide, so that misfit judges the layout alone
+    # nothing is trained: a batch that every replica and pipeline can divide, so that the layout alone is judged
     rows = requested.layout.micro_batch * max(rendezvous.world(), processes_of(requested.layout)) * 2
     return requested.updated(train={"batch": rows})
 
@@ -90,7 +90,7 @@ def processes_of_layout(run: Path, overrides: Sequence[str]) -> int:
     """
     requested = evaluation_config(run, overrides)
     count = processes_of(requested.layout)
-    if count > 1 and (reason := misfit(requested, count)):
+    if count > 1 and (reason := layout_misfit(requested, count)):
         raise InputError(reason)
     return count
 
@@ -112,9 +112,9 @@ def distributed_model(run: Path, overrides: Sequence[str] = (), best: bool = Tru
 
 def _loaded(opened: OpenRun, config: Config, best: bool) -> DistributedModel:
     device = torch.device(config.train.device)
-    spec, fill = spec_of(config.model), partial(gemm.fill, dtype=config.precision.dtype, device=device)
+    spec, prepare_stage = spec_of(config.model), partial(gemm.fill, dtype=config.precision.dtype, device=device)
     mesh = make_mesh(config.layout, device, spec)
-    layout = Layout(config, mesh, spec, fill)
+    layout = Layout(config, mesh, spec, prepare_stage)
 
     weights = {"model": state.capture_weights(layout.parameters, [])["model"]}
     group = dist.new_group(backend="gloo", group_desc="loading") if mesh.world.size > 1 else None

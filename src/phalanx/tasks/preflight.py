@@ -18,8 +18,8 @@ from phalanx.models.family import spec_of
 from phalanx.run.folder import RunFolder
 from phalanx.runtime import rendezvous
 from phalanx.tasks.sources import tokenizer_of
-from phalanx.train import warm_start
 from phalanx.train.task import Task
+from phalanx.train.warm_start import weights_misfit
 
 FREE = ("phalanx", "layout.", "save.", "log.", "train.device", "train.compile")  # what a run may change on its way
 
@@ -37,7 +37,7 @@ def check_new_run(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
             )
 
     task = task_of(config)
-    if init and (reason := warm_start.misfit(config, task.labelled)):
+    if init and (reason := weights_misfit(config, task.labelled)):
         raise InputError(reason)
 
     _ = task.train, task.valid  # opens the sets

@@ -31,7 +31,7 @@ from phalanx.tasks.preflight import (
 )
 from phalanx.train.layouts import processes_of
 from phalanx.train.machine import device_of, this_machine
-from phalanx.train.misfit import misfit
+from phalanx.train.misfit import layout_misfit
 from phalanx.train.monitor import Monitor, Silent
 from phalanx.train.resolve import resolve
 from phalanx.train.trainer import Trainer
@@ -91,7 +91,7 @@ def processes_here(name: str, overrides: Sequence[str], out: Path | None) -> int
     least = processes_of(config.layout)
     if least > 1:
         vocab = config.model.vocab or config.model.pad_vocab_to * config.layout.tp  # any that divides
-        if reason := misfit(config.updated(model={"vocab": vocab}), least):
+        if reason := layout_misfit(config.updated(model={"vocab": vocab}), least):
             raise InputError(reason)
 
     if config.layout.dp or device_of(config.train.device).type == "cpu":

@@ -24,7 +24,7 @@ from phalanx.train.evaluate import OnProgress, sample_numbers
 
 def score(
     run: Path,
-    task: str = "",
+    benchmark: str = "",
     data: str = "",
     limit: int | None = None,
     part: int = sources.VALID,
@@ -33,29 +33,31 @@ def score(
     overrides: Sequence[str] = (),
     progress: OnProgress | None = None,
 ) -> Scores:
-    """Return the scores of the run's model on a task's `data`, over `limit` examples at most.
+    """Return the scores of the run's model on a benchmark's `data`, over `limit` examples at most.
 
-    Without a task it is judged on the run's own kind of data, which `data` names, or on its own `part` of held-out
-    data. Every process of the layout in `overrides` gets the same scores. InputError for an unknown task, and for data
-    that are not the task's.
+    Without a benchmark it is judged on the run's own kind of data, which `data` names, or on its own `part` of held-out
+    data. Every process of the layout in `overrides` gets the same scores. InputError for an unknown benchmark, and for
+    data that are not the benchmark's.
     """
-    if task and task not in zeroshot.TASKS and task not in BENCHMARKS and task != "glue":
-        raise InputError(f"no task {task!r}; use one of {', '.join([*zeroshot.TASKS, 'glue', *BENCHMARKS])}")
-    if task and not data:
-        raise InputError(f"--task {task} needs its data: --data FILE")
+    if benchmark and benchmark not in zeroshot.TASKS and benchmark not in BENCHMARKS and benchmark != "glue":
+        raise InputError(f"no task {benchmark!r}; use one of {', '.join([*zeroshot.TASKS, 'glue', *BENCHMARKS])}")
+    if benchmark and not data:
+        raise InputError(f"--task {benchmark} needs its data: --data FILE")
 
     with distributed_model(run, overrides, best) as model:
-        if task in zeroshot.TASKS:
-            return zeroshot.TASKS[task](model, Path(data), limit, stride, progress)
+        if benchmark in zeroshot.TASKS:
+            return zeroshot.TASKS[benchmark](model, Path(data), limit, stride, progress)
         if registry.TASKS.find(model.config.task).labelled:
-            return _labelled(model, task, data, limit, progress)
-        if task:
-            raise InputError(f"{run} has no head for {task}; make one: phalanx tune {run} --task {task} --data …")
+            return _labelled(model, benchmark, data, limit, progress)
+        if benchmark:
+            raise InputError(
+                f"{run} has no head for {benchmark}; make one: phalanx tune {run} --task {benchmark} --data …"
+            )
         return _prepared(model, data, limit, part, progress)
 
 
 def _labelled(model: DistributedModel, name: str, data: str, limit: int | None, progress: OnProgress | None) -> Scores:
-    """Score on labelled files: the run's own held-out ones, others of their form, or those of a published task."""
+    """Score on labelled files: the run's own held-out ones, others of their form, or those of a benchmark."""
     config, files_ = model.config, [data] if data else [*model.config.data.valid]
     if name and name != "glue":
         config, files_ = _as_published(model, name, data)
@@ -74,17 +76,17 @@ def _labelled(model: DistributedModel, name: str, data: str, limit: int | None, 
 
 
 def _as_published(model: DistributedModel, name: str, data: str) -> tuple[Config, list[str]]:
-    """Return the configuration that reads a published task's files, and those to judge by. InputError without any."""
-    task, config = BENCHMARKS[name], model.config
-    if task.task != config.task:
-        raise InputError(f"{model.run} was tuned for task={config.task}, and {name} is of task={task.task}")
-    matches = files(Path(data), task.valid)
+    """Return the configuration that reads a benchmark's files, and those to judge by. InputError without any."""
+    benchmark, config = BENCHMARKS[name], model.config
+    if benchmark.task != config.task:
+        raise InputError(f"{model.run} was tuned for task={config.task}, and {name} is of task={benchmark.task}")
+    matches = files(Path(data), benchmark.valid)
     if not matches:
-        raise InputError(f"{data} has none of {', '.join(task.valid)}; name the file itself")
+        raise InputError(f"{data} has none of {', '.join(benchmark.valid)}; name the file itself")
 
-    update: dict[str, Any] = {"form": task.form}
-    if task.form == "table":
-        own = columns(task, matches[0])
+    update: dict[str, Any] = {"form": benchmark.form}
+    if benchmark.form == "table":
+        own = columns(benchmark, matches[0])
         update |= {"text": own.text, "pair": own.pair, "label": own.label}
     return config.model_copy(update={"examples": config.examples.model_copy(update=update)}), matches
 

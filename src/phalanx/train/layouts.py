@@ -7,7 +7,12 @@ from phalanx.train.schedule import batch_sizes
 
 def processes_of(layout: LayoutConfig) -> int:
     """Return how many processes a layout asks for, with one replica where it leaves that open."""
-    return layout.tp * layout.cp * layout.pp * max(layout.dp, 1)
+    return ranks_of_replica(layout) * max(layout.dp, 1)
+
+
+def ranks_of_replica(layout: LayoutConfig) -> int:
+    """Return how many ranks a replica of the model has."""
+    return layout.tp * layout.cp * layout.pp
 
 
 def parts_of(tp: int, cp: int, sequence_parallel: bool) -> int:
@@ -30,9 +35,10 @@ def fills(rows: int, size: int, pp: int, schedule: str) -> bool:
 def filled(config: Config, processes: int) -> Config:
     """Return the configuration with its layout's open keys decided: replicas, sequences of a micro-batch, sharding."""
     layout = config.layout
-    dp = processes // (layout.tp * layout.cp * layout.pp)
+    dp = processes // ranks_of_replica(layout)
     rows = [size // dp for size in batch_sizes(config.train)]
     micro_batch = min(layout.micro_batch or _share(rows[0], layout, rows_together(config)), rows[-1])
+    # shard_ways=0 stays, which is all: a number would be kept where the run goes on with more replicas
     shard = layout.shard if (layout.shard_ways or dp * layout.cp) > 1 else "none"
     return config.updated(layout={"dp": dp, "micro_batch": micro_batch, "shard": shard})
 

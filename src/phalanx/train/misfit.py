@@ -3,13 +3,13 @@
 from phalanx.config import Config, LayoutConfig
 from phalanx.models.family import spec_of
 from phalanx.parallel import placement
-from phalanx.train.layouts import filled, fills, parts_of, processes_of, rows_together
+from phalanx.train.layouts import filled, fills, parts_of, processes_of, ranks_of_replica, rows_together
 from phalanx.train.schedule import batch_sizes
 
 FEW = 8  # numbers that are named of those that would do
 
 
-def misfit(config: Config, processes: int) -> str:
+def layout_misfit(config: Config, processes: int) -> str:
     """Return why a configuration's layout does not fit so many processes, with what would do; "" if it fits.
 
     The configuration is definite but for its layout's `dp` and `micro_batch`.
@@ -22,8 +22,8 @@ def misfit(config: Config, processes: int) -> str:
 
 
 def _sizes(layout: LayoutConfig, processes: int) -> str:
-    model = layout.tp * layout.cp * layout.pp
-    if processes % model or (layout.dp and model * layout.dp != processes):
+    replica = ranks_of_replica(layout)
+    if processes % replica or (layout.dp and replica * layout.dp != processes):
         sizes = f"layout.tp={layout.tp} × cp={layout.cp} × pp={layout.pp}" + f" × dp={layout.dp}" * bool(layout.dp)
         return (
             f"{sizes} = {processes_of(layout)} does not fit {processes} process{'es' * (processes > 1)}; start "
@@ -40,7 +40,7 @@ def _sizes(layout: LayoutConfig, processes: int) -> str:
 
 
 def _tensor(config: Config, layout: LayoutConfig) -> str:
-    return placement.misfit(spec_of(config.model), layout.tp, config.model.pad_vocab_to)
+    return placement.tensor_misfit(spec_of(config.model), layout.tp, config.model.pad_vocab_to)
 
 
 def _sequence(config: Config, layout: LayoutConfig) -> str:

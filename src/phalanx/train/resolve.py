@@ -17,7 +17,7 @@ from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
 from phalanx.spec.costs import flops_per_token
 from phalanx.train.layouts import filled, processes_of
-from phalanx.train.misfit import misfit
+from phalanx.train.misfit import layout_misfit
 from phalanx.train.schedule import batch_size, check_schedule
 
 # Compiling takes about a minute on a CPU and saves up to a third of every step after: worth it above this much work.
@@ -60,13 +60,13 @@ def resolve(asked: Config, target: Target) -> Config:
     _check(config)
     config = _placed(config)
 
-    dtype = target.precision(config.precision.dtype)
-    config = config.updated(train={"device": target.device}, precision={"dtype": dtype})
-    config = config.updated(train={"compile": _compiled(config, target)})
+    dtype, compiled = target.precision(config.precision.dtype), _compiled(config, target)
+    config = config.updated(train={"device": target.device, "compile": compiled}, precision={"dtype": dtype})
 
     processes = target.processes or processes_of(config.layout)
-    if reason := misfit(config, processes):
+    if reason := layout_misfit(config, processes):
         raise InputError(reason)
+    # examples.metric="" stays, for the task's own: a name would be another setting than that of runs that were begun so
     return filled(config, processes)
 
 

@@ -78,8 +78,8 @@ class Trainer:
         self.mesh = make_mesh(config.layout, self.device, spec_of(config.model))
         self.loader = Loader(task, config, self.mesh.dp)
         packs = packing_pays(config, self.loader)
-        fill = partial(prepare, config=config, device=self.device, packs=packs, lengths_vary=task.labelled)
-        self.layout = Layout(config, self.mesh, spec_of(config.model), fill)
+        prepare_stage = partial(prepare, config=config, device=self.device, packs=packs, lengths_vary=task.labelled)
+        self.layout = Layout(config, self.mesh, spec_of(config.model), prepare_stage)
         self.model, self.parameters = self.layout.module, self.layout.parameters
 
         self.optimizers = build(config.optim, self.parameters)
@@ -196,8 +196,8 @@ class Trainer:
             for note in (*restored.notes, ended if done else f"continuing {run} after step {step}"):
                 self.monitor.note(note)
         elif self.config.train.init:
-            body = self.task.labelled
-            self.monitor.note(warm_start(self.config, self.parameters, self.optimizers, self.save_group, body))
+            body_only = self.task.labelled
+            self.monitor.note(warm_start(self.config, self.parameters, self.optimizers, self.save_group, body_only))
 
     def _save_last(self) -> None:
         """Save the steps since the last checkpoint, and say how to continue a run that a signal ended."""

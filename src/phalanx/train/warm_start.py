@@ -19,28 +19,28 @@ from phalanx.values import toml
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def misfit(config: Config, body: bool) -> str:
+def weights_misfit(config: Config, body_only: bool) -> str:
     """Return why the weights of the run that train.init names are not those of this model, by the keys of [model]; ""
-    if they are. Of a model to be fine-tuned its `body` alone is compared, all but the head.
+    if they are. With `body_only`, of a model to be fine-tuned, all but the head is compared.
     """
     init, run = config.train.init, RunFolder.open(config.train.init)
     ours, theirs = config.model, run.config().model
-    spec, saved = spec_of(ours), Checkpointer(run).shapes("model", best=body)
+    spec, saved = spec_of(ours), Checkpointer(run).shapes("model", best=body_only)
     shapes, taken = _shapes(spec), _taken(spec, saved)
 
-    wrong = [name for name in shapes if name not in taken and not (body and name.startswith("answer."))]
-    if not body:
+    wrong = [name for name in shapes if name not in taken and not (body_only and name.startswith("answer."))]
+    if not body_only:
         wrong += saved.keys() - shapes.keys()
     if not wrong and _heads(spec) == _heads(spec_of(theirs)):
-        return "" if body else _other_moments(config, run)
+        return "" if body_only else _other_moments(config, run)
 
-    if body and ours.family == theirs.family:
+    if body_only and ours.family == theirs.family:
         ours, theirs = ours.tuned("", 0), theirs.tuned("", 0)
     keys = _different(ours, theirs)
     if not keys:
         return f"train.init={init}: {wrong[0]} is {saved.get(wrong[0], 'absent')} there and {shapes.get(wrong[0])} here"
     of_theirs, of_ours = (_listed(model, keys) for model in (theirs, ours))
-    would = "" if body else f", as `phalanx train … --from {init}` does"
+    would = "" if body_only else f", as `phalanx train … --from {init}` does"
     return f"train.init={init} is of another model: {of_theirs}, not {of_ours}; take its keys{would}"
 
 
@@ -64,12 +64,12 @@ def _listed(model: ModelConfig, keys: list[str]) -> str:
 
 
 def warm_start(config: Config, parameters: Parameters, optimizers: list[Optimizer], group: ProcessGroup | None,
-               body: bool) -> str:  # fmt: skip
-    """Load what train.init names, on every rank alike, to fine-tune its `body` alone; return a sentence on what was
+               body_only: bool) -> str:  # fmt: skip
+    """Load what train.init names, on every rank alike; `body_only` leaves its head out. Return a sentence on what was
     loaded.
     """
     other = Checkpointer(RunFolder.open(config.train.init), group=group)
-    if body:
+    if body_only:
         return _load_body(config, parameters, other)
     return _load_whole(config, parameters, optimizers if other.shapes("optimizer") else [], other)
 
