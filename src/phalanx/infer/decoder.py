@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from phalanx.infer.kv_cache import PAGE, Chunk, KVCache, Pages
 from phalanx.infer.sample import likeliest
-from phalanx.nn.attention import Context
+from phalanx.nn.attention import Context, within
 from phalanx.nn.packed import PackedBatch
 
 GIB = 1 << 30
@@ -108,14 +108,21 @@ class RaggedView(NamedTuple):
             keys[:, slots], values[:, slots] = (x[0, :, first:last].to(keys.dtype) for x in (k, v))
 
             own_keys, own_values = (chunk.pages.rows(x, chunk.stop)[None].to(q.dtype) for x in layer)
-            parts.append(_attend(q[:, :, first:last], own_keys, own_values, chunk))
+            parts.append(_attend(q[:, :, first:last], own_keys, own_values, chunk, context.window))
             first = last
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, chunk: Chunk) -> Tensor:
-    """Attend from the new tokens of a sequence, q [1, heads, new, width], to all of its tokens."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, chunk: Chunk, window: int) -> Tensor:
+    """Attend from the new tokens of a sequence, q [1, heads, new, width], to all of its tokens, or to those in a window
+    (0: all).
+    """
     grouped = q.shape[1] != k.shape[1]
+    if 0 < window < chunk.stop:
+        first = max(0, chunk.start + 1 - window)  # the first key that any of the new tokens sees
+        places = torch.arange(first, chunk.stop, device=q.device)[None]
+        mask = within(places[:, chunk.start - first :], places, window, causal=True)[:, None]
+        return F.scaled_dot_product_attention(q, k[:, :, first:], v[:, :, first:], attn_mask=mask, enable_gqa=grouped)
     if len(chunk.tokens) == 1:
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
     if chunk.start == 0:

@@ -151,7 +151,8 @@ def unlike(spec: Spec) -> str:
 
 def _usual(block: Block, spec: Spec) -> Block:
     """Return a block of GPT-2 or BERT with the sizes, rates and deviations of another."""
-    norm, attention, mlp = Norm(Dim("embed", spec.hidden), block.norm1.eps), block.attention, block.feed_forward
+    eps = block.norm1.eps if block.norm1 else 1e-5
+    norm, attention, mlp = Norm(Dim("embed", spec.hidden), eps), block.attention, block.feed_forward
     heads = attention.heads
     width, exact = spec.hidden // heads, mlp.activation == "gelu"
     return Block(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from phalanx.nn import random, slots
 from phalanx.nn.linear import Linear, Slot
+from phalanx.nn.norm import Norm, optional_norm
 from phalanx.nn.rotary import Turn, rotated
 from phalanx.spec import model
 
@@ -31,7 +32,17 @@ class Context:
     cu_seqlens: Tensor | None = None  # int32 [sequences + 1], of a packed batch: 0, then where each sequence ends
     max_seqlen: int = 0  # tokens of these sequences at most
     turn: Turn | None = None  # by which queries and keys are rotated, where their positions are told so
+    window: int = 0  # keys at a distance of so many positions or more are not seen; 0: all are
     cache: Any = None  # of a decoder: where keys and values of these tokens go and earlier ones lie (infer/kv_cache.py)
+
+
+def within(rows: Tensor, keys: Tensor, window: int, causal: bool) -> Tensor:
+    """Return who sees whom by distance alone: bool [batch, rows, keys] of positions int64 [batch, rows] and [batch,
+    keys].
+    """
+    distance = rows[:, :, None] - keys[:, None, :]
+    near = distance < window if causal else distance.abs() < window
+    return near & (distance >= 0) if causal else near
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]
@@ -99,7 +110,12 @@ class Attention(nn.Module):
     def __init__(self, part: model.Attention, site: int) -> None:
         super().__init__()
         self.width, self.group = part.width, part.heads // part.kv_heads
+        leaves: Any = dict(part.leaves())
         self.qkv, self.out = (Linear(matrix) for _, matrix in part.matrices())
+        self.q_norm, self.k_norm = optional_norm(leaves.get("q_norm")), optional_norm(leaves.get("k_norm"))
+        self.by_head = part.normed == "head"
+        self.gain = part.scale * math.sqrt(part.width) if part.scale else 1.0  # every kernel divides by sqrt(width)
+        self.prepares = self.q_norm is not None or self.gain != 1
         self.keys: Slot = slots.same
         self.attend: Attend = Dropping(part.drop, site) if part.drop else fused
 
@@ -114,8 +130,20 @@ class Attention(nn.Module):
         batch, seq, _ = joined.shape
         groups = joined.view(batch, seq, -1, self.group + 2, self.width).transpose(1, 2)  # [batch, kv_heads, seq, …]
         q, k, v = groups[..., : self.group, :].transpose(2, 3).flatten(1, 2), groups[..., -2, :], groups[..., -1, :]
+        if self.prepares:
+            q, k, v = self._normed(q, self.q_norm), self._normed(k, self.k_norm), v.contiguous()
+            q = q * self.gain
         if context.turn is not None:  # v is copied, or it would keep all of `joined` for backward
             q, k, v = rotated(q, context.turn), rotated(k, context.turn), v.contiguous()
 
         y = self.attend(q, self.keys(k), self.keys(v), context)
         return self.out(y.transpose(1, 2).reshape(batch, seq, -1))  # type: ignore[no-any-return]
+
+    def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
+        """Return x [batch, heads, seq, width] normed, each head for itself or all heads of a token together."""
+        if norm is None:
+            return x
+        if self.by_head:
+            return norm(x).to(x.dtype)  # type: ignore[no-any-return]
+        together = norm(x.transpose(1, 2).flatten(2))
+        return together.unflatten(2, (x.shape[1], -1)).transpose(1, 2).to(x.dtype)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""One transformer block, pre-LN or post-LN, and activation recompute around it."""
+"""One transformer block, with norms before, behind or on its branches, and activation recompute around it."""
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -7,7 +7,7 @@ from phalanx.nn import activations
 from phalanx.nn.attention import Attention, Context
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.linear import Linear
-from phalanx.nn.norm import Norm
+from phalanx.nn.norm import optional_norm
 from phalanx.spec import model
 
 
@@ -32,6 +32,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each with a norm, dropout and the residual sum.
 
+    Of the contexts of several kinds of blocks it takes number `kind`.
+
     `recompute` (none, block, attention) says which activations backward computes again; with stateless dropout that
     needs no saved generator state.
     """
@@ -39,9 +41,10 @@ class Block(nn.Module):
     def __init__(self, part: model.Block, number: int) -> None:
         """`number` is the block's place in the whole model, which its dropouts are told apart by."""
         super().__init__()
-        self.norm_first, self.recompute, site = part.norm_first, "none", 3 * number
-        self.norm1, self.attention = Norm(part.norm1), Attention(part.attention, site + 1)
-        self.norm2, self.feed_forward = Norm(part.norm2), FeedForward(part.feed_forward)
+        self.norm_first, self.recompute, self.kind, site = part.norm_first, "none", 0, 3 * number
+        self.norm1, self.attention = optional_norm(part.norm1) or nn.Identity(), Attention(part.attention, site + 1)
+        self.norm2, self.feed_forward = optional_norm(part.norm2) or nn.Identity(), FeedForward(part.feed_forward)
+        self.branch1, self.branch2 = optional_norm(part.branch1), optional_norm(part.branch2)
         self.dropout1, self.dropout2 = Dropout(part.drop, site + 2), Dropout(part.drop, site + 3)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -53,17 +56,22 @@ class Block(nn.Module):
         return y
 
     def _forward(self, x: Tensor, context: Context) -> Tensor:
+        attend = self._attend if self.recompute == "attention" else self.attention
+        branch1, branch2 = self.branch1, self.branch2
+
         if self.norm_first:
-            x = x + self.dropout1(self._attend(self.norm1(x), context), context.index, context.key)
-            x = x + self.dropout2(self.feed_forward(self.norm2(x)), context.index, context.key)
+            y = attend(self.norm1(x), context)
+            x = x + self.dropout1(y if branch1 is None else branch1(y), context.index, context.key)
+            y = self.feed_forward(self.norm2(x))
+            x = x + self.dropout2(y if branch2 is None else branch2(y), context.index, context.key)
         else:
-            x = self.norm1(x + self.dropout1(self._attend(x, context), context.index, context.key))
+            x = self.norm1(x + self.dropout1(attend(x, context), context.index, context.key))
             x = self.norm2(x + self.dropout2(self.feed_forward(x), context.index, context.key))
         return x
 
     def _attend(self, x: Tensor, context: Context) -> Tensor:
-        if self.recompute == "attention" and self.training:
-            y: Tensor = checkpoint(self.attention, x, context, use_reentrant=False, preserve_rng_state=False)
-        else:
-            y = self.attention(x, context)
+        """Return what attention gives, of which backward computes the inside again."""
+        if not self.training:
+            return self.attention(x, context)  # type: ignore[no-any-return]
+        y: Tensor = checkpoint(self.attention, x, context, use_reentrant=False, preserve_rng_state=False)
         return y

@@ -20,7 +20,7 @@ class Piece(NamedTuple):
 
 def initialise(model: nn.Module, seed: int, pieces: Mapping[str, Sequence[Piece]] | None = None) -> None:
     """Fill every parameter, or the `pieces` of it that this rank holds, by its name: weights N(0, std²), biases 0,
-    norms 1 and 0.
+    norms 1 and 0, or 0 alone where they add 1.
 
     The values depend on the seed, the parameter's name and the element's place, not on the order of modules or on who
     holds which part.
@@ -38,6 +38,6 @@ def initialise(model: nn.Module, seed: int, pieces: Mapping[str, Sequence[Piece]
                         key = random.key(seed, crc32(name.encode()))
                         tensor.copy_(random.normal(tuple(tensor.shape), offset, key, module.std))
                     elif isinstance(module, Norm):
-                        tensor.fill_(kind == "weight")
+                        tensor.fill_(kind == "weight" and not module.unit_offset)
                     elif hasattr(module, "axes"):
                         tensor.zero_()

@@ -6,14 +6,14 @@ Coordinates travel with the tokens, so dropout and positions are those of the ro
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phalanx.nn.attention import Attend, Attention, Context
+from phalanx.nn.attention import Attend, Attention, Context, within
 from phalanx.nn.batch import Batch
 
 STEP = 64  # tokens to which packed rows are rounded up, with padding that attends to itself
@@ -82,7 +82,8 @@ def attend_varlen(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
 
     q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
-    window = -1, 0 if context.causal else -1
+    reach = context.window - 1  # to either side; -1 is all
+    window = reach, 0 if context.causal else reach
     y: Any = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=window, enable_gqa=grouped)
     return y.transpose(0, 1)[None]  # type: ignore[no-any-return]
 
@@ -99,7 +100,11 @@ def attend_each(attend: Attend, q: Tensor, k: Tensor, v: Tensor, context: Contex
         if count > 1:
             part = (x.reshape(x.shape[1], count, length, -1).transpose(0, 1) for x in part)
         queries, keys, values = part
-        y = attend(queries, keys, values, context)  # which reads no coordinates where it drops nothing
+        mask = None
+        if 0 < context.window < length:
+            place = torch.arange(length, device=q.device)[None]
+            mask = within(place, place, context.window, context.causal)[:, None]
+        y = attend(queries, keys, values, replace(context, mask=mask))  # reads no coordinates where it drops nothing
         parts.append(y if count == 1 else y.transpose(0, 1).flatten(1, 2)[None])
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 

@@ -30,8 +30,9 @@ class Rotary(nn.Module):
 
         They are made of whole positions in fp32: half precision does not tell apart the positions of a long text.
         """
-        angles = positions[:, None, :, None].float() * self.frequencies
-        return angles.cos(), angles.sin()
+        angles, magnitude = positions[:, None, :, None].float() * self.frequencies, self.rope.magnitude
+        cos, sin = angles.cos(), angles.sin()
+        return (cos, sin) if magnitude == 1 else (cos * magnitude, sin * magnitude)
 
 
 def rotated(x: Tensor, by: Turn) -> Tensor:

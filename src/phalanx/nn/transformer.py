@@ -6,15 +6,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from phalanx.nn import slots
-from phalanx.nn.attention import Context
+from phalanx.nn.attention import Context, within
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.linear import Embedding, Slot
 from phalanx.nn.norm import Norm
 from phalanx.nn.packed import pack
-from phalanx.nn.rotary import Rotary
+from phalanx.nn.rotary import Rotary, Turn
 from phalanx.spec import model
+from phalanx.spec.rope import Rope
 
 
 class Embeddings(nn.Module):
@@ -24,7 +25,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, part: model.Embeddings, positions: int) -> None:
         super().__init__()
-        self.positions = positions
+        self.positions, self.scale = positions, part.scale
         self.token = Embedding(part.token)
         self.position = Embedding(part.position) if part.position else None
         self.segment = Embedding(part.segment) if part.segment else None
@@ -35,6 +36,7 @@ class Embeddings(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the residual stream before the first block, float32 [batch, seq, hidden]."""
         x = self.token(batch.tokens)
+        x = x if self.scale == 1 else x * self.scale
         if self.position is not None:
             place = self.position(self.rows(batch.index) % self.positions)
             if self.segment is not None and batch.segment is not None:
@@ -44,6 +46,11 @@ class Embeddings(nn.Module):
         x = x if self.norm is None else self.norm(x)
         y: Tensor = x if self.dropout is None else self.dropout(x, batch.index, batch.key)
         return y
+
+
+def _kind(attention: model.Attention) -> tuple[Rope | None, int]:
+    """Return what blocks of one kind share of their context: rotary positions and window."""
+    return attention.rope, attention.window
 
 
 class Transformer(nn.Module):
@@ -57,10 +64,11 @@ class Transformer(nn.Module):
     def __init__(self, spec: model.Spec) -> None:
         super().__init__()
         self.causal, self.positions = spec.causal, spec.positions
-        (rope,) = {block.attention.rope for block in spec.blocks}
-        self.rotary = Rotary(rope) if rope else None
+        self.kinds = [*dict.fromkeys(_kind(block.attention) for block in spec.blocks)]
+        ropes = [*dict.fromkeys(rope for rope, _ in self.kinds)]
+        self.rotary = nn.ModuleList(Rotary(rope) for rope in ropes if rope)
         self.embeddings: Any = Embeddings(spec.embeddings, spec.positions) if spec.embeddings else None
-        self.blocks = nn.ModuleDict({str(number): Block(part, number) for number, part in spec.numbered()})
+        self.blocks = nn.ModuleDict({str(number): self._block(part, number) for number, part in spec.numbered()})
         self.norm = Norm(spec.norm) if spec.norm else None
         self.leave: Slot = slots.same
         self.everywhere: Slot = slots.same
@@ -71,16 +79,42 @@ class Transformer(nn.Module):
         packed = pack(batch) if self.packs and context is None else None
         if packed is not None:
             batch, context = packed.batch, packed.context(self.causal)
-        context = context or self.context(batch)
-        if self.rotary is not None:
-            context = replace(context, turn=self.rotary(batch.index % self.positions))
+        contexts = self._contexts(batch, context or self.context(batch))
 
         x = self.embeddings(batch) if x is None else x
         for block in self.blocks.values():
-            x = block(x, context)
+            x = block(x, contexts[block.kind])  # type: ignore[index]
 
         x = x if self.norm is None else self.norm(x)
         return self.leave(x) if packed is None else packed.unpack(x)
+
+    def _block(self, part: model.Block, number: int) -> Block:
+        block = Block(part, number)
+        block.kind = self.kinds.index(_kind(part.attention))
+        return block
+
+    def _contexts(self, batch: Batch, context: Context) -> list[Context]:
+        """Return the context of each kind of block: with the angles of its rotary positions, and its window."""
+        if self.kinds == [(None, 0)]:
+            return [context]
+        place = batch.index % self.positions
+        turns: dict[Rope | None, Turn] = {rotary.rope: rotary(place) for rotary in self.rotary}  # type: ignore[misc]
+        return [
+            replace(context, turn=turns.get(rope), window=window, mask=self._in_window(window, batch, context))
+            for rope, window in self.kinds
+        ]
+
+    def _in_window(self, window: int, batch: Batch, context: Context) -> Tensor | None:
+        """Return the mask of a context within a window. Attention to packed sequences, to a cache or around a ring
+        makes its own.
+        """
+        if not window or not self.masked or context.cu_seqlens is not None or context.cache is not None:
+            return context.mask
+        keys = self.everywhere(batch.index)
+        if window >= keys.shape[1]:
+            return context.mask
+        near = within(batch.index, keys, window, self.causal)[:, None]
+        return near if context.mask is None else near & context.mask
 
     def context(self, batch: Batch) -> Context:
         """Return who may attend to whom: within a document, and in a causal model to the past only."""

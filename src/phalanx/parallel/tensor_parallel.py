@@ -18,11 +18,13 @@ from phalanx.nn.heads import VocabularyHead
 from phalanx.nn.linear import Embedding, Linear
 from phalanx.nn.loss import Columns
 from phalanx.nn.model import Model
+from phalanx.nn.norm import Norm
 from phalanx.nn.transformer import Embeddings
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis
+from phalanx.spec import leaves
 from phalanx.spec.leaves import Leaf, Matrix, Table
-from phalanx.spec.partition import Ranks, runs, shape, split, widened
+from phalanx.spec.partition import Ranks, local, runs, shape, split, widened
 
 
 def shard(model: Model, tp: Axis, ranks: Ranks) -> None:
@@ -55,6 +57,9 @@ def _fill(module: nn.Module, leaf: Leaf, tp: Axis, ranks: Ranks) -> None:
         if split(leaf.rows):
             (rows,) = runs(leaf.rows, ranks)
             module.start, module.leave = rows.global_offset, comm.conjugate(leave, tp)
+    elif isinstance(leaf, leaves.Norm) and split(leaf.dim):
+        assert isinstance(module, Norm)
+        module.total, module.size = comm.total(tp), local(leaf.dim, ranks) * tp.size  # copies of key heads included
     elif isinstance(leaf, Matrix) and isinstance(module, VocabularyHead):
         (words,) = runs(leaf.outputs, ranks)
         module.held, module.enter = words.length, comm.conjugate("copy", tp)

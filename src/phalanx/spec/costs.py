@@ -78,8 +78,14 @@ def _matrices(part: Part, ranks: Ranks) -> tuple[tuple[str, str, int, int], ...]
 
 
 def keys(attention: Attention, sequence: int, masked: bool) -> float:
-    """Return how many keys a query meets: all of the sequence, or the mean of those that a causal mask lets it see."""
-    return (sequence + 1) / 2 if masked and attention.causal else sequence
+    """Return how many keys a query meets: as many as a sequence or a window has, or, where `masked`, the mean of those
+    that it is let see.
+    """
+    reach = min(attention.window or sequence, sequence)
+    if not masked:
+        return min(sequence, reach if attention.causal else 2 * reach - 1)
+    before = reach * (sequence - (reach - 1) / 2) / sequence  # the mean, with itself
+    return before if attention.causal else 2 * before - 1
 
 
 def scores(spec: Spec, sequence: int, masked: bool = False) -> float:

@@ -107,12 +107,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm, or a root-mean-square norm (arXiv 1910.07467), which has no bias; in fp32, over one dimension."""
+    """A layer norm, or a root-mean-square norm (arXiv 1910.07467), which has no bias; in fp32, over one dimension.
+
+    Where that dimension is split, ranks add up their squares. With `unit_offset` what an rms norm gives is multiplied
+    by 1 + weight, which begins at 0 (Gemma).
+    """
 
     dim: Dim
     eps: float
     kind: Literal["layer", "rms"] = "layer"
     bias: bool = True
+    unit_offset: bool = False
 
     @property
     def biased(self) -> bool:

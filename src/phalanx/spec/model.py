@@ -84,6 +84,9 @@ class Attention(Layer):
     they share, so that a slice of whole groups is one slice of the matrix. With as many key heads as heads, q, k and v
     of each head lie together. When there are more tensor-parallel ranks than groups, each rank has some queries of a
     group and a copy of its key and value.
+
+    Queries and keys may be normed before they are rotated (`normed`): each head for itself ("head"), or all heads of a
+    token together ("width", OLMo 2). With a `window` a query sees only keys whose distance is less than that.
     """
 
     hidden: int
@@ -95,6 +98,11 @@ class Attention(Layer):
     rope: Rope | None = None
     drop: float = 0.0  # dropout of the probabilities
     stds: tuple[float, float] = (0.02, 0.02)  # of the initial weights of qkv and out
+    window: int = 0  # 0: all keys are seen
+    scale: float = 0.0  # of the scores; 0: 1 / sqrt(width)
+    normed: Literal["", "head", "width"] = ""
+    norm_eps: float = 1e-6  # of the norms of queries and keys, which are rms norms
+    unit_offset: bool = False  # of these norms
 
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
         """Yield qkv and out."""
@@ -110,12 +118,22 @@ class Attention(Layer):
 
         yield "qkv", Matrix(embed, rows, self.bias[0], self.stds[0])
         yield "out", Matrix(columns, embed, self.bias[1], self.stds[1])
+        if self.normed:
+            keys = Dim("heads", self.kv_heads * self.width, self.kv_heads, fused=fused[1:2])
+            each = Dim("head", self.width)
+            for name, dim in (("q_norm", columns), ("k_norm", keys)):
+                over = each if self.normed == "head" else dim
+                yield name, Norm(over, self.norm_eps, "rms", unit_offset=self.unit_offset)
 
     def costs(self) -> Costs:
-        """Return its costs. Kept are what qkv reads; queries, keys and values; and what attention gives."""
+        """Return its costs. Kept are what qkv reads; queries and keys before their norms; queries, keys and values; and
+        what attention gives.
+        """
         queries, keys = self.heads * self.width, self.kv_heads * self.width
-        saved = Saved(self.hidden, "all"), Saved(2 * (queries + keys), "split")
-        return Costs(self.hidden, saved, scored=2 * queries, cached=2 * keys)
+        saved = [Saved(self.hidden, "all"), Saved(2 * (queries + keys), "split")]
+        if self.normed:
+            saved.append(Saved(queries + keys, "split", wide=True))
+        return Costs(self.hidden, tuple(saved), scored=2 * queries, cached=2 * keys)
 
 
 @dataclass(frozen=True)
@@ -152,25 +170,33 @@ class MLP(Layer):
 
 @dataclass(frozen=True)
 class Block(Part):
-    """Two layers on the residual stream: x + layer(norm(x)), or norm(x + layer(x)) unless `norm_first`."""
+    """Two layers on the residual stream: x + branch(layer(norm(x))), or norm(x + layer(x)) unless `norm_first`.
 
-    norm1: Norm
+    A norm that is None is left out: there are none on branches but in OLMo 2, which has only those, and Gemma, which
+    has both; ModernBERT's first block has none before its attention.
+    """
+
+    norm1: Norm | None
     attention: Attention
-    norm2: Norm
+    norm2: Norm | None
     feed_forward: MLP
     norm_first: bool = True
     drop: float = 0.0  # dropout of what a layer adds
+    branch1: Norm | None = None
+    branch2: Norm | None = None
 
     def __hash__(self) -> int:
         """Return a hash of a few of its values: planning asks for it often, and blocks that differ are few."""
+        attention = self.attention
         return hash(
-            (self.attention.heads, self.attention.kv_heads, self.attention.drop, self.feed_forward.width, self.drop)
+            (attention.heads, attention.kv_heads, attention.drop, attention.window, self.feed_forward.width, self.drop)
         )
 
 
 @dataclass(frozen=True)
 class Embeddings(Part):
-    """The sum of the rows of a token, its position and its segment; in some models a norm after it; dropout.
+    """The sum of the rows of a token, its position and its segment; in some models a norm after it; dropout. A token's
+    row is multiplied by `scale`.
 
     A stage of a pipeline that only has a copy of the words, to multiply by, has no dropout (None).
     """
@@ -180,6 +206,7 @@ class Embeddings(Part):
     segment: Table | None = None
     norm: Norm | None = None
     drop: float | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from phalanx.spec.leaves import Dim, Parameter
 from phalanx.spec.model import Block, Embeddings, Spec
 
 SPLIT = frozenset({"heads", "mlp", "vocab"})
-AXES = SPLIT | {"embed", "position", "segment", "transform", "pooled", "classes"}  # all that there are
+AXES = SPLIT | {"embed", "head", "position", "segment", "transform", "pooled", "classes"}  # all that there are
 
 
 class Ranks(NamedTuple):
@@ -143,9 +143,12 @@ def partial(parameter: Parameter, ranks: Ranks) -> bool:
     """Return whether a rank's gradient of a parameter that all tensor-parallel ranks hold lacks the others' terms.
 
     With sequence parallelism each rank applies what is in the transformer to its own positions alone; heads see all.
+    What is applied to every head of attention, each rank applies to its own heads.
     """
-    inside = parameter.name.startswith("transformer.")
-    return ranks.tp > 1 and ranks.sequence and inside and not any(map(split, parameter.dims))
+    if ranks.tp == 1 or any(map(split, parameter.dims)):
+        return False
+    each_head = any(dim.axis == "head" for dim in parameter.dims)
+    return each_head or (ranks.sequence and parameter.name.startswith("transformer."))
 
 
 def shared(spec: Spec, tp: int) -> list[int]:

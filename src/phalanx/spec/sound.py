@@ -18,7 +18,16 @@ from phalanx.spec.rope import Rope
 from phalanx.spec.supported import OVER_WORDS, PRETRAINING, unsupported
 
 _PARTS = Spec, Embeddings, Block, Attention, MLP, Head, Matrix, Table, Norm, Rope, Dim, Fused
-_MAY_BE_ZERO = {"size", "units", "padded", "pieces", "first", "candidates"}  # of the whole numbers
+_MAY_BE_ZERO = {
+    "size",
+    "units",
+    "padded",
+    "pieces",
+    "first",
+    "candidates",
+    "window",
+    "original",
+}  # of the whole numbers
 
 
 def flaw(spec: Spec) -> str:
@@ -189,8 +198,9 @@ def _wrong_embeddings(spec: Spec) -> Iterator[str]:
 
 def _wrong_block(block: Block, hidden: int, path: str) -> Iterator[str]:
     """Yield sizes of a block that are not the residual stream's, and key heads that do not divide its heads."""
-    yield from _not_embed(block.norm1.dim, hidden, f"{path}.norm1")
-    yield from _not_embed(block.norm2.dim, hidden, f"{path}.norm2")
+    for name in ("norm1", "norm2", "branch1", "branch2"):
+        if norm := getattr(block, name):
+            yield from _not_embed(norm.dim, hidden, f"{path}.{name}")
     for name, layer in (("attention", block.attention), ("feed_forward", block.feed_forward)):
         if layer.hidden != hidden:
             yield f"{path}.{name}.hidden is {layer.hidden}, and the model's hidden is {hidden}"
@@ -201,6 +211,13 @@ def _wrong_block(block: Block, hidden: int, path: str) -> Iterator[str]:
     rope = attention.rope
     if rope and (rope.width % 2 or rope.width > attention.width):
         yield f"{path}.attention.rope.width is {rope.width}, not even and at most its width={attention.width}"
+    if rope and rope.scaling in ("llama3", "yarn"):
+        if not rope.original:
+            yield f"{path}.attention.rope.original is 0: {rope.scaling} scaling goes by the original length"
+        if rope.low >= rope.high:
+            yield f"{path}.attention.rope.low is {rope.low}, not less than high={rope.high}"
+    if rope and not rope.factor:
+        yield f"{path}.attention.rope.factor is 0"
 
 
 def _wrong_head(head: Head, spec: Spec) -> Iterator[str]:

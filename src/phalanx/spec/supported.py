@@ -35,8 +35,10 @@ def unsupported(spec: Spec) -> str:
     attentions = [block.attention for block in spec.blocks]
     if len({attention.causal for attention in attentions}) > 1:
         return "blocks that look ahead beside blocks that do not"
-    if len({attention.rope for attention in attentions}) > 1:
-        return "blocks with different rotary positions"
+    if any(not block.norm_first and (block.branch1 or block.branch2) for block in spec.blocks):
+        return "norms on branches beside norms of sums (norm_first=False)"
+    if any(not block.norm_first and not (block.norm1 and block.norm2) for block in spec.blocks):
+        return "sums without their norms (norm_first=False)"
 
     return _unsupported_heads(spec.heads)
 

@@ -52,6 +52,7 @@ class Blocks(nn.Module):
     """Takes the place of a model's blocks, for packed batches. A GPT's keys and values are kept in `cache`."""
 
     cache: KVCache
+    kind = 0  # of the contexts of a model's blocks, which are of one kind
 
     def __init__(self, transformer: Any, spec: Spec, integers: bool) -> None:
         super().__init__()
