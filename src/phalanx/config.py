@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -172,6 +173,8 @@ class TrainConfig(Section):
     """Seed of weights, data order, masks and dropout."""
     init: str = ""
     """A run folder whose weights and optimizer moments this run starts from (BERT's second phase)."""
+    z_loss: NonNegativeFloat = 0.0
+    """Coefficient of the z-loss, the mean square of the log of the vocabulary's softmax sum (PaLM: 1e-4); 0: none."""
     eval_every: NonNegativeInt = 100
     """Steps between evaluations on the held-out data; 0 turns them off."""
     eval_sequences: PositiveInt = 256

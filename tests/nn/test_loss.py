@@ -35,19 +35,25 @@ def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -
     return F.cross_entropy(F.linear(hidden, weight, bias), labels, ignore_index=-1, reduction="sum")
 
 
+def plain_z(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    return F.linear(hidden, weight, bias).logsumexp(-1)[labels >= 0].square().sum()
+
+
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("fused", [False, True])
-def test_value_and_gradients(bias: bool, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("z", [0.0, 0.3])
+def test_value_and_gradients(bias: bool, fused: bool, z: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     *leaves, labels = inputs(bias)
     wanted = [leaf for leaf in leaves if leaf is not None]
-    ours = loss.vocabulary_loss(*leaves, labels, slots.gemm, loss.compiled() if fused else loss.WHOLE)
-    theirs = plain(*leaves, labels)
-    torch.testing.assert_close(ours, theirs)
-    grads = torch.autograd.grad(ours / 7, wanted), torch.autograd.grad(theirs / 7, wanted)
+    columns = loss.compiled(z) if fused else loss.WHOLE._replace(z=z)
+    ours, extra = loss.vocabulary_loss(*leaves, labels, slots.gemm, columns)
+    theirs, squares = plain(*leaves, labels), z * plain_z(*leaves, labels)
+    torch.testing.assert_close((ours, extra), (theirs, squares))
+    grads = torch.autograd.grad(ours / 7, wanted), torch.autograd.grad((theirs + squares) / 7, wanted)
     for mine, expected in zip(*grads, strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5 if z else 1e-6)
 
 
 @pytest.mark.usefixtures("_chunks")
@@ -63,7 +69,7 @@ def test_without_gradients() -> None:
 
 def test_leaves_are_not_touched_before_backward() -> None:
     hidden, weight, bias, labels = inputs(bias=True)
-    total = loss.vocabulary_loss(hidden, weight, bias, labels, slots.gemm)
+    total, _ = loss.vocabulary_loss(hidden, weight, bias, labels, slots.gemm)
     assert hidden.grad is None and weight.grad is None
     total.backward()
     assert hidden.grad is not None and weight.grad is not None
@@ -74,7 +80,7 @@ def test_labels_in_half_precision_products_are_scored_in_single() -> None:
         return slots.gemm(x.bfloat16(), weight.bfloat16())
 
     hidden, weight, _, labels = inputs(bias=False)
-    total = loss.vocabulary_loss(hidden, weight, None, labels, half)
+    total, _ = loss.vocabulary_loss(hidden, weight, None, labels, half)
     assert total.dtype == torch.float32
     (grad,) = torch.autograd.grad(total, hidden)
     assert grad.dtype == torch.float32
@@ -100,7 +106,7 @@ def test_no_tensor_of_the_size_of_the_logits(training: bool, monkeypatch: pytest
     *leaves, labels = inputs(bias=True)
     with torch.set_grad_enabled(training), Largest() as seen:
         if training:
-            loss.vocabulary_loss(*leaves, labels, slots.gemm).backward()
+            loss.vocabulary_loss(*leaves, labels, slots.gemm)[0].backward()
         else:
             loss.vocabulary_score(*leaves, labels, slots.gemm)
     assert seen.numel <= limit < ROWS * VOCAB
@@ -125,7 +131,7 @@ def test_no_model_makes_one(kind: dict[str, Any], training: bool, monkeypatch: p
 
 def test_nothing_labelled() -> None:
     hidden, weight, bias, labels = inputs(bias=True)
-    total = loss.vocabulary_loss(hidden[:0], weight, bias, labels[:0], slots.gemm)
+    total, _ = loss.vocabulary_loss(hidden[:0], weight, bias, labels[:0], slots.gemm)
     assert total == 0 and total.dtype == torch.float32
     total.backward()
     assert hidden.grad is not None and not hidden.grad.any()

@@ -1,5 +1,6 @@
 """The loop: it learns, and what must not change a loss does not."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def test_it_learns(corpus: Corpus, run: Path, family: str, optimizer: str, dtype
     assert record.losses[-1] < record.losses[0] - 0.4
     assert record.valids[15]["loss"] < record.losses[0] - 0.4
     assert record.steps[15]["skipped"] == 0
+
+
+def test_the_z_loss_is_told_apart(corpus: Corpus, run: Path) -> None:
+    """In the records, and not in the losses that text is judged by; the weights feel it."""
+    words = [*QUIETLY, "train.steps=2", "optim.warmup=0", "train.eval_every=2"]
+    without = fit(run / "without", corpus.config("gpt", *words))
+    record = fit(run / "with", corpus.config("gpt", *words, "train.z_loss=0.01"))
+    first, second = record.steps.values()
+    assert first["loss"] == without.steps[1]["loss"] and "z" not in without.steps[1]
+    assert first["z"] == pytest.approx(0.01 * math.log(320) ** 2, rel=0.02), "of logits that are still near zero"
+    assert second["z"] < first["z"] and first["grad_norm"] != without.steps[1]["grad_norm"]
+    assert record.valids[2].keys() == without.valids[2].keys()
 
 
 def test_the_position_in_the_data_follows_the_ramp(corpus: Corpus, run: Path) -> None:

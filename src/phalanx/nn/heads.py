@@ -31,13 +31,15 @@ class VocabularyHead(nn.Module):
         return self.gemm(hidden, weight[: self.held], self.bias)
 
     def sums(self, name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the sum of the loss over labels [...] >= 0, given hidden [..., hidden], as `name`. Without gradients
+        """Return the sum of the loss over labels [...] >= 0, given hidden [..., hidden], as `name`, and that of the
+        z-loss as "z" where there is one, whose gradient goes through the other. Without gradients neither that; instead
         also how many were right as NAME_correct, and the loss of each and whether it was right as `answers` [..., 2].
         """
         shape = labels.shape
         hidden, labels, weight = self.enter(hidden.flatten(0, -2)), labels.flatten(), weight[: self.held]
         if torch.is_grad_enabled():
-            return {name: loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm, self.columns)}
+            total, z = loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm, self.columns)
+            return {name: total, "z": z} if self.columns.z else {name: total}
         losses, right = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm, self.columns)
         answers = torch.stack([losses, right], -1).view(*shape, 2)
         return {name: losses.sum(), f"{name}_correct": right.sum(), "answers": answers}

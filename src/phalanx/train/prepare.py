@@ -30,6 +30,8 @@ def prepare(
         block.recompute = config.layout.recompute
     if packs:
         enable_packing(model, kernel=device.type == "cuda")
+    for head in (module for module in model.modules() if isinstance(module, VocabularyHead)):
+        head.columns = head.columns._replace(z=config.train.z_loss)
     if config.train.compile == "on":
         compile_parts(model, lengths_vary or packs)
 
@@ -64,5 +66,5 @@ def compile_parts(model: nn.Module, lengths_vary: bool) -> None:
     for module in model.modules():
         if isinstance(module, Block):
             module.compile(dynamic=lengths_vary)
-        elif isinstance(module, VocabularyHead) and module.columns is loss.WHOLE:
-            module.columns = loss.compiled()
+        elif isinstance(module, VocabularyHead) and module.columns.whole:
+            module.columns = loss.compiled(module.columns.z)

@@ -15,7 +15,7 @@ from phalanx.data.source_names import names_source
 from phalanx.errors import InputError
 from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
-from phalanx.spec.costs import flops_per_token
+from phalanx.spec.costs import decoders, flops_per_token
 from phalanx.train.layouts import filled, processes_of
 from phalanx.train.misfit import layout_misfit
 from phalanx.train.schedule import batch_size, check_schedule
@@ -125,6 +125,8 @@ def _check(config: Config) -> None:
         )
     if spec.segments == 1 and config.task == "mlm" and data.pairs != "none":
         raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
+    if config.train.z_loss and not any(decoders(spec)):
+        raise InputError(f"train.z_loss is of the softmax over the vocabulary, and task={config.task} has none; set 0")
     check_schedule(config)
 
 

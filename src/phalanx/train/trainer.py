@@ -121,10 +121,13 @@ class Trainer:
         batch = self.layout.local_batch(self.loader.batch(step))
         # before the batch leaves the CPU: nobody waits for the device
         counts = self.layout.global_counts(self.task.losses, self.task.loss_counts(batch))
+        if self.config.train.z_loss:
+            counts["z"] = counts[self.task.losses[0]]  # those of the vocabulary
         micro_batches = self.layout.micro_batches(batch.to(self.device))
 
         scale = self.scale.value
         losses, norm, stop = forward_backward(self.layout, micro_batches, counts, scale, lambda: self.signal > 0)
+        z = {"z": losses.pop("z")} if "z" in losses else {}  # told apart: a loss is what held-out text is judged by
         self.stopped_by = (self.signal or signal.SIGTERM) if stop else 0  # the signal may have reached another rank
         loss, rate = sum(losses.values()), learning_rate(step, self.config.optim, self.config.train.steps)
 
@@ -141,7 +144,7 @@ class Trainer:
         self.progress.tokens += batch.tokens.numel() * self.mesh.data.size
         self.monitor.step(step + 1, {
             "loss": loss, "lr": rate, "grad_norm": norm, "tokens": self.progress.tokens, "skipped": self.guard.skipped,
-            "scale": self.scale.value, **(losses if len(losses) > 1 else {}),
+            "scale": self.scale.value, **z, **(losses if len(losses) > 1 else {}),
         })  # fmt: skip
 
     def _fit_to_use(self, loss: float, norm: float, micro_batches: list[Batch]) -> bool:
