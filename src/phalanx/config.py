@@ -127,6 +127,8 @@ class DataConfig(Section):
     """Tokens of a training sequence."""
     stop_at_documents: bool = False
     """GPT: attention does not cross document boundaries inside a sequence."""
+    restart_positions: bool = False
+    """With stop_at_documents: count positions from where each document begins; else they go on from the sequence's."""
     mask_fraction: Fraction = 0.15
     """BERT: fraction of the tokens to predict (80 % masked, 10 % random, 10 % kept)."""
     whole_word: bool = False

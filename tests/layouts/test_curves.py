@@ -18,6 +18,7 @@ DEEPER = "model.layers=4"
 # Of eight sequences; where nothing is said, in three, three and two. Each message of a small model costs more than what
 # is computed, so that layouts of many say them once a step where others of their kind accumulate.
 ACCUMULATE, TWICE, ONCE = "layout.micro_batch=2", "layout.micro_batch=4", "layout.micro_batch=0"
+STOP, RESTART = "data.stop_at_documents=true", "data.restart_positions=true"
 LAYOUTS = {
     "tp2 whole stream": (2, ["layout.tp=2", "layout.sequence_parallel=false"]),
     "tp2": (2, ["layout.tp=2", TWICE]),
@@ -108,15 +109,19 @@ def first() -> dict[tuple[str, ...], Weights]:
         ("bert", "zero2", ["optim.name=muon", "optim.lr=0.03"]),
         ("bert", "cp2", ["model.attention_dropout=0.1"]),
         ("bert", "tp2", ["model.attention_dropout=0.1"]),
-        ("gpt", "dp2 tp2", ["data.stop_at_documents=true"]),
-        ("gpt", "cp2 tp2 ring", ["data.stop_at_documents=true"]),
+        ("gpt", "dp2 tp2", [STOP]),
+        ("gpt", "cp2 tp2 ring", [STOP]),
+        ("gpt", "pp2 tp2", [STOP, RESTART]),
+        ("gpt", "cp2 tp2", [STOP, RESTART]),
+        ("llama", "pp2 cp2", [STOP, RESTART]),
+        ("llama", "cp4 ring", [STOP, RESTART]),
         ("bert", "dp2", ["train.rampup=4,4,16"]),
         ("bert", "cp2 tp2", ["train.z_loss=0.1"]),
         ("llama", "pp2 tp2", ["train.z_loss=0.1"]),
         ("gpt", "dp2 tp2", ["train.z_loss=0.1"]),
         ("llama", "zero3 tp2", ["model.kv_heads=1", "model.tied=true"]),
         ("llama", "pp2 tp2", ["model.kv_heads=1", "model.qkv_bias=true", "model.attention_dropout=0.1"]),
-        ("llama", "cp2 tp2 ring", ["model.kv_heads=1", "data.stop_at_documents=true"]),
+        ("llama", "cp2 tp2 ring", ["model.kv_heads=1", STOP]),
         ("llama", "tp4", ["optim.name=muon", "optim.lr=0.03", "optim.split_fused=true"]),
     ],
 )

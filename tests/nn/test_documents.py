@@ -1,12 +1,17 @@
 """Attention stops at documents, at padding and at the future."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from phalanx.data.source import Sample
 from phalanx.models.build import build
 from phalanx.models.family import configured
 from phalanx.nn.batch import Batch
+from phalanx.train.collate import make_batch
 from tests.batches import batch_of
 
 POSITIONS, VOCAB = 12, 50
@@ -81,3 +86,25 @@ def test_a_document_alone_has_the_logits_it_has_among_others() -> None:
     alone = Batch(tokens[:, 5:9], whole.index[:, 5:9], whole.key)
     with torch.no_grad():
         torch.testing.assert_close(model(alone), model(whole)[:, 5:9], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_positions_may_restart_at_documents(family: str) -> None:
+    """Then a document has the logits that it has at a sequence's begin, whatever stands before it."""
+    config = configured(family=family, layers=2, hidden=32, heads=4, positions=POSITIONS, vocab=VOCAB, init_std=0.5)
+    model = build(config, 0, CPU).eval()
+    tokens = torch.arange(POSITIONS).numpy()
+    places = np.array([0] * 5 + [1] * 7, np.int32)
+    going_on, restarting = (
+        make_batch([Sample(tokens, tokens, None, places, -1)], POSITIONS, 0, 0, restart=restart)
+        for restart in (False, True)
+    )
+    assert going_on.places(POSITIONS).tolist() == [[*range(12)]]
+    assert restarting.places(POSITIONS).tolist() == [[*range(5), *range(7)]]
+
+    alone = batch_of(going_on.tokens[:, 5:], POSITIONS)
+    with torch.no_grad():
+        expected, among, held = (model(replace(each, labels=None)) for each in (alone, restarting, going_on))
+    torch.testing.assert_close(among[:, 5:], expected, rtol=0, atol=1e-4)
+    apart = (held[:, 5:] - expected).abs().max()
+    assert apart > 0.1 if family == "gpt2" else apart < 1e-3, "a rotary score depends on distances alone"

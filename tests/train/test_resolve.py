@@ -56,6 +56,7 @@ def test_paths_are_absolute_and_names_are_not_paths(
         (["model.heads=3"], "model.heads=3"),
         (["optim.warmup=6"], "optim.warmup=6"),
         (["train.device=cuda"], "train.device=cuda"),
+        (["data.restart_positions=true"], "set data.stop_at_documents=true"),
         (["train.z_loss=1e-4", "task=classes", "model.classes=2", "model.family=bert"], "train.z_loss"),
     ],
 )

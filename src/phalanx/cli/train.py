@@ -26,27 +26,25 @@ class TrainsOrDecays(Trains):
         return super().parse_args(ctx, args)
 
 
+_FROM = typer.Option(
+    "--from",
+    help="A run whose model and weights to begin with, as phalanx import makes them; with --decay, the step of the "
+    "checkpoint, by default the newest.",
+)
+_DECAY = typer.Option(
+    min=0,
+    help="Have a run whose rate is stable (optim.schedule=wsd or constant) decay in a folder of its own: steps, or a "
+    "share of the whole below 1, by default 0.1.",
+)
+
+
 @app.command(cls=TrainsOrDecays)
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a TOML file, or a run folder to continue.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value words over the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE by default.")] = None,
-    init: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            help="A run whose model and weights to begin with, as phalanx import makes them; with --decay, the step of "
-            "the checkpoint, by default the newest.",
-        ),
-    ] = "",
-    decay: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Have a run whose rate is stable (optim.schedule=wsd or constant) decay in a folder of its own: "
-            "steps, or a share of the whole below 1, by default 0.1.",
-        ),
-    ] = None,
+    init: Annotated[str, _FROM] = "",
+    decay: Annotated[float | None, _DECAY] = None,
     procs: Annotated[
         int, typer.Option(min=0, help="Processes to start here; 0: as many as the layout names, or one a GPU.")
     ] = 0,
@@ -72,8 +70,7 @@ def train(
 
     wanted = None if decay is None else _decay(recipe, decay, init)
     words = [*(words_from(init) if init and not wanted else ()), *(overrides or ())]
-    # processes that look for the newest checkpoint at different times could find different ones
-    same = [*sys.argv[1:], "--from", str(wanted.step)] if wanted and not init else None
+    same = _same(wanted, init)
     code = launch.in_processes(lambda: procs or processes_here(recipe, words, None if wanted else out), restarts, same)
     if code is not None:
         raise typer.Exit(code)
@@ -91,6 +88,13 @@ def _decay(recipe: str, steps: float, step: str) -> "Decay":
         raise InputError(f"--from {step}: with --decay give the step of a checkpoint of {recipe}, as --from 500")
     wanted = Decay(steps, int(step) if step else None)
     return wanted._replace(step=branch_of(recipe, wanted)[0].step)
+
+
+def _same(wanted: "Decay | None", step: str) -> list[str] | None:
+    """Return the command with the step of its checkpoint: processes that looked for the newest one at different times
+    could find different ones. None where nothing is to be added.
+    """
+    return [*sys.argv[1:], "--from", str(wanted.step)] if wanted and not step else None
 
 
 @app.command(cls=Trains)

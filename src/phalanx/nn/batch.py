@@ -20,6 +20,13 @@ class Batch:
     document: Tensor | None = None  # int32 [B, S]: attention stays within equal numbers; padding is -1
     related: Tensor | None = None  # int64 [B]: the sequence's label (NSP, SOP, or a class); -1: none
     value: Tensor | None = None  # float32 [B]: the number to predict, NaN where there is none
+    place: Tensor | None = (
+        None  # int64 [B, S]: the position that the model is told, where it is not that in the sequence
+    )
+
+    def places(self, positions: int) -> Tensor:
+        """Return the positions that a model of so many is told: int64 [B, S]."""
+        return self.index % positions if self.place is None else self.place
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Return sequences `start` to `stop` of this batch, coordinates kept."""

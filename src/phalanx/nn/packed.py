@@ -63,10 +63,12 @@ def pack(rows: Batch) -> PackedBatch:
     new[1:] = (row[1:] != row[:-1]) | (number[1:] != number[:-1])
     ends = torch.cat([new.nonzero()[:, 0], torch.tensor([count], device=row.device)]).int()
 
-    present = rows.tokens, rows.index, rows.segment
-    tokens, index, segment = (None if x is None else x.flatten()[kept][None] for x in present)
+    present = rows.tokens, rows.index, rows.segment, rows.place
+    tokens, index, segment, place = (None if x is None else x.flatten()[kept][None] for x in present)
     assert tokens is not None and index is not None
-    return PackedBatch(Batch(tokens, index, rows.key[:1], segment=segment), ends, width, kept, rows.tokens.shape)
+    return PackedBatch(
+        Batch(tokens, index, rows.key[:1], segment=segment, place=place), ends, width, kept, rows.tokens.shape
+    )
 
 
 def attend_varlen(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:

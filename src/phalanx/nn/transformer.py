@@ -38,7 +38,7 @@ class Embeddings(nn.Module):
         x = self.token(batch.tokens)
         x = x if self.scale == 1 else x * self.scale
         if self.position is not None:
-            place = self.position(self.rows(batch.index) % self.positions)
+            place = self.position(self.rows(batch.places(self.positions)))
             if self.segment is not None and batch.segment is not None:
                 place = place + self.segment(self.rows(batch.segment))
             x = x + place
@@ -97,7 +97,7 @@ class Transformer(nn.Module):
         """Return the context of each kind of block: with the angles of its rotary positions, and its window."""
         if self.kinds == [(None, 0)]:
             return [context]
-        place = batch.index % self.positions
+        place = batch.places(self.positions)
         turns: dict[Rope | None, Turn] = {rotary.rope: rotary(place) for rotary in self.rotary}  # type: ignore[misc]
         return [
             replace(context, turn=turns.get(rope), window=window, mask=self._in_window(window, batch, context))

@@ -13,8 +13,11 @@ from phalanx.nn.batch import Batch
 from phalanx.train.layouts import parts_of
 
 
-def make_batch(samples: Sequence[Sample], positions: int, seed: int, step: int, first: int = 0) -> Batch:
+def make_batch(
+    samples: Sequence[Sample], positions: int, seed: int, step: int, first: int = 0, restart: bool = False
+) -> Batch:
     """Samples as tensors, with the coordinates that make their random numbers: rows of the global batch from `first`.
+    Where a document begins inside a sequence the positions that the model is told may `restart`.
 
     `document` is given only if some sample needs it, so that attention without a mask keeps its fast path.
     """
@@ -32,7 +35,8 @@ def make_batch(samples: Sequence[Sample], positions: int, seed: int, step: int, 
         value = torch.tensor([s.value for s in samples])
     key = torch.full((rows,), random.key(seed, step), dtype=torch.int32)
     tokens, labels = _stack([s.tokens for s in samples]), _stack([s.labels for s in samples])
-    return Batch(tokens, index, key, labels, segment, document, related, value)
+    place = _restarted(document) if restart and document is not None else None
+    return Batch(tokens, index, key, labels, segment, document, related, value, place)
 
 
 def trimmed(batch: Batch, samples: Sequence[Sample], config: Config) -> Batch:
@@ -46,6 +50,14 @@ def trimmed(batch: Batch, samples: Sequence[Sample], config: Config) -> Batch:
     step = math.ceil(max(16, length / 8) / parts) * parts
     keep = min(length, math.ceil(max(1, *(s.used for s in samples)) / step) * step)
     return batch if keep == length else batch.columns(torch.arange(keep))
+
+
+def _restarted(document: Tensor) -> Tensor:
+    """Return how far each token is from where its document begins in the sequence: int64 [rows, length]."""
+    place = torch.arange(document.shape[1])
+    begins = torch.ones_like(document, dtype=torch.bool)
+    begins[:, 1:] = document[:, 1:] != document[:, :-1]
+    return place - torch.where(begins, place, 0).cummax(1).values
 
 
 def _stack(arrays: Sequence[object]) -> Tensor:

@@ -126,7 +126,7 @@ def _batch(task: Task, source: Source, picked: list[int], size: int, config: Con
         blank = source.sample(0, 0)
         blank = blank._replace(labels=np.full_like(blank.labels, -1), related=min(blank.related, -1), value=math.nan)
         samples += [blank] * (size - len(samples))
-    batch = make_batch(samples, spec_of(config.model).positions, 0, 0)
+    batch = make_batch(samples, spec_of(config.model).positions, 0, 0, restart=config.data.restart_positions)
     return trimmed(batch, samples, config) if task.labelled else batch
 
 

@@ -30,7 +30,7 @@ class Loader:
         row = rows * self.replicas.rank
         first = samples_before(step, train) + row
         samples = [self.task.train[n] for n in range(first, first + rows)]
-        batch = make_batch(samples, self.positions, train.seed, step, row)
+        batch = make_batch(samples, self.positions, train.seed, step, row, self.config.data.restart_positions)
         return trimmed(batch, samples, self.config) if self.task.labelled else batch
 
     def batch(self, step: int) -> Batch:

@@ -125,6 +125,10 @@ def _check(config: Config) -> None:
         )
     if spec.segments == 1 and config.task == "mlm" and data.pairs != "none":
         raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
+    if data.restart_positions and not (data.stop_at_documents or any(map(names_source, data.train))):
+        raise InputError(
+            "data.restart_positions=true needs to know where documents end; set data.stop_at_documents=true"
+        )
     if config.train.z_loss and not any(decoders(spec)):
         raise InputError(f"train.z_loss is of the softmax over the vocabulary, and task={config.task} has none; set 0")
     check_schedule(config)
