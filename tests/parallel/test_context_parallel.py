@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from phalanx.parallel import ring
+from phalanx.nn.attention import within
+from phalanx.parallel import ring, windows
 from phalanx.parallel.context_parallel import positions
 from phalanx.parallel.mesh import Axis
 from phalanx.parallel.ring import Meeting, Ring
+from phalanx.parallel.windows import Window
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])
@@ -31,6 +33,37 @@ def test_every_rank_meets_the_same_number_of_pairs(ranks: int) -> None:
         work.append(turns)
     assert met.equal(torch.ones_like(met).tril())
     assert all(turns == work[0] for turns in work)
+
+
+@pytest.mark.parametrize(("ranks", "width"), [(2, 1), (2, 3), (3, 16), (4, 9), (4, 17), (4, 40), (8, 5), (8, 200)])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("most", [3, 512])
+def test_within_a_window_near_keys_are_met_once(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, width: int, causal: bool, most: int
+) -> None:
+    """Each query meets every key of its window exactly once, itself first; ranks that none reaches are passed over."""
+    monkeypatch.setattr(windows, "ROWS", most)
+    part, window = 16, Window(width, causal)
+    length = part * ranks
+    met, first = torch.zeros(length, length, dtype=torch.int64), [True] * length
+
+    for rank in range(ranks):
+        mine = positions(length, ranks, rank)
+        for step in windows.steps.__wrapped__(ranks, part, window):
+            theirs = positions(length, ranks, (rank - step) % ranks)
+            for rows, keys in windows.near(rank, (rank - step) % ranks, ranks, part, window):
+                seen = within(mine[None, rows], theirs[None, keys], width, causal)[0]
+                met[mine[rows][:, None], theirs[keys]] += seen
+                for place in mine[rows].tolist():
+                    assert not first[place] or place in theirs[keys]
+                    first[place] = False
+
+    place = torch.arange(length)[None]
+    assert met.equal(within(place, place, width, causal)[0].long())
+    if width == 1:
+        assert windows.steps.__wrapped__(ranks, part, window) == [0]
+    if ranks == 8 and width == 5:
+        assert windows.steps.__wrapped__(ranks, part, window) == [0, 1, 7]
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -130,6 +130,16 @@ def test_messages_of_pipelines_that_are_sharded(words: str, rank: int) -> None:
     )
 
 
+@pytest.mark.parametrize("window", [16, 200])
+def test_windows_in_a_ring(window: int) -> None:
+    """Keys go to the ranks that a window reaches, past the others; a rank in the middle has most pairs."""
+    words = f"4 toy train.batch=4 layout.micro_batch=2 layout.cp=4 layout.context=ring model.window={window}"
+    config, processes = laid_out(words)
+    seen = trace(config, processes, rank=2, device="cpu")
+    assert dict(seen.messages) == dict(planned_messages(config, 2, "cpu"))
+    assert flops(config) == pytest.approx(seen.flops, rel=0.01)
+
+
 @pytest.mark.parametrize(("dtype", "tp"), [("bf16", 2), ("fp32", 1)])
 def test_rotary_positions_move_what_is_planned(dtype: str, tp: int) -> None:
     """What uncompiled blocks do more than those of the same model without them, but for the angles, made once."""

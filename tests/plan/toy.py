@@ -3,6 +3,7 @@ norms without biases, rotary positions, a gate, a head of its own over the vocab
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from phalanx.config import ModelConfig
@@ -23,6 +24,8 @@ class ToyConfig(ModelConfig):
     """Whether the head multiplies by the embedding's weight."""
     rotary: bool = True
     """Whether queries and keys are turned by their positions."""
+    window: int = 0
+    """Positions that a query of the blocks but the last sees; 0 means all."""
     wider: int = 0
     """How much wider the feed-forward layer of the last block is."""
 
@@ -43,6 +46,7 @@ class ToyConfig(ModelConfig):
             Block(norm, attention, norm, MLP(self.hidden, width, "silu", gated=True, bias=False), drop=self.dropout)
             for width in (self.ffn, self.ffn + self.wider)
         )
+        block = replace(block, attention=replace(attention, window=self.window))
         decoder = Matrix(embed, words, bias=False, per="label", tied=WORDS if self.tied else "")
         embeddings = Embeddings(Table(words, embed), drop=self.dropout)
         blocks = (*[block] * (self.layers - 1), last)

@@ -1,6 +1,7 @@
 """A model family as another package would bring it: `model.family=tests.strangers.families:Toy`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from phalanx.config import ModelConfig
@@ -16,6 +17,8 @@ class ToyConfig(ModelConfig):
     family: str = "tests.strangers.families:Toy"
     kv_heads: Size = 2
     """Heads of keys and values; must divide heads."""
+    window: int = 0
+    """Positions that a query of every second block sees, its own included; 0 means all."""
     shape: Literal["plain", "gated"] = "gated"
     """Feed-forward layers: one product up, or one more that gates it."""
 
@@ -32,8 +35,11 @@ class ToyConfig(ModelConfig):
         attention = Attention(self.hidden, self.heads, self.kv_heads, self.hidden // self.heads, causal=True)
         mlp = MLP(self.hidden, self.ffn, "silu", self.shape == "gated", bias=False)
         block = Block(norm, attention, norm, mlp, drop=self.dropout)
+        other = replace(block, attention=replace(attention, window=self.window))
         head = Head("lm", (("head", Matrix(embed, words, per="label")),))
-        return Spec(self.hidden, self.positions, embeddings, (block,) * self.layers, norm, (head,))
+        return Spec(
+            self.hidden, self.positions, embeddings, ((other, block) * self.layers)[: self.layers], norm, (head,)
+        )
 
 
 class Toy:

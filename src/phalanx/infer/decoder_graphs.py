@@ -14,7 +14,7 @@ from phalanx.infer.cuda_graphs import GraphCache, GraphedFunction, compile_block
 from phalanx.infer.decoder import Decoder, Layer
 from phalanx.infer.kv_cache import PAGE, Chunk, KVCache
 from phalanx.infer.sample import likeliest
-from phalanx.nn.attention import Context
+from phalanx.nn.attention import Context, within
 from phalanx.nn.batch import Batch
 from phalanx.nn.packed import attend_varlen, has_varlen
 
@@ -92,7 +92,7 @@ class GraphedDecoder(Decoder):
 
         key = torch.zeros(1, dtype=torch.int32, device=device)
         batch = Batch(tokens.view(1, -1), index.view(1, -1), key)
-        context = Context(batch.index, key, None, True, cache=PaddedView(at.flatten(), slots, mask))
+        context = Context(batch.index, key, None, True, cache=PaddedView(at.flatten(), slots, mask, seen))
         hidden = self.model.transformer(batch, context=context)[0]
         scores = self.model.head(hidden, self.model.words)[:, : self.vocab].float()
         return scores, likeliest(scores)
@@ -106,18 +106,24 @@ class PaddedView(NamedTuple):
     at: Tensor  # int64 [sequences × new]: where their keys go
     slots: Tensor  # int64 [sequences, longest]: where each one's past and new tokens lie
     mask: Tensor  # bool [sequences, new, longest]
+    seen: Tensor  # int64 [sequences, new]: positions of the new tokens
 
     def attend(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """Attend as `attend_cached` describes, all sequences at once."""
         keys, values = layer
         keys[:, self.at], values[:, self.at] = k[0].to(keys.dtype), v[0].to(keys.dtype)
 
-        queries = q.view(q.shape[1], *self.mask.shape[:2], 1, q.shape[3]).float() / math.sqrt(q.shape[3])
+        mask = self.mask
+        if context.window:
+            places = torch.arange(mask.shape[2], device=mask.device)[None]
+            mask = mask & within(self.seen, places, context.window, causal=True)
+
+        queries = q.view(q.shape[1], *mask.shape[:2], 1, q.shape[3]).float() / math.sqrt(q.shape[3])
         own_keys, own_values = keys[:, self.slots][:, :, None], values[:, self.slots][:, :, None]
         if (group := q.shape[1] // len(keys)) > 1:
             own_keys, own_values = own_keys.repeat_interleave(group, 0), own_values.repeat_interleave(group, 0)
-        shares = (queries * own_keys).sum(-1).masked_fill(~self.mask, -math.inf).softmax(-1)  # [heads, rows, new, all]
-        y = (shares[..., None] * own_values.masked_fill(~self.mask[..., None], 0)).sum(-2)  # padding may be anything
+        shares = (queries * own_keys).sum(-1).masked_fill(~mask, -math.inf).softmax(-1)  # [heads, rows, new, all]
+        y = (shares[..., None] * own_values.masked_fill(~mask[..., None], 0)).sum(-2)  # padding may be anything
         return y.to(q.dtype).view_as(q)
 
 

@@ -40,9 +40,9 @@ def within(rows: Tensor, keys: Tensor, window: int, causal: bool) -> Tensor:
     """Return who sees whom by distance alone: bool [batch, rows, keys] of positions int64 [batch, rows] and [batch,
     keys].
     """
-    distance = rows[:, :, None] - keys[:, None, :]
-    near = distance < window if causal else distance.abs() < window
-    return near & (distance >= 0) if causal else near
+    rows, keys = rows[:, :, None], keys[:, None, :]
+    last = rows if causal else rows + (window - 1)
+    return (keys > rows - window) & (keys <= last)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Context], Tensor]

@@ -3,19 +3,23 @@
 A rank attends to the keys it has while the next ones are on their way, and merges what it finds by the softmaxes'
 normalisers. Backward sends the keys around again, and with them the gradients that they have gathered so far. The
 zigzag slices of `context` leave every rank the same work: of an earlier rank's keys all queries see the first half, of
-a later one's the second half of the queries sees all.
+a later one's the second half of the queries sees all. Within a window only some ranks' keys are seen: the others' are
+passed over, and queries meet the keys near them, some rows at a time.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from phalanx.nn.attention import Context
+from phalanx.nn.attention import Context, within
+from phalanx.parallel import windows
 from phalanx.parallel.mesh import Axis
+from phalanx.parallel.windows import Window
 
 _ALL = slice(None)
 _aten = torch.ops.aten
@@ -54,21 +58,45 @@ class Ring:
         y: Tensor = _Ring.apply(q, torch.stack([k, v]), context, self)  # type: ignore[no-untyped-call]
         return y
 
-    def turns(self, kv: Tensor, group: int, context: Context) -> Iterator[Meeting]:
-        """Yield all meetings, this rank's own first, while its keys and values [2, batch, kv_heads, seq, d], each of
-        which a `group` of queries shares, go around.
+    def turns(self, kv: Tensor, group: int, context: Context) -> Iterator[tuple[Iterator[Meeting], int]]:
+        """Yield the meetings with each rank whose keys are seen, this rank's own first, while keys and values [2,
+        batch, kv_heads, seq, d], each of which a `group` of queries shares, go around; and how many ranks further they
+        go then, with what they have gathered.
         """
-        for turn in range(self.axis.size):
-            source = (self.axis.rank - turn) % self.axis.size
-            # sent before they are attended to here, so that the message hides behind the compute
-            hop = _Hop(kv, self.axis) if turn < self.axis.size - 1 else None
+        ranks = self.axis.size
+        steps: Sequence[int] = range(ranks)
+        if context.window:
+            steps = windows.steps(ranks, kv.shape[3], Window(context.window, context.causal))
 
-            rows, keys, causal = self.seen(source, kv.shape[3], context.causal)
-            mask = None if context.documents is None else self._mask(source, context)[:, :, rows, keys]
-            k, v = (x[:, :, keys].repeat_interleave(group, 1) if group > 1 else x[:, :, keys] for x in kv)
-            yield Meeting(rows, keys, k, v, mask, causal)
+        for step, following in pairwise([*steps, ranks]):
+            # sent before they are attended to here, so that the message hides behind the compute
+            hop = _Hop(kv, self.axis, following - step) if following < ranks else None
+            yield self._meetings((self.axis.rank - step) % ranks, kv, group, context), following - step
             if hop:
                 kv = hop.wait()
+
+    def _meetings(self, source: int, kv: Tensor, group: int, context: Context) -> Iterator[Meeting]:
+        """Yield where this rank's queries see keys of the rank `source`, which are in `kv`."""
+        seq, causal = kv.shape[3], context.causal
+        mask = None if context.documents is None else self._mask(source, context)
+        for rows, keys, past in self._seen(source, seq, context):
+            part = None if mask is None else mask[:, :, rows, keys]
+            if context.window:
+                length, device = seq * self.axis.size, kv.device
+                own, theirs = (self.positions(length, rank=rank)[None] for rank in (self.axis.rank, source))
+                close = within(own[:, rows].to(device), theirs[:, keys].to(device), context.window, causal)[:, None]
+                part = close if part is None else part & close
+            k, v = (x[:, :, keys].repeat_interleave(group, 1) if group > 1 else x[:, :, keys] for x in kv)
+            yield Meeting(rows, keys, k, v, part, past)
+
+    def _seen(self, source: int, seq: int, context: Context) -> Iterator[tuple[slice, slice, bool]]:
+        """Yield which queries see which keys of the rank `source`, and whether only past ones."""
+        if not context.window:
+            yield self.seen(source, seq, context.causal)
+            return
+        window = Window(context.window, context.causal)
+        for rows, keys in windows.near(self.axis.rank, source, self.axis.size, seq, window):
+            yield rows, keys, False  # what is seen of these says a mask
 
     def seen(self, source: int, seq: int, causal: bool) -> tuple[slice, slice, bool]:
         """Return which queries see which keys of the rank `source`, and whether only past ones."""
@@ -86,17 +114,19 @@ class Ring:
 
 
 class _Hop:
-    """A message under way: gives `x` to the next rank of an axis and takes the previous rank's."""
+    """A message under way: gives `x` to the rank so much `further` on an axis, and takes that of the rank as far
+    behind.
+    """
 
-    def __init__(self, x: Tensor, axis: Axis) -> None:
+    def __init__(self, x: Tensor, axis: Axis, further: int) -> None:
         self.sent, self.received = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
         self.works = dist.batch_isend_irecv([
-            dist.P2POp(dist.isend, self.sent, group=axis.group, group_peer=(axis.rank + 1) % axis.size),
-            dist.P2POp(dist.irecv, self.received, group=axis.group, group_peer=(axis.rank - 1) % axis.size),
+            dist.P2POp(dist.isend, self.sent, group=axis.group, group_peer=(axis.rank + further) % axis.size),
+            dist.P2POp(dist.irecv, self.received, group=axis.group, group_peer=(axis.rank - further) % axis.size),
         ])  # fmt: skip
 
     def wait(self) -> Tensor:
-        """Wait for the tensors that the previous rank sends, and return them."""
+        """Wait for the tensors that come from there, and return them."""
         for work in self.works:
             work.wait()
         return self.received
@@ -109,14 +139,15 @@ class _Ring(torch.autograd.Function):
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)  # log of the softmax's sum
 
-        for meeting in ring.turns(kv, q.shape[1] // kv.shape[2], context):
-            rows = meeting.rows
-            part, norm = _attend(q[:, :, rows], meeting)
-            # both parts are rescaled to the sum of their normalisers, in fp32: order changes rounding alone
-            total = torch.logaddexp(lse[:, :, rows], norm)
-            before, now = (lse[:, :, rows] - total).exp(), (norm - total).exp()
-            out[:, :, rows] = out[:, :, rows] * before[..., None] + part * now[..., None]
-            lse[:, :, rows] = total
+        for meetings, _ in ring.turns(kv, q.shape[1] // kv.shape[2], context):
+            for meeting in meetings:
+                rows = meeting.rows
+                part, norm = _attend(q[:, :, rows], meeting)
+                # both parts are rescaled to the sum of their normalisers, in fp32: order changes rounding alone
+                total = torch.logaddexp(lse[:, :, rows], norm)
+                before, now = (lse[:, :, rows] - total).exp(), (norm - total).exp()
+                out[:, :, rows] = out[:, :, rows] * before[..., None] + part * now[..., None]
+                lse[:, :, rows] = total
 
         out = out.to(q.dtype)
         ctx.save_for_backward(q, kv, out, lse)
@@ -132,21 +163,24 @@ class _Ring(torch.autograd.Function):
         hop: _Hop | None = None
         group = q.shape[1] // kv.shape[2]
 
-        for meeting in ring.turns(kv, group, context):
-            rows, keys = meeting.rows, meeting.keys
-            grad, queries, outputs, normalisers = (x[:, :, rows] for x in (grads[0], q, out, lse))
-            parts = _attend_backward(grad, queries, outputs, normalisers, meeting)
+        for meetings, further in ring.turns(kv, group, context):
+            terms = []
+            for meeting in meetings:
+                grad, queries, outputs, normalisers = (x[:, :, meeting.rows] for x in (grads[0], q, out, lse))
+                change, *parts = _attend_backward(grad, queries, outputs, normalisers, meeting)
+                dq[:, :, meeting.rows] += change
+                terms.append((meeting.keys, parts))
 
             # taken only now: the gradients of these keys were on their way while this rank computed its own terms
             dkv = hop.wait() if hop else dkv
-            dq[:, :, rows] += parts[0]
-            for gathered, part in zip(dkv, parts[1:], strict=True):  # all queries of a group have a term
-                gathered[:, :, keys] += part if group == 1 else torch.unflatten(part, 1, (-1, group)).sum(2)
-            hop = _Hop(dkv, ring.axis)
+            for keys, parts in terms:
+                for gathered, part in zip(dkv, parts, strict=True):  # all queries of a group have a term
+                    gathered[:, :, keys] += part if group == 1 else torch.unflatten(part, 1, (-1, group)).sum(2)
+            hop = _Hop(dkv, ring.axis, further) if further < ring.axis.size else None
 
         # one hop more than the keys had brings their gradients home; rounded once, when all terms are in
-        assert hop
-        return dq.to(q.dtype), hop.wait().to(kv.dtype), None, None
+        dkv = hop.wait() if hop else dkv
+        return dq.to(q.dtype), dkv.to(kv.dtype), None, None
 
 
 def _attend(q: Tensor, meeting: Meeting) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,10 @@ from phalanx import optimizer
 from phalanx.config import Config
 from phalanx.heads.head import head_of
 from phalanx.nn import logit_chunks
+from phalanx.parallel import windows
 from phalanx.parallel.data_parallel import BUCKET
 from phalanx.parallel.mesh import Mesh
+from phalanx.parallel.windows import Window
 from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import WIDE, collectives, decoders
 from phalanx.spec.partition import place, rows, shape
@@ -150,18 +152,24 @@ class ExpectedMessages(RankShard):
 
     def keys(self, direction: int) -> Messages:
         """Return the messages of keys and values over cp: those of a block are gathered, and their gradients scattered;
-        or both go around a ring, and around again with their gradients, which take one hop more to come home.
+        or both go around a ring, past ranks that windows do not reach, and around again with their gradients, which
+        take one hop more to come home.
         """
         axes, ranks, sent = self.axes("cp"), self.mesh.cp.size, Messages()
+        part = self.config.data.sequence // ranks
         for block, count in self.computed.items():
             both = self.positions * block.attention.costs().cached // self.mesh.tp.size
             if self.layout.context == "gather":
                 kind = "all-gather" if direction == FORWARD else "reduce-scatter"
                 sent += count_messages(2 * count, kind, axes, both // 2 * ranks, width=self.narrow)
                 continue
+            hops = ranks
+            if window := block.attention.window:
+                hops = len(windows.steps(ranks, part, Window(window, block.attention.causal)))
+            home = hops * (hops > 1 and direction == BACKWARD)
             for kind in ("send", "receive"):
-                sent += count_messages((ranks - 1) * count, kind, axes, both, width=self.narrow)
-                sent += count_messages(ranks * count * (direction == BACKWARD), kind, axes, both)
+                sent += count_messages((hops - 1) * count, kind, axes, both, width=self.narrow)
+                sent += count_messages(home * count, kind, axes, both)
         return sent
 
     def gradients(self) -> Messages:

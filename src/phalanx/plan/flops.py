@@ -8,6 +8,8 @@ from math import prod
 
 from phalanx import optimizer
 from phalanx.config import Config
+from phalanx.parallel import windows
+from phalanx.parallel.windows import Window
 from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import products
 from phalanx.spec.model import Block, Part
@@ -32,7 +34,11 @@ def _block(rank: RankShard, block: Block) -> float:
     """Return the FLOPs of a block's forward and backward of a micro-batch, and of what is computed again."""
     layout, attention = rank.layout, block.attention
     scores = 2 * rank.positions * attention.costs().scored * rank.config.data.sequence / layout.tp
-    if layout.context == "ring" and attention.causal:
+    if layout.context == "ring" and layout.cp > 1 and attention.window:
+        part = rank.config.data.sequence // layout.cp
+        met = windows.pairs(layout.cp, part, Window(attention.window, attention.causal))
+        scores *= met / (part * rank.config.data.sequence)
+    elif layout.context == "ring" and attention.causal:
         scores *= (layout.cp + 1) / (2 * layout.cp)  # of other ranks' keys each query block sees half
     whole = _multiplied(rank, block) + scores
     kernel = 0 if attention.drop else scores / 2

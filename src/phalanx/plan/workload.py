@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from phalanx.config import Config
-from phalanx.models.family import spec_of
+from phalanx.models.family import sketch_of, spec_of
 from phalanx.optimizer import OptimConfig
 from phalanx.parallel import placement
 from phalanx.plan.rank import labelled_fraction
@@ -137,9 +137,15 @@ class Workload:
 
 def uncounted(config: Config) -> list[str]:
     """Return sentences on what of a configuration neither the closed forms nor a trace count."""
-    if not config.data.stop_at_documents:
-        return []
-    return [
-        "data.stop_at_documents=true is planned as attention over whole sequences: the time and memory that its mask "
-        "takes are not counted"
-    ]
+    said = []
+    if config.data.stop_at_documents:
+        said.append(
+            "data.stop_at_documents=true is planned as attention over whole sequences: the time and memory that its "
+            "mask takes are not counted"
+        )
+    if any(0 < block.attention.window < config.data.sequence for block in kinds(sketch_of(config.model))):
+        said.append(
+            "windows of attention are planned as attention over whole sequences, which their masks leave parts of "
+            "out: the time and memory that a mask takes are not counted"
+        )
+    return said
