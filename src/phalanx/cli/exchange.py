@@ -14,8 +14,8 @@ def bring_in(
     source: Annotated[
         str,
         typer.Argument(
-            help="hf:FOLDER, or hf:org/name[@revision] of the hub (GPT-2, BERT, Llama, Mistral, Qwen2); or "
-            "megatron:FOLDER (GPT-2, BERT)."
+            help="hf:FOLDER, or hf:org/name[@revision] of the hub (GPT-2, BERT, Llama, Mistral, Qwen2); "
+            "gguf:FILE of llama.cpp (GPT-2, Llama, Mistral, Qwen2); or megatron:FOLDER (GPT-2, BERT)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
@@ -34,14 +34,15 @@ def bring_in(
 
     The weights become its checkpoint of step 0: phalanx generate, fill and eval use it, and phalanx train --from RUN
     goes on from it. What does not fit is refused or named, never dropped. What is no folder here is downloaded from the
-    Hugging Face hub, once. megatron: is for Megatron-LM's checkpoints of any tensor-parallel size and any version.
+    Hugging Face hub, once. gguf: is for files of llama.cpp and its kin, quantised or not; megatron: is for those of
+    Megatron-LM, of any tensor-parallel size and any version.
     """
     from phalanx.run.import_record import ModelSource
 
     model = ModelSource.of(source)
     form = model.form
     if not form:
-        raise InputError(f"{source}: say what it is, as hf:FOLDER or megatron:FOLDER")
+        raise InputError(f"{source}: say what it is, as hf:FOLDER, gguf:FILE or megatron:FOLDER")
     if family and form == "megatron":
         raise InputError(f"--family {family} is for hf: folders; Megatron's checkpoints are of GPT-2 and BERT")
     if head and form == "megatron":
@@ -54,9 +55,9 @@ def bring_in(
                 raise InputError("a Megatron checkpoint has no tokenizer; name its own: --tokenizer gpt2, or a file")
             imported = megatron.import_folder(model.folder, tokenizer, out, seed)
         else:
-            from phalanx.convert import huggingface
+            from phalanx.convert.sources import import_source
 
-            imported = huggingface.import_model(model, out, seed, family, head)
+            imported = import_source(model, out, seed, family, head)
     print(*imported.lines(), sep="\n")
 
 

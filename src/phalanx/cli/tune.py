@@ -69,7 +69,7 @@ def _brought(source: "ModelSource", out: Path) -> Iterator[str]:
     """Give the run folder of a model; for hf:FOLDER one beside `out`, which is locked as long as the block runs. Where
     the block is refused before a step was done, what was made here is removed again.
     """
-    from phalanx.convert.huggingface import import_model
+    from phalanx.convert.sources import import_source
     from phalanx.run.folder import RunFolder
     from phalanx.run.import_record import ImportRecord
 
@@ -79,7 +79,7 @@ def _brought(source: "ModelSource", out: Path) -> Iterator[str]:
 
     model, fresh = RunFolder(out.with_name(f"{out.name}-model")), not out.exists()
     if made := not model.exists:
-        print(*import_model(source, model.path).lines(), sep="\n")
+        print(*import_source(source, model.path).lines(), sep="\n")
 
     begun, asked = ImportRecord.read(model).source, source.origin
     if begun not in ("", asked):

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from phalanx.convert.folder import Tensors
 from phalanx.spec.links import Link, Side, view
 
 
-class Linked(Mapping[str, Tensor]):
+class Linked(Tensors):
     """Tensors by name, each put together from views of tensors of `source` when it is asked for.
 
     `pairs` have the view to be filled and the view to fill it with. What no view fills, such as a vocabulary's padding,

@@ -86,11 +86,11 @@ def load_decoder(model: str | Path, backend: str = "auto", precision: str = "fp3
 def brought(
     model: str, log: Callable[[str], None] = log_to_stderr, scratch: str | None = None, heads: bool = True
 ) -> Iterator[Path]:
-    """Yield the run folder of a model; of hf:FOLDER, and of a model of the hub, one that exists only meanwhile, in the
-    folder `scratch` if given. `log` gets what the folder lacks with `heads` alone: where questions are asked, those to
-    such heads are refused. InputError for a folder or a format that cannot be used without an import.
+    """Yield the run folder of a model; of hf:FOLDER, gguf:FILE, and of a model of the hub, one that exists only
+    meanwhile, in the folder `scratch` if given. `log` gets what the folder lacks with `heads` alone: where questions
+    are asked, those to such heads are refused. InputError for what cannot be used without an import.
     """
-    from phalanx.convert.huggingface import import_model
+    from phalanx.convert.sources import import_source
     from phalanx.run.folder import RunFolder
     from phalanx.run.import_record import ModelSource
 
@@ -100,11 +100,9 @@ def brought(
             raise InputError(f"{model} is a folder of Hugging Face's, not a run; write hf:{model}")
         yield source.folder
         return
-    if source.form != "hf":
-        raise InputError(f"{model}: make a run of it first: phalanx import {model} --out RUN")
     with TemporaryDirectory(prefix="phalanx-", dir=scratch) as temporary:
         folder = Path(temporary) / "model"
-        for line in import_model(source, folder).lines(heads):
+        for line in import_source(source, folder).lines(heads):
             log(line.replace(str(folder), model))
         try:
             yield folder

@@ -11,14 +11,15 @@ from phalanx.run import hub
 from phalanx.run.folder import RunFolder
 
 FILE = "import.json"
-FORMS = "hf", "megatron"  # of other programs' folders
+FORMS = "hf", "megatron", "gguf"  # of other programs' folders and files
 
 Token = Annotated[int, Field(strict=True, ge=0, lt=1 << 30)]
 
 
 class ModelSource(NamedTuple):
-    """Where a model lies: in a run folder, or as FORM:FOLDER in that of another program, such as hf:FOLDER. What is no
-    folder here may be a model of the Hugging Face hub, hf:org/name or hf:org/name@revision.
+    """Where a model lies: in a run folder, or as FORM:FOLDER in that of another program, such as hf:FOLDER, or in its
+    file, as gguf:FILE. What is no folder here may be a model of the Hugging Face hub, hf:org/name or
+    hf:org/name@revision.
     """
 
     form: str  # "" for a run folder
@@ -71,8 +72,8 @@ class ImportRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str = ""
-    """The folder, as hf:PATH or megatron:PATH, or a model of the hub, as hf:org/name@revision. Runs that were imported
-    before this was kept have none.
+    """The folder or file, as hf:PATH, megatron:PATH or gguf:PATH, or a model of the hub, as hf:org/name@revision. Runs
+    that were imported before this was kept have none.
     """
     commit: str = ""
     """The commit at which a model of the hub was imported."""

@@ -52,8 +52,8 @@ def specs(models: Sequence[str], backend: str, precision: str) -> list[WorkerSpe
         if not name:
             raise InputError(f"{model!r} names no model; give a run, hf:FOLDER, or NAME= before either")
         folder = source.local()
-        if not folder.is_dir():
-            raise InputError(f"{source} is no folder; give a run, or hf:FOLDER")
+        if not (folder.is_dir() or (source.form == "gguf" and folder.is_file())):
+            raise InputError(f"{source} is no folder; give a run, hf:FOLDER or gguf:FILE")
         by_name[name] = WorkerSpec(name, str(source._replace(folder=folder.absolute())), backend, precision)
     return list(by_name.values())
 

@@ -1,0 +1,76 @@
+"""Models between a run folder and a GGUF file, which llama.cpp and its kin read: by Hugging Face's names, and with the
+engine that converts these.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from phalanx.config import ModelConfig
+from phalanx.convert.config_json import model_of
+from phalanx.convert.gguf_architectures import is_finite, links_between, read_facts
+from phalanx.convert.gguf_file import GgufFile
+from phalanx.convert.gguf_rope import FACTORS
+from phalanx.convert.gguf_tokenizer import special_facts, tokenizer_files
+from phalanx.convert.huggingface import Elsewhere, import_folder
+from phalanx.convert.imported import Imported
+from phalanx.convert.linked import imported
+from phalanx.errors import InputError
+from phalanx.foreign import short
+from phalanx.models.family import described
+from phalanx.models.hugging_face import HuggingFace
+from phalanx.spec.links import Link, links, second_names
+
+
+def import_file(path: Path, out: Path) -> Imported:
+    """Make a run folder with the weights of a GGUF file, dequantised to fp32, as its checkpoint of step 0. InputError
+    for a file that is damaged or not known here.
+    """
+    file = GgufFile(path)
+    architecture, facts = read_facts(file)
+    facts |= special_facts(file.facts)
+    if not is_finite(facts):
+        raise InputError(f"{path} has infinite numbers, or none, among its facts")
+
+    with TemporaryDirectory(prefix="phalanx-") as temporary:
+        folder = Path(temporary)
+        (folder / "config.json").write_text(json.dumps(facts))
+        for name, content in tokenizer_files(path, file.facts).items():
+            (folder / name).write_text(content)
+        try:
+            model, form = model_of(facts, folder / "config.json")
+            shapes = _shapes(file, model, form)
+            weights = imported(_present(links_between(architecture, facts, shapes.items()), file), file)
+            return import_folder(folder, out, elsewhere=Elsewhere(weights, f"gguf:{path.resolve()}"))
+        except InputError as error:
+            message = str(error).replace(str(folder / "config.json"), str(path)).replace(str(folder), str(path))
+            raise InputError(message) from None
+
+
+def _shapes(file: GgufFile, model: ModelConfig, form: HuggingFace) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of Hugging Face's tensors. InputError for a model of more layers than the file has tensors."""
+    if model.layers > len(file):
+        raise InputError(f"{file.path} promises {model.layers} layers and has {len(file)} tensors")
+    spec = described(model)
+    shapes = {link.theirs.name: link.theirs.shape for link in links(spec, form.names)}
+    return shapes | {again: shapes[first] for again, first in second_names(spec, form.names).items()}
+
+
+def _present(tensors: Iterator[Link], file: GgufFile) -> list[Link]:
+    """Return the links of those tensors that the file has. InputError where one has another shape than the model, and
+    where the file has one that the model has no place for: it may be of another kind.
+    """
+    present, left = list[Link](), dict.fromkeys(name for name in file if name != FACTORS)
+    for link in tensors:
+        name = link.theirs.name
+        if name not in file:
+            continue
+        if (shape := file.stored[name].shape) != link.theirs.shape:
+            wanted = [*link.theirs.shape]
+            raise InputError(f"{file.path}: {name} has the shape {[*shape]}, by the other facts it has {wanted}")
+        left.pop(name, None)
+        present.append(link)
+    if left:
+        raise InputError(f"{file.path} has the tensor {short(next(iter(left)))}, which this kind of model has not")
+    return present

@@ -1,0 +1,71 @@
+"""Scaled rotary positions in a GGUF file: keys for most kinds; for Llama 3's a tensor of factors, by which the
+frequency of each pair of numbers is divided.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from phalanx.errors import InputError
+from phalanx.foreign import short
+
+FACTORS = "rope_freqs.weight"
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_SCALING = "rope.scaling."
+_KEYS = {
+    "type": "rope_type", "factor": "factor", "original_context_length": "original_max_position_embeddings",
+    "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
+}  # fmt: skip
+KNOWN = "linear", "yarn"  # kinds that keys alone describe
+
+
+def scaling_of(
+    own: dict[str, Any], factors: list[float] | None, config: Mapping[str, Any], width: Any
+) -> dict[str, Any]:
+    """Return config.json's rope_scaling by the keys of a file, which are taken out of `own`, and by the `factors` of
+    its tensor, if it has that; empty where frequencies are not scaled. InputError for factors that are not Llama 3's.
+    """
+    scaling = {theirs: own.pop(_SCALING + key) for key, theirs in _KEYS.items() if _SCALING + key in own}
+    if factors is not None:
+        return _llama3(factors, config.get("rope_theta"), width, scaling)
+    return scaling if scaling.get("rope_type", "none") != "none" else {}
+
+
+def _llama3(factors: list[float], theta: Any, width: Any, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scaling whose factors these are, with `scaling`'s original length or Llama 3's."""
+    original = scaling.get("original_max_position_embeddings", LLAMA3["original_max_position_embeddings"])
+    rope = LLAMA3 | {"original_max_position_embeddings": original, "rope_type": "llama3", "factor": max(factors)}
+    positive = all(type(each) in (int, float) and each > 0 for each in (theta, width, original))
+    wanted = factors_of(rope, theta, width) if positive else []
+    if len(wanted) != len(factors) or not all(map(lambda a, b: math.isclose(a, b, rel_tol=1e-4), wanted, factors)):
+        raise InputError(f"{FACTORS} holds other factors than Llama 3's, {short(factors)}, which are not known here")
+    return rope
+
+
+def scaling_facts(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a file for config.json's rope_scaling. InputError for a kind that is not known there."""
+    kind = rope.get("rope_type", "default")
+    if kind in ("default", "llama3"):
+        original = rope.get("original_max_position_embeddings")
+        return {} if original is None else {f"{_SCALING}original_context_length": original}
+    if kind not in KNOWN:
+        raise InputError(f"rotary positions of the type {kind} have no name in GGUF")
+    return {_SCALING + key: rope[theirs] for key, theirs in _KEYS.items() if rope.get(theirs) is not None}
+
+
+def factors_of(rope: Mapping[str, Any], theta: float, width: int) -> list[float]:
+    """Return the factors of Llama 3's scaling, for each of the width / 2 pairs of a head; none of another kind.
+
+    Short waves are left alone, long ones are `factor` times longer, and between there is a line.
+    """
+    if rope.get("rope_type") != "llama3":
+        return []
+    factor, low, high, original = (
+        rope[key] for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    )
+    factors = []
+    for pair in range(width // 2):
+        turns = original * theta ** (-2 * pair / width) / (2 * math.pi)  # within the original length
+        share = min(1.0, max(0.0, (turns - low) / (high - low)))
+        factors.append(1 / ((1 - share) / factor + share))
+    return factors
