@@ -115,7 +115,14 @@ def _lacks(error: BaseException, module: str) -> bool:
 
 MODELS = Table(
     "model.family",
-    {"gpt2": "phalanx.models.gpt2:GPT2", "bert": "phalanx.models.bert:Bert", "llama": "phalanx.models.llama:Llama"},
+    {
+        "gpt2": "phalanx.models.gpt2:GPT2",
+        "bert": "phalanx.models.bert:Bert",
+        "roberta": "phalanx.models.roberta:Roberta",
+        "xlm-roberta": "phalanx.models.roberta:XLMRoberta",
+        "distilbert": "phalanx.models.distilbert:DistilBert",
+        "llama": "phalanx.models.llama:Llama",
+    },
     ("TASK", "PRESETS", "Config"),
 )
 TASKS = Table(

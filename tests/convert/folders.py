@@ -12,7 +12,7 @@ from torch import Tensor
 from phalanx.config import Config, DataConfig, ExamplesConfig, ModelConfig
 from phalanx.convert.config_json import facts_of, form_of
 from phalanx.convert.linked import Linked, exported, imported
-from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, word_piece
+from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, ROBERTA_SPECIALS, byte_level, mark, roberta, word_piece
 from phalanx.data.tokenize import Tokenizer
 from phalanx.models.build import build
 from phalanx.models.family import configured, spec_of
@@ -26,6 +26,8 @@ MODELS = {
     "bert": configured(family="bert", vocab=len(PIECES), segments=2, norm_first=False, gelu="erf", head="classes",
                        classes=3, **SMALL),
     "megatron-bert": configured(family="bert", vocab=len(PIECES), segments=2, norm_first=True, gelu="erf", **SMALL),
+    "roberta": configured(family="roberta", vocab=31, **SMALL),
+    "distilbert": configured(family="distilbert", vocab=len(PIECES), **SMALL | {"norm_eps": 1e-12}),
 }  # fmt: skip
 
 
@@ -34,6 +36,9 @@ def tokenizer_of(kind: str) -> Tokenizer:
     if kind == "gpt2":
         vocab = {END_OF_TEXT: 0} | {letter: number for number, letter in enumerate(LETTERS, 1)}
         return Tokenizer(mark(byte_level(models.BPE(vocab, [])), [END_OF_TEXT]), "letters")
+    if kind.endswith("roberta"):
+        vocab = {piece: number for number, piece in enumerate([*ROBERTA_SPECIALS, *LETTERS])}
+        return Tokenizer(roberta(byte_level(models.BPE(vocab, [], unk_token="<unk>"))), "letters")
     vocab = {piece: number for number, piece in enumerate(PIECES)}
     return Tokenizer(mark(word_piece(models.WordPiece(vocab, unk_token="[UNK]"), True), BERT_SPECIALS), "letters")
 

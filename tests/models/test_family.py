@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from phalanx import registry
 from phalanx.config import ModelConfig
 from phalanx.models import build
 from phalanx.models import family as families
@@ -35,9 +36,15 @@ PUBLISHED = [
     ("bert", "megatron-345m", 30592, 336_297_858),
     ("bert", "megatron-1.3b", 30592, 1_280_739_202),
     ("bert", "megatron-3.9b", 30592, 3_869_260_674),
+    ("roberta", "base", 50265, 124_697_433),
+    ("roberta", "large", 50265, 355_412_057),
+    ("xlm-roberta", "base", 250_002, 278_295_186),
+    ("xlm-roberta", "large", 250_002, 560_142_482),
+    ("distilbert", "base", 30522, 66_985_530),
+    ("distilbert", "base", 28996, 65_812_036),
 ]
 
-PRESETS = [(name, preset) for name in ("gpt2", "bert", "llama") for preset in families.family(name).PRESETS]
+PRESETS = [(name, preset) for name in registry.MODELS.places for preset in families.family(name).PRESETS]
 
 
 def config_of(family: str, preset: str, vocab: int) -> ModelConfig:
@@ -68,7 +75,7 @@ def test_a_built_model_has_that_count_and_padding(family: str, preset: str) -> N
     assert built - rows * config.hidden == spec_of(config).elements
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "roberta", "distilbert"])
 def test_the_count_of_an_odd_shape(family: str) -> None:
     config = configured(family=family, layers=3, hidden=40, heads=5, ffn=56, positions=12, vocab=77)
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())

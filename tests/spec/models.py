@@ -19,6 +19,14 @@ def odd() -> Iterator[ModelConfig]:
             yield configured(**with_preset(section))
 
 
+def encoders() -> Iterator[ModelConfig]:
+    """Small RoBERTas and DistilBERTs, with a head of pretraining and with pooled ones of fine-tuning."""
+    for family, head, first in (("roberta", "", False), ("roberta", "classes", True), ("xlm-roberta", "choice", False),
+                                ("distilbert", "", True), ("distilbert", "value", False)):  # fmt: skip
+        section = {"family": family, **ODD, "head": head, "classes": 3, "norm_first": first}
+        yield configured(**with_preset(section))
+
+
 def llamas() -> Iterator[ModelConfig]:
     """Small ones with grouped queries, heads of a width of their own, biases, and heads tied or not."""
     for kv_heads, width, tied, bias in ((5, 8, True, False), (1, 6, False, True)):

@@ -11,9 +11,11 @@ from phalanx.models import build
 from phalanx.models.family import configured, spec_of
 from phalanx.spec.leaves import Matrix, Norm, Table
 from phalanx.spec.model import WORDS
-from tests.spec.models import llamas, name, odd, presets
+from tests.spec.models import encoders, llamas, name, odd, presets
 
-MODELS = [*odd(), *llamas(), *presets()]
+SMALL = [*odd(), *encoders(), *llamas()]
+MODELS = [*SMALL, *presets()]
+LOSSES = {"gpt2": ("lm",), "llama": ("lm",), "bert": ("mlm", "nsp")}
 
 
 def on_meta(model: ModelConfig) -> nn.Module:
@@ -28,7 +30,7 @@ def test_parameters_are_those_of_the_modules(model: ModelConfig) -> None:
     assert shapes == [(parameter.name, parameter.shape) for parameter in spec_of(model).parameters()]
 
 
-@pytest.mark.parametrize("model", [*odd(), *llamas()], ids=name)
+@pytest.mark.parametrize("model", SMALL, ids=name)
 def test_leaves_are_those_of_the_modules(model: ModelConfig) -> None:
     built = on_meta(model)
     for path, leaf in spec_of(model).leaves():
@@ -50,8 +52,9 @@ def test_counts_and_losses(model: ModelConfig) -> None:
     head, tied = getattr(model, "head", ""), getattr(model, "tied", True)
     tables = 2 if model.family == "llama" and not tied else 1
     assert spec.elements == built - tables * (model.padded_vocab - model.vocab) * model.hidden
-    assert spec.causal == (model.family != "bert")
-    assert spec.losses == ((head,) if head else ("mlm", "nsp") if model.family == "bert" else ("lm",))
+    losses = LOSSES.get(model.family, ("mlm",))
+    assert spec.causal == (losses == ("lm",))
+    assert spec.losses == ((head,) if head else losses)
     assert spec.tied == (tied and not head)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from phalanx import registry
 from phalanx.config import ModelConfig, section_of
 from phalanx.errors import InputError
 from phalanx.models.family import configured, spec_of
@@ -15,7 +16,7 @@ from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.model import Head, Spec
 from phalanx.spec.rope import Rope
 from phalanx.spec.sound import flaw
-from tests.spec.models import ODD, llamas, name, odd, presets
+from tests.spec.models import ODD, encoders, llamas, name, odd, presets
 
 GPT2 = spec_of(configured(family="gpt2", **ODD))
 BERT = spec_of(configured(family="bert", **ODD))
@@ -39,6 +40,11 @@ def token(**changed: Any) -> Spec:
 def position(rows: Dim) -> Spec:
     assert GPT2.embeddings
     return replace(GPT2, embeddings=replace(GPT2.embeddings, position=Table(rows, EMBED)))
+
+
+def offset(rows: int) -> Spec:
+    assert GPT2.embeddings
+    return replace(GPT2, embeddings=replace(GPT2.embeddings, offset=rows))
 
 
 def head(path: str = "head", spec: Spec = LLAMA, **changed: Any) -> Spec:
@@ -71,11 +77,13 @@ FLAWS: list[tuple[Spec, str]] = [
     (heads(LLAMA, chain=()), "heads.0.chain is empty: a head for lm"),
     (heads(LLAMA, chain=(("head", LLAMA.norm),)), "a head for lm whose leaf head is of type Norm, not Matrix"),
     (heads(LLAMA, activation="tanh"), "a head for lm with activation=tanh"),
-    (heads(LLAMA, activation="relu"), "heads.0.activation is 'relu', not 'gelu' or"),
+    (heads(LLAMA, activation="relu"), "a head for lm with activation=relu"),
+    (heads(LLAMA, activation="swish"), "heads.0.activation is 'swish', not 'gelu' or"),
     (heads(LLAMA, drop=0.1), "a head for lm with drop=0.1"),
     (heads(LLAMA, loss="lmm"), "a head for lmm, which is none of lm, mlm, nsp"),
     (heads(BERT, activation=""), "a head for mlm without an activation"),
-    (heads(TUNED, activation="silu"), "a head for classes with activation='silu', not tanh"),
+    (heads(TUNED, activation="silu"), "a head for classes with activation='silu', not tanh or relu"),
+    (replace(BERT, heads=(BERT.heads[0], replace(BERT.heads[1], activation="relu"))), "activation='relu', not tanh,"),
     (replace(LLAMA, heads=LLAMA.heads * 2), "head is the path of two leaves"),
     (replace(LLAMA, heads=()), "heads is empty, not a tuple of heads"),
     (replace(LLAMA, heads=(None,)), "heads.0 is None, not Head"),  # type: ignore[arg-type]
@@ -90,6 +98,8 @@ FLAWS: list[tuple[Spec, str]] = [
     (replace(LLAMA, norm=Norm(EMBED, 1e-5, "batch")), "transformer.norm.kind is 'batch', not 'layer' or 'rms'"),  # type: ignore[arg-type]
     (replace(LLAMA, norm=Norm(Dim("embed", 42), 1e-5)), "transformer.norm is 42 wide, and the model's hidden is 40"),
     (position(Dim("position", 5)), "transformer.embeddings.position has 5 rows, and the model's positions are 12"),
+    (offset(2), "transformer.embeddings.position has 12 rows, and the model's positions are 12, from row 2 on"),
+    (offset(-1), "transformer.embeddings.offset is -1, not 0 or more"),
     (position(Dim("place", 12)), "transformer.embeddings.position.rows lies along 'place'; known are"),
     (token(rows=Dim("vocabulary", 77, padded=80)), "transformer.embeddings.token.rows lies along 'vocabulary'"),
     (token(rows=Dim("heads", 77, padded=80)), "transformer.embeddings.token.rows lies along 'heads', not 'vocab'"),
@@ -121,7 +131,7 @@ def test_what_is_wrong_is_said_by_path_and_numbers(spec: Spec, said: str) -> Non
     assert said in flaw(spec)
 
 
-@pytest.mark.parametrize("model", [*odd(), *llamas(), *presets()], ids=name)
+@pytest.mark.parametrize("model", [*odd(), *encoders(), *llamas(), *presets()], ids=name)
 def test_all_models_of_the_package_are_sound(model: ModelConfig) -> None:
     assert flaw(spec_of(model)) == ""
 
@@ -196,4 +206,4 @@ def test_a_key_of_all_families_stays_what_it_is() -> None:
     assert shadowed(Other, ModelConfig) == "heads is str, which is int in every family; give it another name"
     assert shadowed(Method, ModelConfig).startswith("vocab is a function")
     assert section_of("tests.spec.test_sound:Family") is Config
-    assert not any(shadowed(section_of(family), ModelConfig) for family in ("gpt2", "bert", "llama"))
+    assert not any(shadowed(section_of(family), ModelConfig) for family in registry.MODELS.places)

@@ -103,7 +103,10 @@ def tokenizer_train(
     out: Annotated[Path, typer.Option(help="The tokenizer.json to write.")],
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 32768,
     kind: Annotated[
-        str, typer.Option(help="bpe (byte-level, for GPT), wordpiece (for BERT, lower case) or wordpiece-cased.")
+        str,
+        typer.Option(
+            help="bpe (byte-level, for GPT), roberta (byte-level), wordpiece (for BERT, lower case) or wordpiece-cased."
+        ),
     ] = "bpe",
     key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,

@@ -21,6 +21,7 @@ from phalanx.models.family import check, configured, hugging_face, spec_of
 from phalanx.models.hugging_face import HuggingFace
 
 _NEEDED = ("layers", "hidden", "heads", "vocab")
+_LACKING = {"mpnet": "relative positions, as a bias of attention's scores"}  # of models that people ask for
 
 _Count = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 
@@ -53,7 +54,9 @@ def model_of(
     """
     kind, known = facts.get("model_type"), dict(_known(outside))
     if not isinstance(kind, str) or kind not in known:
-        raise InputError(f"{path}: model_type {short(kind)} is not known here; {', '.join(known)} are")
+        missing = _LACKING.get(str(kind), "")
+        why = f": it has {missing}, which no module here computes" if missing else ""
+        raise InputError(f"{path}: model_type {short(kind)} is not known here{why}; {', '.join(known)} are")
     name, form = known[kind]
     for key, usual in form.usual.items():
         value = facts.get(key, usual)
@@ -122,9 +125,14 @@ def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     facts |= {"architectures": [form.architecture], "torch_dtype": "float32"}
     if spec_of(model).causal:
         facts |= {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
-    facts |= {"model_type": kind, **form.write(model)}
-    if not spec_of(model).causal:
+    else:
         facts |= {"pad_token_id": tokenizer.pad or 0}
+    facts |= {"model_type": kind, **form.write(model)}
+    if not spec_of(model).causal and facts["pad_token_id"] != (tokenizer.pad or 0):
+        raise InputError(
+            f"the model's positions begin behind the row of token {facts['pad_token_id']}, which is not the padding of "
+            f"its tokenizer ({tokenizer.pad}): Hugging Face's {kind} would count them otherwise"
+        )
 
     head = head_of(spec_of(model), config.examples.labels)
     return facts | (head.facts() if head else {})

@@ -86,7 +86,10 @@ def import_folder(
     tuned = head_of(spec_of(model))
     config = Config(
         task=tuned.task if tuned else family(model.family).TASK, model=model,
-        data=DataConfig(sequence=min(model.positions, sentences.longest or model.positions)),
+        data=DataConfig(
+            sequence=min(model.positions, sentences.longest or model.positions),
+            pairs="none" if spec.losses == ("mlm",) else "nsp",
+        ),
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(

@@ -55,9 +55,10 @@ def _bert(tokenizer: Tokenizer, backend: Backend) -> dict[str, Any]:
     """Return the facts of a BERT's tokenizer; `backend` is made to put its marks around texts."""
     ids = {kind: getattr(tokenizer, kind) for kind in ("unk", "sep", "pad", "cls", "mask")}
     facts: dict[str, Any] = {f"{kind}_token": tokenizer.token(i) for kind, i in ids.items() if i is not None}
-    if tokenizer.cls is None or tokenizer.sep is None:
-        return facts
+    if tokenizer.frame != ((tokenizer.cls,), (tokenizer.sep,), (tokenizer.sep,)):
+        return facts  # its own template puts others around texts
 
+    assert tokenizer.cls is not None and tokenizer.sep is not None
     cls, sep = facts["cls_token"], facts["sep_token"]
     backend.post_processor = TemplateProcessing(
         single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1",

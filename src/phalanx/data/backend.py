@@ -1,10 +1,10 @@
-"""The two kinds of tokenizer that BERT and GPT-2 use, as the `tokenizers` library builds and reads them."""
+"""The kinds of tokenizer that BERT, GPT-2 and RoBERTa use, as the `tokenizers` library builds and reads them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from phalanx.errors import InputError
 from phalanx.foreign import reading
@@ -13,6 +13,7 @@ END_OF_TEXT = "<|endoftext|>"
 WHOLE = "tokenizer.json"
 REMEDY = "it is not a tokenizer that can be read"
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def byte_level(model: models.BPE) -> Backend:
@@ -29,6 +30,16 @@ def word_piece(model: models.WordPiece, lowercase: bool) -> Backend:
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def roberta(backend: Backend) -> Backend:
+    """Make a byte-level tokenizer with RoBERTa's special tokens put these around texts, as <s> a </s></s> b </s>, and
+    take a blank before <mask> for a part of it.
+    """
+    backend.add_special_tokens([*ROBERTA_SPECIALS[:-1], AddedToken("<mask>", lstrip=True)])
+    begin, end = (("<s>", backend.get_vocab()["<s>"]), ("</s>", backend.get_vocab()["</s>"]))
+    backend.post_processor = processors.RobertaProcessing(end, begin, trim_offsets=True, add_prefix_space=False)
     return backend
 
 

@@ -1,4 +1,5 @@
-"""BERT samples: sentences of a document in two segments with a question about them, and masks.
+"""Samples of BERT and its kind: sentences of a document in two segments with a question about them, or in one, and
+masks.
 
 No index is stored: sample i is anchored at a token of the split's stream, and the sentence that holds it is found by
 binary search. Lengths, pairs and masks are hashes of (seed, draw, i), so every epoch draws new ones and any process
@@ -13,6 +14,7 @@ import numpy as np
 from phalanx import mixing
 from phalanx.config import DataConfig
 from phalanx.data import hash
+from phalanx.data.labelled import Assembler
 from phalanx.data.manifest import Manifest, manifest_path
 from phalanx.data.mask import Masker
 from phalanx.data.source import Array, Documents, Sample
@@ -50,7 +52,7 @@ class BertSource:
         if missing:
             raise InputError(
                 f"{documents.name}: its tokenizer has no [{missing[0]}] token; use a WordPiece one, such as "
-                "phalanx tokenizer train learns with --kind wordpiece"
+                "phalanx tokenizer train learns with --kind wordpiece, or one of --kind roberta"
             )
 
         if data.pairs != "none" and not _has_sentences(documents):
@@ -59,12 +61,13 @@ class BertSource:
                 "run phalanx prepare --sentences, or set data.pairs=none"
             )
 
-        self.room = data.sequence - (2 if data.pairs == "none" else 3)  # beside [CLS] and [SEP]
+        self.assemble = Assembler(tokenizer, data.sequence)
+        self.room = self.assemble.room if data.pairs == "none" else self.assemble.pair_room
         if self.room < 2:
             raise InputError(f"data.sequence={data.sequence} leaves no room for two segments; use 8 or more")
 
         self.set, self.data, self.seed, self.vocab = documents.dataset, data, seed, tokenizer.vocab
-        self.cls, self.sep, self.pad = special["CLS"], special["SEP"], special["PAD"]
+        self.eod = tokenizer.eod
         self.masker = Masker(tokenizer, data.mask_fraction, data.whole_word)
         self.first, self.last = documents.tokens
 
@@ -81,7 +84,9 @@ class BertSource:
         if self.data.pairs != "none":
             return self._assemble(*self._pair(position, target, draws, key), key)
         chunk = self._chunk(position, target, 1)
-        return self._assemble(self._tokens(chunk.start, min(int(chunk.ends[-1]), chunk.start + target)), None, -1, key)
+        tokens = self._tokens(chunk.start, min(int(chunk.ends[-1]), chunk.start + target))
+        ended = len(tokens) > 1 and tokens[-1] == self.eod  # which stands behind the text anyway, and is never masked
+        return self._assemble(tokens[:-1] if ended else tokens, None, -1, key)
 
     def _pair(self, position: int, target: int, draws: _Draws, key: int) -> tuple[Array, Array, int]:
         """Return two segments that fit, and the label of the question about them."""
@@ -141,23 +146,24 @@ class BertSource:
         return self.set.read(start, stop, self.vocab)
 
     def _assemble(self, a: Array, b: Array | None, related: int, key: int) -> Sample:
-        """Return [CLS] a [SEP] b [SEP], masked and padded to data.sequence tokens; without `b` [CLS] a [SEP]."""
-        length = self.data.sequence
-        head = len(a) + 2
-        used = head if b is None else head + len(b) + 1
-        tokens = np.full(length, self.pad, np.int64)
-        tokens[0], tokens[1 : head - 1], tokens[head - 1] = self.cls, a, self.sep
-        if b is not None:
-            tokens[head : used - 1], tokens[used - 1] = b, self.sep
+        """Return [CLS] a [SEP] b [SEP], masked and padded to data.sequence tokens; without `b` [CLS] a [SEP]. Other
+        tokenizers have others around them.
+        """
+        length, assemble = self.data.sequence, self.assemble
+        joined = assemble.join(a, b)
+        used, second = len(joined.tokens), joined.second
+        tokens = np.full(length, assemble.pad, np.int64)
+        tokens[:used] = joined.tokens
 
         segment = np.zeros(length, np.int64)
-        segment[head:used] = 1
+        segment[second:used] = 1
         document = None
         if used < length:
             document = np.zeros(length, np.int32)
             document[used:] = -1
 
-        places = np.concatenate([np.arange(1, head - 1), np.arange(head, used - 1)])
+        first = len(assemble.frame.begin)
+        places = np.concatenate([np.arange(first, first + len(a)), np.arange(second, used - len(assemble.frame.end))])
         masked, labels = self.masker(tokens, places, mixing.key(key, _MASK))
         return Sample(masked, labels, segment, document, related)
 

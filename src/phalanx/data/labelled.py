@@ -1,4 +1,4 @@
-"""Labelled examples as samples: [CLS] text [SEP] pair [SEP] for a BERT, prompt and completion for a GPT.
+"""Labelled examples as samples: [CLS] text [SEP] pair [SEP] for an encoder, prompt and completion for a GPT.
 
 Each keeps its own length until it is asked for; then it is filled up to that of the run, and a batch is cut to the
 longest that it has.
@@ -88,27 +88,38 @@ class ByLength:
 
 
 class Assembler:
-    """Texts to BERT's sequences of at most `length` tokens."""
+    """Texts to an encoder's sequences of at most `length` tokens, with the special tokens of the tokenizer's template
+    (`Tokenizer.frame`) around them.
+    """
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
-        if tokenizer.cls is None or tokenizer.sep is None or tokenizer.pad is None:
+        frame = tokenizer.frame
+        if frame is None or tokenizer.pad is None:
             raise InputError(
                 f"the tokenizer {tokenizer.name} has no [CLS], [SEP] and [PAD]; a BERT needs one that has them"
             )
-        self.tokenizer, self.length = tokenizer, length
-        self.cls, self.sep, self.pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
+        self.tokenizer, self.length, self.frame, self.pad = tokenizer, length, frame, tokenizer.pad
+        self.room = length - len(frame.begin) - len(frame.end)  # for a text
+        self.pair_room = self.room - len(frame.between)  # for two
 
     def encode(self, texts: Sequence[str]) -> list[Array]:
         """Return the tokens of each text, int64 [tokens]."""
         flat, lengths = self.tokenizer.encode_joined(texts)
         return np.split(flat.astype(np.int64), np.cumsum(lengths)[:-1]) if len(texts) else []
 
+    def encode_words(self, words: Sequence[str]) -> list[Array]:
+        """Return the tokens of each of a sentence's words, int64 [tokens], as they are where a blank is before it."""
+        blank = " " if self.tokenizer.marks_blanks else ""
+        return self.encode([blank + word for word in words])
+
     def join(self, a: Array, b: Array | None = None) -> Encoded:
         """Return [CLS] a [SEP], or [CLS] a [SEP] b [SEP]. Too long, the longer of the two loses its end first."""
+        begin, between, end = (np.array(part, np.int64) for part in self.frame)
         if b is None:
-            a = a[: self.length - 2]
-            return Encoded(np.concatenate([[self.cls], a, [self.sep]]), len(a) + 2)
-        room = self.length - 3
+            tokens = np.concatenate([begin, a[: self.room], end])
+            return Encoded(tokens, len(tokens))
+
+        room = self.pair_room
         keep_b = max(min(len(b), room // 2), min(len(b), room - len(a)))
         a, b = a[: room - keep_b], b[:keep_b]
-        return Encoded(np.concatenate([[self.cls], a, [self.sep], b, [self.sep]]), len(a) + 2)
+        return Encoded(np.concatenate([begin, a, between, b, end]), len(begin) + len(a) + len(between))

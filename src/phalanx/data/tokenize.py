@@ -12,7 +12,7 @@ from copy import copy
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
@@ -27,6 +27,16 @@ from phalanx.foreign import reading
 from phalanx.registry import TOKENIZERS
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Frame(NamedTuple):
+    """The ids of the special tokens around an encoder's texts: `begin` text `end`, or `begin` text `between` text
+    `end`.
+    """
+
+    begin: tuple[int, ...]
+    between: tuple[int, ...]
+    end: tuple[int, ...]
 
 
 class Tokenizer:
@@ -64,6 +74,21 @@ class Tokenizer:
         encoding = self._backend.encode("a", add_special_tokens=True)
         marks = encoding.special_tokens_mask
         return list(encoding.ids[: marks.index(0)]) if 0 in marks else []
+
+    @cached_property
+    def frame(self) -> Frame | None:
+        """The special tokens that its own template puts around texts and between two, as RoBERTa's <s> and </s></s>;
+        without such a template [CLS] and [SEP] as BERT's, where it has them, else None.
+        """
+        encoding = self._backend.encode("a", "a", add_special_tokens=True)
+        ids, whose = encoding.ids, encoding.sequence_ids
+        if 0 in whose and 1 in whose:
+            first, second = whose.index(0), whose.index(1)
+            last = len(whose) - whose[::-1].index(1)
+            between = ids[first + whose.count(0) : second]
+            if first and between and last < len(ids):
+                return Frame(tuple(ids[:first]), tuple(between), tuple(ids[last:]))
+        return None if self.cls is None or self.sep is None else Frame((self.cls,), (self.sep,), (self.sep,))
 
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of the text with the special tokens of the tokenizer's template around it, as
@@ -119,6 +144,12 @@ class Tokenizer:
         if isinstance(self._backend.model, models.WordPiece):
             return np.array([not piece.startswith(self._backend.model.continuing_subword_prefix) for piece in pieces])
         return np.array([piece.startswith(("Ġ", "▁")) for piece in pieces])
+
+    @cached_property
+    def marks_blanks(self) -> bool:
+        """Whether a word has other ids behind a blank than where a text begins, as in byte-level BPE."""
+        bare, behind = self.encode("a"), self.encode(" a")
+        return bool(bare and behind and self.starts_word[behind[0]] and not self.starts_word[bare[0]])
 
     @cached_property
     def unreachable(self) -> frozenset[int]:

@@ -1,9 +1,8 @@
-"""Learn a tokenizer from text: byte-level BPE as GPT-2's, or WordPiece as BERT's."""
+"""Learn a tokenizer from text: byte-level BPE as GPT-2's or RoBERTa's, or WordPiece as BERT's."""
 
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, byte_level, mark, word_piece
+from phalanx.data.backend import BERT_SPECIALS, END_OF_TEXT, ROBERTA_SPECIALS, byte_level, mark, roberta, word_piece
 from phalanx.data.chunks import CHUNK, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.inputs import find_files
@@ -21,7 +20,7 @@ from phalanx.data.streams import UTF_8, known_encoding
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 
-KINDS = ("bpe", "wordpiece", "wordpiece-cased")
+KINDS = ("bpe", "roberta", "wordpiece", "wordpiece-cased")
 SMALLEST = 300  # bytes or letters, special tokens, and room to learn something
 LARGEST = 10_000_000
 LEARNING = "learning"
@@ -43,8 +42,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learn a tokenizer of at most `vocab` pieces from files, folders or globs, and write it to `out` (….json).
 
-    `kind` is bpe (end of text is <|endoftext|>), wordpiece (lower-casing) or wordpiece-cased. The same text gives the
-    same tokenizer. Raises InputError.
+    `kind` is bpe (end of text is <|endoftext|>), roberta (the same with RoBERTa's special tokens), wordpiece
+    (lower-casing) or wordpiece-cased. The same text gives the same tokenizer. Raises InputError.
     """
     if kind not in KINDS:
         raise InputError(f"unknown kind of tokenizer {kind!r}; choose {', '.join(KINDS)}")
@@ -57,8 +56,11 @@ def train_tokenizer(
 
     files = find_files(inputs, [Path(out)])
     reading = Reading("file", text.key, CHUNK, False, known_encoding(text.encoding), spare_lines=True)
-    learn = _byte_level if kind == "bpe" else partial(_word_piece, lowercase=kind == "wordpiece")
-    backend = learn(files, reading, vocab)
+    if kind in ("bpe", "roberta"):
+        backend = _byte_level(files, reading, vocab, ROBERTA_SPECIALS if kind == "roberta" else (END_OF_TEXT,))
+        backend = roberta(backend) if kind == "roberta" else backend
+    else:
+        backend = _word_piece(files, reading, vocab, lowercase=kind == "wordpiece")
 
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(backend, out)
@@ -66,12 +68,12 @@ def train_tokenizer(
     return tokenizer
 
 
-def _byte_level(files: list[Path], reading: Reading, vocab: int) -> Backend:
+def _byte_level(files: list[Path], reading: Reading, vocab: int, specials: Sequence[str]) -> Backend:
     backend = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
         min_frequency=SEEN,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[*specials],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

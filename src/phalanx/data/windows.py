@@ -35,7 +35,7 @@ def windows(questions: Sequence[Question], assemble: Assembler, stride: int) -> 
         ids, places = contexts[question.context]
 
         words = words[:ASKED]
-        room = assemble.length - len(words) - 3
+        room = assemble.pair_room - len(words)
         if room < 8:
             raise InputError(
                 f"data.sequence={assemble.length} leaves {room} tokens for a context beside a question; use 128 or more"
@@ -46,7 +46,7 @@ def windows(questions: Sequence[Question], assemble: Assembler, stride: int) -> 
             sample = assemble.join(words, ids[start : start + room])
             labels = np.zeros(len(sample.tokens), np.int64)
             first, last = (0, 0) if answer is None else (sample.second + end - start for end in answer)
-            if answer is None or first < sample.second or last >= len(sample.tokens) - 1:
+            if answer is None or first < sample.second or last >= len(sample.tokens) - len(assemble.frame.end):
                 first = last = 0
             labels[first] += BEGINS
             labels[last] += ENDS

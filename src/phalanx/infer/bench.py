@@ -132,7 +132,8 @@ class _HuggingFace:
         facts = facts_of(config, bundle.tokenizer)
         kind: Any = getattr(transformers, facts["architectures"][0])
         self.device = next(bundle.model.parameters()).device
-        self.model = kind(transformers.BertConfig(**facts)).eval().to(self.device)
+        self.model = kind(kind.config_class(**facts)).eval().to(self.device)
+        self.segmented = bundle.spec.segments > 1
         names = form_of(config.model, bundle.run)[1].names
         state = exported(links(spec_of(config.model), names), bundle.model.state_dict())
         self.model.load_state_dict(dict(state), strict=False)
@@ -142,7 +143,8 @@ class _HuggingFace:
     def __call__(self, rows: Sequence[Encoded]) -> list[Array]:
         """Return the head's numbers for each row, float32 [longest, width] or [width]."""
         tokens, segment, mask = (torch.from_numpy(x).to(self.device) for x in pad_rows(rows, self.pad, 1, self.most))
-        outputs = self.model(tokens, attention_mask=mask, token_type_ids=segment)
+        segments = {"token_type_ids": segment} if self.segmented else {}
+        outputs = self.model(tokens, attention_mask=mask, **segments)
         if "start_logits" in outputs:
             return list(torch.stack([outputs.start_logits, outputs.end_logits], -1).cpu().numpy())
         return list(outputs[0].cpu().numpy())

@@ -175,14 +175,16 @@ class EncoderModel:
         ]
 
     def _known(self, ids: list[int]) -> Array:
-        """Return the tokens of a text that the model sees, without [CLS] and [SEP] where these are around them.
+        """Return the tokens of a text that the model sees, without [CLS] and [SEP] (or their like) where these are
+        around them.
         InputError for what no text of this tokenizer has: another tokenizer's tokens would give a vector that means
         nothing.
         """
-        bare = ids
-        if bare[0] == self.assemble.cls:
-            bare = bare[1:-1] if bare[-1] == self.assemble.sep else bare[1:]
-        bare = bare[: self.assemble.length - 2]
+        bare, (begin, _, end) = ids, self.assemble.frame
+        if tuple(bare[: len(begin)]) == begin:
+            bare = bare[len(begin) :]
+            bare = bare[: -len(end)] if tuple(bare[-len(end) :]) == end else bare
+        bare = bare[: self.assemble.room]
 
         words = self.assemble.tokenizer
         foreign = next((i for i in words.known(bare) if i in words.unreachable), None)

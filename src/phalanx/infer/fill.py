@@ -45,12 +45,13 @@ def masked(bundle: ModelBundle, text: str, top: int) -> tuple[list[int], list[in
     tokenizer, context = bundle.tokenizer, bundle.context
     if reason := refusal("fill", bundle.run, bundle.config, bundle.record):
         raise InputError(reason)
-    if tokenizer.mask is None or tokenizer.cls is None or tokenizer.sep is None:
+    frame = tokenizer.frame
+    if tokenizer.mask is None or frame is None:
         raise InputError(f"the tokenizer of {bundle.run} has no mask, cls and sep tokens; train with one that has")
     if not 1 <= top <= tokenizer.vocab:
         raise InputError(f"top={top} is out of range: it must be 1 to {tokenizer.vocab}")
 
-    tokens = [tokenizer.cls, *tokenizer.for_prompts().encode(text), tokenizer.sep]
+    tokens = [*frame.begin, *tokenizer.for_prompts().encode(text), *frame.end]
     positions = [i for i, token in enumerate(tokens) if token == tokenizer.mask]
     if not positions:
         name = tokenizer.decode([tokenizer.mask])

@@ -1,9 +1,9 @@
 """Encoders and GPT-2 as graphs, whose batch, length and past are free: for onnxruntime, OpenVINO and others.
 
-An encoder takes input_ids, attention_mask and token_type_ids and gives the logits of its heads. A GPT takes input_ids,
-an attention_mask over past and new tokens, and the past keys and values of every block, and gives logits and the keys
-and values of past and new together; a past of length 0 begins. Shorter texts of a batch are filled up at the left for a
-GPT, at the right for an encoder.
+An encoder takes input_ids, attention_mask and, where it tells segments apart, token_type_ids, and gives the logits of
+its heads. A GPT takes input_ids, an attention_mask over past and new tokens, and the past keys and values of every
+block, and gives logits and the keys and values of past and new together; a past of length 0 begins. Shorter texts of a
+batch are filled up at the left for a GPT, at the right for an encoder.
 """
 
 import copy
@@ -70,10 +70,14 @@ class TracedEncoder(TracedModel):
         self.outputs = ("hidden",) if hidden else outputs(self.spec)
         ids = torch.randint(self.config.vocab, (3, min(7, self.config.positions)))
         free = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", max=self.config.positions)}
-        like = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+        like = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.spec.segments > 1:
+            like["token_type_ids"] = torch.zeros_like(ids)
         self.inputs = {name: (tensor, free) for name, tensor in like.items()}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Return logits [batch, sequence, vocab] of int64 [batch, sequence], and pair_logits [batch, 2] where the model
         judges pairs; of a fine-tuned head its logits, those of a span apart: start_logits and end_logits [batch,
         sequence]; hidden: [batch, sequence, hidden].

@@ -96,14 +96,14 @@ class GPT2:
     }
 
 
-def stack(model: StackConfig, causal: bool, heads: tuple[Head, ...], segments: int = 0) -> Spec:
+def stack(model: StackConfig, causal: bool, heads: tuple[Head, ...], segments: int = 0, offset: int = 0) -> Spec:
     """Return the transformer that GPT-2 and BERT share, before or behind its norms, with biases everywhere."""
     hidden, norm, std = Dim("embed", model.hidden), norm_of(model), model.init_std
     stds = std, std / math.sqrt(2 * model.layers)  # what adds to the residual stream begins smaller, as GPT-2's
-    position = Table(Dim("position", model.positions), hidden, std)
+    position = Table(Dim("position", offset + model.positions), hidden, std)
     segment = Table(Dim("segment", segments), hidden, std) if segments else None
     first, last = (None, norm) if model.norm_first else (norm, None)
-    embeddings = Embeddings(Table(words_of(model), hidden, std), position, segment, first, model.dropout)
+    embeddings = Embeddings(Table(words_of(model), hidden, std), position, segment, first, model.dropout, 1.0, offset)
 
     width, drop = model.hidden // model.heads, model.attention_dropout
     attention = Attention(model.hidden, model.heads, model.heads, width, causal, drop=drop, stds=stds)

@@ -28,7 +28,8 @@ class HuggingFace:
 
     `architecture` is its class there, of models with the heads of their pretraining. The class of a fine-tuned model is
     called `tuned` and then as its head is called there, and `pooler` is the tensor of its pooler; without `tuned` there
-    are none.
+    are none. `apart` has the names of pooler and last product where a class has them otherwise, by what it is called
+    behind `tuned`.
 
     `keys` has config.json's keys by those of [model], for values that are the same there. `read` returns the other keys
     of [model]; `write` the other facts. Both may replace what `keys` gives, and `read` raises InputError for what no
@@ -46,6 +47,7 @@ class HuggingFace:
     why_not: Callable[[Any], str] = nothing
     tuned: str = ""
     pooler: str = ""
+    apart: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def with_head(self, head: str) -> "HuggingFace":
         """Return it as models with that head of fine-tuning are, by the head's name; as it is where that is "".
@@ -56,7 +58,8 @@ class HuggingFace:
         kind = head_class(head)
         if not self.tuned or not kind.hugging_face:
             raise InputError(f"the head {head} (model.head) has no name at Hugging Face")
-        table = {"answer.pooler": self.pooler, "answer.classifier": kind.classifier}
+        pooler, classifier = self.apart.get(kind.hugging_face, (self.pooler, kind.classifier))
+        table = {"answer.pooler": pooler, "answer.classifier": classifier}
         names = self.names._replace(heads={**self.names.heads, head: table})
         return replace(self, names=names, architecture=self.tuned + kind.hugging_face)
 

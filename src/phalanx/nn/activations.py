@@ -14,6 +14,7 @@ _KNOWN: dict[str, Function] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
     "tanh": torch.tanh,
+    "relu": F.relu,
 }
 
 

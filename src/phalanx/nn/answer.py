@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from phalanx import registry
 from phalanx.errors import InputError
-from phalanx.nn import slots
+from phalanx.nn import activations, slots
 from phalanx.nn.batch import Batch
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.linear import Linear, Slot
@@ -44,6 +44,7 @@ class AnswerHead(nn.Module):
         leaves = dict(part.matrices())
         self.name, self.kind = part.loss, registry.HEADS.find(part.loss)(part)
         self.pooler = Linear(leaves["answer.pooler"]) if "answer.pooler" in leaves else None
+        self.activation = activations.of(part.activation) if self.pooler else slots.same
         self.dropout = Dropout(part.drop, site)
         self.classifier = Linear(leaves["answer.classifier"])
         self.split = Split()
@@ -54,7 +55,7 @@ class AnswerHead(nn.Module):
         """
         index = batch.index
         if self.pooler is not None:
-            hidden, index = torch.tanh(self.pooler(hidden[:, :1])), index[:, :1]
+            hidden, index = self.activation(self.pooler(hidden[:, :1])), index[:, :1]
         logits: Tensor = self.classifier(self.dropout(hidden, index, batch.key)).float()
         return logits if self.pooler is None else logits[:, 0]
 

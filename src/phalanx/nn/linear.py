@@ -38,11 +38,11 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of rows. `start` is the first row that this rank holds: others' rows count as zero until `leave` sums."""
+    """A table of `count` rows. `start` is the first that this rank holds: others' count as zero until `leave` sums."""
 
     def __init__(self, part: Table) -> None:
         super().__init__()
-        self.axes, self.std, self.start = (part.rows.axis, part.hidden.axis), part.std, 0
+        self.axes, self.std, self.start, self.count = (part.rows.axis, part.hidden.axis), part.std, 0, part.rows.size
         self.weight = nn.Parameter(torch.empty(part.rows.stored, part.hidden.size))
         self.leave: Slot = slots.same
 

@@ -26,7 +26,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, part: model.Embeddings, positions: int) -> None:
         super().__init__()
-        self.positions, self.scale = positions, part.scale
+        self.positions, self.offset, self.scale = positions, part.offset, part.scale
         self.token = Embedding(part.token)
         self.position = Embedding(part.position) if part.position else None
         self.segment = Embedding(part.segment) if part.segment else None
@@ -39,14 +39,15 @@ class Embeddings(nn.Module):
         x = self.token(batch.tokens)
         x = x if self.scale == 1 else x * self.scale
         if self.position is not None:
-            place = self.position(self.rows(batch.places(self.positions)))
-            if self.segment is not None and batch.segment is not None:
-                place = place + self.segment(self.rows(batch.segment))
+            place = self.position(self.rows(batch.places(self.positions)) + self.offset)
+            # a table of one row does not tell the texts of a pair apart
+            segment = torch.zeros_like(batch.index) if self.segment and self.segment.count == 1 else batch.segment
+            if self.segment is not None and segment is not None:
+                place = place + self.segment(self.rows(segment))
             x = x + place
 
         x = x if self.norm is None else self.norm(x)
-        y: Tensor = x if self.dropout is None else self.dropout(x, batch.index, batch.key)
-        return y
+        return x if self.dropout is None else self.dropout(x, batch.index, batch.key)  # type: ignore[no-any-return]
 
 
 def _kind(attention: model.Attention) -> tuple[Rope | None, int]:

@@ -198,7 +198,9 @@ class Embeddings(Part):
     """The sum of the rows of a token, its position and its segment; in some models a norm after it; dropout. A token's
     row is multiplied by `scale`.
 
-    A stage of a pipeline that only has a copy of the words, to multiply by, has no dropout (None).
+    The first position of a sequence has the row `offset` of its table; rows before it are those of no position, such as
+    RoBERTa's row of padding. A stage of a pipeline that only has a copy of the words, to multiply by, has no dropout
+    (None).
     """
 
     token: Table
@@ -207,6 +209,7 @@ class Embeddings(Part):
     norm: Norm | None = None
     drop: float | None = None
     scale: float = 1.0
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ class Head(Part):
 
     loss: str
     chain: tuple[tuple[str, Leaf], ...]
-    activation: Activation | Literal["tanh", ""] = ""
+    activation: Activation | Literal["tanh", "relu", ""] = ""
     drop: float = 0.0
     candidates: int = 0
 

@@ -18,16 +18,9 @@ from phalanx.spec.rope import Rope
 from phalanx.spec.supported import OVER_WORDS, PRETRAINING, unsupported
 
 _PARTS = Spec, Embeddings, Block, Attention, MLP, Head, Matrix, Table, Norm, Rope, Dim, Fused
-_MAY_BE_ZERO = {
-    "size",
-    "units",
-    "padded",
-    "pieces",
-    "first",
-    "candidates",
-    "window",
-    "original",
-}  # of the whole numbers
+_MAY_BE_ZERO = {  # of the whole numbers
+    "size", "units", "padded", "pieces", "first", "candidates", "window", "original", "offset",
+}  # fmt: skip
 
 
 def flaw(spec: Spec) -> str:
@@ -190,8 +183,10 @@ def _wrong_embeddings(spec: Spec) -> Iterator[str]:
         yield from _wrong_dim(table.rows, f"{path}.rows")
         if table.rows.axis != axis:
             yield f"{path}.rows lies along {table.rows.axis!r}, not {axis!r}"
-        if name == "position" and table.rows.stored != spec.positions:
-            yield f"{path} has {table.rows.stored} rows, and the model's positions are {spec.positions}"
+        offset = spec.embeddings.offset
+        if name == "position" and table.rows.stored != offset + spec.positions:
+            begin = f", from row {offset} on" if offset else ""
+            yield f"{path} has {table.rows.stored} rows, and the model's positions are {spec.positions}{begin}"
     if spec.embeddings.norm:
         yield from _not_embed(spec.embeddings.norm.dim, spec.hidden, "transformer.embeddings.norm")
 

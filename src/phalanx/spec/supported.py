@@ -91,8 +91,9 @@ def _unsupported_settings(head: Head) -> str:
         return f" with activation={head.activation}"
     if head.loss == "mlm" and not head.activation:
         return " without an activation"
-    if head.loss not in OVER_WORDS and len(head.chain) > 1 and head.activation != "tanh":
-        return f" with activation={head.activation!r}, not tanh, behind its pooler"
+    behind = ("tanh", "relu") if head.name == "answer" else ("tanh",)
+    if head.loss not in OVER_WORDS and len(head.chain) > 1 and head.activation not in behind:
+        return f" with activation={head.activation!r}, not {' or '.join(behind)}, behind its pooler"
     if head.name != "answer" and (head.drop or head.candidates):
         name = "drop" if head.drop else "candidates"
         return f" with {name}={getattr(head, name)}"

@@ -1,9 +1,11 @@
-"""Masked language modelling with a question about the pair of segments (BERT)."""
+"""Masked language modelling, with a question about the pair of segments (BERT) or without (RoBERTa)."""
 
 from torch import Tensor
 
 from phalanx.data.bert import BertSource
 from phalanx.data.source import Documents, Source
+from phalanx.errors import InputError
+from phalanx.models.family import sketch_of
 from phalanx.nn.batch import Batch
 from phalanx.tasks.sources import Splits
 
@@ -17,7 +19,16 @@ class MaskedLM(Splits):
         return ("mlm",) if self.config.data.pairs == "none" else ("mlm", "nsp")
 
     def source(self, documents: Documents) -> Source:
-        """Return the samples of a range of documents."""
+        """Return the samples of a range of documents. InputError for a model whose positions begin behind the row of
+        another token of padding than the tokenizer's, as other programs count them.
+        """
+        embeddings, pad = sketch_of(self.config.model).embeddings, self.tokenizer.pad
+        first = embeddings.offset if embeddings else 0
+        if first and pad is not None and first != pad + 1:
+            raise InputError(
+                f"model.first_position={first} is for a tokenizer whose padding is token {first - 1}, and that of "
+                f"{documents.name} is token {pad}; use model.first_position={pad + 1}"
+            )
         return BertSource(documents, self.tokenizer, self.config.data, self.config.train.seed)
 
     def loss_counts(self, batch: Batch) -> dict[str, Tensor]:

@@ -51,14 +51,16 @@ class Tokens(Labelled):
         """Return a sample for each sentence: [CLS] pieces of all words [SEP], the first of each labelled."""
         assemble, samples = Assembler(self.tokenizer, self.config.data.sequence), []
         number = {tag: n for n, tag in enumerate(self.config.examples.labels)}
-        pieces = iter(assemble.encode([word for sentence in examples for word in sentence.words]))
+        pieces = iter(assemble.encode_words([word for sentence in examples for word in sentence.words]))
+        begin = len(assemble.frame.begin)
         for sentence in examples:
             words = [next(pieces) for _ in sentence.words]
             labels = [np.append(number[tag], np.full(len(word) - 1, -1)) if len(word) else word
                       for word, tag in zip(words, sentence.tags, strict=True)]  # fmt: skip
             sample = assemble.join(np.concatenate(words))
             whole = np.full(len(sample.tokens), -1, np.int64)
-            whole[1:-1] = np.concatenate(labels)[: len(whole) - 2]
+            seen = np.concatenate(labels)[: assemble.room]
+            whole[begin : begin + len(seen)] = seen
             samples.append(sample._replace(labels=whole))
         return Held(samples, self.config.data.sequence, assemble.pad)
 

@@ -123,8 +123,15 @@ def _check(config: Config) -> None:
         raise InputError(
             f"data.sequence={data.sequence} is longer than model.positions={spec.positions}; lower it or raise those"
         )
-    if spec.segments == 1 and config.task == "mlm" and data.pairs != "none":
-        raise InputError(f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none")
+    if config.task == "mlm" and data.pairs != "none":
+        if "nsp" not in spec.losses:
+            raise InputError(
+                f"model.family={config.model.family} has no head for data.pairs={data.pairs}; use data.pairs=none"
+            )
+        if spec.segments == 1:
+            raise InputError(
+                f"model.segments=1 but data.pairs={data.pairs} makes two segments; use 2, or data.pairs=none"
+            )
     if data.restart_positions and not (data.stop_at_documents or any(map(names_source, data.train))):
         raise InputError(
             "data.restart_positions=true needs to know where documents end; set data.stop_at_documents=true"

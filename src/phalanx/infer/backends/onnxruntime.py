@@ -46,12 +46,13 @@ class Session:
 
     def __init__(self, session: Any) -> None:
         self.session = session
+        self.names = {given.name for given in session.get_inputs()}
 
     def __call__(self, inputs: PaddedRows) -> Array:
         """Return float32 [rows, length, width], or [rows, width] of a head that answers once for a row."""
         tokens, segment, mask = inputs
         names = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": segment}
-        return joined(self.session.run(None, names))
+        return joined(self.session.run(None, {name: given for name, given in names.items() if name in self.names}))
 
 
 def graph(program: ProgramSpec) -> Path:

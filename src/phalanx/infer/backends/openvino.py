@@ -56,7 +56,7 @@ class Compiled:
     def __call__(self, inputs: PaddedRows) -> Array:
         """Return float32 [rows, length, width], or [rows, width] of a head that answers once for a row."""
         tokens, segment, mask = inputs
-        results = self.compiled([tokens, mask, segment])
+        results = self.compiled([tokens, mask, segment][: len(self.compiled.inputs)])
         return joined([results[output] for output in self.compiled.outputs])
 
 
@@ -100,7 +100,7 @@ def _quantize(program: ProgramSpec, file: Path) -> None:
 
 
 def _samples(program: ProgramSpec) -> Iterator[list[Array]]:
-    """Yield inputs of the graph: rows of a bundled novel's tokens, each with two segments."""
+    """Yield inputs of the graph: rows of a bundled novel's tokens, and where the model tells segments apart two."""
     novel = files("phalanx") / "assets" / "novels" / "Doyle_Lost_1912.txt.xz"
     tokens = program.bundle.tokenizer.encode(lzma.decompress(novel.read_bytes()).decode()[: SAMPLES * SAMPLE * 8])
     length = min(SAMPLE, program.bundle.context)
@@ -108,4 +108,4 @@ def _samples(program: ProgramSpec) -> Iterator[list[Array]]:
     for start in range(0, min(len(tokens) - length, SAMPLES * length), length):
         row = Encoded(torch.tensor(tokens[start : start + length]).numpy(), length // 2)
         ids, segment, mask = pad_rows([row], program.pad, 1, length)
-        yield [ids, mask, segment]
+        yield [ids, mask, segment] if program.bundle.spec.segments > 1 else [ids, mask]

@@ -1,0 +1,118 @@
+"""Special tokens around an encoder's texts: those of the tokenizer's own template, as transformers puts them there."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from phalanx.config import DataConfig
+from phalanx.data.backend import ROBERTA_SPECIALS
+from phalanx.data.bert import BertSource
+from phalanx.data.examples import Question
+from phalanx.data.indexed import IndexedDataset
+from phalanx.data.labelled import Assembler
+from phalanx.data.source import Documents
+from phalanx.data.tokenize import Frame, load_tokenizer
+from phalanx.data.vocabulary import train_tokenizer
+from phalanx.data.windows import windows
+from tests.data.sets import write_set
+
+WORDS = ["the", "old", "ship", "sails", "to", "a", "far", "harbour", "and", "never", "comes", "home", "über", "naïve"]
+TEXTS = ("the old ship", " a  harbour", "Naïve über-ship, never?", "x" * 40, "home\nagain")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of each kind: RoBERTa's, XLM-RoBERTa's, and BERT's, which DistilBERT has."""
+    made, dice = tmp_path_factory.mktemp("tokenizers"), random.Random(1)
+    lines = [" ".join(dice.choices(WORDS, k=9)) + "." for _ in range(300)]
+    (made / "text.txt").write_text("\n".join(lines))
+    train_tokenizer([str(made / "text.txt")], "roberta", 320, str(made / "roberta.json"))
+    train_tokenizer([str(made / "text.txt")], "wordpiece", 300, str(made / "distilbert.json"))
+
+    unigram = Tokenizer(models.Unigram())
+    unigram.normalizer = normalizers.NFKC()
+    unigram.decoder = decoders.Metaspace()
+    unigram.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    specials: list[str | AddedToken] = [*ROBERTA_SPECIALS[:-1], AddedToken("<mask>", lstrip=True)]
+    unigram.train_from_iterator(
+        lines, trainers.UnigramTrainer(vocab_size=120, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    )
+    unigram.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    unigram.save(str(made / "xlm-roberta.json"))
+    return made
+
+
+KINDS = {
+    "roberta": Frame((0,), (2, 2), (2,)), "xlm-roberta": Frame((0,), (2, 2), (2,)),
+    "distilbert": Frame((2,), (3,), (3,)),  # it has no template of its own
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames(folder: Path, kind: str) -> None:
+    assert load_tokenizer(str(folder / f"{kind}.json")).frame == KINDS[kind]
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+def test_texts_and_pairs_are_theirs(folder: Path, kind: str) -> None:
+    """Cut too where they are longer than the model sees."""
+    ours = load_tokenizer(str(folder / f"{kind}.json"))
+    theirs, assemble = PreTrainedTokenizerFast(tokenizer_file=str(folder / f"{kind}.json")), Assembler(ours, 24)
+    for a, text in zip(assemble.encode(TEXTS), TEXTS, strict=True):
+        assert assemble.join(a).tokens.tolist() == theirs(text, truncation=True, max_length=24)["input_ids"]
+        for b, other in zip(assemble.encode(TEXTS), TEXTS, strict=True):
+            rows, mine = theirs(text, other, truncation=True, max_length=24), assemble.join(a, b)
+            assert mine.tokens.tolist() == rows["input_ids"]
+            second = mine.tokens[mine.second : -1]
+            assert len(second) and second.tolist() == b[: len(second)].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_of_a_sentence_are_as_in_it(folder: Path, kind: str) -> None:
+    """As transformers reads lists of words: of byte-level BPE, whose words carry the blank before them, with blanks."""
+    assemble = Assembler(load_tokenizer(str(folder / f"{kind}.json")), 64)
+    assert assemble.tokenizer.marks_blanks == (kind == "roberta")
+    words = WORDS[:6]
+    [whole] = assemble.encode([" " * (kind == "roberta") + " ".join(words)])
+    assert np.concatenate(assemble.encode_words(words)).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_lie_where_the_context_says(folder: Path, kind: str) -> None:
+    """The tokens that are labelled are those of the answer, behind however many tokens stand between."""
+    tokenizer = load_tokenizer(str(folder / f"{kind}.json"))
+    context = "the old ship sails to a far harbour"
+    encoded, parts = windows([Question("", "a ship", context, ((13, "sails"),))], Assembler(tokenizer, 64), 8)
+    [sample], [window] = encoded, parts
+    assert sample.labels is not None
+    begin, end = (int((sample.labels & bit > 0).argmax()) for bit in (1, 2))
+    assert tokenizer.decode(sample.tokens[begin : end + 1]).strip() == "sails"
+    places = window.places[[begin - window.first, end - window.first]]
+    assert context[places[0][0] : places[1][1]].strip() == "sails"
+
+
+def test_samples_of_a_roberta(folder: Path, tmp_path: Path) -> None:
+    """One text each, of one document, between <s> and </s>; the end of a document is not doubled, nor masked."""
+    tokenizer = load_tokenizer(str(folder / "roberta.json"))
+    dice = random.Random(2)
+    documents = [
+        [[*tokenizer.encode(" ".join(dice.choices(WORDS, k=dice.randint(1, 60)))), tokenizer.eod]] for _ in range(30)
+    ]
+    write_set(tmp_path / "set", documents, tokenizer.vocab)
+    held = Documents(IndexedDataset(str(tmp_path / "set")), 0, len(documents), "set")
+    source = BertSource(held, tokenizer, DataConfig(sequence=32, pairs="none", short_fraction=0.0), 1)
+    for i in range(len(source)):
+        sample = source.sample(i, 0)
+        tokens = np.where(sample.labels >= 0, sample.labels, sample.tokens)
+        used = 32 if sample.document is None else int((sample.document == 0).sum())
+        assert tokens[0] == 0 and tokens[used - 1] == 2 and (tokens[used:] == 1).all()
+        assert not np.isin(tokens[1 : used - 1], [0, 1, 2]).any()
+        assert (sample.labels[[0, used - 1]] == -1).all() and (sample.labels >= 0).any()
+        assert sample.segment is not None and not sample.segment.any()
