@@ -5,6 +5,7 @@ value; that value is written into the run folder and never changes. Every key's 
 belongs to the family that it names, as [optim] does to the optimizer: the base has what all share, the class its own.
 """
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -62,7 +63,13 @@ class ModelConfig(Section):
     attention_dropout: Fraction = 0.0
     """Dropout of the attention probabilities; above 0 it takes the slower math path, exact on every layout."""
     init_std: PositiveFloat = 0.02
-    """Standard deviation of the initial weights; residual outputs are divided by sqrt(2 × layers)."""
+    """Standard deviation of the initial weights, before init_cut."""
+    init_cut: NonNegativeFloat = 0.0
+    """Initial weights are drawn within so many deviations (OLMo 2: 3, ModernBERT: 2); 0: from the whole normal."""
+    init_residual: Literal["scaled", "same"] = "scaled"
+    """Of what adds to the residual stream: init_std / sqrt(2 × layers), as GPT-2, or the same, as HF's Llama."""
+    init_head: Literal["same", "width"] = "same"
+    """Of a head's own weight over the vocabulary: init_std, or 1 / sqrt(hidden), as torchtitan's Llama."""
 
     @model_validator(mode="after")
     def _definite(self) -> Self:
@@ -75,6 +82,17 @@ class ModelConfig(Section):
     def default_ffn(self) -> int:
         """Width of the feed-forward layer where no key says it."""
         return 4 * self.hidden
+
+    @property
+    def stds(self) -> tuple[float, float]:
+        """Deviations of the initial weights of what reads the residual stream, and of what adds to it."""
+        ways = 2 * self.layers if self.init_residual == "scaled" else 1
+        return self.init_std, self.init_std / math.sqrt(ways)
+
+    @property
+    def head_std(self) -> float:
+        """Deviation of the initial weights of a head over the vocabulary."""
+        return self.init_std if self.init_head == "same" else 1 / math.sqrt(self.hidden)
 
     @property
     def usual_vocab(self) -> int:

@@ -59,7 +59,8 @@ def shadowed(section: type[Section], shared: type[Section]) -> str:
             words and all(isinstance(word, str) and kind is str for word in words)
         ):
             return f"{key} is {_name(own.annotation)}, which is {_name(kind)} in every family; give it another name"
-        if not own.is_required() and own.default_factory is None and not isinstance(own.default, allowed):
+        values = (str,) if get_origin(kind) is Literal else allowed
+        if not own.is_required() and own.default_factory is None and not isinstance(own.default, values):
             return f"{key} is a {type(own.default).__name__}, and a key of every family; give it another name"
     return ""
 

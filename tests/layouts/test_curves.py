@@ -19,6 +19,7 @@ DEEPER = "model.layers=4"
 # is computed, so that layouts of many say them once a step where others of their kind accumulate.
 ACCUMULATE, TWICE, ONCE = "layout.micro_batch=2", "layout.micro_batch=4", "layout.micro_batch=0"
 STOP, RESTART = "data.stop_at_documents=true", "data.restart_positions=true"
+PAPERS = ["model.init_cut=2", "model.init_residual=same", "model.init_head=width"]  # other first weights
 LAYOUTS = {
     "tp2 whole stream": (2, ["layout.tp=2", "layout.sequence_parallel=false"]),
     "tp2": (2, ["layout.tp=2", TWICE]),
@@ -120,7 +121,7 @@ def first() -> dict[tuple[str, ...], Weights]:
         ("llama", "pp2 tp2", ["train.z_loss=0.1"]),
         ("gpt", "dp2 tp2", ["train.z_loss=0.1"]),
         ("llama", "zero3 tp2", ["model.kv_heads=1", "model.tied=true"]),
-        ("llama", "pp2 tp2", ["model.kv_heads=1", "model.qkv_bias=true", "model.attention_dropout=0.1"]),
+        ("llama", "pp2 tp2", [*PAPERS, "model.kv_heads=1", "model.qkv_bias=true", "model.attention_dropout=0.1"]),
         ("llama", "cp2 tp2 ring", ["model.kv_heads=1", STOP]),
         ("llama", "tp4", ["optim.name=muon", "optim.lr=0.03", "optim.split_fused=true"]),
     ],

@@ -51,6 +51,19 @@ def test_the_same_weights_in_a_deeper_model() -> None:
     torch.testing.assert_close(short.get_parameter(out), 2 * deep.get_parameter(out))
 
 
+def test_first_weights_as_in_other_papers() -> None:
+    """None beyond a cut, residual outputs as wide as the rest, a head of its own by its width."""
+    sizes = {"family": "llama", "layers": 4, "hidden": 64, "heads": 4, "positions": 32, "vocab": 3000}
+    keys = {"init_std": 0.05, "init_cut": 2.0, "init_residual": "same", "init_head": "width"}
+    cut = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))  # a normal's, within 2 std
+    for name, parameter in build(configured(**sizes, **keys), 0, CPU).named_parameters():
+        if ".norm" not in name:
+            std = 1 / 8 if name.startswith("head") else 0.05
+            assert parameter.abs().max() <= 2 * std
+            assert parameter.std().item() == pytest.approx(std * cut, rel=0.05)
+    assert configured(**sizes).stds == (0.02, 0.02 / math.sqrt(8)) and configured(**sizes).head_std == 0.02
+
+
 def test_standard_deviations() -> None:
     model = build(SMALL, 0, CPU)
     residual = 0.02 / math.sqrt(2 * SMALL.layers)

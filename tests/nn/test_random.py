@@ -1,5 +1,7 @@
 """Stateless random numbers: that they are functions of coordinates, so that a slice is a slice of the whole."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -63,11 +65,29 @@ def test_normals_of_near_keys_share_no_rows() -> None:
     assert len(torch.cat(weights).unique(dim=0)) == 512
 
 
+@pytest.mark.parametrize("cut", [0.0, 3.0])
 @pytest.mark.parametrize(("shape", "offset"), [((3, 7), (0, 0)), ((5, 4), (17, 9)), ((4100, 3), (4000, 20))])
-def test_normals_of_a_slice_are_a_slice_of_the_normals(shape: tuple[int, int], offset: tuple[int, int]) -> None:
-    whole = random.normal((8200, 24), (0, 0), 42, 0.02)
+def test_normals_of_a_slice_are_a_slice_of_the_normals(
+    shape: tuple[int, int], offset: tuple[int, int], cut: float
+) -> None:
+    whole = random.normal((8200, 24), (0, 0), 42, 0.02, cut)
     rows, columns = (slice(start, start + size) for start, size in zip(offset, shape, strict=True))
-    assert torch.equal(random.normal(shape, offset, 42, 0.02), whole[rows, columns])
+    assert torch.equal(random.normal(shape, offset, 42, 0.02, cut), whole[rows, columns])
+
+
+@pytest.mark.parametrize("cut", [0.5, 2.0, 3.0])
+def test_truncated_normals_are_those_of_torch(cut: float) -> None:
+    """By their moments, and by the largest gap of the distributions (Kolmogorov, Smirnov: 1.95 is one in 1,000)."""
+    mine = random.normal((1024, 1024), (0, 0), random.key(7, 1), 0.02, cut).flatten()
+    assert 0.019 * cut < mine.abs().max() <= 0.02 * cut
+    theirs = torch.empty(1 << 20)
+    torch.nn.init.trunc_normal_(theirs, 0, 0.02, -0.02 * cut, 0.02 * cut, generator=torch.Generator().manual_seed(1))
+    assert abs(mine.mean().item()) < 5 * 0.02 / 1024
+    assert mine.std().item() == pytest.approx(theirs.std().item(), rel=5e-3)
+
+    below = torch.searchsorted(theirs.sort().values, mine.sort().values).double() / theirs.numel()
+    gap = (below - torch.arange(1 << 20, dtype=torch.float64) / (1 << 20)).abs().max().item()
+    assert gap * math.sqrt((1 << 20) / 2) < 1.95
 
 
 def test_normals_of_a_vector_slice() -> None:

@@ -17,5 +17,5 @@ def build(config: ModelConfig, seed: int, device: torch.device) -> Model:
     """Return a model on `device`, initialised by `seed`."""
     with device:
         model = make(config)
-    initialise(model, seed)
+    initialise(model, seed, cut=config.init_cut)
     return model

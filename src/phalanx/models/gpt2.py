@@ -1,6 +1,5 @@
 """GPT-2: causal, learned positions, biases everywhere, its head tied to the embedding."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -98,8 +97,7 @@ class GPT2:
 
 def stack(model: StackConfig, causal: bool, heads: tuple[Head, ...], segments: int = 0, offset: int = 0) -> Spec:
     """Return the transformer that GPT-2 and BERT share, before or behind its norms, with biases everywhere."""
-    hidden, norm, std = Dim("embed", model.hidden), norm_of(model), model.init_std
-    stds = std, std / math.sqrt(2 * model.layers)  # what adds to the residual stream begins smaller, as GPT-2's
+    hidden, norm, std, stds = Dim("embed", model.hidden), norm_of(model), model.init_std, model.stds
     position = Table(Dim("position", offset + model.positions), hidden, std)
     segment = Table(Dim("segment", segments), hidden, std) if segments else None
     first, last = (None, norm) if model.norm_first else (norm, None)

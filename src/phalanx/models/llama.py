@@ -3,7 +3,6 @@
 Mistral (arXiv 2310.06825), TinyLlama, SmolLM2 and Qwen2 (arXiv 2407.10671) are such models too.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -75,14 +74,13 @@ class LlamaConfig(ModelConfig):
         """Return the decoder, its head tied to the embedding or not."""
         embed, norm = Dim("embed", self.hidden), Norm(Dim("embed", self.hidden), self.norm_eps, "rms")
         words = Dim("vocab", self.vocab, padded=self.padded_vocab)
-        stds = self.init_std, self.init_std / math.sqrt(2 * self.layers)
         attention = Attention(
             self.hidden, self.heads, self.kv_heads, self.width, causal=True, bias=(self.qkv_bias, False),
-            rope=Rope(self.theta, self.width), drop=self.attention_dropout, stds=stds,
+            rope=Rope(self.theta, self.width), drop=self.attention_dropout, stds=self.stds,
         )  # fmt: skip
-        mlp = MLP(self.hidden, self.ffn, "silu", gated=True, bias=False, stds=stds)
+        mlp = MLP(self.hidden, self.ffn, "silu", gated=True, bias=False, stds=self.stds)
         block = Block(norm, attention, norm, mlp, drop=self.dropout)
-        head = Matrix(embed, words, False, self.init_std, per="label", tied=WORDS if self.tied else "")
+        head = Matrix(embed, words, False, self.head_std, per="label", tied=WORDS if self.tied else "")
         embeddings = Embeddings(Table(words, embed, self.init_std), drop=self.dropout)
         return Spec(
             self.hidden, self.positions, embeddings, (block,) * self.layers, norm, (Head("lm", (("head", head),)),)

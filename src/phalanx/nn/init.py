@@ -18,9 +18,11 @@ class Piece(NamedTuple):
     offset: tuple[int, ...]
 
 
-def initialise(model: nn.Module, seed: int, pieces: Mapping[str, Sequence[Piece]] | None = None) -> None:
-    """Fill every parameter, or the `pieces` of it that this rank holds, by its name: weights N(0, std²), biases 0,
-    norms 1 and 0, or 0 alone where they add 1.
+def initialise(
+    model: nn.Module, seed: int, pieces: Mapping[str, Sequence[Piece]] | None = None, cut: float = 0.0
+) -> None:
+    """Fill every parameter, or the `pieces` of it that this rank holds, by its name: weights N(0, std²), truncated at
+    `cut` × std unless that is 0, biases 0, norms 1 and 0, or 0 alone where they add 1.
 
     The values depend on the seed, the parameter's name and the element's place, not on the order of modules or on who
     holds which part.
@@ -36,7 +38,7 @@ def initialise(model: nn.Module, seed: int, pieces: Mapping[str, Sequence[Piece]
                 for tensor, offset in pieces[f"{name}.{kind}"]:
                     if kind == "weight" and hasattr(module, "std"):
                         key = random.key(seed, crc32(name.encode()))
-                        tensor.copy_(random.normal(tuple(tensor.shape), offset, key, module.std))
+                        tensor.copy_(random.normal(tuple(tensor.shape), offset, key, module.std, cut))
                     elif isinstance(module, Norm):
                         tensor.fill_(kind == "weight" and not module.unit_offset)
                     elif hasattr(module, "axes"):

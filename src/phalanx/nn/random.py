@@ -50,8 +50,9 @@ def keep(rows: Tensor, columns: int, drop: float) -> Tensor:
     return torch.cat([words >= least, (words << 16) >= least], -1)[..., :columns]
 
 
-def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float) -> Tensor:
-    """Return the part of a global N(0, std²) matrix that starts at `offset`: float32 `shape`, by Box and Muller.
+def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float, cut: float = 0.0) -> Tensor:
+    """Return the part of a global N(0, std²) matrix that starts at `offset`: float32 `shape`, by Box and Muller; with a
+    `cut`, of one truncated at so many std, by the inverse of its distribution, as torch.nn.init.trunc_normal_ draws.
 
     A vector is a matrix of one column, so that a slice along its only dim is a slice of rows.
     """
@@ -66,6 +67,10 @@ def normal(shape: tuple[int, ...], offset: tuple[int, ...], key: int, std: float
         # mixed on both sides: of two keys that differ in a few low bits one would give the rows of the other, moved
         row = mix(torch.arange(top + start, top + stop, dtype=torch.int32))
         radius = _unit(bits(mix(row ^ radius_key), width, left))
+        if cut:
+            inside = math.erf(cut / math.sqrt(2)) * (2 * radius - (1 - 2**-24))  # odd: as likely below 0 as above
+            out[start:stop] = math.sqrt(2) * torch.erfinv(inside)
+            continue
         angle = _unit(bits(mix(row ^ angle_key), width, left))
         out[start:stop] = torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)
     return out.mul_(std).reshape(shape)

@@ -189,4 +189,4 @@ class Layout:
                 name: [Piece(local.tensor.data[box.local_slices], box.global_offset) for box in local.boxes]
                 for name, local in self.locals.items()
             }
-            initialise(model, self.config.train.seed, pieces)
+            initialise(model, self.config.train.seed, pieces, self.config.model.init_cut)
