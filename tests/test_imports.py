@@ -16,11 +16,12 @@ ROOT = Path(phalanx.__file__).parent
 
 # What each folder, and each module beside them, may import of the others.
 GROUND = {"errors"}
-FILES = {"strict_json", "foreign", "durable", "units", "processor"}
+FILES = {"cache", "strict_json", "foreign", "durable", "units", "processor"}
 CONFIGURED = GROUND | FILES | {"registry", "section", "optimizer", "config", "spec"}
 MODEL = CONFIGURED | {"mixing", "nn", "heads", "models", "values", "owners", "keys", "recipe"}
 MAY_IMPORT = {
     "errors": set(),
+    "cache": set(),
     "strict_json": set(),
     "mixing": set(),
     "parent": set(),

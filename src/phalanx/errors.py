@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Bad input: a file, a key, a value, a run folder. The message is the whole report."""
 
 
+class Resumable(InputError):
+    """Bad input that the same command may get over: what it has saved is of use."""
+
+
 def no_memory(error: BaseException) -> bool:
     """Return whether an error says that there was no memory left, as Python or torch says it."""
     said = ("out of memory", "can't allocate memory", "size calculation overflowed")

@@ -20,7 +20,7 @@ TOKEN = "hf_of_the_tests"
 
 @dataclass
 class Repository:
-    """The files of a model at each commit, and the branches and tags that name these."""
+    """The files of a model or data set at each commit, and the branches and tags that name these."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -89,7 +89,7 @@ def hub_of(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """The hub's interface: a model, the tree of a commit, and files in whole or from a byte on."""
+    """The hub's interface: a model or data set, the tree of a commit, and files in whole or from a byte on."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -104,8 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         path = unquote(urlsplit(self.path).path)
         hub.asked.append((self.command, path, self.headers.get("Range", "")))
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
-        resolved = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        match = re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
+        resolved = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         found = match or resolved
         if not found or not (repository := hub.repositories.get(found[1])):
             return self._refuse(404, "RepoNotFound")

@@ -15,13 +15,22 @@ data_app = group("data", "Look into prepared data.")
 
 @app.command()
 def prepare(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs: text, .jsonl, .parquet; .gz .zst .xz.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, globs, here or as s3:// gs:// https://: text, .jsonl, .parquet, .arrow, and .gz "
+            ".zst .xz of them; a folder saved by datasets; hf-dataset:org/name[:config][@revision]."
+        ),
+    ],
     out: Annotated[
         str, typer.Option(help="PREFIX of the files to write: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.")
     ],
     tokenizer: Annotated[str, typer.Option(help="gpt2, bert-uncased, bert-cased, or a tokenizer.json.")],
     document: Annotated[str, typer.Option(help="What a document is in plain text: file, line or blank-line.")] = "file",
-    key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
+    key: Annotated[
+        str, typer.Option("--key", "--column", help="Where a JSONL, Parquet or Arrow record keeps its text.")
+    ] = "text",
+    split: Annotated[str, typer.Option(help="Of a data set; by default train.")] = "",
     sentences: Annotated[bool, typer.Option("--sentences", help="Split documents into sentences, for BERT.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 takes every core. The output is the same.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed line.")] = False,
@@ -42,7 +51,7 @@ def prepare(
     from phalanx.data.prepare import PrepareOptions, saved
     from phalanx.data.prepare import prepare as run
 
-    options = PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force, encoding)
+    options = PrepareOptions(tokenizer, document, key, sentences, workers, strict, append_eod, force, encoding, split)
     with interruptible(CONTINUES, sigterm=True, saved=lambda: saved(out)):
         run(inputs, out, options)
 
@@ -87,7 +96,10 @@ def curate(
         from phalanx.corpus.settings import Settings
     except ModuleNotFoundError as error:
         raise InputError(f"phalanx curate needs the package {error.name}; install phalanx[data]") from None
-    files = tuple(str(file.absolute()) for file in find_files(inputs, [out]))
+    found = find_files(inputs, [out])
+    if remote := [file for file in found if not isinstance(file, Path)]:
+        raise InputError(f"{remote[0]}: curate reads files of this machine alone; copy them here first")
+    files = tuple(str(file.absolute()) for file in found if isinstance(file, Path))
     load_tokenizer(tokenizer)
     settings = Settings(
         files, tasks or min(len(files), 256), document, key, language, certainty, min_tokens, tokenizer, jaccard,
@@ -108,14 +120,17 @@ def tokenizer_train(
             help="bpe (byte-level, for GPT), roberta (byte-level), wordpiece (for BERT, lower case) or wordpiece-cased."
         ),
     ] = "bpe",
-    key: Annotated[str, typer.Option(help="Where a JSONL or Parquet record keeps its text.")] = "text",
+    key: Annotated[
+        str, typer.Option("--key", "--column", help="Where a JSONL, Parquet or Arrow record keeps its text.")
+    ] = "text",
+    split: Annotated[str, typer.Option(help="Of a data set; by default train.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
     encoding: Annotated[str, typer.Option(help="Of plain text, as latin-1, cp1252, utf-16.")] = "utf-8",
 ) -> None:
     """Learn a tokenizer from text: phalanx tokenizer train books/ --out books.json --vocab 8192"""
     from phalanx.data.vocabulary import Text, train_tokenizer
 
-    trained = train_tokenizer(inputs, kind, vocab, str(out), Text(key, encoding), force)
+    trained = train_tokenizer(inputs, kind, vocab, str(out), Text(key, encoding, split), force)
     less = f"; the text has no more frequent pieces, so not {vocab:,}" if trained.vocab < vocab else ""
     print(f"{out}: {trained.vocab:,} tokens{less}")
 

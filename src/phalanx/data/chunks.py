@@ -1,12 +1,12 @@
 """Documents of many files in chunks of about half a megabyte, each with the point from which reading could go on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from phalanx.data.documents import Bookmark, DocumentReader, Reading
 from phalanx.data.inputs import check_unchanged
 from phalanx.data.journal import Cursor, stopped_by
+from phalanx.data.remote import AnyPath
 
 CHUNK = 1 << 19  # characters
 
@@ -23,18 +23,19 @@ class Chunk(NamedTuple):
 
 
 def read_chunks(
-    files: Sequence[Path],
+    files: Sequence[AnyPath],
     reading: Reading,
     start: Cursor,
     strict: bool,
-    stamps: Mapping[Path, tuple[int, int]] | None = None,
+    stamps: Mapping[AnyPath, tuple[int, int]] | None = None,
 ) -> Iterator[Chunk]:
     """Yield the chunks from `start` on. A fault is counted, or with `strict` raised as InputError.
 
     With `stamps`, the sizes and times that the files had before, it is an error too that a file was written to since.
     """
     cursor = start  # its place moves with a chunk or a file, as only what is written may be passed over
-    finished = sum(path.stat().st_size for path in files[: start.source])
+    sizes = [stamps[path][0] if stamps else path.stat().st_size for path in files]
+    finished = sum(sizes[: start.source])
     texts: list[str] = []
     ends: list[bool] = []
     size, within = 0, start.within
@@ -65,7 +66,7 @@ def read_chunks(
 
         if stamps:
             check_unchanged(files[source], stamps[files[source]])
-        finished += files[source].stat().st_size
+        finished += sizes[source]
         cursor = cursor.moved(source + 1, Bookmark(), 0)
 
     yield Chunk(texts, ends, size, finished, within, cursor.moved(len(files), Bookmark(), size))

@@ -1,4 +1,4 @@
-"""Documents out of files: plain text, JSONL and Parquet, as a stream that never holds much.
+"""Documents out of files: plain text, JSONL, Parquet and Arrow, as a stream that never holds much.
 
 A document of plain text is a file, a line, or what lies between blank lines. Long documents come in pieces, cut where
 no word is cut, so the size of a document does not matter either. Each record says where the next one begins, so
@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from phalanx.data.inputs import JSONL, PARQUET, kind
-from phalanx.data.parquet import texts as parquet_texts
+from phalanx.data.columns import texts as column_texts
+from phalanx.data.inputs import ARROW, JSONL, PARQUET, kind
+from phalanx.data.remote import AnyPath
 from phalanx.data.streams import BLOCK, BOM, UTF_8, skip, unpacked
 from phalanx.strict_json import parse_json
 
@@ -31,7 +31,7 @@ NEXT_WORD = re.compile(r"\S(?=[ \r\n])")
 
 
 class Bookmark(NamedTuple):
-    """A point in a file: bytes (Parquet: rows) from its beginning, unpacked, and lines before it."""
+    """A point in a file: bytes (Parquet and Arrow: rows) from its beginning, unpacked, and lines before it."""
 
     offset: int = 0
     line: int = 0
@@ -50,7 +50,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read: what a document of plain text is, the key in JSONL and Parquet, and how to cut long documents."""
+    """How to read: what a document of plain text is, the key in other files, and how to cut long documents."""
 
     document: str  # file, line or blank-line
     key: str
@@ -71,15 +71,15 @@ class _Undecodable(ValueError):
 class DocumentReader:
     """The records of one file. While they are read, `consumed()` is how many of its bytes are, for the progress."""
 
-    def __init__(self, path: Path, reading: Reading) -> None:
+    def __init__(self, path: AnyPath, reading: Reading) -> None:
         self.path = path
         self.consumed: Callable[[], int] = int
         self._reading = reading
 
     def records(self, start: Bookmark) -> Iterator[Record]:
         """Yield the records from `start` to the end of the file. Raises InputError when it is damaged."""
-        if kind(self.path) in PARQUET:
-            yield from self._parquet(start)
+        if kind(self.path) in (*PARQUET, *ARROW):
+            yield from self._column(start)
             return
         with self._unpacked() as (stream, file):
             if start == Bookmark() and stream.peek(len(BOM)).startswith(BOM):  # type: ignore[attr-defined]
@@ -201,9 +201,9 @@ class DocumentReader:
             blank = blank and not text.strip()
         return 0, blank
 
-    def _parquet(self, start: Bookmark) -> Iterator[Record]:
+    def _column(self, start: Bookmark) -> Iterator[Record]:
         size = self.path.stat().st_size
-        rows = parquet_texts(self.path, self._reading.key, start.offset)
+        rows = column_texts(self.path, self._reading.key, start.offset)
         for row, (text, fault, part) in enumerate(rows, start.offset + 1):
             self.consumed = partial(int, part * size)
             if fault:

@@ -6,44 +6,71 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from phalanx.data import hub_datasets
+from phalanx.data.remote import AnyPath, RemotePath, is_glob, path_of
+from phalanx.data.saved_datasets import is_saved, saved_files
 from phalanx.errors import InputError
 
 PACKED = (".gz", ".zst", ".xz")
 TEXT = (".txt", ".text")
 JSONL = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet",)
+ARROW = (".arrow",)
+KNOWN = (*TEXT, *JSONL, *PARQUET, *ARROW)
 
 
-class Resumable(InputError):
-    """Bad input that the same preparation, of the same files, may get over: what it has saved is of use."""
+def find_files(inputs: Sequence[str], output: Iterable[AnyPath] = (), split: str = "") -> list[AnyPath]:
+    """Return the files that inputs mean, each once, in the order given; those of folders and globs are sorted.
 
-
-def find_files(inputs: Sequence[str], output: Iterable[Path] = ()) -> list[Path]:
-    """Return the files that paths, folders and globs mean, each once, in the order given; folders and globs are sorted.
-
-    A folder gives its text, JSONL and Parquet files at any depth, packed or not. Folders and globs do not give what is
-    `output`. Raises InputError when one is missing.
+    An input is a path, a folder or a glob, here or as a URL, or a data set: a folder saved by `datasets`, or
+    hf-dataset:org/name. A folder gives its text, JSONL, Parquet and Arrow files at any depth, packed or not; a data set
+    those of `split`, by default "train". Folders and globs do not give what is `output`. Raises InputError when one is
+    missing, and for a split where no input is a data set.
     """
     own = {path.resolve() for path in output}
-    matches: dict[Path, None] = {}
+    matches: dict[AnyPath, None] = {}
+    splits = False
     for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            files = [p for p in path.rglob("*") if p.is_file() and kind(p) in (*TEXT, *JSONL, *PARQUET)]
+        path = path_of(name)
+        if hub_datasets.is_named(name):
+            files: list[AnyPath] = [*hub_datasets.split_files(name, split, _is_known)]
+            splits = True
+        elif path.is_dir() and is_saved(path):
+            files, splits = saved_files(path, split), True
         elif path.is_file():
             files = [path]
         else:
-            files = [p for p in map(Path, _matches(name)) if p.is_file()]
+            files = [file for file in _inside(path) if file.resolve() not in own]
 
-        if not path.is_file():
-            files = sorted(p for p in files if p.resolve() not in own)
         if not files:
-            known = " ".join((*TEXT, *JSONL, *PARQUET))
-            why = f"holds no {known} files" if path.is_dir() else "is no file, folder or glob that matches anything"
+            why = (
+                f"holds no {' '.join(KNOWN)} files"
+                if path.is_dir()
+                else "is no file, folder or glob that matches anything"
+            )
             raise InputError(f"input {name!r} {why}")
-
         matches.update(dict.fromkeys(files))
+
+    if split and not splits:
+        raise InputError(
+            f"--split {split}: none of the inputs has splits; leave it out, or name the files of the split"
+        )
     return list(matches)
+
+
+def _inside(path: AnyPath) -> list[AnyPath]:
+    """Return the files of a folder that are known, or those that match a glob, in order."""
+    if isinstance(path, RemotePath):
+        if is_glob(path.url):
+            return [*path.matches()]
+        return [file for file in path.files() if _is_known(file)] if path.is_dir() else []
+    if path.is_dir():
+        return [*sorted(file for file in path.rglob("*") if file.is_file() and _is_known(file))]
+    return [*sorted(file for file in map(Path, _matches(str(path))) if file.is_file())]
+
+
+def _is_known(path: AnyPath) -> bool:
+    return kind(path) in KNOWN
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -78,13 +105,17 @@ def _folders(top: str) -> Iterator[str]:
             (waiting.append if entry.is_symlink() else waiting.appendleft)(f"{folder}{entry.name}/")
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Return a file's size in bytes and time of the last change in nanoseconds: one differs once it is written to."""
+def stamp(path: AnyPath) -> tuple[int, int]:
+    """Return a file's size in bytes and time of the last change in nanoseconds, or of a remote file a number made of
+    its version: one differs once it is written to.
+    """
+    if isinstance(path, RemotePath):
+        return path.stamp()
     about = path.stat()
     return about.st_size, about.st_mtime_ns
 
 
-def check_unchanged(path: Path, before: tuple[int, int]) -> None:
+def check_unchanged(path: AnyPath, before: tuple[int, int]) -> None:
     """Raise InputError if a file was written to since it had the stamp `before`."""
     if (now := stamp(path)) != before:
         raise InputError(
@@ -93,6 +124,6 @@ def check_unchanged(path: Path, before: tuple[int, int]) -> None:
         )
 
 
-def kind(path: Path) -> str:
+def kind(path: AnyPath) -> str:
     """Return the suffix that tells what is in a file, whatever packs it."""
     return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()

@@ -7,9 +7,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from phalanx import durable
 from phalanx.data.documents import Bookmark
 from phalanx.data.indexed import Position
-from phalanx.data.inputs import Resumable
 from phalanx.data.manifest import Manifest, Request
-from phalanx.errors import InputError
+from phalanx.errors import InputError, Resumable
 
 SHOWN = 10  # malformed records that are named
 

@@ -7,13 +7,15 @@ set's bytes: an equal request needs no new work.
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from phalanx import durable
 from phalanx.data.inputs import check_unchanged, stamp
+from phalanx.data.remote import AnyPath, RemotePath, path_of
 from phalanx.errors import InputError
 
 Suffix = Literal["bin", "idx"]
@@ -23,13 +25,21 @@ PIECE = 16 << 20  # bytes of a file that have a checksum of their own, so that a
 
 
 class InputFile(BaseModel):
-    """An input file as it was read."""
+    """An input file as it was read. A remote file has the version that its store tells, and then no checksum: that
+    would have it read twice.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     path: str
     bytes: int
     sha256: str
+    version: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_blanks(self, serialized: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialized(self)
+        return content if self.version else {key: value for key, value in content.items() if key != "version"}
 
 
 class Written(BaseModel):
@@ -95,23 +105,28 @@ class Manifest(Request):
     def write(self, prefix: str | Path) -> None:
         """Write PREFIX.manifest.json in one piece."""
         excluded = None if self.begin else {"begin"}  # as before there were such tokens
-        durable.write(manifest_path(prefix), self.model_dump_json(indent=1, exclude=excluded).encode() + b"\n")
+        content = self.model_dump_json(indent=1, exclude=excluded).encode() + b"\n"
+        path = manifest_path(prefix)
+        if isinstance(path, RemotePath):
+            path.write_bytes(content)
+        else:
+            durable.write(path, content)
 
 
-def manifest_path(prefix: str | Path) -> Path:
+def manifest_path(prefix: str | Path) -> AnyPath:
     """Return where the manifest of a set lies."""
-    return Path(f"{prefix}.manifest.json")
+    return path_of(f"{prefix}.manifest.json")
 
 
-def tokenizer_path(prefix: str | Path) -> Path:
+def tokenizer_path(prefix: str | Path) -> AnyPath:
     """Return where the copy of its tokenizer lies."""
-    return Path(f"{prefix}.tokenizer.json")
+    return path_of(f"{prefix}.tokenizer.json")
 
 
-def checksum(path: Path) -> str:
+def checksum(path: AnyPath) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
 
 
 def describe_written(path: Path) -> tuple[str, Written]:
@@ -124,13 +139,17 @@ def describe_written(path: Path) -> tuple[str, Written]:
     return whole.hexdigest(), Written(time=stamp(path)[1], piece=PIECE, sha256=tuple(pieces))
 
 
-def describe_sources(stamps: Mapping[Path, tuple[int, int]]) -> tuple[InputFile, ...]:
-    """Return the sources with sizes and checksums, read side by side. InputError if one is written to meanwhile."""
+def describe_sources(stamps: Mapping[AnyPath, tuple[int, int]]) -> tuple[InputFile, ...]:
+    """Return the sources with sizes and checksums or versions, read side by side. InputError if one is written to
+    meanwhile.
+    """
+
+    def describe(path: AnyPath) -> InputFile:
+        size, version = stamps[path][0], path.version() if isinstance(path, RemotePath) else ""
+        return InputFile(path=str(path), bytes=size, sha256="" if version else checksum(path), version=version)
+
     with ThreadPoolExecutor() as pool:
-        sums = [*pool.map(checksum, stamps)]
-    for path, before in stamps.items():
-        check_unchanged(path, before)
-    return tuple(
-        InputFile(path=str(path), bytes=size, sha256=sha256)
-        for (path, (size, _)), sha256 in zip(stamps.items(), sums, strict=True)
-    )
+        described = tuple(pool.map(describe, stamps))
+        for _ in pool.map(check_unchanged, stamps.keys(), stamps.values()):
+            pass
+    return described

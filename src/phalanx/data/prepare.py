@@ -7,7 +7,7 @@ what is safe on disk and where reading goes on. Nothing finished is overwritten 
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from phalanx.data.chunks import CHUNK, Chunk, read_chunks
 from phalanx.data.documents import Reading
 from phalanx.data.encode import Block, EncodeOptions, encode_all
 from phalanx.data.indexed import IndexedWriter, Position, partial_paths, set_paths
-from phalanx.data.inputs import Resumable, find_files, stamp
+from phalanx.data.inputs import find_files, stamp
 from phalanx.data.journal import Cursor, Journal, journal_path, left_out, stopped_by
 from phalanx.data.manifest import (
     SUFFIXES,
@@ -30,16 +30,17 @@ from phalanx.data.manifest import (
     tokenizer_path,
 )
 from phalanx.data.meter import Meter
+from phalanx.data.remote import AnyPath
 from phalanx.data.streams import UTF_8, known_encoding
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
 from phalanx.data.verify import check_tokenizer, open_set
-from phalanx.errors import InputError
+from phalanx.errors import InputError, Resumable
 
 COMMIT_SECONDS = 2.0  # between journal entries: at most that much work is done twice
 UNCUT = 8 << 20  # characters of a document for a tokenizer of which it is not known where its texts may be cut
 DOCUMENTS = ("file", "line", "blank-line")
 
-Stamps = dict[Path, tuple[int, int]]  # the inputs, with what tells that one was written to
+Stamps = dict[AnyPath, tuple[int, int]]  # the inputs, with what tells that one was written to
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class PrepareOptions:
 
     tokenizer: str = "gpt2"
     document: str = "file"  # plain text: file, line or blank-line
-    key: str = "text"  # JSONL and Parquet
+    key: str = "text"  # JSONL, Parquet and Arrow
     sentences: bool = False  # a sequence per sentence, for BERT
     workers: int = 0  # 0: every core there is
     strict: bool = False  # stop at the first malformed record
     append_eod: bool | None = None  # None: where the tokenizer has an end of text, unless by sentences
     force: bool = False  # replace what lies at the output
     encoding: str = UTF_8  # plain text
+    split: str = ""  # of data sets; by default "train"
 
 
 def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifest:
@@ -64,10 +66,10 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     """
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
-    files = find_files(inputs, _own_files(out))
+    files = find_files(inputs, _own_files(out), options.split)
     _check_out(out, files)
     tokenizer = load_tokenizer(options.tokenizer)
-    stamps = {path: stamp(path) for path in files}  # before they are read, so that a later change shows
+    stamps = _stamps(files)  # before they are read, so that a later change shows
     request = _request(stamps, tokenizer, options)
 
     if not options.force and (finished := _finished(out, request)):
@@ -103,7 +105,7 @@ def saved(out: str) -> str:
     return f"{journal.position.tokens if journal else 0:,} tokens of {out} are saved"
 
 
-def _check_out(out: str, files: list[Path]) -> None:
+def _check_out(out: str, files: list[AnyPath]) -> None:
     if Path(out).is_dir() or out.endswith("/"):
         raise InputError(f"--out {out} is a folder; give the beginning of a file name, such as {Path(out) / 'train'}")
     written = {path.resolve() for path in _own_files(out)}
@@ -112,9 +114,15 @@ def _check_out(out: str, files: list[Path]) -> None:
             raise InputError(f"--out {out} would replace the input {path}; choose another name")
 
 
-def _own_files(out: str) -> list[Path]:
+def _own_files(out: str) -> list[AnyPath]:
     """Return the files that a preparation of the set `out` writes, or wrote when it was interrupted."""
     return [*set_paths(out), manifest_path(out), tokenizer_path(out), *partial_paths(out), journal_path(out)]
+
+
+def _stamps(files: list[AnyPath]) -> Stamps:
+    """Return the files' stamps, asked for side by side: a store takes its time to answer."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(files, pool.map(stamp, files), strict=True))
 
 
 def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> Request:
@@ -225,7 +233,7 @@ def _discard(writer: IndexedWriter, out: str) -> None:
 
 
 def _finish(out: str, request: Request, tokenizer: Tokenizer, position: Position, cursor: Cursor) -> Manifest:
-    tokenizer.save(tokenizer_path(out))
+    tokenizer.save(str(tokenizer_path(out)))
     files = {suffix: describe_written(path) for suffix, path in zip(SUFFIXES, set_paths(out), strict=True)}
 
     manifest = Manifest(

@@ -8,11 +8,11 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import zstandard
 
+from phalanx.data.remote import AnyPath
 from phalanx.errors import InputError
 
 BOM = b"\xef\xbb\xbf"
@@ -35,7 +35,7 @@ def known_encoding(name: str) -> str:
 
 
 @contextmanager
-def unpacked(path: Path, encoding: str = UTF_8) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def unpacked(path: AnyPath, encoding: str = UTF_8) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Open the stream of a file's unpacked bytes, and the file itself, whose position tells how much of it is read.
 
     Text in another `encoding` comes as UTF-8. Raises InputError, at any time while it is read, when the packed bytes
@@ -143,7 +143,7 @@ class _Transcoded(_Made):
     whoever reads the line finds its fault. InputError for a stream that cannot be of the encoding as a whole.
     """
 
-    def __init__(self, stream: BinaryIO, encoding: str, path: Path) -> None:
+    def __init__(self, stream: BinaryIO, encoding: str, path: AnyPath) -> None:
         super().__init__()
         self._stream: BinaryIO | None = stream
         self._encoding, self._path = encoding, path

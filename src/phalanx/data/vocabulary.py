@@ -16,6 +16,7 @@ from phalanx.data.documents import Reading
 from phalanx.data.inputs import find_files
 from phalanx.data.journal import Cursor, left_out
 from phalanx.data.meter import Meter
+from phalanx.data.remote import AnyPath
 from phalanx.data.streams import UTF_8, known_encoding
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
@@ -28,10 +29,11 @@ SEEN = 2  # times a pair must occur to become a piece
 
 
 class Text(NamedTuple):
-    """Where texts lie in JSONL and Parquet, and the encoding of plain text."""
+    """Where texts lie in JSONL, Parquet and Arrow, the encoding of plain text, and the split of data sets."""
 
     key: str = "text"
     encoding: str = UTF_8
+    split: str = ""
 
 
 TEXT = Text()
@@ -54,7 +56,7 @@ def train_tokenizer(
     if Path(out).exists() and not force:
         raise InputError(f"{out} exists; --force replaces it")
 
-    files = find_files(inputs, [Path(out)])
+    files = find_files(inputs, [Path(out)], text.split)
     reading = Reading("file", text.key, CHUNK, False, known_encoding(text.encoding), spare_lines=True)
     if kind in ("bpe", "roberta"):
         backend = _byte_level(files, reading, vocab, ROBERTA_SPECIALS if kind == "roberta" else (END_OF_TEXT,))
@@ -68,7 +70,7 @@ def train_tokenizer(
     return tokenizer
 
 
-def _byte_level(files: list[Path], reading: Reading, vocab: int, specials: Sequence[str]) -> Backend:
+def _byte_level(files: list[AnyPath], reading: Reading, vocab: int, specials: Sequence[str]) -> Backend:
     backend = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
@@ -81,7 +83,7 @@ def _byte_level(files: list[Path], reading: Reading, vocab: int, specials: Seque
     return backend
 
 
-def _word_piece(files: list[Path], reading: Reading, vocab: int, lowercase: bool) -> Backend:
+def _word_piece(files: list[AnyPath], reading: Reading, vocab: int, lowercase: bool) -> Backend:
     """Learn a WordPiece tokenizer. The library numbers the letters inside words as it meets them, in an order of chance
     that decides ties between pieces; so they are counted first, and given to it in order of their number.
     """
@@ -109,7 +111,7 @@ def _word_piece(files: list[Path], reading: Reading, vocab: int, lowercase: bool
     return mark(word_piece(model, lowercase), BERT_SPECIALS)
 
 
-def _texts(files: list[Path], reading: Reading, what: str) -> Iterator[list[str]]:
+def _texts(files: list[AnyPath], reading: Reading, what: str) -> Iterator[list[str]]:
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     cursor = Cursor()
     with Meter(console, what, sum(path.stat().st_size for path in files)) as meter:

@@ -14,16 +14,14 @@ from pathlib import Path
 
 import torch
 
+from phalanx import cache
 from phalanx.errors import InputError
 from phalanx.infer.bundle import ModelBundle
 
 
 def folder() -> Path:
     """Return the cache's folder, which is made where it is absent. InputError where it is another user's."""
-    home = (
-        os.environ.get("PHALANX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phalanx"
-    )
-    made = Path(home)
+    made = cache.home()
     made.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = made.stat()
     if status.st_uid != os.geteuid():  # what lies there is run
