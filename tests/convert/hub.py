@@ -133,17 +133,17 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in files:
             self._refuse(404, "EntryNotFound")
             return
-        content, first = files[name], 0
-        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            first = int(wanted[1])
+        whole, wanted = files[name], re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first = int(wanted[1]) if wanted else 0
+        content = whole[: int(wanted[2]) + 1] if wanted and wanted[2] else whole
 
-        self.send_response(206 if first else 200)
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", f'"{hashlib.sha1(whole).hexdigest()}"')
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(content) - first))
-        if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(whole)}")
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content[first : hub.cut.pop(name, len(content))])

@@ -13,6 +13,7 @@ from phalanx.cli import (  # noqa: F401  their verbs join the program
     exchange,
     launch,
     measure,
+    models,
     plan,
     serve,
     train,

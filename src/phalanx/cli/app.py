@@ -22,7 +22,7 @@ HEADINGS = {
     "Make data": ("tokenizer", "prepare", "data", "curate"),
     "Train": ("train", "tune", "check", "launch", "report"),
     "Use and judge a model": ("generate", "fill", "answer", "classify", "embed", "serve", "eval"),
-    "Bring models in and take them out": ("import", "export"),
+    "Bring models in and take them out": ("models", "import", "export"),
     "Plan and measure": ("plan", "trace", "scale", "calibrate", "bench"),
 }
 

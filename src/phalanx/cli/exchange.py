@@ -34,8 +34,8 @@ def bring_in(
 
     The weights become its checkpoint of step 0: phalanx generate, fill and eval use it, and phalanx train --from RUN
     goes on from it. What does not fit is refused or named, never dropped. What is no folder here is downloaded from the
-    Hugging Face hub, once. gguf: is for files of llama.cpp and its kin, quantised or not; megatron: is for those of
-    Megatron-LM, of any tensor-parallel size and any version.
+    Hugging Face hub, once; phalanx models show hf:org/name says before what it is. gguf: is for files of llama.cpp and
+    its kin, quantised or not; megatron: is for those of Megatron-LM, of any tensor-parallel size and any version.
     """
     from phalanx.run.import_record import ModelSource
 

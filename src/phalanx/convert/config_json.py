@@ -50,14 +50,23 @@ def model_of(
 ) -> tuple[ModelConfig, HuggingFace]:
     """Return the model of a config.json's content, which was read from `path`, and what it is at Hugging Face. The
     family `outside` and the `head` ("module:Name") are asked before those of the package. InputError for what is not
-    known here.
+    known here, which names the key, its value, and the model_type.
     """
     kind, known = facts.get("model_type"), dict(_known(outside))
     if not isinstance(kind, str) or kind not in known:
         missing = _LACKING.get(str(kind), "")
         why = f": it has {missing}, which no module here computes" if missing else ""
         raise InputError(f"{path}: model_type {short(kind)} is not known here{why}; {', '.join(known)} are")
-    name, form = known[kind]
+    try:
+        return _model_of(facts, path, *known[kind], head)
+    except InputError as error:
+        raise InputError(f"{error} (model_type {kind})") from None
+
+
+def _model_of(
+    facts: Mapping[str, Any], path: Path, name: str, form: HuggingFace, head: str
+) -> tuple[ModelConfig, HuggingFace]:
+    """Return the model of the family `name`, which a config.json describes in a known form."""
     for key, usual in form.usual.items():
         value = facts.get(key, usual)
         if value != usual or isinstance(value, bool) != isinstance(usual, bool):  # to Python 1 is true

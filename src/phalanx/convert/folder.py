@@ -112,7 +112,35 @@ class Weights(Tensors):
             return list(opened.keys())
 
 
-def _must_be_float(path: Path, name: str, is_float: bool, dtype: str) -> None:
+class Headers(Tensors):
+    """The tensors of a model of which the headers alone are at hand, types and shapes by name. What is read of one is
+    empty.
+    """
+
+    def __init__(self, source: str, entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        self.source, self.entries = source, entries
+
+    def __getitem__(self, name: str) -> Tensor:
+        assert name in self
+        return torch.empty(0)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def like(self, name: str) -> Tensor:
+        """Return a tensor's shape and type of numbers, on the meta device."""
+        dtype, shape = self.entries[name]
+        _must_be_float(self.source, name, dtype in FLOATS, dtype)
+        return torch.empty(shape, dtype=FLOATS[dtype], device="meta")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def _must_be_float(path: Path | str, name: str, is_float: bool, dtype: str) -> None:
     if not is_float:
         raise InputError(
             f"{path}: {name} holds {dtype}, and weights are of {', '.join(FLOATS)}; save the model in one of these"

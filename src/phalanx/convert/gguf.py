@@ -4,6 +4,7 @@ engine that converts these.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +14,7 @@ from phalanx.convert.gguf_architectures import is_finite, links_between, read_fa
 from phalanx.convert.gguf_file import GgufFile
 from phalanx.convert.gguf_rope import FACTORS
 from phalanx.convert.gguf_tokenizer import special_facts, tokenizer_files
-from phalanx.convert.huggingface import Elsewhere, import_folder
+from phalanx.convert.huggingface import Elsewhere, FolderModel, import_folder, read_folder
 from phalanx.convert.imported import Imported
 from phalanx.convert.linked import imported
 from phalanx.errors import InputError
@@ -27,6 +28,19 @@ def import_file(path: Path, out: Path) -> Imported:
     """Make a run folder with the weights of a GGUF file, dequantised to fp32, as its checkpoint of step 0. InputError
     for a file that is damaged or not known here.
     """
+    with _as_folder(path) as (folder, elsewhere):
+        return import_folder(folder, out, elsewhere=elsewhere)
+
+
+def read_file(path: Path) -> FolderModel:
+    """Read a GGUF file as `import_file` does, but for its weights, and compare those with the model."""
+    with _as_folder(path) as (folder, elsewhere):
+        return read_folder(folder, opened=lambda _: elsewhere.weights)
+
+
+@contextmanager
+def _as_folder(path: Path) -> Iterator[tuple[Path, Elsewhere]]:
+    """Yield a folder of Hugging Face's with what a GGUF file says, and its weights under their names."""
     file = GgufFile(path)
     architecture, facts = read_facts(file)
     facts |= special_facts(file.facts)
@@ -42,7 +56,7 @@ def import_file(path: Path, out: Path) -> Imported:
             model, form = model_of(facts, folder / "config.json")
             shapes = _shapes(file, model, form)
             weights = imported(_present(links_between(architecture, facts, shapes.items()), file), file)
-            return import_folder(folder, out, elsewhere=Elsewhere(weights, f"gguf:{path.resolve()}"))
+            yield folder, Elsewhere(weights, f"gguf:{path.resolve()}")
         except InputError as error:
             message = str(error).replace(str(folder / "config.json"), str(path)).replace(str(folder), str(path))
             raise InputError(message) from None

@@ -1,7 +1,7 @@
 """Models between a run folder and a Hugging Face folder, there and back bit-equal, a tensor at a time."""
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phalanx import durable
-from phalanx.config import Config, DataConfig
+from phalanx.config import Config, DataConfig, ModelConfig
 from phalanx.convert import sentence_transformers
 from phalanx.convert.config_json import examples_of, facts_of, form_of, model_of
 from phalanx.convert.folder import Tensors, Weights
@@ -23,7 +23,7 @@ from phalanx.heads.classes import ClassesHead
 from phalanx.heads.head import head_of
 from phalanx.models.build import build
 from phalanx.models.family import described, family, spec_of
-from phalanx.models.hugging_face import Facts
+from phalanx.models.hugging_face import Facts, HuggingFace
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
@@ -52,6 +52,18 @@ class Contents(NamedTuple):
     unused: list[str]
 
 
+class FolderModel(NamedTuple):
+    """A Hugging Face folder, read but for its weights: the configuration of the run that it becomes, the record of that
+    import, and which of the model's weights it has.
+    """
+
+    config: Config
+    record: ImportRecord
+    tokenizer: Tokenizer
+    weights: Tensors | None
+    contents: Contents
+
+
 def import_model(source: ModelSource, out: Path, seed: int = 0, outside: str = "", head: str = "") -> Imported:
     """Make a run folder of a Hugging Face folder as `import_folder` does, or of a model of the hub, which is downloaded
     first, and of which the record names the commit.
@@ -69,15 +81,41 @@ def import_folder(
     does not know, `head` a head of fine-tuning that it does not know. The weights are those `elsewhere` where that is
     given. InputError for a folder that is damaged or not known here.
     """
+    found = read_folder(folder, outside, head, (lambda _: elsewhere.weights) if elsewhere else Weights)
+    contents, tokenizer, model = found.contents, found.tokenizer, found.config.model
+    named = {"source": elsewhere.source, "commit": elsewhere.commit} if elsewhere else {}
+    assert found.weights is not None
+
+    tensors: dict[str, Tensor] = {}
+    if contents.missing:
+        shallow = model.model_copy(update={"layers": 1})  # has all heads, and their first weights are the same
+        tensors = build(shallow, seed, torch.device("cpu")).state_dict()
+    parameters = imported(contents.links, found.weights)
+
+    def read(name: str) -> Tensor:
+        return parameters[name] if name in parameters else tensors[name]
+
+    shapes = {name: parameters.like(name) for name in parameters} | {name: tensors[name] for name in contents.missing}
+    write_run(out, found.config, tokenizer.json(), shapes, read, found.record.model_copy(update=named))
+    otherwise = tuple(_otherwise(tokenizer)) if spec_of(model).causal else ()
+    return Imported(out, len(parameters), tuple(contents.missing), tuple(contents.unused), otherwise)
+
+
+def read_folder(
+    folder: Path, outside: str = "", head: str = "", opened: Callable[[Path], Tensors] | None = Weights
+) -> FolderModel:
+    """Read a Hugging Face folder as `import_folder` does, and compare its weights, which `opened` finds, with the
+    model; None leaves them out.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder} has no config.json: it is no Hugging Face model's folder")
     facts = read_json(file)
     model, form = model_of(facts, file, outside, head)
 
-    weights = elsewhere.weights if elsewhere else Weights(folder)
+    weights = opened(folder) if opened else None
     spec = described(model)
-    contents = compared(folder, weights, spec, form.names)
+    contents = Contents([], {}, []) if weights is None else compared(folder, weights, spec, form.names)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.vocab > model.vocab:
         raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model only {model.vocab}")
@@ -93,26 +131,12 @@ def import_folder(
         examples=examples_of(facts, model),
     )  # fmt: skip
     record = ImportRecord(
-        source=elsewhere.source if elsewhere else f"hf:{folder.resolve()}",
-        commit=elsewhere.commit if elsewhere else "", missing=contents.missing,
+        source=f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=isinstance(tuned, ClassesHead) and facts.get("problem_type") == MULTILABEL,
         normalize=sentences.normalize, no_vectors=sentences.refused,
         **(_special(tokenizer, facts, file) if spec.causal else {}),
     )  # fmt: skip
-
-    tensors: dict[str, Tensor] = {}
-    if contents.missing:
-        shallow = model.model_copy(update={"layers": 1})  # has all heads, and their first weights are the same
-        tensors = build(shallow, seed, torch.device("cpu")).state_dict()
-    parameters = imported(contents.links, weights)
-
-    def read(name: str) -> Tensor:
-        return parameters[name] if name in parameters else tensors[name]
-
-    shapes = {name: parameters.like(name) for name in parameters} | {name: tensors[name] for name in contents.missing}
-    write_run(out, config, tokenizer.json(), shapes, read, record)
-    otherwise = tuple(_otherwise(tokenizer)) if spec.causal else ()
-    return Imported(out, len(parameters), tuple(contents.missing), tuple(contents.unused), otherwise)
+    return FolderModel(config, record, tokenizer, weights, contents)
 
 
 def _otherwise(tokenizer: Tokenizer) -> Iterator[str]:
@@ -204,9 +228,7 @@ def outgoing(run: Path, best: bool = True) -> Outgoing:
     folder = RunFolder.open(run)
     config = folder.config()
     tokenizer = load_run_tokenizer(folder.own_tokenizer(), config.model.vocab)
-    spec, (kind, form) = spec_of(config.model), form_of(config.model, run)
-    if name := unnamed(spec, form.names):
-        raise InputError(f"{run} has {name}, for which Hugging Face's {kind} has no name")
+    spec, form = spec_of(config.model), _whole_form_of(config.model, run)
 
     record = ImportRecord.read(folder)
     facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if record.multilabel else {})
@@ -218,6 +240,23 @@ def outgoing(run: Path, best: bool = True) -> Outgoing:
     known = (link for link in links(spec, form.names) if link.ours.name not in record.missing)
     tensors = exported(known, Checkpointer(folder).weights(best))
     return Outgoing(facts, tensors, spec, tokenizer, begin, ends)
+
+
+def unexportable(model: ModelConfig) -> str:
+    """Return why `transformers` has no such model; "" if it has."""
+    try:
+        _whole_form_of(model, "it")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _whole_form_of(model: ModelConfig, what: str | Path) -> HuggingFace:
+    """Return what a model, called `what`, is at Hugging Face. InputError where not all of it has a name there."""
+    kind, form = form_of(model, what)
+    if name := unnamed(spec_of(model), form.names):
+        raise InputError(f"{what} has {name}, for which Hugging Face's {kind} has no name")
+    return form
 
 
 def export_run(run: Path, out: Path, best: bool = True) -> int:

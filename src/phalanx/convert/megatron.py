@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from phalanx import durable
-from phalanx.config import Config, DataConfig
+from phalanx.config import Config, DataConfig, ModelConfig
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.linked import exported, imported
 from phalanx.convert.megatron_files import FILES, TRACKER, files_of, flat_of, load, nested
@@ -177,21 +177,27 @@ def _names(version: float) -> Names:
     return _NAMES._replace(blocks={**_NAMES.blocks, "attention.qkv": qkv})
 
 
+def unexportable(model: ModelConfig) -> str:
+    """Return why Megatron-LM has no such model; "" if it has."""
+    if not isinstance(model, StackConfig) or not model.norm_first:
+        return "Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others"
+    spec = spec_of(model)
+    if spec.tuned or spec.segments != 2 * (model.family == "bert"):
+        what = f"a head (model.head={spec.tuned})" if spec.tuned else f"model.segments={spec.segments}"
+        return f"Megatron-LM's own checkpoints are of pretraining, a BERT's with 2 segments; this has {what}"
+    return ""
+
+
 def export_run(run: Path, out: Path, tp: int = 1, best: bool = True) -> int:
     """Write a checkpoint that Megatron-LM loads as a release, over `tp` ranks; return how many files it has. InputError
     for sizes that do not divide and for models that Megatron-LM does not have.
     """
     folder = RunFolder.open(run)
     model = folder.config().model
-    if not isinstance(model, StackConfig) or not model.norm_first:
-        raise InputError(f"{run}: Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others")
+    if reason := unexportable(model):
+        raise InputError(f"{run}: {reason}")
+    assert isinstance(model, StackConfig)
     spec = spec_of(model)
-    if spec.tuned or spec.segments != 2 * (model.family == "bert"):
-        what = f"a head (model.head={spec.tuned})" if spec.tuned else f"model.segments={spec.segments}"
-        raise InputError(
-            f"{run} has {what}: Megatron-LM's own checkpoints are of pretraining, a BERT's with 2 segments"
-        )
-
     if _indivisible(spec, tp):
         raise InputError(f"--tp {tp} does not divide model.heads={model.heads} and the feed-forward; use another")
 

@@ -50,7 +50,7 @@ def download(name: str, weights: bool = True) -> Path:
 
     with _told(name, "no copy"):
         folder = _snapshot(repository, revision or None, SMALL, bars=False)
-    if not weights or any(_is_whole(folder, form) for form in WEIGHTS):
+    if not weights or has_weights(folder):
         return folder
 
     for form in WEIGHTS:
@@ -60,6 +60,25 @@ def download(name: str, weights: bool = True) -> Path:
             print(f"phalanx: downloaded hf:{name} into {folder}", file=sys.stderr, flush=True)
             return folder
     raise InputError(f"hf:{name}: the hub has neither {' nor '.join(WEIGHTS)} of it, whole or in pieces")
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has all files of a model's weights in one of the formats."""
+    return any(_is_whole(folder, form) for form in WEIGHTS)
+
+
+def headers(name: str, folder: Path) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+    """Return the type and the shape of each tensor of a model of the hub, whose small files are in `folder`, by the
+    headers of its safetensors; None where these cannot be had: without a network, or of other formats.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().get_safetensors_metadata(name.partition("@")[0], revision=folder.name)
+    except Exception:
+        return None
+    tensors = [item for file in found.files_metadata.values() for item in file.tensors.items()]
+    return {tensor: (info.dtype, tuple(info.shape)) for tensor, info in tensors}
 
 
 def _snapshot(repository: str, revision: str | None, patterns: Sequence[str], bars: bool) -> Path:
