@@ -7,7 +7,7 @@ belongs to the family that it names, as [optim] does to the optimizer: the base 
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     Field,
@@ -16,6 +16,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
+    ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 FAMILY, OPTIMIZER = "gpt2", "adamw"  # where none is named
 MOST_CLASSES = 1 << 20  # of a head
 LARGEST_SCALE = 2.0**32  # of fp16's loss: beyond it the loss itself would overflow before long
+
+S = TypeVar("S", bound=Section)
 
 
 class ModelConfig(Section):
@@ -296,7 +299,7 @@ class Config(Section):
         """Have [model] validated by the class of the family that it names."""
         if not isinstance(value, Mapping):
             return handler(value)
-        return section_of(_named(value, "family", FAMILY)).model_validate(value)
+        return model_section(value)
 
     @field_validator("optim", mode="wrap")
     @classmethod
@@ -304,13 +307,39 @@ class Config(Section):
         """Have [optim] validated by the class of the optimizer that it names."""
         if not isinstance(value, Mapping):
             return handler(value)
-        return optimizer_of(_named(value, "name", OPTIMIZER)).model_validate(value)
+        name = _named(value, "name", OPTIMIZER)
+        return _validated(optimizer_of(name), value, "optim", name)
 
 
 def _named(section: Mapping[str, Any], key: str, otherwise: str) -> str:
     """Return whose section it is, where that is a text; what is none is refused with the section."""
     name = section.get(key, otherwise)
     return name if isinstance(name, str) else otherwise
+
+
+def model_section(keys: Mapping[str, Any]) -> ModelConfig:
+    """Return a [model] section with these keys, validated by the class of its family."""
+    family = _named(keys, "family", FAMILY)
+    return _validated(section_of(family), keys, "model", family)
+
+
+def _validated(section: type[S], keys: Mapping[str, Any], where: str, name: str) -> S:
+    """Return a section, which `name` owns, with these keys. InputError for a validator from outside that breaks, and
+    for a value that could change.
+    """
+    owner, wrong = {"model": "model.family", "optim": "optim.name"}[where], None
+    with registry.blamed(owner, name, f"a validator of its [{where}]"):
+        try:
+            made = section.model_validate(keys)
+        except ValidationError as error:  # about a key, and told by it
+            wrong = error
+    if wrong:
+        raise wrong
+
+    for key in section.model_fields:
+        if (kind := getattr(made, key).__class__).__hash__ is None:
+            raise InputError(f"{owner}={name}: {where}.{key} is a {kind.__name__}, which could change; use a tuple")
+    return made
 
 
 def section_of(family: str) -> type[ModelConfig]:

@@ -52,7 +52,10 @@ def _default(owners: Owners) -> Config:
     try:
         return Config.model_validate({"model": {"family": owners.family}, "optim": {"name": owners.optimizer}})
     except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
+        first = error.errors()[0]
+        if isinstance(said := first.get("ctx", {}).get("error"), InputError):
+            raise said from None
+        key = ".".join(map(str, first["loc"]))
         whose = f"optim.name={owners.optimizer}" if key.startswith("optim") else f"model.family={owners.family}"
         raise InputError(f"{whose}: {key} has no default that will do; every key needs one") from error
 

@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from phalanx import registry
 from phalanx.errors import InputError
-from phalanx.section import Section
+from phalanx.section import Section, shadowed
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -81,6 +81,8 @@ def optimizer_of(name: str) -> type[OptimConfig]:
     section = registry.OPTIMIZERS.find(name)
     if not (isinstance(section, type) and issubclass(section, OptimConfig)):
         raise InputError(f"optim.name={name} is no subclass of phalanx.optimizer.OptimConfig")
+    if reason := shadowed(section, OptimConfig):
+        raise InputError(f"optim.name={name}: its key {reason}")
     return section
 
 

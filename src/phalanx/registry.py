@@ -49,7 +49,7 @@ class Table:
             if no_memory(error):
                 raise
             plain = isinstance(error, ImportError | AttributeError | InputError)
-            reason = _first_line(error) if plain else _named(error)
+            reason = _first_line(error) if plain else named(error)
             hint = f"; is it installed, or in PYTHONPATH? {Path.cwd()} is not searched" if _lacks(error, module) else ""
             raise InputError(f"{self.key} {name!r} cannot be loaded: {reason}{hint}") from error
 
@@ -95,10 +95,10 @@ def blamed(key: str, name: str, call: str) -> Iterator[None]:
         if not from_outside(name) or no_memory(error) or (together and isinstance(error, RuntimeError)):
             raise
         told = "PHALANX_TRACEBACK=1 shows where"
-        raise InputError(f"{key}={name}: {call} raised {_named(error)}; {told}") from error
+        raise InputError(f"{key}={name}: {call} raised {named(error)}; {told}") from error
 
 
-def _named(error: BaseException) -> str:
+def named(error: BaseException) -> str:
     """Return an error's type and the first line of its message, where it has one."""
     kind, line = type(error).__name__, _first_line(error)
     return f"{kind}: {line}" if line else kind

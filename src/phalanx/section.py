@@ -51,17 +51,16 @@ def shadowed(section: type[Section], shared: type[Section]) -> str:
     """Return how a section has a key of the one that it extends as something else, as "heads is str, …"; "" if all are
     of the same kind. A few words may stand for any text, a whole number for a real one.
     """
+    everywhere = "every family" if "family" in shared.model_fields else "every optimizer"
     for key, field in shared.model_fields.items():
         own, kind = section.model_fields[key], field.annotation
-        words = get_args(own.annotation) if get_origin(own.annotation) is Literal else ()
-        allowed: tuple[Any, ...] = (float, int) if kind is float else (kind,)
-        if own.annotation not in allowed and not (
-            words and all(isinstance(word, str) and kind is str for word in words)
-        ):
-            return f"{key} is {_name(own.annotation)}, which is {_name(kind)} in every family; give it another name"
-        values = (str,) if get_origin(kind) is Literal else allowed
-        if not own.is_required() and own.default_factory is None and not isinstance(own.default, values):
-            return f"{key} is a {type(own.default).__name__}, and a key of every family; give it another name"
+        words, among = (get_args(each) if get_origin(each) is Literal else () for each in (own.annotation, kind))
+        allowed: tuple[Any, ...] = (float, int) if kind is float else (str,) if among else (kind,)
+        narrower = words and all(word in among if among else isinstance(word, str) and kind is str for word in words)
+        if not narrower and (among or own.annotation not in allowed):
+            return f"{key} is {_name(own.annotation)}, which is {_name(kind)} in {everywhere}; give it another name"
+        if not own.is_required() and own.default_factory is None and not isinstance(own.default, allowed):
+            return f"{key} is a {type(own.default).__name__}, and a key of {everywhere}; give it another name"
     return ""
 
 

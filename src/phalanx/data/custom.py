@@ -7,7 +7,8 @@ import numpy as np
 
 from phalanx import registry
 from phalanx.config import Config
-from phalanx.data.source import PARTS, Sample, Source, cut, split_weight
+from phalanx.data.order import MOST
+from phalanx.data.source import PARTS, Array, Sample, Source, cut, split_weight
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 
@@ -42,18 +43,21 @@ class Part:
         if not isinstance(sample, Sample):
             raise InputError(f"{where} is {type(sample).__name__}; phalanx.data.source.Sample is wanted")
 
-        self._check(where, "tokens", sample.tokens, 0, self.vocab)
-        self._check(where, "labels", sample.labels, -1, self.vocab)
-        if sample.segment is not None:
-            self._check(where, "segment", sample.segment, 0, 2)
-        if sample.document is not None:
-            self._check(where, "document", sample.document, -1, 1 << 31)
+        tokens = self._numbers(where, "tokens", sample.tokens, 0, self.vocab)
+        labels = self._numbers(where, "labels", sample.labels, -1, self.vocab)
+        segment, document = sample.segment, sample.document
+        if segment is not None:
+            segment = self._numbers(where, "segment", segment, 0, 2)
+        if document is not None:
+            document = self._numbers(where, "document", document, -1, 1 << 31).astype(np.int32)
         if not isinstance(sample.related, int | np.integer):
             raise InputError(f"{where} has related={sample.related!r:.60}; a whole number is wanted, -1 for none")
-        return sample
+        return sample._replace(tokens=tokens, labels=labels, segment=segment, document=document)
 
-    def _check(self, where: str, what: str, values: Any, least: int, end: int) -> None:
-        """Raise InputError unless `values` are as many whole numbers as a sample has, from `least` to before `end`."""
+    def _numbers(self, where: str, what: str, values: Any, least: int, end: int) -> Array:
+        """Return `values` as an array of its own, int64, whatever order their bytes have and whoever may write them.
+        InputError unless they are as many whole numbers as a sample has, from `least` to before `end`.
+        """
         shape = tuple(getattr(values, "shape", ()))
         if len(shape) != 1:
             raise InputError(f"{where} has {what} that are no array [{self.sequence}]: {type(values).__name__}")
@@ -65,6 +69,7 @@ class Part:
         if not least <= array.min() <= array.max() < end:
             beyond = f"the {end} of the tokenizer" if end == self.vocab else f"{least} to {end - 1}"
             raise InputError(f"{where} has {what} beyond {beyond}")
+        return np.array(array, np.int64)
 
 
 def _key(name: str, config: Config) -> str:
@@ -87,6 +92,7 @@ def fingerprint_of(name: str, config: Config, tokenizer: Tokenizer) -> str:
     source = open_source(name, config, tokenizer)
     with registry.blamed(_key(name, config), name, "fingerprint()"):
         text = source.fingerprint()
+        str(text).encode()  # half a character, which no file could hold, is its fault too
     if not isinstance(text, str):
         raise InputError(
             f"{_key(name, config)}={name}: fingerprint() gave {type(text).__name__} {text!r:.60}, not text"
@@ -104,6 +110,8 @@ def open_custom(
     source = open_source(name, config, tokenizer)
     with registry.blamed(_key(name, config), name, "len()"):
         count = len(source)
+    if count > MOST:
+        raise InputError(f"{name}: len() is {count:,}; a source has {MOST:,} samples at most")
     first, last = (0, count) if split is None else cut(count, split, part)
     if first == last:
         raise InputError(

@@ -17,13 +17,14 @@ from phalanx.data import hash
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 _ROUNDS = 8  # an even number, so that the digits end where they began; with 6, orders of a few samples are uneven
+MOST = 1 << 60  # indices of a permutation
 
 
 class Permutation:
     """A bijection of range(size) onto itself, one for every key. Pure, no state, no table."""
 
     def __init__(self, size: int, key: int) -> None:
-        assert 0 < size <= 1 << 60
+        assert 0 < size <= MOST
         self.size = size
         base = math.isqrt(size - 1) + 1
         self.bases = base, -(-size // base)

@@ -8,6 +8,7 @@ from phalanx.config import MOST_CLASSES
 from phalanx.heads.head import head_class
 from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of
 from phalanx.models.hugging_face import Facts, gelu_of, name_of
+from phalanx.registry import blamed
 from phalanx.section import Size
 from phalanx.spec.leaves import Dim, Matrix
 from phalanx.spec.model import Head
@@ -85,7 +86,9 @@ def answer_head(model: EncoderConfig, activation: Literal["tanh", "relu"] = "tan
     behind an `activation`, or of every token. It drops `drop` of what its last product reads, by default model.dropout.
     """
     kind = head_class(model.head)
-    matrix = classifier(model, "answer", kind.width(model.classes), kind.pooled)
+    with blamed("model.head", model.head, "width()"):
+        width = kind.width(model.classes)
+    matrix = classifier(model, "answer", width, kind.pooled)
     chain = (pooler(model, "answer"), matrix) if kind.pooled else (matrix,)
     drop = model.dropout if drop is None else drop
     return Head(model.head, chain, activation, drop if kind.dropped else 0.0, model.classes if kind.grouped else 0)

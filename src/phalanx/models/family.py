@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from phalanx import registry
-from phalanx.config import FAMILY, Config, ModelConfig, section_of
+from phalanx.config import FAMILY, Config, ModelConfig, model_section, section_of
 from phalanx.errors import InputError
 from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.model import Spec
@@ -58,7 +58,7 @@ def hugging_face(name: str) -> Mapping[str, HuggingFace]:
 
 def configured(**keys: Any) -> ModelConfig:
     """Return a [model] section with these keys, validated by the class of its family."""
-    return section_of(keys.get("family", FAMILY))(**keys)
+    return model_section(keys)
 
 
 @cache
@@ -113,6 +113,8 @@ def with_preset(section: Preset) -> dict[str, Any]:
     """Return a [model] section laid over its preset. InputError for a preset that its family has not."""
     name, preset = section.get("family", FAMILY), section.get("preset", "")
     presets = family(name).PRESETS
+    if not isinstance(presets, Mapping):
+        raise InputError(f"model.family={name}: PRESETS is a {type(presets).__name__}, not [model] sections by name")
     if preset and preset not in presets:
         known = f"use one of {', '.join(presets)}" if presets else f"{name} has none"
         raise InputError(f"model.preset={preset} is unknown; {known}")

@@ -66,7 +66,8 @@ class AnswerHead(nn.Module):
         logits = self(hidden, batch)
         with registry.blamed("model.head", self.name, "loss()"):
             loss = self.kind.loss(logits, batch, self.split)
-        if not isinstance(loss, tuple) or not all(isinstance(each, Tensor) and each.ndim == 0 for each in loss):
+        sums_alone = isinstance(loss, tuple) and all(isinstance(each, Tensor) and each.ndim == 0 for each in loss)
+        if not sums_alone or len(loss) not in (1, 2):
             raise InputError(f"model.head={self.name}: loss() gave no tuple of one or two sums, tensors []")
         sums = dict(zip((self.name, f"{self.name}_correct"), loss, strict=False))
         return sums if torch.is_grad_enabled() else {**sums, "answers": logits}

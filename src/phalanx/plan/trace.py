@@ -40,6 +40,7 @@ from phalanx.plan.memory_profiler import KINDS, MemoryProfiler
 from phalanx.plan.op_recorder import Operation, OpRecorder
 from phalanx.plan.rank import RankShard, labels
 from phalanx.precision.scale import LossScale
+from phalanx.registry import blamed
 from phalanx.train.prepare import prepare
 from phalanx.train.trainer import forward_backward
 
@@ -135,8 +136,9 @@ def _step(config: Config, layout: Layout, optimizers: list[torch.optim.Optimizer
     forward_backward(layout, layout.micro_batches(batch), counts, scale)
 
     memory.label("gradients", (p.grad for p in layout.parameters.values()))
-    for optimizer in optimizers:
-        optimizer.step()
+    with blamed("optim.name", config.optim.name, "step()"):
+        for optimizer in optimizers:
+            optimizer.step()
     layout.parameters.zero_grad()
 
 

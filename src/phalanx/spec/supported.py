@@ -54,9 +54,11 @@ def _unsupported_heads(heads: Sequence[Head]) -> str:
     names = [head.name for head in heads]
     if "answer" in names and len(names) > 1:
         return "a head of fine-tuning beside others"
-    over_words = len(OVER_WORDS & {head.loss for head in heads})
-    if len({*names}) < len(names) or (names and "answer" not in names and over_words != 1):
+    over_words = [head.loss in OVER_WORDS for head in heads]
+    if len({*names}) < len(names) or (names and "answer" not in names and sum(over_words) != 1):
         return f"heads for {' and '.join(head.loss for head in heads)}, not one over the vocabulary"
+    if any(over_words[1:]):
+        return f"a head for {heads[0].loss} before that over the vocabulary, which is to be the first"
     return ""
 
 

@@ -44,6 +44,8 @@ def check_new_run(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     prints = fingerprints(config, tokenizer)  # compares their checksums
 
     losses = task.losses
+    if isinstance(losses, str):
+        raise InputError(f"task={config.task}: losses is {losses!r}, not a tuple of names")
     if not set(losses) <= set(spec_of(config.model).losses):
         raise InputError(
             f"task={config.task} is about {losses[0]}, model.family={config.model.family} is not; change one"

@@ -4,7 +4,9 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from typing import cast
 
+from phalanx import registry
 from phalanx.config import Config, DataConfig
 from phalanx.data.custom import open_custom
 from phalanx.data.indexed import IndexedDataset
@@ -75,8 +77,17 @@ class Splits(Task, ABC):
                 source_name, weight = split_weight(name)
                 parts.append((open_custom(source_name, self.config, self.tokenizer, split, part), weight))
             else:
-                parts += [(self.source(documents), weight) for documents, weight in open_sets([name], split, part)]
+                parts += [(self._source(documents), weight) for documents, weight in open_sets([name], split, part)]
         return parts
+
+    def _source(self, documents: Documents) -> Source:
+        """Return what `source` does. InputError where a task from outside gives none."""
+        task = self.config.task
+        with registry.blamed("task", task, "source()"):
+            source: object = self.source(documents)
+        if not (hasattr(source, "__len__") and hasattr(source, "sample")):
+            raise InputError(f"task={task}: source() gave {type(source).__name__}, which has no len() and sample()")
+        return cast(Source, source)
 
 
 def tokenizer_of(data: DataConfig) -> Tokenizer:

@@ -1,12 +1,14 @@
 """The base of tasks about a text, or about a pair of texts: an encoder's head gives one answer for each."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from phalanx.data.examples import Row, table
 from phalanx.data.labelled import Assembler
 from phalanx.data.source import Array
+from phalanx.errors import InputError
 from phalanx.tasks.labelled import Held, Labelled
 
 
@@ -27,8 +29,17 @@ class Texts(Labelled):
         texts = assemble.encode([row.text for row in examples])
         pairs = assemble.encode([row.pair or "" for row in examples]) if self.columns.pair else [None] * len(texts)
         samples = [assemble.join(a, b) for a, b in zip(texts, pairs, strict=True)]
-        labelled = [sample._replace(**self.answer(row)) for sample, row in zip(samples, examples, strict=True)]
+        labelled = [sample._replace(**self._answer(row)) for sample, row in zip(samples, examples, strict=True)]
         return Held(labelled, self.config.data.sequence, assemble.pad)
+
+    def _answer(self, row: Row) -> dict[str, Any]:
+        """Return what `answer` does. InputError where that is no number."""
+        answer = self.answer(row)
+        for field, value in answer.items():
+            kind, wanted = (Real, "a number") if field == "value" else (Integral, "a whole number")
+            if field in ("related", "value") and not isinstance(value, kind):
+                raise InputError(f"task={self.config.task}: answer() gave {field}={value!r:.60}, not {wanted}")
+        return answer
 
     def predictions(self, answers: Sequence[Array], source: Held) -> list[dict[str, Any]]:
         """Return a record for each row: its texts, its label, and the head's answer."""

@@ -19,7 +19,7 @@ from phalanx.parallel.context_parallel import gather_sequence, slice_batch
 from phalanx.parallel.mesh import Axis, Mesh
 from phalanx.runtime.on_all_ranks import gather_objects
 from phalanx.train.collate import make_batch, trimmed
-from phalanx.train.task import Task
+from phalanx.train.task import Task, counts_of
 
 OnProgress = Callable[[int, int], None]
 
@@ -80,7 +80,7 @@ def answered(
                     answers |= zip(picked, rows.float().cpu().numpy(), strict=False)
 
             sums += torch.stack([torch.as_tensor(outputs.get(name, 0.0)).double().cpu() for name in names])
-            batch_counts = task.loss_counts(batch)
+            batch_counts = counts_of(task, batch, config.task)
             counts += torch.stack([torch.as_tensor(batch_counts.get(name, 0)).double().cpu() for name in task.losses])
             if progress:
                 progress(min(start + size * mesh.dp.size, len(numbers)), len(numbers))
@@ -109,7 +109,7 @@ def _judged(task: Task, config: Config, answers: list[Array], source: Source) ->
             raise InputError(
                 f"task={config.task}: judge() gave {scores!r:.80}; a finite number for {task.best_by} is wanted"
             )
-    return scores
+    return {name: float(value) for name, value in scores.items()}
 
 
 def _gathered(answers: dict[int, Array], axis: Axis) -> dict[int, Array]:

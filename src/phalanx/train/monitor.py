@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ class Monitor:
         self.console = Console(config, folder.path, quiet=quiet)
         self.flops = flops_per_token(spec_of(config.model), config.data.sequence)
         self.seen = 0
-        self.trackers: list[Tracker] = []
+        self.trackers: list[tuple[str, Tracker]] = []  # each under its name in log.trackers; ours have none
 
     @contextmanager
     def running(self, step: int, tokens: int) -> Iterator[None]:
@@ -67,7 +68,7 @@ class Monitor:
             record = JsonLines(self.config, self.folder.path, step)
             self.trackers = []
             for tracker in (record, self.console):
-                self._add(tracker, stack)
+                self._add("", tracker, stack)
             for name in self.config.log.trackers:
                 self._begin(name, registry.TRACKERS.find(name), step, stack)
 
@@ -88,7 +89,7 @@ class Monitor:
             )
             if mismatch:
                 self.note(mismatch)
-            self._tell_all(lambda tracker: tracker.start(facts))
+            self._tell_all("start", facts)
             yield
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -100,7 +101,7 @@ class Monitor:
             "tokens_per_s": speed, "mfu": self.flops * speed / self.peak, "memory_gib": memory_gib(self.device),
             "seconds": self.rate.seconds, "seconds_left": self.rate.eta(self.config.train.steps - step),
         }  # fmt: skip
-        self._tell_all(lambda tracker: tracker.train(step, {**values, **rates}))
+        self._tell_all("train", step, {**values, **rates})
 
         if self.crowd and (advice := self.crowd.step(rates["mfu"])):
             self.note(advice)
@@ -113,7 +114,7 @@ class Monitor:
 
     def valid(self, step: int, values: Mapping[str, float]) -> None:
         """Tell of an evaluation that ended."""
-        self._tell_all(lambda tracker: tracker.valid(step, values))
+        self._tell_all("valid", step, values)
 
     def judged(self) -> str:
         """Return what the losses so far say of the run."""
@@ -124,33 +125,38 @@ class Monitor:
         self.console.note(text)
 
     def _begin(self, name: str, kind: Callable[[Config, Path, int], Tracker], step: int, stack: ExitStack) -> None:
-        """Add one more tracker, unless it fails from the beginning."""
+        """Add one more tracker. One that fails from the beginning is told nothing, unless it is required."""
         try:
             tracker = kind(self.config, self.folder.path, step)
         except (Exception, SystemExit) as error:
-            self.note(f"{name} failed and is told nothing: {type(error).__name__}: {error}")
+            if getattr(kind, "required", False):
+                with registry.blamed("log.trackers", name, "its construction"):
+                    raise
+            self.note(f"{name} failed and is told nothing: {registry.named(error)}")
             return
-        self._add(tracker, stack)
+        self._add(name, tracker, stack)
 
-    def _add(self, tracker: Tracker, stack: ExitStack) -> None:
+    def _add(self, name: str, tracker: Tracker, stack: ExitStack) -> None:
         """Add a tracker, which is told of the run until the stack ends and closes it."""
-        self.trackers.append(tracker)
-        stack.callback(self._tell, tracker, lambda tracker: tracker.close())
+        self.trackers.append((name, tracker))
+        stack.callback(self._tell, name, tracker, "close")
 
-    def _tell_all(self, news: Callable[[Tracker], None]) -> None:
-        for tracker in list(self.trackers):
-            self._tell(tracker, news)
+    def _tell_all(self, method: str, *news: Any) -> None:
+        for name, tracker in list(self.trackers):
+            self._tell(name, tracker, method, *news)
 
-    def _tell(self, tracker: Tracker, news: Callable[[Tracker], None]) -> None:
+    def _tell(self, name: str, tracker: Tracker, method: str, *news: Any) -> None:
         """Tell one tracker; if it fails it is told no more, and the run goes on, unless the tracker is required."""
+        if (name, tracker) not in self.trackers:
+            return
         try:
-            if tracker in self.trackers:
-                news(tracker)
+            getattr(tracker, method)(*news)
         except (Exception, SystemExit) as error:
             if getattr(tracker, "required", False):
-                raise
-            self.trackers.remove(tracker)
-            self.note(f"{type(tracker).__name__} failed and is told nothing more: {type(error).__name__}: {error}")
+                with registry.blamed("log.trackers", name, f"{method}()"):
+                    raise
+            self.trackers.remove((name, tracker))
+            self.note(f"{name or type(tracker).__name__} failed and is told nothing more: {registry.named(error)}")
 
     def _mismatch(self, step: int) -> str:
         """Return what is wrong with records that do not lead to the checkpoint of `step` (0: there is none), or ""."""

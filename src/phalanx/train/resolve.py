@@ -16,6 +16,7 @@ from phalanx.errors import InputError
 from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
 from phalanx.spec.costs import decoders, flops_per_token
+from phalanx.spec.model import Spec
 from phalanx.train.layouts import filled, processes_of
 from phalanx.train.misfit import layout_misfit
 from phalanx.train.schedule import batch_size, check_schedule
@@ -86,6 +87,10 @@ def _with_head(config: Config, target: Target) -> Config:
     if target.files:
         with registry.blamed("task", task, "fitted(), or the reading of its files,"):
             fitted: Config = kind.fitted(config)
+        if head_of(sketch := sketch_of(fitted.model)) and min(_widths(sketch)) < 1:
+            raise InputError(
+                f"task={task}: its head gives no numbers; fitted() sets model.classes, or width() says how many"
+            )
         return fitted
 
     names, model = kind.losses, config.model
@@ -95,10 +100,15 @@ def _with_head(config: Config, target: Target) -> Config:
     spec = sketch_of(model)
     if not losses <= {*spec.losses}:
         raise InputError(f"task={task} is not for model.family={model.family}; use task={pretraining}")
-    sizes, head = [matrix.outputs.size for part in spec.heads for _, matrix in part.matrices()], head_of(spec)
-    if min(sizes) < 1 or (head and head.grouped and not head.part.candidates):
+    head = head_of(spec)
+    if min(_widths(spec)) < 1 or (head and head.grouped and not head.part.candidates):
         raise InputError(f"task={task} has as many classes, or candidates, as its data say; set model.classes")
     return config.model_copy(update={"model": model})
+
+
+def _widths(spec: Spec) -> list[int]:
+    """Return how many numbers each product of a model's heads gives."""
+    return [matrix.outputs.size for part in spec.heads for _, matrix in part.matrices()]
 
 
 def _with_vocabulary(config: Config, target: Target) -> Config:

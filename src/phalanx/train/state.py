@@ -3,6 +3,7 @@
 Everything is keyed by the parameter's name and knows its place in the whole, so it can be loaded under another layout.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,15 +63,20 @@ def restore(state: State, progress: Progress, scale: LossScale, guard: Guard) ->
 
 def check_state(optim: OptimConfig, made: Sequence[Optimizer], parameters: Parameters) -> None:
     """Raise InputError for a parameter that none of the optimizers `made` moves, or whose state a checkpoint could not
-    hold.
+    hold, as they were built or after a step.
     """
-    given = {p for optimizer in made for group in optimizer.param_groups for p in group["params"]}
-    if left := [name for name, p in parameters.items() if p.requires_grad and p not in given]:
+    given = Counter(p for optimizer in made for group in optimizer.param_groups for p in group["params"])
+    if left := [name for name, p in parameters.items() if p.requires_grad and not given[p]]:
         raise InputError(f"optim.name={optim.name}: build() gives torch no {left[0]}, which would never be trained")
+    if twice := [name for name, p in parameters.items() if given[p] > 1]:
+        raise InputError(f"optim.name={optim.name}: build() gives torch {twice[0]} twice; one optimizer is to move it")
     for name, p in parameters.items():
         state = {key: value for optimizer in made for key, value in optimizer.state.get(p, {}).items()}
-        if not state and state_bytes(optim, parameters.description(name)):
+        told = state_bytes(optim, parameters.description(name))
+        if told and not state:
             wrong = "is not there when it is built, so no run could continue; make it in __init__"
+        elif untold := [] if told else [key for key, value in state.items() if getattr(value, "ndim", 0)]:
+            wrong = f"has {untold[0]}, and state() says that nothing is kept"
         else:
             wrong = _unfit(state, p, parameters.within.size)
         if wrong:

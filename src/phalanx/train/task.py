@@ -5,8 +5,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.source import Array, Source, Stream
+from phalanx.errors import InputError
 from phalanx.nn.batch import Batch
 
 
@@ -47,6 +49,19 @@ class Task(Protocol):
     def loss_counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many positions of `batch` each loss is over: int64 [] by name."""
         ...
+
+
+def counts_of(task: Task, batch: Batch, name: str) -> Mapping[str, Tensor]:
+    """Return what `loss_counts` of the task of that `name` says of a batch. InputError where that is none."""
+    with registry.blamed("task", name, "loss_counts()"):
+        counts = task.loss_counts(batch)
+    if registry.from_outside(name) and not (
+        isinstance(counts, Mapping) and all(isinstance(each, Tensor) and each.ndim == 0 for each in counts.values())
+    ):
+        raise InputError(
+            f"task={name}: loss_counts() gave {counts!r:.60}; tensors [] by the names of losses are wanted"
+        )
+    return counts
 
 
 def goal(task: Task, result: Mapping[str, float]) -> float:

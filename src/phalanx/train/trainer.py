@@ -37,7 +37,7 @@ from phalanx.train.optim import clip
 from phalanx.train.prepare import packing_pays, prepare
 from phalanx.train.progress import Progress
 from phalanx.train.schedule import learning_rate
-from phalanx.train.task import Task, goal
+from phalanx.train.task import Task, counts_of, goal
 from phalanx.train.warm_start import warm_start
 
 
@@ -120,7 +120,7 @@ class Trainer:
         """Take one optimizer step of the run: forward, backward and, if the gradient is fit to use, update."""
         batch = self.layout.local_batch(self.loader.batch(step))
         # before the batch leaves the CPU: nobody waits for the device
-        counts = self.layout.global_counts(self.task.losses, self.task.loss_counts(batch))
+        counts = self.layout.global_counts(self.task.losses, counts_of(self.task, batch, self.config.task))
         if self.config.train.z_loss:
             counts["z"] = counts[self.task.losses[0]]  # those of the vocabulary
         micro_batches = self.layout.micro_batches(batch.to(self.device))
@@ -139,6 +139,8 @@ class Trainer:
                     group["lr"] = rate
                 with blamed("optim.name", self.config.optim.name, "step()"):
                     optimizer.step()
+            if step == self.saved:  # what the first step after one adds, a checkpoint would lose
+                state.check_state(self.config.optim, self.optimizers, self.parameters)
         self.parameters.zero_grad()  # here, not at the next step: evaluation and saving have the memory
 
         self.progress.tokens += batch.tokens.numel() * self.mesh.data.size
