@@ -1,14 +1,19 @@
 """phalanx plan, trace: what is printed and written."""
 
 import json
+import re
+import shlex
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from phalanx import recipe
 from phalanx.cli.app import app
 from phalanx.errors import InputError
+from phalanx.models.family import spec_of
 from phalanx.plan import cluster, proposal
 from phalanx.plan.search import SearchResult
 from phalanx.units import parse_count
@@ -189,3 +194,25 @@ def test_what_is_not_counted_is_said() -> None:
     words = ["data.stop_at_documents=true", "--gpus", "2", "--top", "1"]
     assert "its mask takes are not counted" in say("plan", "gpt2-124m", *words).stdout
     assert "not counted" not in say("plan", "gpt2-124m", *words[1:]).stdout
+
+
+@pytest.mark.parametrize("name", sorted({*recipe.names()} - {"finetune"}))  # whose model is another run's
+def test_every_recipe_is_planned(name: str) -> None:
+    """On as many GPUs as hold it, in one layout: a search looks at thousands."""
+    one = ("layout.tp=1", "layout.cp=1", "layout.pp=1", "layout.sequence_parallel=true", "layout.schedule=1f1b",
+           "layout.shard=zero3", "layout.recompute=block")  # fmt: skip
+    where = cluster.load("h100-eos")
+    asked = proposal.Question(name, one, "h100-eos", where, 8)
+    elements = spec_of(asked.config.model).elements
+    gpus = next(gpus for gpus, most in ((8, 2e9), (512, 2e10), (1024, 1e12)) if elements < most)
+    answer = proposal.answer(replace(asked, gpus=gpus), 1)
+    (best,) = answer.best
+    assert best.config.layout.dp == gpus and best.prediction.seconds > 0
+
+
+def test_the_long_context_of_the_page() -> None:
+    """docs/planning.md shows a command and what it prints."""
+    page = (Path(__file__).parents[2] / "docs" / "planning.md").read_text(encoding="utf-8")
+    command, printed = re.findall(r"^(phalanx plan llama3-8b .*131072.*)\n```\n\n```\n(.*?)^```", page, re.M | re.S)[0]
+    told = say(*shlex.split(command)[1:]).stdout.split("\n\n")
+    assert "\n\n".join(told[:2]) + "\n" == printed

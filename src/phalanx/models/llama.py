@@ -20,7 +20,9 @@ from phalanx.spec.model import MLP, WORDS, Attention, Block, Embeddings, Head, S
 from phalanx.spec.rope import Rope
 
 Count = Annotated[int, Field(ge=0, le=1 << 24)]
-VOCABULARIES = {"3-8b": 128_256, "smollm2-135m": 49_152, "mistral-7b": 32_768, "qwen2-0.5b": 151_936}
+VOCABULARIES = {
+    "3-8b": 128_256, "3-70b": 128_256, "smollm2-135m": 49_152, "mistral-7b": 32_768, "qwen2-0.5b": 151_936,
+}  # fmt: skip
 
 
 class LlamaConfig(ModelConfig):
@@ -236,6 +238,9 @@ class Llama:
         "2-70b": {"layers": 80, "hidden": 8192, "heads": 64, "kv_heads": 8, "ffn": 28672, "positions": 4096},
         "3-8b": {
             "layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "ffn": 14336, "positions": 8192, "theta": 5e5,
+        },
+        "3-70b": {
+            "layers": 80, "hidden": 8192, "heads": 64, "kv_heads": 8, "ffn": 28672, "positions": 8192, "theta": 5e5,
         },
         "tinyllama-1.1b": {
             "layers": 22, "hidden": 2048, "heads": 32, "kv_heads": 4, "ffn": 5632, "positions": 2048,
