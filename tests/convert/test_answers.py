@@ -81,8 +81,9 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Both:
 def their_span(of: Both, question: str, context: str) -> tuple[int, int, float]:
     """First and last character of the likeliest span, and by how much the next one is less likely."""
     asked = len(of.tokenizer(question, add_special_tokens=False)["input_ids"])
+    room = CONTEXT - of.tokenizer.num_special_tokens_to_add(pair=True)
     rows = of.tokenizer(
-        question, context, truncation="only_second", max_length=CONTEXT, stride=max(0, CONTEXT - 3 - asked - STRIDE),
+        question, context, truncation="only_second", max_length=CONTEXT, stride=max(0, room - asked - STRIDE),
         return_overflowing_tokens=True, return_offsets_mapping=True, padding=True, return_tensors="pt",
     )  # fmt: skip
     inputs = {name: rows[name] for name in of.tokenizer.model_input_names}

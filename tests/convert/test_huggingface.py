@@ -249,12 +249,12 @@ def test_what_they_have_not_is_refused(tmp_path: Path, kind: str, other: dict[st
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["bert-tiny", "bert-novels", "bert-base", "gpt-tiny"])
+@pytest.mark.parametrize("name", ["bert-tiny", "bert-novels", "bert-base", "gpt-tiny", "roberta-tiny", "roberta-base"])
 def test_recipes_can_go_there(tmp_path: Path, name: str) -> None:
     """The model of the README and of the quickstart among them; a small one of the same kind is enough."""
-    kind = "gpt2" if name.startswith("gpt") else "bert"
+    kind = "gpt2" if name.startswith("gpt") else name.partition("-")[0]
     tokenizer_of(kind).save(tmp_path / "letters.json")
-    sizes = {"layers": 1, "hidden": 8, "heads": 2, "positions": 16, "vocab": VOCABULARIES[kind]}
+    sizes = {"layers": 1, "hidden": 8, "heads": 2, "positions": 16, "vocab": tokenizer_of(kind).vocab}
     config = recipe.load(name, [f"model.{key}={size}" for key, size in sizes.items()])
     make_run(tmp_path / "run", config, str(tmp_path / "letters.json"))
     export_run(tmp_path / "run", tmp_path / "out")

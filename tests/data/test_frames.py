@@ -5,47 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from phalanx.config import DataConfig
-from phalanx.data.backend import ROBERTA_SPECIALS
 from phalanx.data.bert import BertSource
 from phalanx.data.examples import Question
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.labelled import Assembler
 from phalanx.data.source import Documents
 from phalanx.data.tokenize import Frame, load_tokenizer
-from phalanx.data.vocabulary import train_tokenizer
 from phalanx.data.windows import windows
 from tests.data.sets import write_set
+from tests.data.tokenizers import WORDS, make_tokenizers
 
-WORDS = ["the", "old", "ship", "sails", "to", "a", "far", "harbour", "and", "never", "comes", "home", "über", "naïve"]
 TEXTS = ("the old ship", " a  harbour", "Naïve über-ship, never?", "x" * 40, "home\nagain")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of each kind: RoBERTa's, XLM-RoBERTa's, and BERT's, which DistilBERT has."""
-    made, dice = tmp_path_factory.mktemp("tokenizers"), random.Random(1)
-    lines = [" ".join(dice.choices(WORDS, k=9)) + "." for _ in range(300)]
-    (made / "text.txt").write_text("\n".join(lines))
-    train_tokenizer([str(made / "text.txt")], "roberta", 320, str(made / "roberta.json"))
-    train_tokenizer([str(made / "text.txt")], "wordpiece", 300, str(made / "distilbert.json"))
-
-    unigram = Tokenizer(models.Unigram())
-    unigram.normalizer = normalizers.NFKC()
-    unigram.decoder = decoders.Metaspace()
-    unigram.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    specials: list[str | AddedToken] = [*ROBERTA_SPECIALS[:-1], AddedToken("<mask>", lstrip=True)]
-    unigram.train_from_iterator(
-        lines, trainers.UnigramTrainer(vocab_size=120, special_tokens=specials, unk_token="<unk>", show_progress=False)
-    )
-    unigram.post_processor = TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    unigram.save(str(made / "xlm-roberta.json"))
+    made = tmp_path_factory.mktemp("tokenizers")
+    make_tokenizers(made)
     return made
 
 

@@ -14,12 +14,19 @@ from phalanx.plan.trace_report import planned_messages
 from phalanx.plan.workload import Workload
 from phalanx.train.resolve import Target, resolve
 
-RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny", "llama": "gpt-tiny"}
+RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny", "llama": "gpt-tiny",
+           "roberta": "roberta-base"}  # fmt: skip
 TOY = "model.family=tests.plan.toy:Toy model.heads=8 model.ffn=1536 model.wider=512"
 LLAMA = "model.family=llama model.ffn=2816 model.kv_heads=4 model.vocab=50257"
 FAMILIES = {"toy": TOY, "llama": LLAMA}
 SIZES = "model.hidden=1024 model.heads=16 data.sequence=512 model.positions=512"
-LAYERS = {"gpt": 2, "bert": 4, "toy": 2, "llama": 4}  # in few blocks of a BERT's its memory is known less closely
+LAYERS = {
+    "gpt": 2,
+    "bert": 4,
+    "toy": 2,
+    "llama": 4,
+    "roberta": 4,
+}  # in few blocks of a BERT's its memory is known less closely
 CASES = """
 1 gpt train.batch=8 layout.micro_batch=4 precision.dtype=fp32
 1 gpt train.batch=16 layout.micro_batch=16 layout.recompute=block
@@ -62,6 +69,7 @@ HEADS = """
 4 bert task=choice model.classes=4 train.batch=16 layout.micro_batch=4 layout.shard=zero3 layout.recompute=block
 4 bert task=tokens model.classes=9 train.batch=16 layout.tp=2 layout.micro_batch=4 optim.name=lamb optim.weight_decay=1
 2 gpt task=completion train.batch=8 layout.tp=2
+2 roberta train.batch=16 layout.tp=2 layout.micro_batch=8
 """.strip().splitlines()
 TOYS = """
 1 toy train.batch=8 layout.micro_batch=4

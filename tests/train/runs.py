@@ -30,10 +30,12 @@ SIZES = ["model.layers=2", "model.hidden=32", "model.heads=2", "model.positions=
 FAMILIES = {
     "gpt": ["task=clm", "model.family=gpt2"],
     "bert": ["task=mlm", "model.family=bert", "model.segments=2", "model.norm_first=false", "model.gelu=erf"],
+    "roberta": ["task=mlm", "model.family=roberta", "data.pairs=none", "model.first_position=1"],  # padding is token 0
+    "distilbert": ["task=mlm", "model.family=distilbert", "data.pairs=none"],
     "llama": ["task=clm", "model.family=llama", "model.kv_heads=2", "model.width=12"],
     "windows": ["task=clm", "model.family=tests.strangers.families:Toy", "model.window=5"],
 }
-SETS = {"llama": "gpt", "windows": "gpt"}  # families that read another's
+SETS = {"llama": "gpt", "windows": "gpt", "roberta": "bert", "distilbert": "bert"}  # families that read another's
 QUIETLY = ["train.eval_every=0", "save.every=0"]
 TIMES = {"tokens_per_s", "mfu", "memory_gib", "seconds", "seconds_left"}  # what two equal runs may differ in
 

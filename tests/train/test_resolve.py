@@ -57,6 +57,7 @@ def test_paths_are_absolute_and_names_are_not_paths(
         (["optim.warmup=6"], "optim.warmup=6"),
         (["train.device=cuda"], "train.device=cuda"),
         (["data.restart_positions=true"], "set data.stop_at_documents=true"),
+        (["task=mlm", "model.family=roberta"], "roberta has no head for data.pairs=nsp; use data.pairs=none"),
         (["train.z_loss=1e-4", "task=classes", "model.classes=2", "model.family=bert"], "train.z_loss"),
     ],
 )
@@ -68,7 +69,7 @@ def test_what_cannot_run_is_named(
         corpus.config("gpt", *words)
 
 
-@pytest.mark.parametrize("family", ["gpt", "bert", "llama"])
+@pytest.mark.parametrize("family", ["gpt", "bert", "roberta", "llama"])
 def test_what_is_planned_is_what_is_trained(corpus: Corpus, family: str) -> None:
     """Without the data and the machine, which say no more than the words do here."""
     words = ["model.vocab=320", "layout.tp=2", "layout.pp=2", "layout.micro_batch=0", "train.batch=16"]
@@ -112,6 +113,18 @@ def test_the_two_phases_of_bert_large_are_nvidias() -> None:
     _check_phase(two, sequence=512, batch=32_768, rate=4e-3, steps=1563, warmup=0.128)
     assert not one.train.init and two.train.init == "runs/bert-large-phase1"
     assert one.train.batch * one.train.steps == 461_242_368 and two.train.batch * two.train.steps == 51_216_384
+
+
+def test_roberta_base_is_the_papers() -> None:
+    """Table 9 of arXiv 1907.11692, number by number, but for the dropout of attention; full sequences, no pairs."""
+    config = recipe.load("roberta-base")
+    optim, train, data, model = config.optim, config.train, config.data, config.model
+    assert (model.layers, model.hidden, model.ffn, model.heads, model.dropout) == (12, 768, 3072, 12, 0.1)
+    assert (optim.warmup, optim.lr, train.batch, optim.weight_decay) == (24_000, 6e-4, 8192, 0.01)
+    assert (train.steps, optim.schedule, optim.min_lr) == (500_000, "linear", 0)
+    assert (optim.name, optim.eps, optim.beta1, optim.beta2, optim.clip) == ("adamw", 1e-6, 0.9, 0.98, 0)
+    assert (config.task, data.sequence, data.pairs) == ("mlm", 512, "none")
+    assert (data.mask_fraction, data.short_fraction) == (0.15, 0)
 
 
 def _check_phase(config: Config, sequence: int, batch: int, rate: float, steps: int, warmup: float) -> None:
