@@ -14,8 +14,8 @@ def bring_in(
     source: Annotated[
         str,
         typer.Argument(
-            help="hf:FOLDER, or hf:org/name[@revision] of the hub (GPT-2, BERT, Llama, Mistral, Qwen2); "
-            "gguf:FILE of llama.cpp (GPT-2, Llama, Mistral, Qwen2); or megatron:FOLDER (GPT-2, BERT)."
+            help="hf:FOLDER, or hf:org/name[@revision] of the hub (GPT-2, BERT, RoBERTa, DistilBERT, Llama, Mistral, "
+            "Qwen2); gguf:FILE of llama.cpp (GPT-2, Llama, Mistral, Qwen2); or megatron:FOLDER (GPT-2, BERT)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
