@@ -16,7 +16,7 @@ ROOT = Path(phalanx.__file__).parent
 
 # What each folder, and each module beside them, may import of the others.
 GROUND = {"errors"}
-FILES = {"cache", "strict_json", "foreign", "durable", "units", "processor"}
+FILES = {"cache", "strict_json", "foreign", "hub", "durable", "units", "processor"}
 CONFIGURED = GROUND | FILES | {"registry", "section", "optimizer", "config", "spec"}
 MODEL = CONFIGURED | {"mixing", "nn", "heads", "models", "values", "owners", "keys", "recipe"}
 MAY_IMPORT = {
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "units": GROUND,
     "registry": GROUND,
     "foreign": GROUND | {"strict_json"},
+    "hub": GROUND | {"foreign", "strict_json"},
     "values": {"foreign"},
     "runtime": GROUND | {"parent", "processor", "units"},
     "optimizer": GROUND | {"registry", "section", "spec"},

@@ -226,7 +226,7 @@ def test_a_folder_here_comes_first(hub: Hub, folder: Path) -> None:
 
 
 def test_the_package_that_is_missing_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phalanx.run.hub.find_spec", lambda _: None)
+    monkeypatch.setattr("phalanx.run.hub_models.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"there is no folder acme/tiny here; .* install phalanx\[hub\]"):
         ModelSource.of("hf:acme/tiny").local()
 

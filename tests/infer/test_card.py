@@ -166,7 +166,10 @@ def test_what_a_folder_asks_that_is_not_there_is_one_line(
         ("llama/3-8", r"llama has no preset 3-8; it has 2-7b, .*; did you mean llama/3-8b"),
         ("lama/3-8b", r"lama/3-8b is no run and no preset, .*; did you mean llama/3-8b"),
         ("llama", r"llama is a family; name one of its presets: llama/2-7b, "),
-        ("runs/none", r"runs/none is no run and no preset, which phalanx models lists; a folder is hf:FOLDER$"),
+        (
+            "runs/none",
+            r"runs/none is no run and no preset, which .* a model of the hub hf:org/name$",
+        ),
         ("megatron:345m", r"make a run of it first: phalanx import megatron:345m"),
         ("none.at_all:Family/big", r"model.family 'none.at_all:Family' cannot be loaded"),
         ("BERT", r"BERT is a folder of Hugging Face's, not a run; write hf:BERT"),

@@ -13,7 +13,7 @@ from phalanx.convert import pickled
 from phalanx.errors import InputError
 from phalanx.foreign import read_json, reading, short
 from phalanx.run.files import DTYPES
-from phalanx.run.hub import WEIGHTS
+from phalanx.run.hub_models import WEIGHTS
 
 FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 

@@ -8,7 +8,6 @@ once would be taken for all of it then.
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,7 +17,8 @@ from typing import Any
 from phalanx import cache, durable
 from phalanx.data.saved_datasets import chosen
 from phalanx.errors import InputError, Resumable
-from phalanx.foreign import brief, reading, short
+from phalanx.foreign import reading, short
+from phalanx.hub import refusal, snapshot
 
 PREFIX = "hf-dataset:"
 README = "README.md"
@@ -53,8 +53,8 @@ def split_files(name: str, split: str, known: Callable[[Path], bool]) -> list[Pa
         raise Resumable(f"{name} needs the package huggingface_hub: pip install phalanx[hub]")
     repository, config, revision = parts.groups()
 
-    with _told(name):
-        folder = _snapshot(repository, revision, [README], bars=False)
+    with _told(name, repository, revision):
+        folder = snapshot(repository, revision, [README], "dataset")
         listed = _listed(repository, folder.name)
     splits = _splits(name, _configurations(folder / README), config, listed, known)
     files = splits[chosen(name, split, [*splits])]
@@ -63,29 +63,11 @@ def split_files(name: str, split: str, known: Callable[[Path], bool]) -> list[Pa
             f"{name}: {strange[0]} is of a kind that is not read; text, JSONL, Parquet and Arrow files are"
         )
 
-    with _told(name):
-        folder = _snapshot(repository, folder.name, [README, *map(_escaped, files)], bars=sys.stderr.isatty())
+    with _told(name, repository, revision):
+        folder = snapshot(repository, folder.name, [README, *map(_escaped, files)], "dataset", bars=True)
     if missing := [file for file in files if not (folder / file).is_file()]:
         raise Resumable(f"{name}: {missing[0]} is not in the cache, and the hub cannot be asked for it")
     return [folder / file for file in files]
-
-
-def _snapshot(repository: str, revision: str | None, patterns: Sequence[str], bars: bool) -> Path:
-    """Download the files of a repository that any pattern means, with a bar if `bars`. Return their folder, which is
-    called by the commit.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Silent(tqdm):
-        def __init__(self, *values: Any, **named: Any) -> None:
-            super().__init__(*values, **{**named, "disable": True})  # type: ignore[no-untyped-call]
-
-    shown = None if bars else Silent
-    place = snapshot_download(
-        repository, repo_type="dataset", revision=revision, allow_patterns=[*patterns], tqdm_class=shown
-    )
-    return Path(place)
 
 
 def _listed(repository: str, commit: str) -> list[str]:
@@ -200,26 +182,11 @@ def _escaped(file: str) -> str:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _told(name: str, repository: str, revision: str | None) -> Iterator[None]:
     """Raise Resumable, one line, for whatever the body, calls of huggingface_hub, raises."""
-    from huggingface_hub import constants, errors
-
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        hub, status = f"the hub ({constants.ENDPOINT})", getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, errors.RevisionNotFoundError):
-            reason = f"{hub} has no such revision of it"
-        elif isinstance(error, errors.GatedRepoError) or status == 403:
-            reason = f"{hub} gives it only to those who were granted access; ask for it on its page, and set HF_TOKEN"
-        elif isinstance(error, errors.RepositoryNotFoundError):
-            reason = (
-                f"{hub} has no such data set ({status}); if it is private, set HF_TOKEN to a token that may read it"
-            )
-        elif isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-            reason = f"it is not whole in the cache {constants.HF_HUB_CACHE}, and {hub} cannot be asked"
-        else:
-            reason = f"its download from {hub} failed ({brief(error)}); the same command goes on with what is missing"
-        raise Resumable(f"{name}: {reason}") from error
+        raise Resumable(f"{name}: {refusal(error, repository, revision, 'dataset', 'not all of it')}") from error

@@ -17,7 +17,7 @@ from phalanx.models.family import family, spec_of
 from phalanx.models.presets import preset_of
 from phalanx.run.files import NAMES
 from phalanx.run.folder import RunFolder
-from phalanx.run.hub import has_weights, headers
+from phalanx.run.hub_models import has_weights, headers
 from phalanx.run.import_record import ImportRecord, ModelSource
 from phalanx.spec.costs import flops_per_token
 from phalanx.spec.model import Spec

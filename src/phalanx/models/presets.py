@@ -45,7 +45,8 @@ def preset_of(name: str) -> ModelConfig:
     if owner in registry.MODELS.places or registry.from_outside(owner):
         known = ", ".join(family(owner).PRESETS) or "none"
         raise InputError(f"{owner} has no preset {preset}; it has {known}{_meant(name)}")
-    raise InputError(f"{name} is no run and no preset, which phalanx models lists; a folder is hf:FOLDER{_meant(name)}")
+    others = "a folder is hf:FOLDER, a model of the hub hf:org/name"
+    raise InputError(f"{name} is no run and no preset, which phalanx models lists; {others}{_meant(name)}")
 
 
 def _model(owner: str, preset: str) -> ModelConfig:

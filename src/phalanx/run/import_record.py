@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phalanx import durable
 from phalanx.errors import InputError
-from phalanx.run import hub
+from phalanx.run import hub_models
 from phalanx.run.folder import RunFolder
 
 FILE = "import.json"
@@ -41,7 +41,7 @@ class ModelSource(NamedTuple):
     @property
     def hub(self) -> str:
         """Its name at the hub, org/name or org/name@revision; "" of a folder here and of what cannot be a name."""
-        named = self.form == "hf" and hub.is_name(str(self.folder)) and not self.folder.exists()
+        named = self.form == "hf" and hub_models.is_name(str(self.folder)) and not self.folder.exists()
         return str(self.folder) if named else ""
 
     @property
@@ -59,7 +59,7 @@ class ModelSource(NamedTuple):
         InputError where that cannot be done, or where a folder of Hugging Face's is neither here nor at the hub.
         """
         if self.hub:
-            return hub.download(self.hub, weights)
+            return hub_models.download(self.hub, weights)
         if self.form == "hf" and not self.folder.is_dir():
             raise InputError(
                 f"{self}: there is no folder {self.folder} here; a model of the Hugging Face hub is named hf:org/name"

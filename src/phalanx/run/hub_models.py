@@ -1,20 +1,15 @@
-"""Models of the Hugging Face hub by name: the files of one that are needed here, downloaded once.
-
-They lie in huggingface_hub's own cache, which other programs share; without a network the copy there is used. A
-transfer that breaks off is resumed, and files that a command had downloaded before it was stopped are not asked for
-again.
-"""
+"""Models of the Hugging Face hub by name: the files of one that are needed here, downloaded once."""
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from phalanx.errors import InputError
-from phalanx.foreign import brief, read_json
+from phalanx.foreign import read_json
+from phalanx.hub import refusal, snapshot
 
 WEIGHTS = "model.safetensors", "pytorch_model.bin"  # the first that is there counts; a NAME.index.json has its pieces
 SMALL = (  # files beside the weights, as patterns: configuration, tokenizer, chat templates, sentence-transformers
@@ -48,14 +43,14 @@ def download(name: str, weights: bool = True) -> Path:
         )
     repository, _, revision = name.partition("@")
 
-    with _told(name, "no copy"):
-        folder = _snapshot(repository, revision or None, SMALL, bars=False)
+    with _told(name, "no copy of it"):
+        folder = snapshot(repository, revision or None, SMALL)
     if not weights or has_weights(folder):
         return folder
 
     for form in WEIGHTS:
-        with _told(name, "only a part"):
-            _snapshot(repository, folder.name, [*SMALL, *_files(folder, form)], bars=sys.stderr.isatty())
+        with _told(name, "only a part of it"):
+            snapshot(repository, folder.name, [*SMALL, *_files(folder, form)], bars=True)
         if _is_whole(folder, form):
             print(f"phalanx: downloaded hf:{name} into {folder}", file=sys.stderr, flush=True)
             return folder
@@ -81,19 +76,6 @@ def headers(name: str, folder: Path) -> dict[str, tuple[str, tuple[int, ...]]] |
     return {tensor: (info.dtype, tuple(info.shape)) for tensor, info in tensors}
 
 
-def _snapshot(repository: str, revision: str | None, patterns: Sequence[str], bars: bool) -> Path:
-    """Download the files of a repository that any of the patterns means, and return their folder."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Silent(tqdm):
-        def __init__(self, *values: Any, **named: Any) -> None:
-            super().__init__(*values, **{**named, "disable": True})  # type: ignore[no-untyped-call]
-
-    chosen = None if bars else Silent
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=[*patterns], tqdm_class=chosen))
-
-
 def _files(folder: Path, form: str) -> list[str]:
     """Return the files of the weights in a format: those that the index in the folder names, or the one file."""
     index = folder / f"{form}.index.json"
@@ -117,35 +99,6 @@ def _told(name: str, cached: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(f"hf:{name}: there is no folder {name} here, and {_reason(name, error, cached)}") from error
-
-
-def _reason(name: str, error: Exception, cached: str) -> str:
-    """Return why the hub does not give a model, and what would do."""
-    from huggingface_hub import constants, errors
-
-    repository, _, revision = name.partition("@")
-    hub, token = f"the hub ({constants.ENDPOINT})", "set HF_TOKEN to a token that may read it"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return f"{hub} {_unreached(error.__cause__)}, and the cache {constants.HF_HUB_CACHE} has {cached} of it"
-    if isinstance(error, errors.GatedRepoError):
-        return f"{hub} gives {repository} only to those who were granted access; ask for it on its page, and {token}"
-
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{hub} has {repository}, but not the revision {revision} ({status})"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{hub} has no model {repository} ({status}); if it has, and it is private, {token}"
-    if status in (401, 403):
-        return f"{hub} refuses {repository} ({status}); {token}"
-    return f"its download from {hub} failed ({brief(error)}); the same command goes on with what is missing"
-
-
-def _unreached(cause: BaseException | None) -> str:
-    """Return why the hub was not asked, or did not answer."""
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if cause is None or type(cause).__name__ == "OfflineModeIsEnabled":
-        return "is not asked (HF_HUB_OFFLINE is set)"
-    if status in (401, 403):
-        return f"refuses it ({status}; set HF_TOKEN to a token that may read it)"
-    return f"answers {status}" if status else f"cannot be reached ({brief(cause)})"
+        repository, _, revision = name.partition("@")
+        reason = refusal(error, repository, revision, "model", cached)
+        raise InputError(f"hf:{name}: there is no folder {name} here, and {reason}") from error
