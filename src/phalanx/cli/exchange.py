@@ -63,12 +63,19 @@ def bring_in(
 
 @app.command("export")
 def take_out(
-    model: Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER or hf:org/name.", metavar="RUN")],
+    model: Annotated[str, typer.Argument(help="A run folder, or hf:FOLDER, hf:org/name or gguf:FILE.", metavar="RUN")],
     folder: Annotated[Path, typer.Argument(help="The folder to make, or the file.")],
     to: Annotated[
-        Literal["hf", "megatron", "onnx"],
-        typer.Option(help="hf: for transformers' from_pretrained; megatron: for Megatron-LM; onnx: a graph in a file."),
+        Literal["hf", "gguf", "megatron", "onnx"],
+        typer.Option(
+            help="hf: for transformers' from_pretrained; gguf: a file for llama.cpp and its kin; megatron: for "
+            "Megatron-LM; onnx: a graph in a file."
+        ),
     ] = "hf",
+    numbers: Annotated[
+        Literal["f16", "f32", "bf16", "q8_0"],
+        typer.Option("--type", help="gguf: the type of its matrices' numbers."),
+    ] = "f16",
     tp: Annotated[int, typer.Option(min=1, help="megatron: tensor-parallel ranks, a file for each.")] = 1,
     latest: Annotated[bool, typer.Option("--latest", help="The newest checkpoint rather than the best.")] = False,
 ) -> None:
@@ -80,6 +87,10 @@ def take_out(
             from phalanx.convert import megatron
 
             print(f"{folder}: {megatron.export_run(run, folder, tp, best=not latest)} ranks")
+        elif to == "gguf":
+            from phalanx.convert.sources import gguf
+
+            print(f"{folder}: {gguf().export_run(run, folder, numbers, best=not latest)} tensors")
         elif to == "onnx":
             from phalanx.infer import export
 

@@ -3,20 +3,27 @@ engine that converts these.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+from torch import Tensor
+
 from phalanx.config import ModelConfig
 from phalanx.convert.config_json import model_of
-from phalanx.convert.gguf_architectures import is_finite, links_between, read_facts
+from phalanx.convert.folder import Tensors
+from phalanx.convert.gguf_architectures import links_between, read_facts, write_facts
 from phalanx.convert.gguf_file import GgufFile
 from phalanx.convert.gguf_rope import FACTORS
 from phalanx.convert.gguf_tokenizer import special_facts, tokenizer_files
-from phalanx.convert.huggingface import Elsewhere, FolderModel, import_folder, read_folder
+from phalanx.convert.gguf_vocabulary import tokenizer_facts
+from phalanx.convert.gguf_writer import write_gguf
+from phalanx.convert.huggingface import Elsewhere, FolderModel, import_folder, outgoing, read_folder
 from phalanx.convert.imported import Imported
-from phalanx.convert.linked import imported
+from phalanx.convert.linked import exported, imported
 from phalanx.errors import InputError
 from phalanx.foreign import short
 from phalanx.models.family import described
@@ -44,12 +51,16 @@ def _as_folder(path: Path) -> Iterator[tuple[Path, Elsewhere]]:
     file = GgufFile(path)
     architecture, facts = read_facts(file)
     facts |= special_facts(file.facts)
-    if not is_finite(facts):
-        raise InputError(f"{path} has infinite numbers, or none, among its facts")
+    try:
+        config = json.dumps(facts, allow_nan=False)
+    except ValueError:
+        raise InputError(f"{path} has infinite numbers, or none, among its facts") from None
 
     with TemporaryDirectory(prefix="phalanx-") as temporary:
         folder = Path(temporary)
-        (folder / "config.json").write_text(json.dumps(facts))
+        special = {key: facts[key] for key in ("bos_token_id", "eos_token_id") if key in facts}
+        (folder / "config.json").write_text(config)
+        (folder / "generation_config.json").write_text(json.dumps(special))
         for name, content in tokenizer_files(path, file.facts).items():
             (folder / name).write_text(content)
         try:
@@ -88,3 +99,40 @@ def _present(tensors: Iterator[Link], file: GgufFile) -> list[Link]:
     if left:
         raise InputError(f"{file.path} has the tensor {short(next(iter(left)))}, which this kind of model has not")
     return present
+
+
+class _WithFactors(Tensors):
+    """Tensors by name, with vectors that are no parameters of a model."""
+
+    def __init__(self, tensors: Tensors, vectors: Mapping[str, list[float]]) -> None:
+        self.tensors, self.vectors = tensors, {name: torch.tensor(values) for name, values in vectors.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.vectors[name] if name in self.vectors else self.tensors[name]
+
+    def like(self, name: str) -> Tensor:
+        """Return a tensor's shape and type of numbers, on the meta device."""
+        return self.vectors[name].to("meta") if name in self.vectors else self.tensors.like(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self.vectors, self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.vectors) + len(self.tensors)
+
+
+def export_run(run: Path, out: Path, kind: str = "f16", best: bool = True) -> int:
+    """Write a run's model as a file of llama.cpp's, its matrices as numbers of `kind` (gguf_writer.TYPES), and return
+    how many tensors it has. InputError for a model, or a tokenizer, that has no name there.
+    """
+    model = outgoing(run, best)
+    try:
+        architecture, facts, vectors = write_facts(model.facts)
+        shapes = [(name, tuple(model.tensors.like(name).shape)) for name in model.tensors]
+        pairs = list(links_between(architecture, model.facts, shapes))
+        facts |= tokenizer_facts(model, model.facts["vocab_size"])
+    except InputError as error:
+        raise InputError(f"{run}: {error}") from None
+    tensors = _WithFactors(exported(pairs, model.tensors), vectors)
+    write_gguf(out, architecture.name, {"general.type": "model"} | facts, tensors, kind)
+    return len(tensors)

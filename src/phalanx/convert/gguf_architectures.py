@@ -4,7 +4,6 @@ links between the tensors of both.
 The names of tensors are the table of the package `gguf`, which is written by Hugging Face's names.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -30,6 +29,8 @@ _GPT2 = {
     "feed_forward_length": "n_inner", "attention.head_count": "n_head",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }  # fmt: skip
+# What llama.cpp takes where a file lacks a key, by config.json's key: a number, or another key's value.
+_ABSENT = {"num_key_value_heads": "num_attention_heads", "rope_theta": 10_000.0, "head_dim": None}
 # Keys of a file that say what tensors or other keys say too, or how the file came to be.
 _TOLD = ("vocab_size", "tensor_data_layout", "rope.dimension_count", "attention.value_length", "rope.scaling.finetuned")
 
@@ -78,7 +79,11 @@ def read_facts(file: GgufFile) -> tuple[Architecture, dict[str, Any]]:
     architecture = ARCHITECTURES[name]
     own = {key.removeprefix(f"{name}."): value for key, value in facts.items() if key.startswith(f"{name}.")}
     config: dict[str, Any] = {"model_type": architecture.kinds[0], **architecture.facts}
-    config |= {theirs: _one(own.pop(key)) for key, theirs in architecture.keys.items() if key in own}
+    for key, theirs in architecture.keys.items():
+        if key not in own and theirs not in _ABSENT:
+            raise InputError(f"{path} has no {name}.{key}")
+        usual = _ABSENT.get(theirs)
+        config[theirs] = _one(own.pop(key, config.get(usual) if isinstance(usual, str) else usual))
     if EMBEDDING in file:
         config["vocab_size"] = file.like(EMBEDDING).shape[0]
     config["tie_word_embeddings"] = OUTPUT not in file or not _has_output(architecture)
@@ -173,8 +178,3 @@ def _views(
         half = shape[0] // heads // 2
         return (("unflatten", 0, (heads, 2, half)),), (("unflatten", 0, (heads, half, 2)), ("transpose", 1, 2))
     return (), ()
-
-
-def is_finite(facts: Mapping[str, Any]) -> bool:
-    """Return whether all numbers of a config.json can be written in JSON."""
-    return all(math.isfinite(value) for value in facts.values() if isinstance(value, float))

@@ -15,7 +15,7 @@ from phalanx.convert.config_json import examples_of, facts_of, form_of, model_of
 from phalanx.convert.folder import Tensors, Weights
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.linked import Linked, exported, imported
-from phalanx.convert.vocabulary import write_tokenizer
+from phalanx.convert.vocabulary import TEMPLATE, read_chat_template, write_tokenizer
 from phalanx.data.tokenize import Tokenizer, load_run_tokenizer, load_tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import read_json, short
@@ -133,7 +133,7 @@ def read_folder(
     record = ImportRecord(
         source=f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=isinstance(tuned, ClassesHead) and facts.get("problem_type") == MULTILABEL,
-        normalize=sentences.normalize, no_vectors=sentences.refused,
+        normalize=sentences.normalize, no_vectors=sentences.refused, chat_template=read_chat_template(folder),
         **(_special(tokenizer, facts, file) if spec.causal else {}),
     )  # fmt: skip
     return FolderModel(config, record, tokenizer, weights, contents)
@@ -212,7 +212,8 @@ def _unused(
 
 class Outgoing(NamedTuple):
     """A run's model as others name it: its config.json, its tensors by their names there, and its texts' tokenizer with
-    the tokens that begin and end a text, where these are others than its end of text.
+    the tokens that begin and end a text, where these are others than its end of text; `template` makes a prompt of a
+    conversation, if there is one.
     """
 
     facts: dict[str, Any]
@@ -221,6 +222,7 @@ class Outgoing(NamedTuple):
     tokenizer: Tokenizer
     begin: int | None
     ends: tuple[int, ...]
+    template: str
 
 
 def outgoing(run: Path, best: bool = True) -> Outgoing:
@@ -239,7 +241,7 @@ def outgoing(run: Path, best: bool = True) -> Outgoing:
     facts |= {"eos_token_id": ends[0] if len(ends) == 1 else [*ends]} if ends else {}
     known = (link for link in links(spec, form.names) if link.ours.name not in record.missing)
     tensors = exported(known, Checkpointer(folder).weights(best))
-    return Outgoing(facts, tensors, spec, tokenizer, begin, ends)
+    return Outgoing(facts, tensors, spec, tokenizer, begin, ends, record.chat_template)
 
 
 def unexportable(model: ModelConfig) -> str:
@@ -263,10 +265,12 @@ def export_run(run: Path, out: Path, best: bool = True) -> int:
     """Write a folder that `transformers` loads, and return how many tensors it has. InputError for a model that
     `transformers` does not have.
     """
-    facts, tensors, spec, tokenizer, begin, ends = outgoing(run, best)
+    facts, tensors, spec, tokenizer, begin, ends, template = outgoing(run, best)
     with durable.new_folder(out) as beside:
         shapes = {name: tensors.like(name) for name in tensors}
         write_file(beside / "model.safetensors", shapes, tensors.__getitem__, format="pt")
         durable.write(beside / "config.json", json.dumps(facts, indent=2).encode())
         write_tokenizer(tokenizer, spec, beside, begin, ends)
+        if template:
+            durable.write(beside / TEMPLATE, template.encode())
     return len(tensors)

@@ -13,6 +13,8 @@ from phalanx import durable
 from phalanx.data.fastpath import is_gpt2_like
 from phalanx.data.tokenize import Tokenizer
 from phalanx.data.words import is_bert_like
+from phalanx.errors import InputError
+from phalanx.foreign import read_json, reading, short
 from phalanx.spec.model import Spec
 
 # Options of a tokenizer.json's model: BERT's class has these values of them, GPT-2's has none of those.
@@ -20,6 +22,9 @@ WORD_PIECE = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100
 BYTE_PAIRS = (
     "dropout", "fuse_unk", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
 )  # fmt: skip
+
+
+TEMPLATE = "chat_template.jinja"
 
 
 def write_tokenizer(
@@ -49,6 +54,23 @@ def write_tokenizer(
 
     durable.write(folder / "tokenizer.json", backend.to_str().encode())
     durable.write(folder / "tokenizer_config.json", json.dumps(facts, indent=2, ensure_ascii=False).encode())
+
+
+def read_chat_template(folder: Path) -> str:
+    """Return how a conversation becomes a prompt: by chat_template.jinja, else by tokenizer_config.json, of several the
+    one called default; "" where neither says it. InputError for files that are damaged.
+    """
+    if (file := folder / TEMPLATE).is_file():
+        with reading(file):
+            return file.read_text(encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    said = read_json(file).get("chat_template") if file.is_file() else None
+    if isinstance(said, list):
+        named = [each for each in said if isinstance(each, dict)]
+        said = next((each.get("template") for each in named if each.get("name") == "default"), None)
+    if not isinstance(said, str | None):
+        raise InputError(f"{file}: chat_template={short(said)} will not do: it is to be a text")
+    return said or ""
 
 
 def _bert(tokenizer: Tokenizer, backend: Backend) -> dict[str, Any]:

@@ -87,6 +87,8 @@ class ImportRecord(BaseModel):
     """The token that begins a text there, where it is another than the tokenizer's end of text."""
     ends: tuple[Token, ...] = ()
     """The tokens that end a text there, where they are others than the tokenizer's end of text."""
+    chat_template: str = ""
+    """How a conversation becomes a prompt, in Jinja, as the folder or file says it."""
     no_vectors: str = ""
     """Why vectors of texts cannot be computed as the folder means them."""
 
