@@ -42,8 +42,8 @@ class ModelConfig(Section):
 
     # The keys that all families have. A family's own section is a subclass with its own keys, defaults and `spec`.
     family: str
-    """Model family: gpt2, bert, roberta, xlm-roberta, distilbert, llama, or module:Name; `phalanx train --help
-    model.family=NAME` lists its keys."""
+    """Model family: gpt2, bert, roberta, xlm-roberta, distilbert, llama, qwen3, olmo, gemma3, or module:Name; `phalanx
+    train --help model.family=NAME` lists its keys."""
     preset: str = ""
     """A named size of the family (124m, 355m, …; tiny, base, large, …); explicit keys override its values."""
     layers: Size = 12

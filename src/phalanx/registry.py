@@ -122,6 +122,9 @@ MODELS = Table(
         "xlm-roberta": "phalanx.models.roberta:XLMRoberta",
         "distilbert": "phalanx.models.distilbert:DistilBert",
         "llama": "phalanx.models.llama:Llama",
+        "qwen3": "phalanx.models.qwen3:Qwen3",
+        "olmo": "phalanx.models.olmo:Olmo",
+        "gemma3": "phalanx.models.gemma3:Gemma3",
     },
     ("TASK", "PRESETS", "Config"),
 )

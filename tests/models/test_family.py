@@ -27,10 +27,40 @@ PUBLISHED = [
     ("llama", "2-70b", 32000, 68_976_648_192),
     ("llama", "3-8b", 128_256, 8_030_261_248),
     ("llama", "3-70b", 128_256, 70_553_706_496),
+    ("llama", "3.1-8b", 128_256, 8_030_261_248),
+    ("llama", "3.1-70b", 128_256, 70_553_706_496),
+    ("llama", "3.1-405b", 128_256, 405_853_388_800),
+    ("llama", "3.2-1b", 128_256, 1_235_814_400),
+    ("llama", "3.2-3b", 128_256, 3_212_749_824),
     ("llama", "tinyllama-1.1b", 32000, 1_100_048_384),
     ("llama", "smollm2-135m", 49152, 134_515_008),
+    ("llama", "smollm2-360m", 49152, 361_821_120),
+    ("llama", "smollm2-1.7b", 49152, 1_711_376_384),
+    ("llama", "smollm3-3b", 128_256, 3_075_098_624),
     ("llama", "mistral-7b", 32768, 7_248_023_552),
+    ("llama", "mistral-7b-v0.1", 32000, 7_241_732_096),
+    ("llama", "mistral-nemo-12b", 131_072, 12_247_782_400),
     ("llama", "qwen2-0.5b", 151_936, 494_032_768),
+    ("llama", "qwen2.5-0.5b", 151_936, 494_032_768),
+    ("llama", "qwen2.5-1.5b", 151_936, 1_543_714_304),
+    ("llama", "qwen2.5-3b", 151_936, 3_085_938_688),
+    ("llama", "qwen2.5-7b", 152_064, 7_615_616_512),
+    ("qwen3", "0.6b", 151_936, 596_049_920),
+    ("qwen3", "1.7b", 151_936, 1_720_574_976),
+    ("qwen3", "4b", 151_936, 4_022_468_096),
+    ("qwen3", "8b", 151_936, 8_190_735_360),
+    ("qwen3", "14b", 151_936, 14_768_307_200),
+    ("qwen3", "32b", 151_936, 32_762_123_264),
+    ("olmo", "2-1b", 100_352, 1_484_916_736),
+    ("olmo", "2-7b", 100_352, 7_298_617_344),
+    ("olmo", "2-13b", 100_352, 13_716_198_400),
+    ("olmo", "2-32b", 100_352, 32_234_279_936),
+    ("olmo", "3-7b", 100_278, 7_298_011_136),
+    ("gemma3", "270m", 262_144, 268_098_176),
+    ("gemma3", "1b", 262_144, 999_885_952),
+    ("gemma3", "4b", 262_208, 3_880_263_168),
+    ("gemma3", "12b", 262_208, 11_766_034_176),
+    ("gemma3", "27b", 262_208, 27_009_346_304),
     ("bert", "base", 30522, 110_106_428),
     ("bert", "large", 30522, 336_226_108),
     ("bert", "large", 30528, 336_232_258),
@@ -69,7 +99,7 @@ def test_every_large_preset_is_published() -> None:
 
 @pytest.mark.parametrize(("family", "preset"), PRESETS)
 def test_a_built_model_has_that_count_and_padding(family: str, preset: str) -> None:
-    config = config_of(family, preset, 30522)
+    config = configured(**families.with_preset({"family": family, "preset": preset, "vocab": 30522, "layers": 6}))
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())
     rows = (config.padded_vocab - config.vocab) * (1 if spec_of(config).tied else 2)  # a head of its own has them too
     assert rows in (70, 140)
@@ -81,6 +111,11 @@ def test_the_count_of_an_odd_shape(family: str) -> None:
     config = configured(family=family, layers=3, hidden=40, heads=5, ffn=56, positions=12, vocab=77)
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())
     assert built - (128 - 77) * 40 == spec_of(config).elements
+
+
+def test_presets_are_planned_with_their_own_vocabulary() -> None:
+    for family, preset, vocab, _ in PUBLISHED:
+        assert family in ("gpt2", "bert") or config_of(family, preset, 0).usual_vocab == vocab
 
 
 def test_own_keys_override_the_preset() -> None:

@@ -7,6 +7,7 @@ from phalanx.config import ModelConfig
 from phalanx.models.family import configured, with_preset
 
 ODD = {"layers": 3, "hidden": 40, "heads": 5, "ffn": 56, "positions": 12, "vocab": 77, "pad_vocab_to": 8}
+DECODERS = ("llama", "qwen3", "olmo", "gemma3")
 HEADS = ("", "classes", "value", "span", "choice", "tokens")
 
 
@@ -27,11 +28,18 @@ def encoders() -> Iterator[ModelConfig]:
         yield configured(**with_preset(section))
 
 
-def llamas() -> Iterator[ModelConfig]:
-    """Small ones with grouped queries, heads of a width of their own, biases, and heads tied or not."""
+def decoders() -> Iterator[ModelConfig]:
+    """Small ones with grouped queries, heads of a width of their own, biases, heads tied or not; with windows, scaled
+    positions and layers without positions, with norms of queries and keys, on branches, before and on them.
+    """
     for kv_heads, width, tied, bias in ((5, 8, True, False), (1, 6, False, True)):
         keys = {"kv_heads": kv_heads, "width": width, "tied": tied, "qkv_bias": bias}
         yield configured(**with_preset({"family": "llama", **ODD, **keys}))
+    scaled = {"rope_scaling": "yarn", "rope_factor": 8.0, "rope_original": 16}
+    mixed = {"window": 4, "window_layers": "110", "width": 6, "kv_heads": 1}
+    yield configured(**with_preset({"family": "llama", **ODD, **mixed, "rope_layers": "10"}))
+    for family in DECODERS[1:]:
+        yield configured(**with_preset({"family": family, **ODD, **mixed, **scaled}))
 
 
 def presets() -> Iterator[ModelConfig]:

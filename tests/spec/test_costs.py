@@ -6,7 +6,7 @@ from phalanx.config import ModelConfig
 from phalanx.models.family import configured, spec_of
 from phalanx.spec.costs import collectives, decoders, flops_per_token, products, saved, scores
 from phalanx.spec.partition import Ranks, partial
-from tests.spec.models import name, odd, presets
+from tests.spec.models import DECODERS, name, odd, presets
 
 MODEL = configured(layers=3, hidden=40, heads=4, ffn=56, vocab=77, positions=12)
 BLOCK = spec_of(MODEL).blocks[0]
@@ -17,7 +17,7 @@ TENSOR = [(1, False), (2, True), (2, False), (4, True), (4, False)]
 def test_flops_as_they_are_published(model: ModelConfig) -> None:
     """6 a weight that multiplies, 12 × layers × heads × width × sequence for attention (arXiv 2104.04473, appendix)."""
     spec = spec_of(model)
-    heads, gated = model.heads, model.family == "llama"
+    heads, gated = model.heads, model.family in DECODERS
     keys, width = getattr(model, "kv_heads", heads), getattr(model, "width", model.hidden // heads)
     block = 2 * (heads + keys) * width * model.hidden + (2 + gated) * model.hidden * model.ffn
     weights = model.layers * block + (0 if spec.tuned else model.vocab * model.hidden)

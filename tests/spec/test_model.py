@@ -11,11 +11,11 @@ from phalanx.models import build
 from phalanx.models.family import configured, spec_of
 from phalanx.spec.leaves import Matrix, Norm, Table
 from phalanx.spec.model import WORDS
-from tests.spec.models import encoders, llamas, name, odd, presets
+from tests.spec.models import DECODERS, decoders, encoders, name, odd, presets
 
-SMALL = [*odd(), *encoders(), *llamas()]
+SMALL = [*odd(), *encoders(), *decoders()]
 MODELS = [*SMALL, *presets()]
-LOSSES = {"gpt2": ("lm",), "llama": ("lm",), "bert": ("mlm", "nsp")}
+LOSSES = {"gpt2": ("lm",), **dict.fromkeys(DECODERS, ("lm",)), "bert": ("mlm", "nsp")}
 
 
 def on_meta(model: ModelConfig) -> nn.Module:
@@ -50,7 +50,7 @@ def test_counts_and_losses(model: ModelConfig) -> None:
     spec = spec_of(model)
     built = sum(parameter.numel() for parameter in on_meta(model).parameters())
     head, tied = getattr(model, "head", ""), getattr(model, "tied", True)
-    tables = 2 if model.family == "llama" and not tied else 1
+    tables = 2 if model.family in DECODERS and not tied else 1
     assert spec.elements == built - tables * (model.padded_vocab - model.vocab) * model.hidden
     losses = LOSSES.get(model.family, ("mlm",))
     assert spec.causal == (losses == ("lm",))

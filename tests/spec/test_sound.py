@@ -16,7 +16,7 @@ from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.model import Head, Spec
 from phalanx.spec.rope import Rope
 from phalanx.spec.sound import flaw
-from tests.spec.models import ODD, encoders, llamas, name, odd, presets
+from tests.spec.models import ODD, decoders, encoders, name, odd, presets
 
 GPT2 = spec_of(configured(family="gpt2", **ODD))
 BERT = spec_of(configured(family="bert", **ODD))
@@ -131,7 +131,7 @@ def test_what_is_wrong_is_said_by_path_and_numbers(spec: Spec, said: str) -> Non
     assert said in flaw(spec)
 
 
-@pytest.mark.parametrize("model", [*odd(), *encoders(), *llamas(), *presets()], ids=name)
+@pytest.mark.parametrize("model", [*odd(), *encoders(), *decoders(), *presets()], ids=name)
 def test_all_models_of_the_package_are_sound(model: ModelConfig) -> None:
     assert flaw(spec_of(model)) == ""
 

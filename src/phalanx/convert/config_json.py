@@ -67,10 +67,11 @@ def _model_of(
     facts: Mapping[str, Any], path: Path, name: str, form: HuggingFace, head: str
 ) -> tuple[ModelConfig, HuggingFace]:
     """Return the model of the family `name`, which a config.json describes in a known form."""
-    for key, usual in form.usual.items():
-        value = facts.get(key, usual)
-        if value != usual or isinstance(value, bool) != isinstance(usual, bool):  # to Python 1 is true
-            raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
+    try:
+        facts = form.facts_inside(facts)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    _check_usual(facts, form, path)
 
     try:
         head_facts = _Facts.model_validate(facts)
@@ -81,11 +82,10 @@ def _model_of(
         raise InputError(f"{path}: architectures={short(head_facts.architectures)} has not the head {head}")
 
     given = {ours: facts[theirs] for ours, theirs in form.keys.items() if facts.get(theirs) is not None}
-    if lacking := [form.keys[ours] for ours in _NEEDED if ours not in given]:
-        raise InputError(f"{path} has no {lacking[0]}")
-
     try:
         given |= form.read(facts)
+        if lacking := [form.keys[ours] for ours in _NEEDED if ours not in given]:
+            raise InputError(f"it has no {lacking[0]}")
         _check_kinds(given, section_of(name), form.keys)
         model = configured(**{"family": name, **given, **tuned})
         for ours, value in given.items():
@@ -98,6 +98,14 @@ def _model_of(
         message = re.sub(r"\bmodel\.(\w+)", lambda key: form.keys.get(key[1], key[0]), str(error))
         raise InputError(f"{path}: {message}") from None
     return model, form.with_head(tuned.get("head", ""))
+
+
+def _check_usual(facts: Mapping[str, Any], form: HuggingFace, path: Path) -> None:
+    """Raise InputError for the first fact that asks for another computation than that which is known here."""
+    for key, usual in form.usual.items():
+        value = facts.get(key, usual)
+        if value != usual or isinstance(value, bool) != isinstance(usual, bool):  # to Python 1 is true
+            raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
 
 
 def _check_kinds(given: Mapping[str, Any], section: type[ModelConfig], names: Mapping[str, str]) -> None:

@@ -112,6 +112,7 @@ def read_folder(
         raise InputError(f"{folder} has no config.json: it is no Hugging Face model's folder")
     facts = read_json(file)
     model, form = model_of(facts, file, outside, head)
+    facts = dict(form.facts_inside(facts))
 
     weights = opened(folder) if opened else None
     spec = described(model)

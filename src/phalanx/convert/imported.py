@@ -1,6 +1,7 @@
 """A run made of another program's model, whole or not at all."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from phalanx.config import Config
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
+
+MOST = 16  # names of tensors that are shown one by one
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,16 @@ class Imported:
         if self.missing and heads:
             lines.append(f"not in the folder, so initialised at random: {', '.join(self.missing)}")
         if self.unused:
-            names = (name if name.isprintable() else repr(name) for name in self.unused)
-            lines.append(f"in the folder, but of no use here: {', '.join(names)}")
+            lines.append(f"in the folder, but of no use here: {', '.join(_in_few(self.unused))}")
         return [*lines, *self.otherwise]
+
+
+def _in_few(names: Sequence[str]) -> Iterator[str]:
+    """Yield names for a terminal, of many the first words alone, such as vision_tower.*, each with their number."""
+    first_words = Counter(name.partition(".")[0] for name in names)
+    for name in names if len(names) <= MOST else first_words:
+        shown = name if name.isprintable() else repr(name)
+        yield shown if len(names) <= MOST else f"{shown}.* ({first_words[name]})"
 
 
 def write_run(

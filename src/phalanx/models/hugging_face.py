@@ -29,7 +29,7 @@ class HuggingFace:
     `architecture` is its class there, of models with the heads of their pretraining. The class of a fine-tuned model is
     called `tuned` and then as its head is called there, and `pooler` is the tensor of its pooler; without `tuned` there
     are none. `apart` has the names of pooler and last product where a class has them otherwise, by what it is called
-    behind `tuned`.
+    behind `tuned`. In a larger model's config.json `inner` is the key under which the facts of this one stand.
 
     `keys` has config.json's keys by those of [model], for values that are the same there. `read` returns the other keys
     of [model]; `write` the other facts. Both may replace what `keys` gives, and `read` raises InputError for what no
@@ -48,6 +48,18 @@ class HuggingFace:
     tuned: str = ""
     pooler: str = ""
     apart: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    inner: str = ""
+
+    def facts_inside(self, facts: Facts) -> Facts:
+        """Return the facts of this model in those of the larger one, which count where it says nothing itself.
+        InputError where there are none.
+        """
+        if not self.inner:
+            return facts
+        inside = facts.get(self.inner)
+        if not isinstance(inside, dict):
+            raise InputError(f"{self.inner}={short(inside)} will not do: it is to be an object, the text model's facts")
+        return {**facts, **inside, "architectures": facts.get("architectures")}
 
     def with_head(self, head: str) -> "HuggingFace":
         """Return it as models with that head of fine-tuning are, by the head's name; as it is where that is "".
