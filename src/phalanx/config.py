@@ -136,7 +136,7 @@ class DataConfig(Section):
     """What it learns from."""
 
     train: tuple[str, ...] = ()
-    """Prepared sets (PREFIX of a .bin/.idx pair), or module:Name, each optionally with a weight: PREFIX@0.7."""
+    """Prepared sets (PREFIX of a .bin/.idx pair, here or s3://…) or module:Name; a weight may follow: PREFIX@0.7."""
     valid: tuple[str, ...] = ()
     """Held-out sets; empty takes the second part of split from the training sets."""
     test: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """Servers of files for tests, in threads of the tests' process: one that speaks as S3 does, as far as s3fs asks."""
 
+import gzip
 import hashlib
 import re
 from collections.abc import Iterator
@@ -11,8 +12,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import pytest
+import zstandard
 
 BUCKET = "books"
+TEXT = "".join(f"Line {number} of a book that lies elsewhere.\n" for number in range(3000)).encode()
+FILES = {
+    "raw/a.txt": TEXT,
+    "raw/b.jsonl": b'{"text": "one"}\n{"text": "two"}\n',
+    "raw/deep/c.txt.gz": gzip.compress(TEXT[:5000], mtime=0),
+    "raw/deep/d.txt.zst": zstandard.compress(TEXT[5000:9000]),
+}
 KEY, NOBODY = "reader", "nobody"  # access keys that the store knows, and not
 
 
@@ -20,8 +29,8 @@ KEY, NOBODY = "reader", "nobody"  # access keys that the store knows, and not
 class Store:
     """The objects of a bucket by key, and what was asked: method, key, and the Range of the request.
 
-    `cut` breaks off the next answers with an object after so many bytes, `refused` answers the next requests for it
-    with a status.
+    `cut` breaks off the next answers with an object after so many bytes, `refused` answers the next requests for it,
+    or those of one method ("PUT key"), with a status.
     """
 
     address: str
@@ -95,7 +104,7 @@ class _S3(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.store.asked.append((self.command, key, self.headers.get("Range", "")))
 
-        if refused := self.store.refused.get(key):
+        if refused := self.store.refused.get(key) or self.store.refused.get(f"{self.command} {key}"):
             return self._error(refused.pop(0), "SlowDown")
         if f"Credential={NOBODY}/" in self.headers.get("Authorization", ""):
             return self._error(403, "InvalidAccessKeyId")

@@ -1,7 +1,6 @@
 """Data in object stores and on web servers: the same bytes as from files here, whatever breaks off on the way."""
 
 import gc
-import gzip
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import ThreadingHTTPServer
@@ -9,43 +8,15 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-import zstandard
 
-from phalanx.data import remote
 from phalanx.data.inputs import find_files
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.remote import RemotePath
 from phalanx.errors import InputError, Resumable
-from tests.data.stores import BUCKET, NOBODY, Store, WithoutRanges, s3_store
+from tests.data.stores import BUCKET, FILES, NOBODY, TEXT, Store, WithoutRanges
 
-pytest.importorskip("s3fs")
 OPTIONS = PrepareOptions(workers=1, document="line")
-TEXT = "".join(f"Line {number} of a book that lies elsewhere.\n" for number in range(3000)).encode()
-FILES = {
-    "raw/a.txt": TEXT,
-    "raw/b.jsonl": b'{"text": "one"}\n{"text": "two"}\n',
-    "raw/deep/c.txt.gz": gzip.compress(TEXT[:5000], mtime=0),
-    "raw/deep/d.txt.zst": zstandard.compress(TEXT[5000:9000]),
-}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3_store() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The store with the files, which lie under `here` too. Nobody waits before a second try."""
-    server.clear()
-    server.objects.update(FILES)
-    for name, content in FILES.items():
-        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "here" / name).write_bytes(content)
-    monkeypatch.setattr(remote, "DELAYS", (0.0, 0.0))
-    monkeypatch.setenv("PHALANX_CACHE", str(tmp_path / "cache"))
-    return server
+SET = f"s3://{BUCKET}/data/my"
 
 
 @pytest.fixture

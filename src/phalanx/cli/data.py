@@ -23,7 +23,10 @@ def prepare(
         ),
     ],
     out: Annotated[
-        str, typer.Option(help="PREFIX of the files to write: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.")
+        str,
+        typer.Option(
+            help="PREFIX of the files to write, here or as s3://…: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json."
+        ),
     ],
     tokenizer: Annotated[str, typer.Option(help="gpt2, bert-uncased, bert-cased, or a tokenizer.json.")],
     document: Annotated[str, typer.Option(help="What a document is in plain text: file, line or blank-line.")] = "file",
@@ -137,7 +140,7 @@ def tokenizer_train(
 
 @data_app.command("show")
 def data_show(
-    prefix: Annotated[str, typer.Argument(help="PREFIX of a prepared set, or module:Name.")],
+    prefix: Annotated[str, typer.Argument(help="PREFIX of a prepared set, here or as s3://…, or module:Name.")],
     number: Annotated[int, typer.Argument(help="Which sample.", metavar="I")] = 0,
     task: Annotated[str, typer.Option(help="clm, mlm; by default mlm for a set of sentences.")] = "",
     sequence: Annotated[int, typer.Option(help="Tokens of a sample.")] = 128,
@@ -151,7 +154,9 @@ def data_show(
 
 @data_app.command("verify")
 def data_verify(
-    prefixes: Annotated[list[str], typer.Argument(help="PREFIX of each prepared set.", metavar="PREFIX...")],
+    prefixes: Annotated[
+        list[str], typer.Argument(help="PREFIX of each prepared set, here or as s3://…", metavar="PREFIX...")
+    ],
 ) -> None:
     """Read prepared sets whole and compare them with their checksums: phalanx data verify data/books data/web"""
     from rich.console import Console

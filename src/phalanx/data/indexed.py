@@ -22,11 +22,14 @@ import os
 import struct
 from bisect import bisect_right
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from phalanx import durable
+from phalanx.data.piece_cache import local_copy
+from phalanx.data.remote import AnyPath, RemotePath, path_of
+from phalanx.data.remote_tokens import RemoteTokens
 from phalanx.errors import InputError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -39,7 +42,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class IndexedDataset:
-    """A prepared set, memory-mapped: opening it costs the same whatever its size.
+    """A prepared set, memory-mapped: opening it costs the same whatever its size. Of a remote set the index is mapped
+    from the cache, and tokens are read where they lie.
 
     `tokens` is 1-D, every token id back to back; `lengths` int32 [sequences]; `starts` int64 [sequences], byte offsets
     in .bin; `documents` int64 [documents + 1], sequence numbers. Raises InputError when a file is missing, cut short
@@ -47,13 +51,14 @@ class IndexedDataset:
     """
 
     def __init__(self, prefix: str | Path) -> None:
-        self.prefix = Path(prefix)
+        self.prefix = str(prefix)
         bin_path, idx_path = set_paths(prefix)
         for path in (bin_path, idx_path):
             if not path.is_file():
-                raise InputError(f"{path} is missing; {_remedy(Path(prefix))}")
+                raise InputError(f"{path} is missing; {_remedy(str(prefix))}")
 
-        dtype, sequences, documents = _read_header(idx_path)
+        self.index = local_copy(idx_path) if isinstance(idx_path, RemotePath) else idx_path
+        dtype, sequences, documents = _read_header(self.index, idx_path)
         if not sequences:
             raise InputError(f"{idx_path} lists no sequences; prepare the set again")
 
@@ -62,9 +67,9 @@ class IndexedDataset:
         documents_at = starts_at + 8 * sequences
         _check_size(idx_path, documents_at + 8 * documents)
 
-        self.lengths = _map(idx_path, "<i4", lengths_at, sequences)
-        self.starts = _map(idx_path, "<i8", starts_at, sequences)
-        self.documents = _map(idx_path, "<i8", documents_at, documents)
+        self.lengths = _map(self.index, "<i4", lengths_at, sequences)
+        self.starts = _map(self.index, "<i8", starts_at, sequences)
+        self.documents = _map(self.index, "<i8", documents_at, documents)
         if self.documents[0] != 0 or self.documents[-1] != sequences:
             raise InputError(f"{idx_path} is damaged: its documents do not cover its {sequences:,} sequences")
 
@@ -73,22 +78,26 @@ class IndexedDataset:
         if not size:
             raise InputError(f"{bin_path} holds no tokens; prepare the set again")
 
-        self.tokens = _map(bin_path, dtype.str, 0, size // dtype.itemsize)
+        count = size // dtype.itemsize
+        self.tokens: Any = (
+            RemoteTokens(bin_path, dtype.str, count)
+            if isinstance(bin_path, RemotePath)
+            else _map(bin_path, dtype.str, 0, count)
+        )
         self.unsigned = np.dtype(f"<u{dtype.itemsize}")
-        self._numbers = self.tokens.view(self.unsigned)  # negative ones are beyond any vocabulary
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> Array:
         start = int(self.starts[i]) // self.tokens.itemsize
-        return self.tokens[start : start + int(self.lengths[i])]
+        return cast(Array, self.tokens[start : start + int(self.lengths[i])])
 
     def read(self, first: int, last: int, vocab: int) -> Array:
         """Return the tokens `first` to `last`, int64 [last - first]. InputError that names the first one that is none
         of 0 to `vocab` - 1.
         """
-        numbers = self._numbers[first:last]
+        numbers: Array = self.tokens[first:last].view(self.unsigned)  # negative ones are beyond any vocabulary
         if len(numbers) and numbers.max() >= vocab:
             at = first + int((numbers >= vocab).argmax())
             raise InputError(
@@ -126,7 +135,7 @@ class IndexedWriter:
     def __init__(self, prefix: str | Path, vocab: int, start: Position | None = None) -> None:
         self._dtype = _dtype(vocab)
         self._position = start or Position()
-        self._paths = set_paths(prefix)
+        self._paths = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
         self._bin_path, self._lengths_path, self._documents_path = partial_paths(prefix)
         self._bin_path.parent.mkdir(parents=True, exist_ok=True)
         self._bin = _open_at(self._bin_path, self._position.tokens * self._dtype.itemsize)
@@ -209,9 +218,9 @@ class IndexedWriter:
                 index.write(block)
 
 
-def set_paths(prefix: str | Path) -> tuple[Path, Path]:
+def set_paths(prefix: str | Path) -> tuple[AnyPath, AnyPath]:
     """Return the .bin and .idx files of a set."""
-    return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+    return path_of(f"{prefix}.bin"), path_of(f"{prefix}.idx")
 
 
 def set_sizes(vocab: int, tokens: int, sequences: int, documents: int) -> tuple[int, int]:
@@ -228,19 +237,21 @@ def _dtype(vocab: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab < SMALL_VOCAB else "<i4")
 
 
-def _remedy(prefix: Path) -> str:
-    """Return what to do where there is no set `prefix`: it may be a set's file, or text that is not prepared."""
+def _remedy(name: str) -> str:
+    """Return what to do where there is no set `name`: it may be a set's file, or text that is not prepared."""
+    prefix = Path(name)
     if prefix.suffix in (".bin", ".idx") and prefix.exists():
         return f"a set is named without {prefix.suffix}: {prefix.with_suffix('')}"
     if prefix.is_dir():
         return f"make a set with: phalanx prepare {prefix} --out {prefix / 'PREFIX'} --tokenizer TOKENIZER"
     if prefix.is_file():
         return f"make a set with: phalanx prepare {prefix} --out {prefix.with_suffix('')} --tokenizer TOKENIZER"
-    return f"make the set with: phalanx prepare INPUT... --out {prefix} --tokenizer TOKENIZER"
+    return f"make the set with: phalanx prepare INPUT... --out {name} --tokenizer TOKENIZER"
 
 
-def _read_header(path: Path) -> tuple[np.dtype[Any], int, int]:
-    with path.open("rb") as file:
+def _read_header(index: Path, path: AnyPath) -> tuple[np.dtype[Any], int, int]:
+    """Return what the index of `path` tells: the type of the tokens, sequences, documents and one more."""
+    with index.open("rb") as file:
         header = file.read(HEADER.size)
     if not header:
         raise InputError(f"{path} is empty; copy or prepare the set again")
@@ -256,7 +267,7 @@ def _read_header(path: Path) -> tuple[np.dtype[Any], int, int]:
     return np.dtype(DTYPES[code]), sequences, documents
 
 
-def _check_size(path: Path, expected: int) -> None:
+def _check_size(path: AnyPath, expected: int) -> None:
     size = path.stat().st_size
     if size != expected:
         what = "is cut short" if size < expected else "is too long"

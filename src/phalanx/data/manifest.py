@@ -129,7 +129,7 @@ def checksum(path: AnyPath) -> str:
         return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
 
 
-def describe_written(path: Path) -> tuple[str, Written]:
+def describe_written(path: AnyPath) -> tuple[str, Written]:
     """Return the SHA-256 of a file that is finished, and what tells later whether it is still as it was."""
     whole, pieces = hashlib.sha256(), []
     with path.open("rb") as file:

@@ -30,9 +30,11 @@ from phalanx.data.manifest import (
     tokenizer_path,
 )
 from phalanx.data.meter import Meter
-from phalanx.data.remote import AnyPath
+from phalanx.data.remote import AnyPath, path_of
+from phalanx.data.source_names import is_remote
 from phalanx.data.streams import UTF_8, known_encoding
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
+from phalanx.data.upload import claim, publish, release, staging
 from phalanx.data.verify import check_tokenizer, open_set
 from phalanx.errors import InputError, Resumable
 
@@ -66,7 +68,8 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
     """
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
-    files = find_files(inputs, _own_files(out), options.split)
+    made = staging(out)
+    files = find_files(inputs, [*_own_files(out), *_own_files(made)], options.split)
     _check_out(out, files)
     tokenizer = load_tokenizer(options.tokenizer)
     stamps = _stamps(files)  # before they are read, so that a later change shows
@@ -77,15 +80,17 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
         console.print(f"{out} is already prepared from the same inputs, reusing it: {_summary(finished)}")
         return finished
 
-    journal = _begin(out, request, options.force)
-    _check_faults(journal.cursor, options.strict)
-    if journal.position.tokens:
-        console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
-
+    if made != out:
+        claim(out, options.force)
     try:
-        with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
-            position, cursor = _write(stamps, out, journal, tokenizer, options, meter)
-        manifest = _finish(out, request, tokenizer, position, cursor)
+        unsent = None if made == out or options.force else _finished(made, request)
+        manifest, speed = (unsent, "") if unsent else _make(made, request, stamps, tokenizer, options, console)
+        if made != out:
+            manifest = publish(out, console)
+    except InputError as error:
+        if made != out and not isinstance(error, Resumable):  # there is nothing to go on from
+            release(out)
+        raise
     except BrokenExecutor as error:
         raise InputError(
             f"{out}: a worker process was killed, perhaps for want of memory; "
@@ -95,19 +100,38 @@ def prepare(inputs: Sequence[str], out: str, options: PrepareOptions) -> Manifes
         what = error.strerror or error
         raise InputError(f"{error.filename or out}: {what}; the same command again goes on from here") from error
 
-    console.print(f"{out}: {_summary(manifest)}, {meter.speed}")
+    console.print(f"{out}: {_summary(manifest)}{speed}")
     return manifest
+
+
+def _make(
+    out: str, request: Request, stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions, console: Console
+) -> tuple[Manifest, str]:
+    """Write the set `out` on this machine, from where an interrupted run stopped. Return its manifest, and its speed
+    in words.
+    """
+    journal = _begin(out, request, options.force)
+    _check_faults(journal.cursor, options.strict)
+    if journal.position.tokens:
+        console.print(f"going on with {out} after {journal.position.tokens:,} tokens")
+
+    with Meter(console, "preparing", sum(source.bytes for source in request.sources)) as meter:
+        position, cursor = _write(stamps, out, journal, tokenizer, options, meter)
+    return _finish(out, request, tokenizer, position, cursor), f", {meter.speed}"
 
 
 def saved(out: str) -> str:
     """Return in words how much of the set `out` an interrupted preparation has saved."""
-    journal = Journal.read(out)
+    if is_remote(out) and manifest_path(staging(out)).exists():
+        return f"{out} is whole on this machine and is yet to be sent"
+    journal = Journal.read(staging(out))
     return f"{journal.position.tokens if journal else 0:,} tokens of {out} are saved"
 
 
 def _check_out(out: str, files: list[AnyPath]) -> None:
-    if Path(out).is_dir() or out.endswith("/"):
-        raise InputError(f"--out {out} is a folder; give the beginning of a file name, such as {Path(out) / 'train'}")
+    if out.endswith("/") or (not is_remote(out) and Path(out).is_dir()):
+        example = path_of(out) / "train"
+        raise InputError(f"--out {out} is a folder; give the beginning of a file name, such as {example}")
     written = {path.resolve() for path in _own_files(out)}
     for path in files:
         if path.resolve() in written:
@@ -116,7 +140,8 @@ def _check_out(out: str, files: list[AnyPath]) -> None:
 
 def _own_files(out: str) -> list[AnyPath]:
     """Return the files that a preparation of the set `out` writes, or wrote when it was interrupted."""
-    return [*set_paths(out), manifest_path(out), tokenizer_path(out), *partial_paths(out), journal_path(out)]
+    files = [*set_paths(out), manifest_path(out), tokenizer_path(out)]
+    return files if is_remote(out) else [*files, *partial_paths(out), journal_path(out)]
 
 
 def _stamps(files: list[AnyPath]) -> Stamps:

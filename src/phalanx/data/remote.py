@@ -18,25 +18,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from phalanx.data.block_reader import BlockReader
+from phalanx.data.remote_errors import passes, status_of, underlying
+from phalanx.data.source_names import is_remote
 from phalanx.errors import Resumable
 from phalanx.foreign import brief
 
 T = TypeVar("T")
 
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a call is repeated
-# What servers and connections raise for the moment, by name: these classes are of packages that may not be installed.
-PASSING = {"HTTPClientError", "ConnectionError", "ClientConnectionError", "ClientPayloadError", "IncompleteReadError"}
-PASSING_STATUS = (408, 429)
-ABSENT = (404, 410)
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "mtime", "created")
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def is_remote(name: str | Path) -> bool:
-    """Return whether a name of data is a URL rather than a path on this machine."""
-    return _URL.match(str(name)) is not None
 
 
 class Size(NamedTuple):
@@ -126,6 +116,13 @@ class RemotePath:
         """Replace the file by one of this content."""
         self.call(lambda store, path: store.pipe_file(path, content))
 
+    def upload(self, file: Path, progress: Callable[[int], None]) -> None:
+        """Make the file a copy of one of this machine; `progress` is told how many bytes are sent, now and then."""
+        from fsspec.callbacks import Callback
+
+        shown = Callback(hooks={"progress": lambda size, value, **_: progress(value)})
+        self.call(lambda store, path: store.put_file(str(file), path, callback=shown))
+
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
         if not missing_ok or self.exists():
@@ -179,7 +176,7 @@ class RemotePath:
             try:
                 return str(store.info(path)["type"])
             except FileNotFoundError as error:
-                if _underlying(error) is not error:
+                if underlying(error) is not error:
                     raise
                 return ""
 
@@ -195,8 +192,8 @@ class RemotePath:
             except (Resumable, MemoryError):
                 raise
             except Exception as raised:
-                error = _underlying(raised)
-                if delay is None or not _passes(error):
+                error = underlying(raised)
+                if delay is None or not passes(error):
                     raise Resumable(self._told(error)) from raised
                 print(f"phalanx: {self}: {brief(error)}; trying again in {delay:g} s", file=sys.stderr, flush=True)
                 time.sleep(delay)
@@ -204,13 +201,13 @@ class RemotePath:
 
     def _told(self, error: Exception) -> str:
         """Return the line that tells an error."""
-        status, name = _status(error), type(error).__name__
+        status, name = status_of(error), type(error).__name__
         if isinstance(error, FileNotFoundError):
             return f"{self} does not exist"
         if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in name:
             scheme = self.url.partition(":")[0]
             return f"{self} may not be read or written ({brief(error)}); check the credentials for {scheme}://"
-        tried = f", {len(DELAYS) + 1} times" if _passes(error) else ""
+        tried = f", {len(DELAYS) + 1} times" if passes(error) else ""
         return f"{self} cannot be read or written{tried} ({name}: {brief(error)})"
 
 
@@ -234,6 +231,8 @@ def _version(info: dict[str, Any]) -> str:
 def _store(url: str) -> tuple[Any, str]:
     """Return the filesystem of a URL, made once in a process and again after a fork, and the path in it."""
     scheme = url.partition(":")[0]
+    if scheme in ("file", "local"):
+        raise Resumable(f"{url} is a path of this machine; leave out {scheme}://")
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -266,43 +265,3 @@ def _sends_parts(store: Any, path: str) -> bool:
 def _package(scheme: str) -> str:
     """Return the package of a scheme, as far as it is one of those that most people use."""
     return {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}.get(scheme, "aiohttp")
-
-
-def _underlying(error: Exception) -> Exception:
-    """Return what an error comes from where it says that a file is absent and the server did not: fsspec says so of
-    everything that goes wrong when it asks a web server about a file.
-    """
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
-        status = _status(cause)
-        if _breaks_off(cause) or (status is not None and status not in ABSENT):
-            return cause
-    return error
-
-
-def _breaks_off(error: Exception) -> bool:
-    return bool(PASSING & {kind.__name__ for kind in type(error).__mro__})
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that an error speaks of, whichever package raised it."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return status if isinstance(status, int) else None
-        for name in ("status", "code"):
-            if isinstance(status := getattr(each, name, None), int):
-                return status
-    return None
-
-
-def _passes(error: Exception) -> bool:
-    """Return whether the call that raised an error may succeed when it is repeated."""
-    if isinstance(error, LASTING):
-        return False
-    if _breaks_off(error):
-        return True
-    if status := _status(error):
-        return status >= 500 or status in PASSING_STATUS
-    return isinstance(error, OSError)

@@ -4,7 +4,8 @@ The whole state of a loader is one integer, the number of the next sample, on an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ import numpy as np
 from phalanx import mixing
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.order import Permutation
+from phalanx.data.source_names import is_remote, names_source
 from phalanx.data.verify import open_set
 from phalanx.errors import InputError
 
@@ -20,6 +22,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _EPOCH, _BLOCK = 0, 1  # what a key orders
 _SLOTS = 4096  # of a blend's block: weights are exact to 1/4096
+
+_READERS = 32  # samples of remote sets that are asked for side by side
 
 _order = lru_cache(64)(Permutation)  # a few, as many samples in turn ask for the same
 
@@ -110,6 +114,17 @@ class Concatenation:
         k = int(np.searchsorted(self.ends, i, "right"))
         start = int(self.ends[k]) - len(self.parts[k])
         return self.parts[k].sample(i - start, max(0, draw - start))
+
+
+def ask(sample: Callable[[int], Sample], numbers: Sequence[int], names: Iterable[str]) -> list[Sample]:
+    """Return samples by number, of the data of these names. Those of remote sets are asked for side by side, as each
+    waits for its store; sources from outside may count on one caller at a time.
+    """
+    names = [*names]
+    if not any(map(is_remote, names)) or any(map(names_source, names)):
+        return [sample(number) for number in numbers]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return [*pool.map(sample, numbers)]
 
 
 class Documents(NamedTuple):

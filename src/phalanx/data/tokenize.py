@@ -21,6 +21,9 @@ from tokenizers import models, pre_tokenizers
 from phalanx import durable
 from phalanx.data.backend import REMEDY, read_folder, whole_file
 from phalanx.data.fastpath import FastPath, fast_path, is_gpt2_like
+from phalanx.data.piece_cache import local_copy
+from phalanx.data.remote import RemotePath
+from phalanx.data.source_names import is_remote
 from phalanx.data.words import Words, is_bert_like
 from phalanx.errors import InputError
 from phalanx.foreign import reading
@@ -238,7 +241,7 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     """
     if name_or_path in TOKENIZERS:
         return _bundled(name_or_path)
-    path = Path(name_or_path)
+    path = local_copy(RemotePath(name_or_path)) if is_remote(name_or_path) else Path(name_or_path)
     if not path.exists():
         raise InputError(
             f"no tokenizer {name_or_path!r}: give {', '.join(TOKENIZERS)}, or a tokenizer.json or its folder"

@@ -20,6 +20,8 @@ from phalanx.data.inputs import stamp
 from phalanx.data.manifest import PIECE, SUFFIXES, Manifest, Suffix, Written, checksum, manifest_path, tokenizer_path
 from phalanx.data.meter import Meter
 from phalanx.data.order import Permutation
+from phalanx.data.remote import AnyPath
+from phalanx.data.remote_tokens import RemoteTokens
 from phalanx.errors import InputError
 
 PIECES = 16  # of a large file whose checksums are compared
@@ -40,10 +42,16 @@ def open_set(prefix: str | Path, sums: bool = False) -> IndexedDataset:
         if not manifest:
             continue
         written, now = manifest.written.get(suffix), stamp(path)
+        read = dataset.index if suffix == "idx" else path  # of a remote set the copy that is used
         if (sums or (written and written.time != now[1])) and (
-            piece := _changed(path, now, manifest.sha256[suffix], written)
+            piece := _changed(read, now, manifest.sha256[suffix], written)
         ):
             raise _not_as_written(dataset, path, *piece)
+
+    if isinstance(dataset.tokens, RemoteTokens):
+        written = manifest.written.get("bin") if manifest else None
+        pieces = (written.piece, written.sha256) if written else (PIECE, ())
+        dataset.tokens.keep(stamp(dataset.tokens.path), *pieces)
     return dataset
 
 
@@ -158,7 +166,7 @@ def _some(count: int) -> Iterable[int]:
 
 
 @lru_cache(64)
-def _changed(path: Path, now: tuple[int, int], whole: str, written: Written | None) -> tuple[int, int] | None:
+def _changed(path: AnyPath, now: tuple[int, int], whole: str, written: Written | None) -> tuple[int, int] | None:
     """Return offset and size of the first of the pieces looked at that is not as written; None where all are. A file is
     read once while it has the stamp `now`. Where only the checksum of all of it is known, a large file is taken for
     sound.
@@ -174,7 +182,7 @@ def _changed(path: Path, now: tuple[int, int], whole: str, written: Written | No
     return None
 
 
-def _compared(path: Path, suffix: Suffix, manifest: Manifest | None) -> Iterator[tuple[int, bytes, bool]]:
+def _compared(path: AnyPath, suffix: Suffix, manifest: Manifest | None) -> Iterator[tuple[int, bytes, bool]]:
     """Yield the blocks of a file with their offsets, and whether they are as written. Where only the checksum of the
     whole is known, an empty block at the end says whether it agrees.
     """
@@ -189,7 +197,7 @@ def _compared(path: Path, suffix: Suffix, manifest: Manifest | None) -> Iterator
         yield 0, b"", digest.hexdigest() == manifest.sha256[suffix]
 
 
-def _not_as_written(dataset: IndexedDataset, path: Path, offset: int, size: int) -> InputError:
+def _not_as_written(dataset: IndexedDataset, path: AnyPath, offset: int, size: int) -> InputError:
     where = f"bytes {offset:,} to {offset + size - 1:,}"
     if path.suffix == ".bin":
         first, last = (dataset.document_at(at // dataset.tokens.itemsize) for at in (offset, offset + size - 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phalanx import registry
 from phalanx.config import Config
 from phalanx.data.order import Permutation
-from phalanx.data.source import Array, Source
+from phalanx.data.source import Array, Source, ask
 from phalanx.errors import InputError
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
@@ -121,7 +121,8 @@ def _gathered(answers: dict[int, Array], axis: Axis) -> dict[int, Array]:
 def _batch(task: Task, source: Source, picked: list[int], size: int, config: Config, mesh: Mesh) -> Batch:
     """Samples `picked`; where other ranks wait for as many rows as they have themselves, filled up with blank ones."""
     # the epoch's own order in place of a random draw: the same masks at every evaluation
-    samples = [source.sample(i, i) for i in picked]
+    data = config.data
+    samples = ask(lambda i: source.sample(i, i), picked, (*data.train, *data.valid, *data.test))
     if mesh.world.size > 1 and len(samples) < size:
         blank = source.sample(0, 0)
         blank = blank._replace(labels=np.full_like(blank.labels, -1), related=min(blank.related, -1), value=math.nan)

@@ -6,6 +6,7 @@ A batch is a pure function of the step, so the loader has no state: resuming is 
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from phalanx.config import Config
+from phalanx.data.source import ask
 from phalanx.models.family import spec_of
 from phalanx.nn.batch import Batch
 from phalanx.parallel.mesh import ALONE, Axis
@@ -29,7 +30,7 @@ class Loader:
         rows = min(batch_size(step, train) // self.replicas.size, most)
         row = rows * self.replicas.rank
         first = samples_before(step, train) + row
-        samples = [self.task.train[n] for n in range(first, first + rows)]
+        samples = ask(self.task.train.__getitem__, range(first, first + rows), self.config.data.train)
         batch = make_batch(samples, self.positions, train.seed, step, row, self.config.data.restart_positions)
         return trimmed(batch, samples, self.config) if self.task.labelled else batch
 

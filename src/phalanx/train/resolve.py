@@ -11,7 +11,7 @@ from typing import Any
 
 from phalanx import registry
 from phalanx.config import Config
-from phalanx.data.source_names import names_source
+from phalanx.data.source_names import is_remote, names_source
 from phalanx.errors import InputError
 from phalanx.heads.head import head_of
 from phalanx.models.family import family, sketch_of, spec_of
@@ -162,8 +162,8 @@ def _placed(config: Config) -> Config:
 
 
 def _absolute(path: str) -> str:
-    """Return a path, or PREFIX@weight, from the root on; "" and module:Name stay as they are."""
-    return str(Path(path).absolute()) if path and not names_source(path) else path
+    """Return a path, or PREFIX@weight, from the root on; "", URLs and module:Name stay as they are."""
+    return str(Path(path).absolute()) if path and not is_remote(path) and not names_source(path) else path
 
 
 def _compiled(config: Config, target: Target) -> str:
