@@ -121,6 +121,7 @@ MODELS = Table(
         "roberta": "phalanx.models.roberta:Roberta",
         "xlm-roberta": "phalanx.models.roberta:XLMRoberta",
         "distilbert": "phalanx.models.distilbert:DistilBert",
+        "modernbert": "phalanx.models.modernbert:ModernBert",
         "llama": "phalanx.models.llama:Llama",
         "qwen3": "phalanx.models.qwen3:Qwen3",
         "olmo": "phalanx.models.olmo:Olmo",

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat
 
-from phalanx.config import MOST_CLASSES
+from phalanx.config import MOST_CLASSES, ModelConfig
 from phalanx.heads.head import head_class
 from phalanx.models.gpt2 import StackConfig, activation_of, decoder_of, norm_of
 from phalanx.models.hugging_face import Facts, gelu_of, name_of
@@ -14,13 +14,9 @@ from phalanx.spec.leaves import Dim, Matrix
 from phalanx.spec.model import Head
 
 
-class EncoderConfig(StackConfig):
-    """The network: the keys that encoders share, by default with the norms' order and the GELU of Google's BERT."""
+class TunableConfig(ModelConfig):
+    """The network: the keys of models that heads of fine-tuning stand on."""
 
-    positions: Size = 512
-    norm_first: bool = False
-    norm_eps: PositiveFloat = 1e-12
-    gelu: Literal["tanh", "erf"] = "erf"
     head: str = ""
     """Fine-tuned: its head, which the task sets: classes, value, span, choice, tokens, or module:Name."""
     classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)] = 0
@@ -29,6 +25,15 @@ class EncoderConfig(StackConfig):
     def tuned(self, head: str, classes: int | None = None) -> Self:
         """Return the section with another head, and so many classes or candidates; by default those it has."""
         return self.model_copy(update={"head": head, "classes": self.classes if classes is None else classes})
+
+
+class EncoderConfig(StackConfig, TunableConfig):
+    """The network: the keys that encoders share, by default with the norms' order and the GELU of Google's BERT."""
+
+    positions: Size = 512
+    norm_first: bool = False
+    norm_eps: PositiveFloat = 1e-12
+    gelu: Literal["tanh", "erf"] = "erf"
 
 
 # At Hugging Face, by config.json's keys of BERT and of those that were made of its class.

@@ -71,7 +71,7 @@ class HuggingFace:
         if not self.tuned or not kind.hugging_face:
             raise InputError(f"the head {head} (model.head) has no name at Hugging Face")
         pooler, classifier = self.apart.get(kind.hugging_face, (self.pooler, kind.classifier))
-        table = {"answer.pooler": pooler, "answer.classifier": classifier}
+        table = {**self.names.heads.get("answer", {}), "answer.pooler": pooler, "answer.classifier": classifier}
         names = self.names._replace(heads={**self.names.heads, head: table})
         return replace(self, names=names, architecture=self.tuned + kind.hugging_face)
 

@@ -1,6 +1,6 @@
 """The head that a model is fine-tuned with, on top of the transformer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from phalanx.nn import activations, slots
 from phalanx.nn.batch import Batch
 from phalanx.nn.dropout import Dropout
 from phalanx.nn.linear import Linear, Slot
+from phalanx.nn.norm import optional_norm
 from phalanx.spec.model import Head
 
 
@@ -35,16 +36,18 @@ class Split(NamedTuple):
 
 
 class AnswerHead(nn.Module):
-    """The head of a fine-tuned model (arXiv 1810.04805, section 4): one product with the pooled first token or with
-    every token. What its numbers are to be is said by the class that `model.head` names (phalanx/heads).
+    """The head of a fine-tuned model (arXiv 1810.04805, section 4): one product with the first token or with every
+    token, behind a pooler or not, in some models also behind a norm. What its numbers are to be is said by the class
+    that `model.head` names (phalanx/heads).
     """
 
     def __init__(self, part: Head, site: int) -> None:
         super().__init__()
-        leaves = dict(part.matrices())
+        leaves: dict[str, Any] = dict(part.chain)
         self.name, self.kind = part.loss, registry.HEADS.find(part.loss)(part)
         self.pooler = Linear(leaves["answer.pooler"]) if "answer.pooler" in leaves else None
         self.activation = activations.of(part.activation) if self.pooler else slots.same
+        self.norm = optional_norm(leaves.get("answer.norm"))
         self.dropout = Dropout(part.drop, site)
         self.classifier = Linear(leaves["answer.classifier"])
         self.split = Split()
@@ -54,10 +57,13 @@ class AnswerHead(nn.Module):
         not pooled.
         """
         index = batch.index
+        if self.kind.pooled:
+            hidden, index = hidden[:, :1], index[:, :1]
         if self.pooler is not None:
-            hidden, index = self.activation(self.pooler(hidden[:, :1])), index[:, :1]
+            hidden = self.activation(self.pooler(hidden))
+        hidden = hidden if self.norm is None else self.norm(hidden)
         logits: Tensor = self.classifier(self.dropout(hidden, index, batch.key)).float()
-        return logits if self.pooler is None else logits[:, 0]
+        return logits[:, 0] if self.kind.pooled else logits
 
     def sums(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of the loss under the head's name, and where answers can be right under NAME_correct how many

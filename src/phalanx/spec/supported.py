@@ -25,7 +25,12 @@ PRETRAINING = {  # by the loss
     "nsp": Known({"pair.pooler": Matrix, "pair.classifier": Matrix}, "sequence", "pair_logits"),
 }
 OVER_WORDS = {loss for loss, head in PRETRAINING.items() if head.per == "label"}  # heads over the vocabulary
-_TUNED: Mapping[str, type[Leaf]] = {"answer.pooler": Matrix, "answer.classifier": Matrix}
+_TUNED: Mapping[str, type[Leaf]] = {"answer.pooler": Matrix, "answer.norm": Norm, "answer.classifier": Matrix}
+_LEFT_OUT: tuple[list[str], ...] = (
+    ["answer.pooler", "answer.norm"],
+    ["answer.norm"],
+    [],
+)  # of these, what a head may lack
 
 
 def unsupported(spec: Spec) -> str:
@@ -68,16 +73,15 @@ def _unsupported_leaves(head: Head) -> str:
     if head.name != "answer" and not known:
         return f", which is none of {', '.join(PRETRAINING)}"
 
-    leaves = known.leaves if known else _TUNED
-    if not known and len(head.chain) == 1:
-        leaves = {"answer.classifier": Matrix}
-    if (paths := [path for path, _ in head.chain]) != [*leaves]:
-        return f" whose leaves are {', '.join(paths)}, not {', '.join(leaves)}"
+    paths, leaves = [path for path, _ in head.chain], known.leaves if known else _TUNED
+    chains = [[path for path in leaves if path not in lacks] for lacks in ([[]] if known else _LEFT_OUT)]
+    if paths not in chains:
+        return f" whose leaves are {', '.join(paths)}, not {' or '.join(', '.join(chain) for chain in chains)}"
 
     for path, leaf in head.chain:
         if not isinstance(leaf, leaves[path]):
             return f" whose leaf {path} is of type {type(leaf).__name__}, not {leaves[path].__name__}"
-        over_words = head.loss in OVER_WORDS and path == [*leaves][-1]
+        over_words = head.loss in OVER_WORDS and path == paths[-1]
         if isinstance(leaf, Matrix) and leaf.tied not in ("", WORDS if over_words else ""):
             return f" whose leaf {path} is tied to {leaf.tied}" + (f", not to {WORDS}" if over_words else "")
     return ""
@@ -93,7 +97,7 @@ def _unsupported_settings(head: Head) -> str:
         return f" with activation={head.activation}"
     if head.loss == "mlm" and not head.activation:
         return " without an activation"
-    behind = ("tanh", "relu") if head.name == "answer" else ("tanh",)
+    behind = ("tanh", "relu", "gelu") if head.name == "answer" else ("tanh",)
     if head.loss not in OVER_WORDS and len(head.chain) > 1 and head.activation not in behind:
         return f" with activation={head.activation!r}, not {' or '.join(behind)}, behind its pooler"
     if head.name != "answer" and (head.drop or head.candidates):
