@@ -27,6 +27,7 @@ MODELS = {
                        classes=3, **SMALL),
     "megatron-bert": configured(family="bert", vocab=len(PIECES), segments=2, norm_first=True, gelu="erf", **SMALL),
     "roberta": configured(family="roberta", vocab=31, **SMALL),
+    "modernbert": configured(family="modernbert", vocab=len(PIECES), **SMALL),
     "distilbert": configured(family="distilbert", vocab=len(PIECES), **SMALL | {"norm_eps": 1e-12}),
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""RoBERTa, XLM-RoBERTa and DistilBERT between transformers and runs: the same logits, the same bits, clear words."""
+"""Encoders of several families between transformers and runs: the same logits, the same bits, clear words."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from phalanx.convert.config_json import facts_of, model_of
 from phalanx.convert.huggingface import export_run, import_folder
 from phalanx.errors import InputError
 from phalanx.infer.bundle import load_bundle
+from phalanx.models.build import build
 from phalanx.models.distilbert import DistilBertConfig
-from phalanx.models.family import spec_of
+from phalanx.models.family import configured, spec_of
+from phalanx.models.modernbert import ModernBert
 from phalanx.models.roberta import RobertaConfig
 from phalanx.nn.batch import Batch
 from tests.batches import batch_of
-from tests.convert.folders import config_of, tokenizer_of
+from tests.convert.folders import config_of, from_hugging_face, tokenizer_of
 from tests.convert.test_huggingface import same
 
 VOCAB, SEEN = 80, 14  # tokens, and positions of a text
@@ -32,6 +35,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "xlm-roberta": ("XLMRoberta", ROBERTA),
     "distilbert": ("DistilBert", {"vocab_size": VOCAB, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24,
                                   "max_position_embeddings": SEEN, "pad_token_id": 0}),
+    "modernbert": ("ModernBert", {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 5,
+                                  "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": SEEN,
+                                  "local_attention": 6, "pad_token_id": 0}),
 }  # fmt: skip
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "mlm": ("ForMaskedLM", {}),
@@ -93,7 +99,7 @@ def answers(theirs: Any, kind: str, head: str) -> Tensor:
     """Their logits, in our shape."""
     tokens, mask = rows(kind)
     if head == "choice":
-        return theirs(tokens[None], attention_mask=mask[None]).logits.view(-1, 1)
+        return theirs(tokens[None], attention_mask=mask[None].long()).logits.view(-1, 1)
     found = theirs(tokens, attention_mask=mask)
     return torch.stack([found.start_logits, found.end_logits], -1) if head == "span" else found.logits
 
@@ -132,11 +138,15 @@ def test_pieces_and_second_names(kind: str, tmp_path: Path) -> None:
 
     stem, words = kind.removeprefix("xlm-"), "embeddings.word_embeddings.weight"
     decoder = {"vocab_projector.weight": f"{stem}.{words}"}
+    if stem == "modernbert":
+        decoder = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
     if stem == "roberta":
         decoder = {"lm_head.decoder.weight": f"{stem}.{words}", "lm_head.decoder.bias": "lm_head.bias"}
     shutil.copytree(folder, tmp_path / "twice")
     again = {second: weights[first].clone() for second, first in decoder.items()}
     ids = {f"{stem}.embeddings.position_ids": torch.arange(SEEN + 2)[None]}  # a buffer, of old files
+    if stem == "modernbert":
+        ids = {"model.rotary_emb.full_attention_inv_freq": torch.ones(4)}
     save_file({**weights, **again, **ids}, tmp_path / "twice" / "model.safetensors")
 
     for form in "pieces", "twice":
@@ -152,7 +162,7 @@ def test_the_stack_alone_lacks_its_head(kind: str, tmp_path: Path) -> None:
     model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**facts))
     told = import_folder(saved(model, kind, tmp_path / "theirs"), tmp_path / "run")
     assert {name.partition(".")[0] for name in told.missing} == {"masked"}
-    pooler = () if kind == "distilbert" else ("pooler.dense.bias", "pooler.dense.weight")
+    pooler = () if kind in ("distilbert", "modernbert") else ("pooler.dense.bias", "pooler.dense.weight")
     assert tuple(sorted(told.unused)) == pooler
 
 
@@ -168,6 +178,14 @@ def test_the_stack_alone_lacks_its_head(kind: str, tmp_path: Path) -> None:
         ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings=2 leaves none behind row 2"),
         ("roberta", {"max_position_embeddings": "514"}, "max_position_embeddings='514' will not do"),
         ("xlm-roberta", {"layer_norm_eps": "small"}, "layer_norm_eps='small' will not do"),
+        ("modernbert", {"hidden_activation": "silu"}, "hidden_activation='silu' is not known"),
+        ("modernbert", {"mlp_dropout": 0.1}, "mlp_dropout=0.1 is not known"),
+        ("modernbert", {"layer_types": ["full_attention"] * 4 + ["sliding_attention"]}, "no regular turn"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "a list of 5 times"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "type 'yarn'"),
+        ("modernbert", {"rope_parameters": {"sliding_attention": 3}}, "sliding_attention are 3"),
+        ("modernbert", {"num_attention_heads": 16}, "width 1, which is not even"),
+        ("modernbert", {"norm_bias": 1}, "norm_bias=1 will not do"),
         ("distilbert", {"activation": "relu"}, "activation='relu' will not do"),
         ("distilbert", {"n_heads": 3}, "n_heads=3 does not divide dim=16"),
         ("distilbert", {"tie_word_embeddings": False}, "tie_word_embeddings=False"),
@@ -212,6 +230,40 @@ def test_what_they_have_not_is_refused(kind: str, other: dict[str, Any], said: s
     config = config_of(kind)
     with pytest.raises(InputError, match=said):
         facts_of(config.model_copy(update={"model": config.model.model_copy(update=other)}), tokenizer_of(kind))
+
+
+def test_a_modernbert_of_the_hub() -> None:
+    """As its makers wrote it, in keys of before transformers 5; and with a mean of all tokens, which is refused."""
+    facts = {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"], "vocab_size": 50368,
+             "hidden_size": 768, "num_hidden_layers": 22, "num_attention_heads": 12, "intermediate_size": 1152,
+             "global_attn_every_n_layers": 3, "local_attention": 128, "global_rope_theta": 160000.0,
+             "local_rope_theta": 10000.0, "classifier_pooling": "mean", "max_position_embeddings": 8192}  # fmt: skip
+    model, _ = model_of(facts, Path("config.json"))
+    assert model == model_of({**facts, "layer_types": None}, Path("config.json"))[0]
+    preset = configured(family="modernbert", preset="base", vocab=50368, **ModernBert.PRESETS["base"])
+    assert spec_of(model) == spec_of(preset)
+    assert [block.attention.window for block in spec_of(model).blocks[:4]] == [0, 65, 65, 0]
+    with pytest.raises(InputError, match="classifier_pooling='mean' is not known here"):
+        model_of({**facts, "architectures": ["ModernBertForSequenceClassification"]}, Path("config.json"))
+
+
+@torch.no_grad()
+def test_positions_of_long_texts() -> None:
+    """Tokens that are far apart, in a block that sees all."""
+    torch.manual_seed(3)
+    sizes = {**KINDS["modernbert"][1], "num_hidden_layers": 1, "max_position_embeddings": 16_384}
+    theirs = transformers.ModernBertForMaskedLM(transformers.ModernBertConfig(**sizes)).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(std=0.2)
+    facts = {**json.loads(theirs.config.to_json_string()), "architectures": ["ModernBertForMaskedLM"]}
+    model, _ = model_of(facts, Path("config.json"))
+    mine = build(model, 1, torch.device("cpu")).eval()
+    mine.load_state_dict(from_hugging_face(theirs.state_dict(), model))
+
+    places, tokens = torch.arange(32)[None] * 528, torch.randint(5, VOCAB, (1, 32))
+    batch = replace(batch_of(tokens, 16_384), index=places)
+    expected = theirs(tokens, position_ids=places).logits
+    torch.testing.assert_close(mine(batch)[..., :VOCAB], expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_heads_of_fine_tuning_are_described_as_theirs() -> None:

@@ -72,6 +72,8 @@ PUBLISHED = [
     ("roberta", "large", 50265, 355_412_057),
     ("xlm-roberta", "base", 250_002, 278_295_186),
     ("xlm-roberta", "large", 250_002, 560_142_482),
+    ("modernbert", "base", 50368, 149_655_232),
+    ("modernbert", "large", 50368, 395_881_664),
     ("distilbert", "base", 30522, 66_985_530),
     ("distilbert", "base", 28996, 65_812_036),
 ]
@@ -107,7 +109,7 @@ def test_a_built_model_has_that_count_and_padding(family: str, preset: str) -> N
     assert built - rows * config.hidden == spec_of(config).elements
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "roberta", "distilbert", "modernbert"])
 def test_the_count_of_an_odd_shape(family: str) -> None:
     config = configured(family=family, layers=3, hidden=40, heads=5, ffn=56, positions=12, vocab=77)
     built = sum(parameter.numel() for parameter in on_meta(config).parameters())

@@ -26,6 +26,8 @@ def encoders() -> Iterator[ModelConfig]:
                                 ("distilbert", "", True), ("distilbert", "value", False)):  # fmt: skip
         section = {"family": family, **ODD, "head": head, "classes": 3, "norm_first": first}
         yield configured(**with_preset(section))
+    for head in "", "tokens":
+        yield configured(**with_preset({"family": "modernbert", **ODD, "head": head, "classes": 3, "window": 4}))
 
 
 def decoders() -> Iterator[ModelConfig]:

@@ -17,11 +17,12 @@ TENSOR = [(1, False), (2, True), (2, False), (4, True), (4, False)]
 def test_flops_as_they_are_published(model: ModelConfig) -> None:
     """6 a weight that multiplies, 12 × layers × heads × width × sequence for attention (arXiv 2104.04473, appendix)."""
     spec = spec_of(model)
-    heads, gated = model.heads, model.family in DECODERS
+    heads, gated = model.heads, spec.blocks[0].feed_forward.gated
     keys, width = getattr(model, "kv_heads", heads), getattr(model, "width", model.hidden // heads)
     block = 2 * (heads + keys) * width * model.hidden + (2 + gated) * model.hidden * model.ffn
     weights = model.layers * block + (0 if spec.tuned else model.vocab * model.hidden)
-    assert flops_per_token(spec, 512) == 6 * weights + 12 * model.layers * heads * width * 512
+    seen = [2 * block.attention.window - 1 if block.attention.window else 512 for block in spec.blocks]
+    assert flops_per_token(spec, 512) == 6 * weights + 12 * heads * width * sum(seen)
     assert len([*decoders(spec)]) == (not spec.tuned)
 
 

@@ -27,10 +27,10 @@ PRETRAINING = {  # by the loss
 OVER_WORDS = {loss for loss, head in PRETRAINING.items() if head.per == "label"}  # heads over the vocabulary
 _TUNED: Mapping[str, type[Leaf]] = {"answer.pooler": Matrix, "answer.norm": Norm, "answer.classifier": Matrix}
 _LEFT_OUT: tuple[list[str], ...] = (
-    ["answer.pooler", "answer.norm"],
     ["answer.norm"],
+    ["answer.pooler", "answer.norm"],
     [],
-)  # of these, what a head may lack
+)  # what of these a head may lack
 
 
 def unsupported(spec: Spec) -> str:
