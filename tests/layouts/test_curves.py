@@ -51,7 +51,7 @@ LAYOUTS = {
     "pp2 cp2 tp2": (8, ["layout.pp=2", "layout.cp=2", "layout.tp=2", RING, TWICE]),
 }
 OPTIMIZERS = [["optim.name=adamw"], ["optim.name=lamb", "optim.weight_decay=0.1"]]
-FAMILIES = ["gpt", "bert", "llama"]
+FAMILIES = ["gpt", "bert", "llama", "modernbert"]
 AGAIN = ["tp2", "pp2"]  # with fewer instructions
 
 

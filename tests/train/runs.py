@@ -33,9 +33,12 @@ FAMILIES = {
     "roberta": ["task=mlm", "model.family=roberta", "data.pairs=none", "model.first_position=1"],  # padding is token 0
     "distilbert": ["task=mlm", "model.family=distilbert", "data.pairs=none"],
     "llama": ["task=clm", "model.family=llama", "model.kv_heads=2", "model.width=12"],
+    "modernbert": ["task=mlm", "model.family=modernbert", "model.window=10", "data.pairs=none"],
     "windows": ["task=clm", "model.family=tests.strangers.families:Toy", "model.window=5"],
 }
-SETS = {"llama": "gpt", "windows": "gpt", "roberta": "bert", "distilbert": "bert"}  # families that read another's
+SETS = {  # families that read another's
+    "llama": "gpt", "windows": "gpt", "roberta": "bert", "distilbert": "bert", "modernbert": "bert",
+}  # fmt: skip
 QUIETLY = ["train.eval_every=0", "save.every=0"]
 TIMES = {"tokens_per_s", "mfu", "memory_gib", "seconds", "seconds_left"}  # what two equal runs may differ in
 
