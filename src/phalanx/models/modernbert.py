@@ -1,11 +1,10 @@
 """ModernBERT (arXiv 2412.13663): rotary positions, gates, few biases; most blocks see a window on both sides."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from phalanx.config import ModelConfig
 from phalanx.errors import InputError
@@ -29,6 +28,7 @@ class ModernBertConfig(TunableConfig):
     layers: Size = 22
     positions: Size = 8192
     dropout: Fraction = 0.0
+    init_cut: NonNegativeFloat = 2.0
     window: Size = 128
     """Tokens of a window, half of them before a token and half behind it."""
     global_every: Size = 3
@@ -78,16 +78,16 @@ class ModernBertConfig(TunableConfig):
 
     def _block(self, number: int) -> Block:
         """Return a block. The first has no norm before its attention: the embeddings have one."""
-        width, stds = self.hidden // self.heads, (self.init_std, self.init_std / math.sqrt(2 * self.layers))
+        width = self.hidden // self.heads
         norm = Norm(Dim("embed", self.hidden), self.norm_eps, bias=self.norm_bias)
         attention = Attention(
             self.hidden, self.heads, self.heads, width, causal=False, bias=(self.attention_bias,) * 2,
-            rope=Rope(self.theta, width), drop=self.attention_dropout, stds=stds,
+            rope=Rope(self.theta, width), drop=self.attention_dropout, stds=self.stds,
         )  # fmt: skip
         if number % self.global_every:
             near = self.window // 2 + 1  # half the window, and the token itself
             attention = replace(attention, rope=Rope(self.window_theta, width), window=near)
-        mlp = MLP(self.hidden, self.ffn, "gelu", gated=True, bias=self.mlp_bias, stds=stds)
+        mlp = MLP(self.hidden, self.ffn, "gelu", gated=True, bias=self.mlp_bias, stds=self.stds)
         return Block(norm if number else None, attention, norm, mlp, drop=self.dropout)
 
 
@@ -115,7 +115,7 @@ def _transform(
 ) -> tuple[tuple[str, Matrix], tuple[str, Norm]]:
     """Return the product and the norm that both kinds of heads begin with, by their paths."""
     inputs, outputs = Dim("embed", model.hidden), Dim("transform", model.hidden)
-    std = model.init_std / math.sqrt(2 * model.layers)
+    _, std = model.stds
     matrix = Matrix(inputs, outputs, model.head_bias, std, per=per)
     return (product, matrix), (norm, Norm(outputs, model.norm_eps, bias=model.norm_bias))
 
