@@ -15,7 +15,6 @@ from phalanx.models.family import configured, spec_of
 from phalanx.section import Section, help_of
 
 NAMES = sorted(recipe.names())
-ENCODERS = {"bert": ("mlm", 2), "roberta": ("mlm", 1)}  # tasks, and kinds of segments
 
 
 def test_recipes_are_all_there_and_say_what_they_are() -> None:
@@ -42,12 +41,8 @@ def test_recipe_is_a_model_that_its_sequences_fit(name: str) -> None:
     model = _model(mapping, 30522)
     sizes.check(model)
     assert mapping["data"]["sequence"] <= model.positions
-<<<<<<< HEAD
-    assert (mapping["task"], spec_of(model).segments) == ENCODERS.get(model.family, ("clm", 0))
-=======
     assert mapping["task"] == sizes.family(model.family).TASK
     assert spec_of(model).segments == (2 if model.family == "bert" else 0)
->>>>>>> b3e40a0 (A recipe's task is what its family is pretrained by)
     assert mapping["train"]["batch"] % mapping.get("layout", {}).get("micro_batch", 1) == 0
 
 
