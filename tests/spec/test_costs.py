@@ -6,7 +6,7 @@ from phalanx.config import ModelConfig
 from phalanx.models.family import configured, spec_of
 from phalanx.spec.costs import collectives, decoders, flops_per_token, products, saved, scores
 from phalanx.spec.partition import Ranks, partial
-from tests.spec.models import DECODERS, name, odd, presets
+from tests.spec.models import name, odd, presets
 
 MODEL = configured(layers=3, hidden=40, heads=4, ffn=56, vocab=77, positions=12)
 BLOCK = spec_of(MODEL).blocks[0]
@@ -21,7 +21,8 @@ def test_flops_as_they_are_published(model: ModelConfig) -> None:
     keys, width = getattr(model, "kv_heads", heads), getattr(model, "width", model.hidden // heads)
     block = 2 * (heads + keys) * width * model.hidden + (2 + gated) * model.hidden * model.ffn
     weights = model.layers * block + (0 if spec.tuned else model.vocab * model.hidden)
-    seen = [2 * block.attention.window - 1 if block.attention.window else 512 for block in spec.blocks]
+    reach = (block.attention.window * (1 if spec.causal else 2) - (not spec.causal) for block in spec.blocks)
+    seen = [min(keys, 512) if keys > 0 else 512 for keys in reach]
     assert flops_per_token(spec, 512) == 6 * weights + 12 * heads * width * sum(seen)
     assert len([*decoders(spec)]) == (not spec.tuned)
 
