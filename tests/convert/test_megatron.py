@@ -259,6 +259,17 @@ def test_what_it_has_not_is_refused(
         export_run(tmp_path / "run", tmp_path / "out")
 
 
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+def test_encoders_of_other_families_are_refused(tmp_path: Path, kind: str) -> None:
+    """Their blocks would go there, their heads and positions not."""
+    config = config_of(kind)
+    tokenizer_of(kind).save(tmp_path / "letters.json")
+    model = config.model.model_copy(update={"norm_first": True})
+    make_run(tmp_path / "run", config.model_copy(update={"model": model}), str(tmp_path / "letters.json"))
+    with pytest.raises(InputError, match=r"Megatron-LM has pre-LN GPT-2 and BERT .* and no others"):
+        export_run(tmp_path / "run", tmp_path / "out")
+
+
 @pytest.mark.parametrize("named", ["gpt2", "bert"])
 def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path, tokenizers: dict[str, str], named: str) -> None:
     """Too few tokens for the rows, or too many."""

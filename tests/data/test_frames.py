@@ -1,5 +1,6 @@
 """Special tokens around an encoder's texts: those of the tokenizer's own template, as transformers puts them there."""
 
+import json
 import random
 from pathlib import Path
 
@@ -10,12 +11,11 @@ from transformers import PreTrainedTokenizerFast
 from phalanx.config import DataConfig
 from phalanx.data.bert import BertSource
 from phalanx.data.examples import Question
-from phalanx.data.indexed import IndexedDataset
 from phalanx.data.labelled import Assembler
-from phalanx.data.source import Documents
+from phalanx.data.prepare import PrepareOptions, prepare
+from phalanx.data.source import open_sets
 from phalanx.data.tokenize import Frame, load_tokenizer
 from phalanx.data.windows import windows
-from tests.data.sets import write_set
 from tests.data.tokenizers import WORDS, make_tokenizers
 
 TEXTS = ("the old ship", " a  harbour", "Naïve über-ship, never?", "x" * 40, "home\nagain")
@@ -38,6 +38,17 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames(folder: Path, kind: str) -> None:
     assert load_tokenizer(str(folder / f"{kind}.json")).frame == KINDS[kind]
+
+
+def test_older_folders_of_roberta_have_its_template(folder: Path, tmp_path: Path) -> None:
+    """Of vocab.json and merges.txt, which say nothing of it."""
+    model = json.loads((folder / "roberta.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+    old, new = load_tokenizer(str(tmp_path)), load_tokenizer(str(folder / "roberta.json"))
+    assert old.frame == new.frame == KINDS["roberta"] and old.mask == new.mask
+    text = "the <mask> sails, <s>"
+    assert old.encode(text) == new.encode(text) and old.for_prompts().encode(text) == new.for_prompts().encode(text)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
@@ -79,14 +90,14 @@ def test_answers_lie_where_the_context_says(folder: Path, kind: str) -> None:
 
 
 def test_samples_of_a_roberta(folder: Path, tmp_path: Path) -> None:
-    """One text each, of one document, between <s> and </s>; the end of a document is not doubled, nor masked."""
-    tokenizer = load_tokenizer(str(folder / "roberta.json"))
-    dice = random.Random(2)
-    documents = [
-        [[*tokenizer.encode(" ".join(dice.choices(WORDS, k=dice.randint(1, 60)))), tokenizer.eod]] for _ in range(30)
-    ]
-    write_set(tmp_path / "set", documents, tokenizer.vocab)
-    held = Documents(IndexedDataset(str(tmp_path / "set")), 0, len(documents), "set")
+    """One text each, of one document, between <s> and </s>: documents are prepared without them."""
+    tokenizer, dice = load_tokenizer(str(folder / "roberta.json")), random.Random(2)
+    lines = [" ".join(dice.choices(WORDS, k=dice.randint(1, 60))) for _ in range(30)]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    options = PrepareOptions(str(folder / "roberta.json"), "line")
+    prepare([str(tmp_path / "text.txt")], str(tmp_path / "set"), options)
+    [(held, _)] = open_sets([str(tmp_path / "set")])
+    assert (held.first, held.last) == (0, 30)
     source = BertSource(held, tokenizer, DataConfig(sequence=32, pairs="none", short_fraction=0.0), 1)
     for i in range(len(source)):
         sample = source.sample(i, 0)

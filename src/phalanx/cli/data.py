@@ -41,7 +41,7 @@ def prepare(
         bool | None,
         typer.Option(
             help="End each document with the end-of-text token, begin it as the tokenizer's template does; by "
-            "default where there is such a token."
+            "default where there is such a token, and none for masks."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a set that is there.")] = False,

@@ -179,7 +179,7 @@ def _names(version: float) -> Names:
 
 def unexportable(model: ModelConfig) -> str:
     """Return why Megatron-LM has no such model; "" if it has."""
-    if not isinstance(model, StackConfig) or not model.norm_first:
+    if not isinstance(model, GPT2Config | BertConfig) or not model.norm_first:
         return "Megatron-LM has pre-LN GPT-2 and BERT (model.norm_first=true) and no others"
     spec = spec_of(model)
     if spec.tuned or spec.segments != 2 * (model.family == "bert"):

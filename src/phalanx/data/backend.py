@@ -58,7 +58,7 @@ def whole_file(path: Path) -> Path | None:
 
 
 def read_folder(folder: Path) -> Backend:
-    """Return the tokenizer of a folder with vocab.json and merges.txt, or with BERT's vocab.txt.
+    """Return the tokenizer of a folder with vocab.json and merges.txt, GPT-2's or RoBERTa's, or with BERT's vocab.txt.
 
     A vocab.txt is taken for lower-casing when no piece of it has a capital letter. Raises InputError.
     """
@@ -69,7 +69,8 @@ def read_folder(folder: Path) -> Backend:
     if vocab in present and merges in present:
         with reading(folder, REMEDY):
             pairs = models.BPE.from_file(str(vocab), str(merges))
-        return mark(byte_level(pairs), [END_OF_TEXT])
+        backend = byte_level(pairs)
+        return roberta(backend) if backend.get_vocab().keys() >= {*ROBERTA_SPECIALS} else mark(backend, [END_OF_TEXT])
 
     if words in present:
         with reading(words, REMEDY):

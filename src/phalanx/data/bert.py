@@ -67,7 +67,6 @@ class BertSource:
             raise InputError(f"data.sequence={data.sequence} leaves no room for two segments; use 8 or more")
 
         self.set, self.data, self.seed, self.vocab = documents.dataset, data, seed, tokenizer.vocab
-        self.eod = tokenizer.eod
         self.masker = Masker(tokenizer, data.mask_fraction, data.whole_word)
         self.first, self.last = documents.tokens
 
@@ -84,9 +83,7 @@ class BertSource:
         if self.data.pairs != "none":
             return self._assemble(*self._pair(position, target, draws, key), key)
         chunk = self._chunk(position, target, 1)
-        tokens = self._tokens(chunk.start, min(int(chunk.ends[-1]), chunk.start + target))
-        ended = len(tokens) > 1 and tokens[-1] == self.eod  # which stands behind the text anyway, and is never masked
-        return self._assemble(tokens[:-1] if ended else tokens, None, -1, key)
+        return self._assemble(self._tokens(chunk.start, min(int(chunk.ends[-1]), chunk.start + target)), None, -1, key)
 
     def _pair(self, position: int, target: int, draws: _Draws, key: int) -> tuple[Array, Array, int]:
         """Return two segments that fit, and the label of the question about them."""

@@ -55,7 +55,7 @@ class PrepareOptions:
     sentences: bool = False  # a sequence per sentence, for BERT
     workers: int = 0  # 0: every core there is
     strict: bool = False  # stop at the first malformed record
-    append_eod: bool | None = None  # None: where the tokenizer has an end of text, unless by sentences
+    append_eod: bool | None = None  # None: where there is an end of text but no mask, unless by sentences
     force: bool = False  # replace what lies at the output
     encoding: str = UTF_8  # plain text
     split: str = ""  # of data sets; by default "train"
@@ -160,7 +160,8 @@ def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> R
     if options.append_eod and options.sentences:
         raise InputError("an end of text is appended to documents, not to sentences; choose one of the two")
 
-    marked = tokenizer.eod is not None and not options.sentences and options.append_eod is not False
+    usual = tokenizer.eod is not None and tokenizer.mask is None and not options.sentences
+    marked = usual if options.append_eod is None else options.append_eod
     return Request(
         sources=describe_sources(stamps),
         document=options.document,
