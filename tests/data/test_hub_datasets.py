@@ -75,7 +75,7 @@ def test_the_readme_says_which_files_are_a_split(hub: Hub) -> None:
     [
         (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/dev-00000-of-00001.parquet"],
          "", [0, 1]),
-        (["data/train-00000-of-00002.parquet", "data/dev-00000-of-00001.parquet"], "dev", [1]),
+        (["data/train-00000-of-00002.parquet", "data/dev-00000-of-00001-9f0e.parquet"], "dev", [1]),
         (["my_train.jsonl", "my_dev.jsonl", "LICENSE.txt"], "validation", [1]),
         (["test/0.txt.gz", "training/0.txt"], "test", [0]),
         (["b.txt", "a.jsonl", "dataset_infos.json", "picture.png"], "", [1, 0]),

@@ -1,9 +1,11 @@
 """Data in object stores and on web servers: the same bytes as from files here, whatever breaks off on the way."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -69,7 +71,7 @@ def test_a_cut_connection_and_a_busy_server_are_asked_again(
 ) -> None:
     monkeypatch.setattr("phalanx.data.block_reader.BLOCK", 50_000)
     prepare([str(tmp_path / "here" / "raw" / "a.txt")], str(tmp_path / "one"), OPTIONS)
-    store.cut["raw/a.txt"] = [49_999, 7]
+    store.cut["raw/a.txt"] = [20_000, 7]
     store.refused["raw/deep/c.txt.gz"] = [503]
     prepare([f"s3://{BUCKET}/raw/a.txt"], str(tmp_path / "two"), OPTIONS)
     assert same_set(tmp_path / "one", tmp_path / "two")
@@ -127,12 +129,31 @@ def test_web_servers_with_and_without_parts_of_files(store: Store, web: str, tmp
         assert "secret" not in Path(f"{out}.manifest.json").read_text()
 
 
+def test_the_pages_of_a_web_server_name_its_files(store: Store, tmp_path: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "here"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert [str(file) for file in find_files([f"{address}/raw/"])] == [f"{address}/{name}" for name in FILES]
+        assert [str(file) for file in find_files([f"{address}/raw/*.txt"])] == [f"{address}/raw/a.txt"]
+        with pytest.raises(InputError, match=r"'.*/none/' holds no \.txt"):
+            find_files([f"{address}/none/"])
+        server.shutdown()
+
+
+def test_what_has_to_be_installed_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(InputError, match=r"needs the package fsspec: pip install phalanx\[remote\] s3fs"):
+        find_files([f"s3://{BUCKET}/raw"])
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         (f"s3://{BUCKET}/none/*.txt", "is no file, folder or glob that matches anything"),
         ("s3://elsewhere/a.txt", "is no file, folder or glob that matches anything"),
         ("gs://books/a.txt", "gs:// needs the package gcsfs: pip install gcsfs"),
+        ("file:///books/a.txt", "file:///books/a.txt is a path of this machine; leave out file://"),
         ("odd://books/a.txt", "odd:// is no scheme that fsspec knows; give s3://, gs:// or https://"),
         ("http://127.0.0.1:1/a.txt", "a.txt cannot be read or written, 3 times"),
         (f"s3://{BUCKET}/raw/a.png", "is no file, folder or glob"),

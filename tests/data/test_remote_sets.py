@@ -97,6 +97,9 @@ def test_a_set_in_a_bucket_has_the_tokens_of_that_here(store: Store, sets: tuple
 
     ranges = [asked for _, key, asked in store.asked if key == "data/my.bin" and asked]
     assert "bytes=0-13" in ranges  # a sample's own bytes
+    web = open_set(f"{store.address}/{BUCKET}/data/my", sums=True)  # what a store gives over the web too
+    assert np.array_equal(web[3], here[3])
+
     indexes = [1 for method, key, _ in store.asked if method == "GET" and key == "data/my.idx"]
     open_set(sets[1])
     assert [1 for method, key, _ in store.asked if method == "GET" and key == "data/my.idx"] == indexes

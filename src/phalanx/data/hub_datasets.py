@@ -31,7 +31,7 @@ KEYWORDS = {
 NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 _NAME = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::([\w.+-]+))?(?:@([\w./-]+))?", re.ASCII)
-_SHARD = re.compile(r"(?:.*/)?(\w+)-\d+-of-\d+\.[\w.]+")
+_SHARD = re.compile(r"(?:.*/)?([\w.]+)-\d+-of-\d+(?:-[0-9a-f]+)?\.[\w.]+")
 _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 

@@ -10,9 +10,10 @@ import hashlib
 import mmap
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +23,7 @@ from phalanx.errors import InputError
 
 PIECE = 16 << 20  # bytes that are fetched together
 GIB = 100.0  # of all sets in the cache, unless PHALANX_CACHE_GIB says otherwise
+TOLD = 100_000_000  # bytes: whoever waits for more is told
 SPARE = 2 << 30  # bytes of a disk that are left free
 
 
@@ -31,6 +33,8 @@ def local_copy(path: RemotePath) -> Path:
     copy = _folder(path) / f"{version:x}-{path.name}"
     with _locked(copy):
         if not copy.is_file() or copy.stat().st_size != size:
+            if size > TOLD:
+                print(f"phalanx: {path}: {size / 1e9:.1f} GB come into {copy.parent}", file=sys.stderr, flush=True)
             content = copy.with_name(copy.name + ".partial")
             with path.open("rb") as source, content.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
@@ -83,10 +87,9 @@ class PieceCache:
                 for number in range(self.count):
                     if not self._present[number]:
                         self._fetch(number, source, target)
-        except InputError as error:  # of the store: then whoever reads asks it again, and tells it
-            if self.fault is None:
+        except InputError:
+            if self.fault is None:  # the store's: whoever reads asks it again, and tells that
                 self._begun = False
-            del error
         except (OSError, RuntimeError):  # the disk is full, or the process ends
             pass
 
@@ -108,18 +111,18 @@ class PieceCache:
 
 def has_room(path: RemotePath, size: int) -> bool:
     """Return whether the cache takes a file of `size` bytes, after those that were used longest ago made room."""
-    most = _limit()
-    own = _folder(path)
-    if size > most or _disk(own) > most:
+    most, own = _limit(), _folder(path)
+    if size > most:
         return False
 
-    others = sorted((folder for folder in own.parent.iterdir() if folder != own), key=lambda each: each.stat().st_mtime)
-    held = {folder: _disk(folder) for folder in others}
-    for folder in others:
-        if sum(held.values()) + size <= most:
-            break
-        shutil.rmtree(folder, ignore_errors=True)
-        del held[folder]
+    with _locked(own.parent / "room"):  # or what one looks at another would remove
+        others = [folder for folder in own.parent.iterdir() if folder.is_dir() and folder != own]
+        held = {folder: _disk(folder) for folder in sorted(others, key=lambda each: each.stat().st_mtime)}
+        for folder in [*held]:
+            if sum(held.values()) + size <= most:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            del held[folder]
     return shutil.disk_usage(own).free - (size - _disk(own)) > SPARE
 
 
@@ -141,7 +144,11 @@ def _limit() -> float:
 
 def _disk(folder: Path) -> int:
     """Return the bytes of the disk that the files of a folder take."""
-    return sum(file.stat().st_blocks * 512 for file in folder.iterdir() if file.is_file())
+    taken = 0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # what was being written has its name by now
+            taken += file.stat().st_blocks * 512
+    return taken
 
 
 def _folder(path: RemotePath) -> Path:

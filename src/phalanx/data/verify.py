@@ -7,7 +7,8 @@ those of a small file, and of a large one those of a fixed number of pieces. `ph
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from phalanx.data.inputs import stamp
 from phalanx.data.manifest import PIECE, SUFFIXES, Manifest, Suffix, Written, checksum, manifest_path, tokenizer_path
 from phalanx.data.meter import Meter
 from phalanx.data.order import Permutation
-from phalanx.data.remote import AnyPath
+from phalanx.data.remote import AnyPath, RemotePath
 from phalanx.data.remote_tokens import RemoteTokens
 from phalanx.errors import InputError
 
 PIECES = 16  # of a large file whose checksums are compared
+SIDE_BY_SIDE = 4  # pieces of a remote file that are asked for
 ROWS = 1 << 13  # of the index, looked at together
 MEND = "copy it here again, or prepare it anew with --force"
 
@@ -65,10 +67,8 @@ def fingerprint(prefix: str | Path) -> str:
         return manifest.sha256["bin"]
 
     digest = hashlib.sha256()
-    with set_paths(prefix)[0].open("rb") as file:
-        for number in _some(-(-dataset.tokens.nbytes // PIECE)):
-            file.seek(number * PIECE)
-            digest.update(file.read(PIECE))
+    for _, block in _pieces(set_paths(prefix)[0], dataset.tokens.nbytes, PIECE):
+        digest.update(block)
     return f"{len(dataset.tokens)} {digest.hexdigest()}"
 
 
@@ -157,7 +157,7 @@ def _check_index(dataset: IndexedDataset, chosen: Callable[[int], Iterable[int]]
             )
 
 
-def _some(count: int) -> Iterable[int]:
+def _some(count: int) -> Sequence[int]:
     """Return the numbers of all pieces, or of many a fixed choice that their count decides."""
     if count <= PIECES:
         return range(count)
@@ -173,13 +173,24 @@ def _changed(path: AnyPath, now: tuple[int, int], whole: str, written: Written |
     """
     if not written:
         return (0, now[0]) if now[0] <= PIECES * PIECE and checksum(path) != whole else None
-    with path.open("rb") as file:
-        for number in _some(len(written.sha256)):
-            file.seek(number * written.piece)
-            block = file.read(written.piece)
-            if hashlib.sha256(block).hexdigest() != written.sha256[number]:
-                return number * written.piece, len(block)
+    for number, block in _pieces(path, now[0], written.piece):
+        if hashlib.sha256(block).hexdigest() != written.sha256[number]:
+            return number * written.piece, len(block)
     return None
+
+
+def _pieces(path: AnyPath, size: int, piece: int) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of those pieces of a file of `size` bytes that are looked at."""
+    numbers = _some(-(-size // piece))
+    if isinstance(path, RemotePath):
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            ends = [min((number + 1) * piece, size) for number in numbers]
+            yield from zip(numbers, pool.map(path.read_range, [n * piece for n in numbers], ends), strict=True)
+        return
+    with path.open("rb") as file:
+        for number in numbers:
+            file.seek(number * piece)
+            yield number, file.read(piece)
 
 
 def _compared(path: AnyPath, suffix: Suffix, manifest: Manifest | None) -> Iterator[tuple[int, bytes, bool]]:
