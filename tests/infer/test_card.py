@@ -61,6 +61,8 @@ def test_a_preset_is_drawn() -> None:
         "  tune      completion",
         "  use       generate, serve",
         "            not native: it computes models of GPT-2's and BERT's kind alone",
+        "            not onnxruntime, openvino, tensorrt: it computes no decoders; use auto, torch, native",
+        "  export    hf, gguf",
         "            not megatron: Megatron-LM has pre-LN GPT-2 and BERT",
     ):
         assert line in text, text
@@ -88,6 +90,14 @@ def test_a_folder_and_the_run_of_it_have_the_types_of_their_weights(bert: Path, 
         assert {row["dtype"] for row in card["tree"] if row["shape"]} == {dtype}
         assert card["uses"]["verbs"] == ("classify",) and card["uses"]["pretrain"] == "mlm"
     assert card["notes"] == [f"imported from hf:{folder}"]
+
+
+def test_a_family_from_outside_is_drawn_like_any_other() -> None:
+    card = facts(card_of("tests.strangers.families:Toy/mini"))
+    assert card["layers"] == 2 and sum(card["kinds"].values()) == card["parameters"]
+    assert card["vocabulary"] == 1 and "it is drawn with one word" in card["notes"][0]
+    assert card["uses"]["verbs"] == ("generate",) and "has no name" not in card["uses"]["exports"]["hf"]
+    assert "which Hugging Face does not have" in card["uses"]["exports"]["hf"]
 
 
 def test_a_gguf_file_is_drawn_as_it_lies(smollm2: Path) -> None:  # noqa: F811

@@ -31,7 +31,7 @@ def test_parts_are_named_with_their_settings_and_shapes() -> None:
     outline = {row.path: row for row in rows(PRESETS["llama/qwen2-0.5b"])}
     blocks, attention = outline["transformer.blocks.0"], outline["transformer.blocks.0.attention"]
     assert (blocks.name, blocks.copies, blocks.depth) == ("transformer.blocks.0-23 (x 24)", 24, 0)
-    assert attention.what == "heads=14 kv_heads=2 width=64 causal rope(theta=1000000.0 width=64)"
+    assert attention.what == "heads=14 kv_heads=2 width=64 causal rope(theta=1e+06 width=64)"
     qkv = outline["transformer.blocks.0.attention.qkv"]
     assert (qkv.what, qkv.shape, qkv.parameters) == ("q, k, v; bias", (1152, 896), 24 * 1152 * 897)
     head = outline["head"]

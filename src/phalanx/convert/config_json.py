@@ -7,6 +7,7 @@ head's; here is what all have in common.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -136,23 +137,26 @@ def examples_of(facts: Mapping[str, Any], model: ModelConfig) -> ExamplesConfig:
 def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the config.json of a run's model. InputError for a model that Hugging Face does not have."""
     model = config.model
-
-    kind, form = form_of(model, "the model")
-    facts: dict[str, Any] = {theirs: getattr(model, ours) for ours, theirs in form.keys.items()}
-    facts |= {"architectures": [form.architecture], "torch_dtype": "float32"}
-    if spec_of(model).causal:
-        facts |= {"bos_token_id": tokenizer.eod, "eos_token_id": tokenizer.eod}
-    else:
-        facts |= {"pad_token_id": tokenizer.pad or 0}
-    facts |= {"model_type": kind, **form.write(model)}
-    if not spec_of(model).causal and facts["pad_token_id"] != (tokenizer.pad or 0):
+    causal, end, pad = spec_of(model).causal, tokenizer.eod, tokenizer.pad or 0
+    facts = model_facts(model, {"bos_token_id": end, "eos_token_id": end} if causal else {"pad_token_id": pad})
+    if not causal and facts["pad_token_id"] != pad:
         raise InputError(
             f"the model's positions begin behind the row of token {facts['pad_token_id']}, which is not the padding of "
-            f"its tokenizer ({tokenizer.pad}): Hugging Face's {kind} would count them otherwise"
+            f"its tokenizer ({tokenizer.pad}): Hugging Face's {facts['model_type']} would count them otherwise"
         )
 
     head = head_of(spec_of(model), config.examples.labels)
     return facts | (head.facts() if head else {})
+
+
+def model_facts(model: ModelConfig, tokens: Mapping[str, int | None] = MappingProxyType({})) -> dict[str, Any]:
+    """Return the config.json of a model without what a run knows besides, but for the `tokens` that mark its texts.
+    InputError for a model that Hugging Face does not have.
+    """
+    kind, form = form_of(model, "the model")
+    facts: dict[str, Any] = {theirs: getattr(model, ours) for ours, theirs in form.keys.items()}
+    facts |= {"architectures": [form.architecture], "torch_dtype": "float32", **tokens}
+    return facts | {"model_type": kind, **form.write(model)}
 
 
 def form_of(model: ModelConfig, what: str | Path) -> tuple[str, HuggingFace]:

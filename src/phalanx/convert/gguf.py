@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from phalanx.config import ModelConfig
-from phalanx.convert.config_json import model_of
+from phalanx.convert.config_json import form_of, model_facts, model_of
 from phalanx.convert.folder import Tensors
 from phalanx.convert.gguf_architectures import links_between, read_facts, write_facts
 from phalanx.convert.gguf_file import GgufFile
@@ -26,7 +26,7 @@ from phalanx.convert.imported import Imported
 from phalanx.convert.linked import exported, imported
 from phalanx.errors import InputError
 from phalanx.foreign import short
-from phalanx.models.family import described
+from phalanx.models.family import described, spec_of
 from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.links import Link, links, second_names
 
@@ -119,6 +119,17 @@ class _WithFactors(Tensors):
 
     def __len__(self) -> int:
         return len(self.vectors) + len(self.tensors)
+
+
+def unexportable(model: ModelConfig) -> str:
+    """Return why GGUF has no such model; "" if it has, whatever it has of tokenizers."""
+    try:
+        facts, (_, form) = model_facts(model), form_of(model, "it")
+        shapes = {link.theirs.name: link.theirs.shape for link in links(spec_of(model), form.names)}
+        list(links_between(write_facts(facts)[0], facts, shapes.items()))
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def export_run(run: Path, out: Path, kind: str = "f16", best: bool = True) -> int:

@@ -43,6 +43,8 @@ class Card(NamedTuple):
     def notes(self) -> Iterator[str]:
         """Lines about where it comes from, and what is not known of it."""
         source, commit = self.record.source, self.record.commit
+        if self.config.model.vocab == 1:
+            yield "its vocabulary is that of a tokenizer which is not known yet: it is drawn with one word"
         form = ModelSource.of(self.name).form
         if source and not form:
             yield f"imported from {source}{f' at commit {commit}' if commit else ''}"
@@ -185,9 +187,10 @@ def _used(uses: Uses) -> Iterator[str]:
     """Yield what can be done with a model, and why the rest cannot."""
 
     def told(title: str, able: list[str], reasons: Mapping[str, str]) -> Iterator[str]:
-        for name, line in [("", ", ".join(able) or "–"), *reasons.items()]:
-            yield f"  {title:<10}" + (f"not {name}: {line}" if name else line)
-            title = ""
+        yield f"  {title:<10}{', '.join(able) or '–'}"
+        for reason in dict.fromkeys(reasons.values()):
+            names = [name for name, each in reasons.items() if each == reason]
+            yield f"{'':<12}not {', '.join(names)}: {reason}"
 
     yield "What can be done with it here"
     yield from told("pretrain", [uses.pretrain], {})

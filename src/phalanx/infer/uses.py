@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from phalanx import registry
 from phalanx.config import Config, ModelConfig
-from phalanx.convert import huggingface, megatron
+from phalanx.convert import huggingface, megatron, sources
 from phalanx.errors import InputError
 from phalanx.heads.head import head_class
 from phalanx.infer import abilities, backends
@@ -77,11 +77,20 @@ def _computed(backend: str, model: ModelConfig) -> tuple[str, ...] | str:
     return tuple(each for each, reason in reasons.items() if not reason) or reasons[PRECISIONS[0]]
 
 
+def _no_gguf(model: ModelConfig) -> str:
+    """Return why a model does not become a GGUF file, or why none can be written here; "" if it does."""
+    try:
+        return str(sources.gguf().unexportable(model))
+    except InputError as error:
+        return str(error)
+
+
 def exports(model: ModelConfig) -> dict[str, str]:
     """Return the formats of `phalanx export --to`, each with why a model does not go out in it, or ""."""
     spec = spec_of(model)
     return {
         "hf": huggingface.unexportable(model),
+        "gguf": _no_gguf(model),
         "megatron": megatron.unexportable(model),
         "onnx": backends.missing_package("onnx", "onnxscript") or untraceable(spec),
     }

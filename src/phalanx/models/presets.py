@@ -35,7 +35,9 @@ def table(models: Mapping[str, Spec]) -> list[str]:
 
 
 def preset_of(name: str) -> ModelConfig:
-    """Return the model of a preset, "family/preset" or "module:Name/preset". InputError where there is none."""
+    """Return the model of a preset, "family/preset" or "module:Name/preset"; of one word, where neither the preset nor
+    its family says how many. InputError where there is none.
+    """
     owner, _, preset = name.rpartition("/")
     if name in names() or (registry.from_outside(owner) and preset in family(owner).PRESETS):
         return _model(owner, preset)
@@ -51,7 +53,7 @@ def preset_of(name: str) -> ModelConfig:
 
 def _model(owner: str, preset: str) -> ModelConfig:
     model = configured(**with_preset({"family": owner, "preset": preset}))
-    return model.model_copy(update={"vocab": model.vocab or model.usual_vocab})
+    return model.model_copy(update={"vocab": model.vocab or model.usual_vocab or 1})
 
 
 def _within(owner: str) -> list[str]:

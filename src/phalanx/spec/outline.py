@@ -155,7 +155,8 @@ def _setting(field: Field[Any], value: Any) -> str:
         return field.name if value else f"{field.name}=no" if field.default is True else ""
     if not value and field.default is None:  # as a dropout of 0
         return ""
-    return f"{field.name}={value:,}" if isinstance(value, int) else f"{field.name}={value}"
+    form = {int: ",", float: ".6g"}.get(type(value), "")
+    return f"{field.name}={value:{form}}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:
