@@ -140,6 +140,7 @@ class Console:
 
 METRICS = ("f1", "exact_match", "exact", "matthews", "spearman", "pearson")
 _FORMS = (
+    ("z", "z", "{:.3g}".format),
     ("lr", "lr", "{:.2e}".format),
     ("grad_norm", "gradient", "{:.3g}".format),
     ("tokens_per_s", "tokens/s", count),
