@@ -15,8 +15,8 @@ def bring_in(
         str,
         typer.Argument(
             help="hf:FOLDER, or hf:org/name[@revision] of the hub (GPT-2, BERT, RoBERTa, DistilBERT, Llama, Mistral, "
-            "Qwen 2 and 3, OLMo 2 and 3, Gemma 3, SmolLM 2 and 3); gguf:FILE of llama.cpp (GPT-2, Llama, Mistral, "
-            "Qwen2); or megatron:FOLDER (GPT-2, BERT)."
+            "Qwen 2 and 3, OLMo 2 and 3, Gemma 3, SmolLM 2 and 3); gguf:FILE of llama.cpp (the decoders of these); or "
+            "megatron:FOLDER (GPT-2, BERT)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],

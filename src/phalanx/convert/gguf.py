@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from phalanx.errors import InputError
 from phalanx.foreign import short
 from phalanx.models.family import described, spec_of
 from phalanx.models.hugging_face import HuggingFace
+from phalanx.run.folder import RunFolder
+from phalanx.spec.compare import differences
 from phalanx.spec.links import Link, links, second_names
 
 
@@ -49,7 +52,7 @@ def read_file(path: Path) -> FolderModel:
 def _as_folder(path: Path) -> Iterator[tuple[Path, Elsewhere]]:
     """Yield a folder of Hugging Face's with what a GGUF file says, and its weights under their names."""
     file = GgufFile(path)
-    architecture, facts = read_facts(file)
+    architecture, facts = read_facts(path, file.facts, file)
     facts |= special_facts(file.facts)
     try:
         config = json.dumps(facts, allow_nan=False)
@@ -67,7 +70,8 @@ def _as_folder(path: Path) -> Iterator[tuple[Path, Elsewhere]]:
             model, form = model_of(facts, folder / "config.json")
             shapes = _shapes(file, model, form)
             weights = imported(_present(links_between(architecture, facts, shapes.items()), file), file)
-            yield folder, Elsewhere(weights, f"gguf:{path.resolve()}")
+            lowered = _Changed(weights, -float(architecture.raised))
+            yield folder, Elsewhere(lowered, f"gguf:{path.resolve()}")
         except InputError as error:
             message = str(error).replace(str(folder / "config.json"), str(path)).replace(str(folder), str(path))
             raise InputError(message) from None
@@ -101,18 +105,24 @@ def _present(tensors: Iterator[Link], file: GgufFile) -> list[Link]:
     return present
 
 
-class _WithFactors(Tensors):
-    """Tensors by name, with vectors that are no parameters of a model."""
+class _Changed(Tensors):
+    """Tensors by name: those whose names end in "norm.weight" with a number added, and `vectors` beside them."""
 
-    def __init__(self, tensors: Tensors, vectors: Mapping[str, list[float]]) -> None:
-        self.tensors, self.vectors = tensors, {name: torch.tensor(values) for name, values in vectors.items()}
+    def __init__(self, tensors: Tensors, add: float, vectors: Mapping[str, list[float]] | None = None) -> None:
+        self.tensors, self.add = tensors, add
+        self.vectors = {name: torch.tensor(values) for name, values in (vectors or {}).items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.vectors[name] if name in self.vectors else self.tensors[name]
+        if name in self.vectors:
+            return self.vectors[name]
+        return self.tensors[name] + self.add if name.endswith("norm.weight") else self.tensors[name]
 
     def like(self, name: str) -> Tensor:
         """Return a tensor's shape and type of numbers, on the meta device."""
         return self.vectors[name].to("meta") if name in self.vectors else self.tensors.like(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.vectors or name in self.tensors  # a Mapping's own would make the tensor
 
     def __iter__(self) -> Iterator[str]:
         return chain(self.vectors, self.tensors)
@@ -134,16 +144,30 @@ def unexportable(model: ModelConfig) -> str:
 
 def export_run(run: Path, out: Path, kind: str = "f16", best: bool = True) -> int:
     """Write a run's model as a file of llama.cpp's, its matrices as numbers of `kind` (gguf_writer.TYPES), and return
-    how many tensors it has. InputError for a model, or a tokenizer, that has no name there.
+    how many tensors it has. InputError for a model, or a tokenizer, that llama.cpp has not.
     """
     model = outgoing(run, best)
     try:
         architecture, facts, vectors = write_facts(model.facts)
         shapes = [(name, tuple(model.tensors.like(name).shape)) for name in model.tensors]
         pairs = list(links_between(architecture, model.facts, shapes))
+        tensors = _Changed(exported(pairs, _Changed(model.tensors, float(architecture.raised))), 0.0, vectors)
         facts |= tokenizer_facts(model, model.facts["vocab_size"])
     except InputError as error:
         raise InputError(f"{run}: {error}") from None
-    tensors = _WithFactors(exported(pairs, model.tensors), vectors)
-    write_gguf(out, architecture.name, {"general.type": "model"} | facts, tensors, kind)
+    _check_same(run, facts, tensors)
+    write_gguf(out, facts, tensors, kind)
     return len(tensors)
+
+
+def _check_same(run: Path, facts: Mapping[str, Any], tensors: Tensors) -> None:
+    """Raise InputError where the facts of a file would make another model of a run's weights than it is: there is no
+    key for what differs, or llama.cpp reads none.
+    """
+    model = RunFolder(run).config().model
+    architecture, config = read_facts(run, facts, tensors)
+    again, _ = model_of(config, run)
+    training = [key for key in type(again).model_fields if key.startswith("init") or key.endswith("dropout")]
+    kept = {key: getattr(model, key) for key in (*training, "pad_vocab_to") if hasattr(model, key)}
+    for difference in differences(again.model_copy(update=kept).spec(), model.spec()):
+        raise InputError(f"{run} is no model of GGUF's {architecture.name}: there {difference}")

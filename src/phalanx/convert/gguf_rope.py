@@ -8,6 +8,7 @@ from typing import Any
 
 from phalanx.errors import InputError
 from phalanx.foreign import short
+from phalanx.spec.rope import Rope
 
 FACTORS = "rope_freqs.weight"
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -54,18 +55,11 @@ def scaling_facts(rope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def factors_of(rope: Mapping[str, Any], theta: float, width: int) -> list[float]:
-    """Return the factors of Llama 3's scaling, for each of the width / 2 pairs of a head; none of another kind.
-
-    Short waves are left alone, long ones are `factor` times longer, and between there is a line.
-    """
+    """Return by what Llama 3's scaling divides the frequency of each pair of a head's numbers; [] of another kind."""
     if rope.get("rope_type") != "llama3":
         return []
     factor, low, high, original = (
         rope[key] for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     )
-    factors = []
-    for pair in range(width // 2):
-        turns = original * theta ** (-2 * pair / width) / (2 * math.pi)  # within the original length
-        share = min(1.0, max(0.0, (turns - low) / (high - low)))
-        factors.append(1 / ((1 - share) / factor + share))
-    return factors
+    plain, scaled = Rope(theta, width), Rope(theta, width, "llama3", factor, original, low, high)
+    return [before / after for before, after in zip(plain.frequencies(), scaled.frequencies(), strict=True)]

@@ -21,7 +21,7 @@ TYPES = {
 WHOLE = ("position_embd.weight", "rope_freqs.weight")  # which llama.cpp wants in fp32, as it does vectors
 
 
-def write_gguf(path: Path, architecture: str, facts: Mapping[str, Any], tensors: Tensors, kind: str) -> None:
+def write_gguf(path: Path, facts: Mapping[str, Any], tensors: Tensors, kind: str) -> None:
     """Write a file of the `tensors`, in fp32, as numbers of `kind`, one of TYPES: vectors as fp32, and as F16 what has
     rows that no blocks of Q8_0 fill. It is there whole or not at all. InputError where something is at `path`.
     """
@@ -31,12 +31,13 @@ def write_gguf(path: Path, architecture: str, facts: Mapping[str, Any], tensors:
     partial = path.with_name(path.name + ".partial")
     types = {name: _type_of(name, tensors.like(name), kind) for name in tensors}
 
-    writer = GGUFWriter(partial, architecture)
+    writer = GGUFWriter(partial, facts["general.architecture"])
     try:
         writer.add_file_type(TYPES[kind])
         writer.add_quantization_version(2)
         for key, value in facts.items():
-            _add(writer, key, value)
+            if key != "general.architecture":  # the first, and there
+                _add(writer, key, value)
         for name, type in types.items():
             like = tensors.like(name)
             block, size = GGML_QUANT_SIZES[type]
