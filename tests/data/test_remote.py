@@ -16,6 +16,7 @@ from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.remote import RemotePath
 from phalanx.errors import InputError, Resumable
 from tests.data.stores import BUCKET, FILES, NOBODY, TEXT, Store, WithoutRanges
+from tests.data.test_saved_datasets import save
 
 OPTIONS = PrepareOptions(workers=1, document="line")
 SET = f"s3://{BUCKET}/data/my"
@@ -127,6 +128,17 @@ def test_web_servers_with_and_without_parts_of_files(store: Store, web: str, tmp
         assert manifest.sources[0].path == f"{address}/raw/a.txt"
         assert bool(manifest.sources[0].sha256) == (address == web)  # it tells no version
         assert "secret" not in Path(f"{out}.manifest.json").read_text()
+
+
+def test_a_data_set_saved_in_a_bucket(store: Store, tmp_path: Path) -> None:
+    save(tmp_path / "saved" / "test", ["one text", "another"], "test")
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["test"]}')
+    for file in (file for file in (tmp_path / "saved").rglob("*") if file.is_file()):
+        store.objects[str(file.relative_to(tmp_path))] = file.read_bytes()
+    options = replace(OPTIONS, split="test")
+    prepare([str(tmp_path / "saved")], str(tmp_path / "one"), options)
+    assert prepare([f"s3://{BUCKET}/saved"], str(tmp_path / "two"), options).documents == 2
+    assert same_set(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_pages_of_a_web_server_name_its_files(store: Store, tmp_path: Path) -> None:

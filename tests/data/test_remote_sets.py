@@ -5,6 +5,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from rich.console import Console
 from phalanx.data import piece_cache
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.manifest import Manifest
-from phalanx.data.prepare import PrepareOptions, prepare
+from phalanx.data.prepare import PrepareOptions, prepare, saved
 from phalanx.data.remote import RemotePath
 from phalanx.data.verify import fingerprint, open_set
 from phalanx.errors import InputError, Resumable
 from phalanx.tasks.run import train
-from tests.data.stores import BUCKET, Store
+from tests.data.stores import BUCKET, FILES, Store
 from tests.train.runs import curve
 
 OPTIONS = PrepareOptions(workers=1, document="line")
@@ -77,6 +78,34 @@ def test_a_set_that_another_machine_prepares(store: Store, tmp_path: Path) -> No
     with pytest.raises(InputError, match="says that /x/my on other is to become this set; go on there"):
         prepare(source, SET, OPTIONS)
     assert prepare(source, SET, replace(OPTIONS, force=True)).documents == 3000
+
+
+def test_a_set_beside_its_text_is_none_of_its_inputs(store: Store, tmp_path: Path) -> None:
+    """Nor is the mark of one that is being prepared."""
+    out = f"s3://{BUCKET}/raw/my"
+    store.refused["PUT raw/my.bin"] = [503] * 9
+    with pytest.raises(Resumable):
+        prepare([f"s3://{BUCKET}/raw"], out, OPTIONS)
+    store.refused.clear()
+    told = saved(out)
+    manifest = prepare([f"s3://{BUCKET}/raw"], out, OPTIONS)
+    assert [source.path for source in manifest.sources] == [f"s3://{BUCKET}/{name}" for name in FILES]
+    assert told == f"{out} is whole on this machine and is yet to be sent"
+    assert prepare([f"s3://{BUCKET}/raw"], out, OPTIONS) == manifest
+
+
+def test_two_commands_do_not_send_one_set(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, upload = [str(tmp_path / "here" / "raw" / "b.jsonl")], RemotePath.upload
+
+    def meanwhile(self: RemotePath, *arguments: Any) -> None:
+        monkeypatch.setattr(RemotePath, "upload", upload)
+        with pytest.raises(InputError, match="is being sent by another process"):
+            prepare(source, SET, OPTIONS)
+        upload(self, *arguments)
+
+    monkeypatch.setattr(RemotePath, "upload", meanwhile)
+    assert prepare(source, SET, OPTIONS) == Manifest.read(SET)
+    assert RemotePath.upload is upload, "the other command came"
 
 
 def test_nothing_is_left_of_a_set_without_documents(store: Store, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from phalanx.data.remote import AnyPath, path_of
 from phalanx.data.source_names import is_remote
 from phalanx.data.streams import UTF_8, known_encoding
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
-from phalanx.data.upload import claim, publish, release, staging
+from phalanx.data.upload import claim, mark_path, publish, release, staging
 from phalanx.data.verify import check_tokenizer, open_set
 from phalanx.errors import InputError, Resumable
 
@@ -141,7 +141,7 @@ def _check_out(out: str, files: list[AnyPath]) -> None:
 def _own_files(out: str) -> list[AnyPath]:
     """Return the files that a preparation of the set `out` writes, or wrote when it was interrupted."""
     files = [*set_paths(out), manifest_path(out), tokenizer_path(out)]
-    return files if is_remote(out) else [*files, *partial_paths(out), journal_path(out)]
+    return [*files, mark_path(out)] if is_remote(out) else [*files, *partial_paths(out), journal_path(out)]
 
 
 def _stamps(files: list[AnyPath]) -> Stamps:

@@ -241,7 +241,7 @@ def _store(url: str) -> tuple[Any, str]:
         ) from None
 
     try:
-        store, path = url_to_fs(url, use_listings_cache=False)
+        store, path = url_to_fs(url, use_listings_cache=False, **_patience(scheme))
     except ImportError as error:
         name = error.__cause__.name if isinstance(error.__cause__, ImportError) else error.name
         raise Resumable(f"{scheme}:// needs the package {name or brief(error)}: pip install {name}") from error
@@ -250,6 +250,17 @@ def _store(url: str) -> tuple[Any, str]:
             raise
         raise Resumable(f"{scheme}:// is no scheme that fsspec knows; give s3://, gs:// or https://") from error
     return store, str(path)
+
+
+def _patience(scheme: str) -> dict[str, Any]:
+    """Return the options by which a web server may take long over a large file, but not over a sign of life: by default
+    all of a file has to come in five minutes.
+    """
+    if scheme not in ("http", "https"):
+        return {}
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=15, sock_read=60)}}
 
 
 def _sends_parts(store: Any, path: str) -> bool:

@@ -4,10 +4,13 @@ The manifest is sent last, and taken away first where a set is replaced: a set t
 set, PREFIX.partial.json, says who prepares it; writing that also shows, before any work, that one may.
 """
 
+import fcntl
 import hashlib
 import json
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
@@ -37,7 +40,8 @@ def claim(out: str, force: bool) -> None:
     """
     if out.startswith(("http://", "https://")):
         raise InputError(f"--out {out}: a set is not written to a web server; give s3://, gs:// or a path")
-    mark, ours = _mark(out), {"machine": platform.node(), "staging": staging(out)}
+    Path(staging(out)).parent.mkdir(parents=True, exist_ok=True)  # or the mark would speak of what cannot be
+    mark, ours = mark_path(out), {"machine": platform.node(), "staging": staging(out)}
     if not force:
         theirs = parse_json(mark.read_bytes()) if mark.exists() else None
         if theirs and theirs != ours:
@@ -51,7 +55,7 @@ def claim(out: str, force: bool) -> None:
 
 def release(out: str) -> None:
     """Take the mark away again."""
-    _mark(out).unlink(missing_ok=True)
+    mark_path(out).unlink(missing_ok=True)
 
 
 def publish(out: str, console: Console) -> Manifest:
@@ -59,33 +63,52 @@ def publish(out: str, console: Console) -> Manifest:
     manifest as it lies there: the times in it are the versions of the files sent.
     """
     made = staging(out)
-    manifest, note = Manifest.read(made), Path(f"{made}.sent.json")
-    sent = parse_json(note.read_bytes()) if note.exists() else {}  # stamps there, by the checksums of what was sent
-    files = {
-        manifest.tokenizer_sha256: (f"{made}.tokenizer.json", f"{out}.tokenizer.json"),
-        **{manifest.sha256[suffix]: (f"{made}.{suffix}", f"{out}.{suffix}") for suffix in SUFFIXES},
-    }
+    with _alone(made):
+        manifest = Manifest.read(made)
+        RemotePath(str(manifest_path(out))).unlink(missing_ok=True)
+        versions = _send(made, out, manifest, console)
 
-    RemotePath(str(manifest_path(out))).unlink(missing_ok=True)
-    sizes = [Path(local).stat().st_size for local, _ in files.values()]
-    with Meter(console, f"sending to {out}", sum(sizes)) as meter:
-        for (checksum, (local, name)), before in zip(files.items(), accumulate(sizes, initial=0), strict=False):
-            there = RemotePath(name)
-            if checksum not in sent or not there.exists() or [*there.stamp()] != sent[checksum]:
-                there.upload(Path(local), lambda count, before=before: meter.show(before + count, 0))  # type: ignore[misc]
-                sent[checksum] = [*there.stamp()]
-                durable.write(note, json.dumps(sent).encode())
-
-    written = {
-        suffix: manifest.written[suffix].model_copy(update={"time": sent[manifest.sha256[suffix]][1]})
-        for suffix in SUFFIXES
-    }
-    published = manifest.model_copy(update={"written": written})
-    published.write(out)
-    release(out)
-    shutil.rmtree(Path(made).parent)
+        written = {
+            suffix: manifest.written[suffix].model_copy(update={"time": versions[manifest.sha256[suffix]]})
+            for suffix in SUFFIXES
+        }
+        published = manifest.model_copy(update={"written": written})
+        published.write(out)
+        release(out)
+        shutil.rmtree(Path(made).parent)
     return published
 
 
-def _mark(out: str) -> RemotePath:
+def _send(made: str, out: str, manifest: Manifest, console: Console) -> dict[str, int]:
+    """Send what is not there yet, the index last. Return the versions of the files there, by their checksums."""
+    note = Path(f"{made}.sent.json")
+    stamps = parse_json(note.read_bytes()) if note.exists() else {}  # of the files there, by checksum
+    files = {
+        manifest.tokenizer_sha256: (Path(f"{made}.tokenizer.json"), RemotePath(f"{out}.tokenizer.json")),
+        **{manifest.sha256[s]: (Path(f"{made}.{s}"), RemotePath(f"{out}.{s}")) for s in SUFFIXES},
+    }
+
+    sizes = [file.stat().st_size for file, _ in files.values()]
+    with Meter(console, f"sending to {out}", sum(sizes)) as meter:
+        for (checksum, (file, there)), before in zip(files.items(), accumulate(sizes, initial=0), strict=False):
+            if checksum not in stamps or not there.exists() or [*there.stamp()] != stamps[checksum]:
+                there.upload(file, lambda sent, before=before: meter.show(before + sent, 0))  # type: ignore[misc]
+                stamps[checksum] = there.stamp()
+                durable.write(note, json.dumps(stamps).encode())
+    return {checksum: version for checksum, (_, version) in stamps.items()}
+
+
+@contextmanager
+def _alone(made: str) -> Iterator[None]:
+    """Keep others from sending what was made. InputError where one does already."""
+    with Path(f"{made}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{made} is being sent by another process; wait for it") from None
+        yield
+
+
+def mark_path(out: str) -> RemotePath:
+    """Return where the mark of a remote set lies while it is being prepared."""
     return RemotePath(f"{out}.partial.json")
