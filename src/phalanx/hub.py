@@ -35,6 +35,24 @@ def snapshot(
     return Path(place)
 
 
+def fetch(repository: str, commit: str, files: Sequence[str]) -> bool:
+    """Download large files of a model, each with a bar if there is a terminal, and return whether it has them all.
+
+    They come one after another in this thread, so that Ctrl-C ends the command at once: it would wait for threads until
+    their files are whole.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    for file in files:
+        try:
+            hf_hub_download(repository, file, revision=commit)
+        except errors.LocalEntryNotFoundError:
+            raise
+        except errors.EntryNotFoundError:
+            return False
+    return True
+
+
 def refusal(error: Exception, repository: str, revision: str | None, kind: Kind, cached: str) -> str:
     """Return why the hub does not give a repository, and what would do: an error of huggingface_hub as a clause.
     `cached` says what of it the cache has, where the hub is not reached.

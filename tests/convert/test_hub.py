@@ -2,8 +2,10 @@
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -112,6 +114,28 @@ def test_a_transfer_that_breaks_off_is_resumed(hub: Hub, folder: Path, monkeypat
     found = ModelSource.of("hf:acme/tiny").local()
     ranges = [part for method, path, part in hub.asked if method == "GET" and path.endswith("model.safetensors")]
     assert ranges == ["", "bytes=1000-"]
+    assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_a_transfer_is_interrupted_at_once(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the file is whole, as in a thread, for which the process would wait."""
+    from huggingface_hub import file_download
+
+    hub.add("acme/tiny", folder)
+    get = file_download.http_get
+
+    def interrupted(url: str, file: BinaryIO, **named: Any) -> None:
+        if url.endswith("model.safetensors"):
+            assert threading.current_thread() is threading.main_thread()
+            file.write(b"a part")
+            raise KeyboardInterrupt
+        get(url, file, **named)
+
+    monkeypatch.setattr(file_download, "http_get", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ModelSource.of("hf:acme/tiny").local()
+    monkeypatch.setattr(file_download, "http_get", get)
+    found = ModelSource.of("hf:acme/tiny").local()
     assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 

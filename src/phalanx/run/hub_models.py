@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phalanx.errors import InputError
 from phalanx.foreign import read_json
-from phalanx.hub import refusal, snapshot
+from phalanx.hub import fetch, refusal, snapshot
 
 WEIGHTS = "model.safetensors", "pytorch_model.bin"  # the first that is there counts; a NAME.index.json has its pieces
 SMALL = (  # files beside the weights, as patterns: configuration, tokenizer, chat templates, sentence-transformers
@@ -50,8 +50,8 @@ def download(name: str, weights: bool = True) -> Path:
 
     for form in WEIGHTS:
         with _told(name, "only a part of it"):
-            snapshot(repository, folder.name, [*SMALL, *_files(folder, form)], bars=True)
-        if _is_whole(folder, form):
+            is_there = fetch(repository, folder.name, _files(folder, form))
+        if is_there:
             print(f"phalanx: downloaded hf:{name} into {folder}", file=sys.stderr, flush=True)
             return folder
     raise InputError(f"hf:{name}: the hub has neither {' nor '.join(WEIGHTS)} of it, whole or in pieces")
