@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from phalanx.plan import cluster, proposal
 from phalanx.plan.search import SearchResult
 from phalanx.units import parse_count
 
+EOS = cluster.load("h100-eos")
 SMALL = ["gpt2-124m", "model.layers=2", "model.hidden=128", "model.heads=4", "data.sequence=128", "train.batch=4"]
 
 
@@ -199,15 +199,13 @@ def test_what_is_not_counted_is_said() -> None:
 @pytest.mark.parametrize("name", sorted({*recipe.names()} - {"finetune"}))  # whose model is another run's
 def test_every_recipe_is_planned(name: str) -> None:
     """On as many GPUs as hold it, in one layout: a search looks at thousands."""
-    one = ("layout.tp=1", "layout.cp=1", "layout.pp=1", "layout.sequence_parallel=true", "layout.schedule=1f1b",
-           "layout.shard=zero3", "layout.recompute=block")  # fmt: skip
-    where = cluster.load("h100-eos")
-    asked = proposal.Question(name, one, "h100-eos", where, 8)
-    elements = spec_of(asked.config.model).elements
-    gpus = next(gpus for gpus, most in ((8, 2e9), (512, 2e10), (1024, 1e12)) if elements < most)
-    answer = proposal.answer(replace(asked, gpus=gpus), 1)
-    (best,) = answer.best
-    assert best.config.layout.dp == gpus and best.prediction.seconds > 0
+    one = "layout.cp=1 layout.pp=1 layout.sequence_parallel=true layout.schedule=1f1b layout.shard=zero3 " \
+          "layout.recompute=block"  # fmt: skip
+    elements = spec_of(proposal.Question(name, (), "h100-eos", EOS, 1).config.model).elements
+    tp, dp = next((tp, dp) for most, tp, dp in ((2e9, 1, 8), (2e10, 1, 512), (1e12, 4, 1024)) if elements < most)
+    asked = proposal.Question(name, (f"layout.tp={tp}", *one.split()), "h100-eos", EOS, tp * dp)
+    (best,) = proposal.answer(asked, 1).best
+    assert best.config.layout.dp == dp and best.prediction.seconds > 0
 
 
 def test_the_long_context_of_the_page() -> None:
