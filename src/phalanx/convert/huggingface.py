@@ -16,9 +16,10 @@ from phalanx.convert.folder import Tensors, Weights
 from phalanx.convert.imported import Imported, write_run
 from phalanx.convert.linked import Linked, exported, imported
 from phalanx.convert.vocabulary import TEMPLATE, read_chat_template, write_tokenizer
+from phalanx.data.special import generation_ids
 from phalanx.data.tokenize import Tokenizer, load_run_tokenizer, load_tokenizer
 from phalanx.errors import InputError
-from phalanx.foreign import read_json, short
+from phalanx.foreign import read_json
 from phalanx.heads.classes import ClassesHead
 from phalanx.heads.head import head_of
 from phalanx.models.build import build
@@ -135,7 +136,7 @@ def read_folder(
         source=f"hf:{folder.resolve()}", missing=contents.missing,
         multilabel=isinstance(tuned, ClassesHead) and facts.get("problem_type") == MULTILABEL,
         normalize=sentences.normalize, no_vectors=sentences.refused, chat_template=read_chat_template(folder),
-        **(_special(tokenizer, facts, file) if spec.causal else {}),
+        **(_special(tokenizer, folder) if spec.causal else {}),
     )  # fmt: skip
     return FolderModel(config, record, tokenizer, weights, contents)
 
@@ -146,20 +147,13 @@ def _otherwise(tokenizer: Tokenizer) -> Iterator[str]:
         yield f"the tokenizer there puts {', '.join(map(repr, behind))} behind every text; here behind prompts alone"
 
 
-def _special(tokenizer: Tokenizer, facts: Facts, file: Path) -> dict[str, Any]:
-    """Return the tokens that begin and end a decoder's texts by config.json, which `file` is, where the tokenizer says
-    others. InputError for what are no tokens.
+def _special(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Return the tokens that begin and end what a decoder's folder has it write, where the tokenizer alone says others.
+    InputError for what are no tokens.
     """
-
-    def tokens(key: str) -> tuple[int, ...]:
-        value = facts.get(key)
-        listed = value if isinstance(value, list) else [value]
-        if odd := [each for each in listed if each is not None and type(each) is not int]:
-            raise InputError(f"{file}: {key}={short(odd[0])} will not do: it is to be a token's number, or some")
-        numbers = tuple(each for each in listed if type(each) is int and 0 <= each < tokenizer.vocab)
-        return () if numbers == (tokenizer.eod,) else numbers
-
-    return {"begin": next(iter(tokens("bos_token_id")), None), "ends": tokens("eos_token_id")}
+    begin = generation_ids(folder, "bos", tokenizer.bos, tokenizer.vocab)
+    ends = generation_ids(folder, "eos", tokenizer.eos, tokenizer.vocab)
+    return {"begin": next(iter(begin), None), "ends": () if {*ends} == {*tokenizer.ends} else ends}
 
 
 def compared(folder: Path, weights: Tensors, spec: Spec, names: Names) -> Contents:
@@ -236,7 +230,7 @@ def outgoing(run: Path, best: bool = True) -> Outgoing:
     record = ImportRecord.read(folder)
     facts = facts_of(config, tokenizer) | ({"problem_type": MULTILABEL} if record.multilabel else {})
 
-    begin, ends = record.begin, record.ends
+    begin, ends = record.begin, record.ends or (() if tokenizer.ends == (tokenizer.eod,) else tokenizer.ends)
     tokenizer.known([*ends, *([] if begin is None else [begin])])
     facts |= {} if begin is None else {"bos_token_id": begin}
     facts |= {"eos_token_id": ends[0] if len(ends) == 1 else [*ends]} if ends else {}

@@ -10,7 +10,9 @@ from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 
 from phalanx import durable
+from phalanx.data.backend import WHOLE
 from phalanx.data.fastpath import is_gpt2_like
+from phalanx.data.special import CONFIG, GENERATION
 from phalanx.data.tokenize import Tokenizer
 from phalanx.data.words import is_bert_like
 from phalanx.errors import InputError
@@ -32,7 +34,7 @@ def write_tokenizer(
 ) -> None:
     """Write tokenizer.json, with [CLS] and [SEP] put around the texts of a model that sees both ways, and
     tokenizer_config.json. Of a decoder, `begin` and the first of `ends` begin and end a text, the tokenizer's end of
-    text where they are not told.
+    text where they are not told; generation_config.json has all of `ends` where there are several.
 
     The class is BERT's or GPT-2's own where that makes the same tokens, else the one that reads tokenizer.json as it
     is. `model_input_names` says whether the model tells a pair's texts apart: without it both are segment 0.
@@ -47,13 +49,17 @@ def write_tokenizer(
     if not spec.causal:
         facts |= _bert(tokenizer, backend)
     elif begin is not None or ends or tokenizer.around:
-        special = {"bos_token": begin, "eos_token": ends[0] if ends else tokenizer.eod}
+        end = tokenizer.eos if tokenizer.eos is not None else ends[0] if ends else tokenizer.eod
+        special = {"bos_token": begin, "eos_token": end}
         facts |= {kind: tokenizer.token(token) for kind, token in special.items() if token is not None}
     elif tokenizer.eod is not None:
         facts |= _gpt(tokenizer, backend)
 
-    durable.write(folder / "tokenizer.json", backend.to_str().encode())
-    durable.write(folder / "tokenizer_config.json", json.dumps(facts, indent=2, ensure_ascii=False).encode())
+    durable.write(folder / WHOLE, backend.to_str().encode())
+    durable.write(folder / CONFIG, json.dumps(facts, indent=2, ensure_ascii=False).encode())
+    if len(ends) > 1:
+        several = {"eos_token_id": [*ends]} | ({} if begin is None else {"bos_token_id": begin})
+        durable.write(folder / GENERATION, json.dumps(several, indent=2).encode())
 
 
 def read_chat_template(folder: Path) -> str:

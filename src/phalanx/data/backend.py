@@ -57,6 +57,12 @@ def whole_file(path: Path) -> Path | None:
         return path / WHOLE if (path / WHOLE).exists() else None
 
 
+def read_file(file: Path) -> Backend:
+    """Return the tokenizer of a tokenizer.json. Raises InputError."""
+    with reading(file, REMEDY):
+        return Backend.from_buffer(file.read_bytes())
+
+
 def read_folder(folder: Path) -> Backend:
     """Return the tokenizer of a folder with vocab.json and merges.txt, GPT-2's or RoBERTa's, or with BERT's vocab.txt.
 

@@ -40,6 +40,7 @@ from phalanx.errors import InputError, Resumable
 
 COMMIT_SECONDS = 2.0  # between journal entries: at most that much work is done twice
 UNCUT = 8 << 20  # characters of a document for a tokenizer of which it is not known where its texts may be cut
+SHOWN = 6  # tokens that a message names
 DOCUMENTS = ("file", "line", "blank-line")
 
 Stamps = dict[AnyPath, tuple[int, int]]  # the inputs, with what tells that one was written to
@@ -155,13 +156,21 @@ def _request(stamps: Stamps, tokenizer: Tokenizer, options: PrepareOptions) -> R
         raise InputError(f"--document {options.document}: choose {', '.join(DOCUMENTS)}")
     if options.workers < 0:
         raise InputError(f"--workers {options.workers}: give a number above 0, or 0 for every core")
-    if options.append_eod and tokenizer.eod is None:
-        raise InputError(f"tokenizer {tokenizer.name} has no end-of-text token to append")
     if options.append_eod and options.sentences:
         raise InputError("an end of text is appended to documents, not to sentences; choose one of the two")
 
-    usual = tokenizer.eod is not None and tokenizer.mask is None and not options.sentences
-    marked = usual if options.append_eod is None else options.append_eod
+    usual = tokenizer.mask is None and not options.sentences
+    ended = usual if options.append_eod is None else options.append_eod
+    if ended and (candidates := tokenizer.document_end.candidates):
+        more = ", …" if len(candidates) > SHOWN else ""
+        raise InputError(
+            f"tokenizer {tokenizer.name} does not say which token ends a document: {', '.join(candidates[:SHOWN])}"
+            f"{more}; name it as eos_token in a tokenizer_config.json beside its tokenizer.json, or leave it out with "
+            "--no-append-eod"
+        )
+    if options.append_eod and tokenizer.eod is None:
+        raise InputError(f"tokenizer {tokenizer.name} has no end-of-text token to append")
+    marked = ended and tokenizer.eod is not None
     return Request(
         sources=describe_sources(stamps),
         document=options.document,

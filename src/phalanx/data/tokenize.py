@@ -19,11 +19,12 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
 from phalanx import durable
-from phalanx.data.backend import REMEDY, read_folder, whole_file
+from phalanx.data.backend import REMEDY, read_file, read_folder, whole_file
 from phalanx.data.fastpath import FastPath, fast_path, is_gpt2_like
 from phalanx.data.piece_cache import local_copy
 from phalanx.data.remote import RemotePath
 from phalanx.data.source_names import is_remote
+from phalanx.data.special import UNKNOWN, Roles, document_end, marked, roles_in, says_more, tell, usual
 from phalanx.data.words import Words, is_bert_like
 from phalanx.errors import InputError
 from phalanx.foreign import reading
@@ -45,22 +46,25 @@ class Frame(NamedTuple):
 class Tokenizer:
     """Text to ids and back. `vocab` counts the ids; a special id is None where the tokenizer has no such token.
 
-    `named` says whether names of special tokens in a text, such as [MASK], stand for those tokens.
+    `named` says whether names of special tokens in a text, such as [MASK], stand for those tokens. `roles` are the
+    special tokens by what they are for (phalanx.data.special), where more is told than their names do.
     """
 
-    def __init__(self, backend: Backend, name: str, named: bool = False) -> None:
+    def __init__(self, backend: Backend, name: str, named: bool = False, roles: Roles | None = None) -> None:
         backend.encode_special_tokens = not named
         backend.no_truncation()
         backend.no_padding()
-        self.name, self.named = name, named
+        self.name, self.named, self.roles = name, named, roles or {}
         self._backend = backend
         self.vocab = max(backend.get_vocab().values(), default=-1) + 1
-        self.eod = self._first("<|endoftext|>", "</s>")
-        self.mask = self._first("[MASK]", "<mask>")
-        self.cls = self._first("[CLS]", "<s>")
-        self.sep = self._first("[SEP]", "</s>")
-        self.pad = self._first("[PAD]", "<pad>")
-        self.unk = self._first("[UNK]", "<unk>")
+
+        self.document_end = document_end(backend, self.roles)
+        self.eod = self._id(self.document_end.token)
+        self.eos, self.bos = self._id(self.roles.get("eos")), self._id(self.roles.get("bos"))
+        self.mask, self.cls, self.sep, self.pad = (
+            self._id(self.roles.get(role) or usual(backend, role)) for role in ("mask", "cls", "sep", "pad")
+        )
+        self.unk = next((i for name in UNKNOWN if (i := self._id(name)) is not None), None)
 
     def for_prompts(self) -> "Tokenizer":
         """Return it for what users ask a model: names of special tokens in a text stand for those tokens."""
@@ -93,11 +97,21 @@ class Tokenizer:
                 return Frame(tuple(ids[:first]), tuple(between), tuple(ids[last:]))
         return None if self.cls is None or self.sep is None else Frame((self.cls,), (self.sep,), (self.sep,))
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end what a model writes: the end of sequence that is told, and what ends a document."""
+        return tuple(dict.fromkeys(i for i in (self.eos, self.eod) if i is not None))
+
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of the text with the special tokens of the tokenizer's template around it, as
-        Llama's `<s>`.
+        Llama's `<s>`. A text that begins with that already, as chats do that a template wrote, gets no second one.
         """
-        return list(self._backend.encode(text, add_special_tokens=True).ids)
+        ids, n = list(self._backend.encode(text, add_special_tokens=True).ids), len(self.begin)
+        return ids[n:] if n and ids[n : 2 * n] == self.begin else ids
+
+    def same_ids(self, other: "Tokenizer") -> bool:
+        """Return whether both give every text the same ids, whatever each takes its special tokens for."""
+        return self._backend.to_str() == other._backend.to_str()
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text alone."""
@@ -177,7 +191,7 @@ class Tokenizer:
 
     @cached_property
     def _for_prompts(self) -> "Tokenizer":
-        return Tokenizer(Backend.from_str(self._json), self.name, named=True)
+        return Tokenizer(Backend.from_str(self._json), self.name, named=True, roles=self.roles)
 
     @cached_property
     def _specials(self) -> dict[int, str]:
@@ -187,11 +201,11 @@ class Tokenizer:
 
     @cached_property
     def _fast(self) -> FastPath | None:
-        return fast_path(self._backend, json.loads(self._json)["model"])
+        return fast_path(self._backend, json.loads(self._json))
 
     @cached_property
     def _json(self) -> str:
-        return str(self._backend.to_str())
+        return marked(str(self._backend.to_str()), self._backend, self.roles)
 
     @cached_property
     def _words(self) -> Words | None:
@@ -203,8 +217,8 @@ class Tokenizer:
         lengths = np.array([len(part) for part in ids], np.int64)
         return np.concatenate([np.array([], np.uint32), *ids]), lengths
 
-    def _first(self, *names: str) -> int | None:
-        return next((i for name in names if (i := self._backend.token_to_id(name)) is not None), None)
+    def _id(self, token: str | None) -> int | None:
+        return None if token is None else self._backend.token_to_id(token)
 
 
 @lru_cache
@@ -221,7 +235,7 @@ def _parsed(content: bytes) -> Tokenizer:
     """Return the tokenizer of a tokenizer.json, read once in a process: a command meets it beside its data and again in
     its run.
     """
-    return Tokenizer(Backend.from_buffer(content), "")
+    return Tokenizer(Backend.from_buffer(content), "", roles=roles_in(content))
 
 
 def load_run_tokenizer(file: Path, vocab: int) -> Tokenizer:
@@ -247,12 +261,14 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
             f"no tokenizer {name_or_path!r}: give {', '.join(TOKENIZERS)}, or a tokenizer.json or its folder"
         )
 
-    if file := whole_file(path):
+    file = whole_file(path)
+    if file and not says_more(file):
         with reading(file, REMEDY):
             tokenizer = copy(_parsed(file.read_bytes()))
         tokenizer.name = name_or_path
     else:
-        tokenizer = Tokenizer(read_folder(path), name_or_path)
+        backend = read_file(file) if file else read_folder(path)
+        tokenizer = Tokenizer(backend, name_or_path, roles=tell(backend, file.parent if file else path))
     if not tokenizer.vocab:
         raise InputError(f"{file or path} is a tokenizer without a vocabulary; give the one that the model has")
     return tokenizer

@@ -43,8 +43,7 @@ class DecoderModel:
             if backend == "auto":
                 backend = backends.decoder_backend(bundle.spec, precision, log)
             decoder = backends.decoder_program(backend, bundle, precision)
-        own = () if self.tokenizer.eod is None else (self.tokenizer.eod,)
-        ends = bundle.record.ends or own
+        ends = bundle.record.ends or self.tokenizer.ends
         self.engine = Engine(decoder, self.context, ends, lookup=lookup and decoder.takes_drafts)
 
     def generate(self, prompt: str | Sequence[int], options: Options | None = None) -> Iterator[str]:

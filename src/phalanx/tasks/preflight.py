@@ -31,7 +31,7 @@ def check_new_run(config: Config, tokenizer: Tokenizer) -> dict[str, str]:
     """
     if init := config.train.init:
         init_tokenizer = load_tokenizer(str(RunFolder.open(init).own_tokenizer()))
-        if init_tokenizer.json() != tokenizer.json():
+        if not init_tokenizer.same_ids(tokenizer):
             raise InputError(
                 f"train.init={init} has another tokenizer than the data; prepare the data with its tokenizer.json"
             )

@@ -103,7 +103,7 @@ def _prepared(model: DistributedModel, data: str, limit: int | None, part: int, 
             )
         explicit = config.data.model_copy(update={"valid": (data,), "train": ()})
         own = names_source(data)  # which takes any tokenizer
-        if not own and sources.tokenizer_of(explicit).json() != model.tokenizer.json():
+        if not own and not sources.tokenizer_of(explicit).same_ids(model.tokenizer):
             raise InputError(f"{data} was not prepared with the tokenizer of {model.run}; use its tokenizer.json")
         config, part = config.model_copy(update={"data": explicit}), sources.VALID
 
