@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer as Backend
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import phalanx
 from phalanx.convert.huggingface import export_run, import_folder
@@ -81,6 +82,30 @@ def test_a_text_begins_and_ends_as_there(imported: Imported, folder: Path, tmp_p
     file.write_text(json.dumps({**facts, "post_processor": {"type": "TemplateProcessing", **template}}))
     (behind,) = import_folder(tmp_path / "hf", tmp_path / "another").otherwise
     assert behind == "the tokenizer there puts '<|endoftext|>' behind every text; here behind prompts alone"
+
+
+def test_every_end_that_generation_config_tells_ends_a_text(folder: Path, tmp_path: Path) -> None:
+    """And goes out again, so that transformers ends there too; a chat's end of turn beside the end of a document."""
+    hf = Path(shutil.copytree(folder, tmp_path / "hf"))
+    (hf / "generation_config.json").write_text(json.dumps({"bos_token_id": 7, "eos_token_id": [5, 50256, 9]}))
+    run = import_folder(hf, tmp_path / "run").run
+    assert load_decoder(run, "torch").engine.stop_tokens == (5, 50256, 9)
+    export_run(run, tmp_path / "back")
+    theirs = GenerationConfig.from_pretrained(tmp_path / "back")
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (7, [5, 50256, 9])
+    assert ImportRecord.read(RunFolder(import_folder(tmp_path / "back", tmp_path / "again").run)).ends == (5, 50256, 9)
+
+    (hf / "generation_config.json").unlink()
+    words = Backend.from_file(str(hf / "tokenizer.json"))
+    facts = json.loads(words.to_str())
+    facts["added_tokens"].append({**facts["added_tokens"][0], "id": 60, "content": words.id_to_token(60)})
+    (hf / "tokenizer_config.json").write_text(json.dumps({"eos_token": words.id_to_token(60)}))
+    (hf / "tokenizer.json").write_text(json.dumps(facts))
+    chat = load_decoder(import_folder(hf, tmp_path / "chat").run, "torch")
+    assert (chat.engine.stop_tokens, chat.tokenizer.eod) == ((60, 50256), 50256)
+    export_run(tmp_path / "chat", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"] == words.id_to_token(60)
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [60, 50256]
 
 
 def test_a_token_that_is_none_does_not_go_out(run: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from phalanx.heads.classes import ClassesHead
 from phalanx.heads.head import head_of
 from phalanx.models.build import build
 from phalanx.models.family import described, family, spec_of
-from phalanx.models.hugging_face import Facts, HuggingFace
+from phalanx.models.hugging_face import HuggingFace
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.files import write_file
 from phalanx.run.folder import RunFolder
@@ -151,9 +151,11 @@ def _special(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     """Return the tokens that begin and end what a decoder's folder has it write, where the tokenizer alone says others.
     InputError for what are no tokens.
     """
-    begin = generation_ids(folder, "bos", tokenizer.bos, tokenizer.vocab)
-    ends = generation_ids(folder, "eos", tokenizer.eos, tokenizer.vocab)
-    return {"begin": next(iter(begin), None), "ends": () if {*ends} == {*tokenizer.ends} else ends}
+    bos = () if tokenizer.bos is None else (tokenizer.bos,)
+    eos = () if tokenizer.eos is None else tokenizer.ends
+    begin, *_ = *generation_ids(folder, "bos", bos, tokenizer.vocab), None
+    ends = generation_ids(folder, "eos", eos, tokenizer.vocab)
+    return {"begin": None if begin == tokenizer.eod else begin, "ends": () if {*ends} == {*tokenizer.ends} else ends}
 
 
 def compared(folder: Path, weights: Tensors, spec: Spec, names: Names) -> Contents:

@@ -113,7 +113,7 @@ def tell(backend: Backend, folder: Path) -> dict[str, str]:
     if not (folder / WHOLE).exists() and not {"add_bos_token", "add_eos_token"}.isdisjoint(config):
         _put_around(backend, *(roles.get(role) if config.get(f"add_{role}_token") else None for role in ("bos", "eos")))
     if "eos" not in roles and document_end(backend, roles).token is None:
-        numbers = generation_ids(folder, "eos", None, backend.get_vocab_size())
+        numbers = generation_ids(folder, "eos", (), backend.get_vocab_size())
         if end := next(filter(None, map(backend.id_to_token, numbers)), None):
             roles["eos"] = end
     return roles
@@ -130,13 +130,13 @@ def token_ids(file: Path, key: str) -> tuple[int, ...]:
     return tuple(each for each in listed if type(each) is int)
 
 
-def generation_ids(folder: Path, role: str, told: int | None, vocab: int) -> tuple[int, ...]:
+def generation_ids(folder: Path, role: str, told: tuple[int, ...], vocab: int) -> tuple[int, ...]:
     """Return the tokens that begin ("bos") or end ("eos") what a folder's model writes: by generation_config.json, else
     what its tokenizer was told, else by config.json. Numbers that are not below `vocab` are left out.
     """
     by_file = (token_ids(folder / name, f"{role}_token_id") for name in (GENERATION, MODEL))
     first, last = (tuple(dict.fromkeys(i for i in ids if 0 <= i < vocab)) for ids in by_file)
-    return first or (() if told is None else (told,)) or last
+    return first or told or last
 
 
 def _read(file: Path) -> dict[str, Any]:
