@@ -264,7 +264,7 @@ def test_wrong_wishes_to_learn(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     out = str(tmp_path / "own.json")
     for kind, vocab, message in (
-        ("unigram", 400, "bpe, wordpiece"),
+        ("unigram", 400, "bpe, roberta, wordpiece"),
         ("bpe", 100, "give 300 to"),
         ("bpe", 400, "no text"),
     ):
