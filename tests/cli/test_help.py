@@ -60,7 +60,7 @@ def test_verbs_are_told_in_whole_sentences() -> None:
     assert len(lines) < 50
 
 
-@pytest.mark.parametrize("verb", ["plan", "tokenizer", "data", "bench", "launch"])
+@pytest.mark.parametrize("verb", ["plan", "tokenizer", "data", "bench", "launch", "models"])
 def test_verbs_within_a_verb_too(verb: str) -> None:
     text = told(verb, "--help")
     assert "..." not in text.partition("Commands:")[2]

@@ -14,9 +14,10 @@ from phalanx.heads.head import head_class
 from phalanx.infer import abilities, backends
 from phalanx.infer.traced import untraceable
 from phalanx.models.family import family, spec_of
+from phalanx.precision.prepacked import NUMBERS
 from phalanx.run.import_record import ImportRecord
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+PRECISIONS = tuple(NUMBERS)
 CLASSES = 2  # of a head that a model is tried with
 
 
