@@ -34,6 +34,8 @@ def branch_of(name: str, decay: Decay) -> tuple[Branch, list[str]]:
     """
     if not names_run(name):
         raise InputError(f"--decay is for a run whose rate is stable: phalanx train RUN --decay, and {name} is no run")
+    if not decay.steps:
+        raise InputError(f"--decay 0 is no decay; give its steps, or their share of the whole run below 1, as {USUAL}")
     run = RunFolder.open(name)
     checkpoints, best = Checkpointer(run).until(decay.step)
     step = int(checkpoints[0].name.removeprefix("step-").removesuffix(".old"))
