@@ -215,6 +215,7 @@ def test_a_set_of_megatrons_own(store: Store, sets: tuple[Path, str]) -> None:
     assert fingerprint(SET).split()[0] == str(len(IndexedDataset(sets[0]).tokens))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_bucket_is_that_on_files_bit_for_bit(
     store: Store, sets: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

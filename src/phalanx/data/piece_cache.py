@@ -21,7 +21,6 @@ from phalanx import cache, durable
 from phalanx.data.remote import RemotePath
 from phalanx.errors import InputError
 
-PIECE = 16 << 20  # bytes that are fetched together
 GIB = 100.0  # of all sets in the cache, unless PHALANX_CACHE_GIB says otherwise
 TOLD = 100_000_000  # bytes: whoever waits for more is told
 SPARE = 2 << 30  # bytes of a disk that are left free
@@ -62,7 +61,8 @@ class PieceCache:
         with _locked(self.file):
             _forget_others(self.file)
             self.content = _mapped(self.file, self.size)
-            self._present = _mapped(self.file.with_name(self.file.name + ".pieces"), self.count)
+            checked = "checked" if sums else "unchecked"
+            self._present = _mapped(self.file.with_name(f"{self.file.name}.{piece}.{checked}"), self.count)
 
     def read(self, start: int, stop: int) -> memoryview | None:
         """Return the bytes from `start` to `stop`, exclusive, or None where some have not come yet. Raises InputError

@@ -26,6 +26,7 @@ from phalanx.foreign import brief
 T = TypeVar("T")
 
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a call is repeated
+CONNECTIONS = 32  # to S3, side by side
 VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "mtime", "created")
 
 
@@ -107,7 +108,9 @@ class RemotePath:
         def read(store: Any, path: str) -> bytes:
             content = bytes(store.cat_file(path, start=start, end=stop)) if stop > start else b""
             if len(content) != stop - start:
-                raise OSError(f"{len(content):,} bytes came for {stop - start:,} from byte {start:,} on")
+                raise OSError(
+                    f"{len(content):,} bytes came for {stop - start:,} from byte {start:,} on; are parts of files sent?"
+                )
             return content
 
         return self.call(read)
@@ -241,7 +244,7 @@ def _store(url: str) -> tuple[Any, str]:
         ) from None
 
     try:
-        store, path = url_to_fs(url, use_listings_cache=False, **_patience(scheme))
+        store, path = url_to_fs(url, use_listings_cache=False, **_options(scheme))
     except ImportError as error:
         name = error.__cause__.name if isinstance(error.__cause__, ImportError) else error.name
         raise Resumable(f"{scheme}:// needs the package {name or brief(error)}: pip install {name}") from error
@@ -252,15 +255,17 @@ def _store(url: str) -> tuple[Any, str]:
     return store, str(path)
 
 
-def _patience(scheme: str) -> dict[str, Any]:
-    """Return the options by which a web server may take long over a large file, but not over a sign of life: by default
-    all of a file has to come in five minutes.
+def _options(scheme: str) -> dict[str, Any]:
+    """Return what the filesystem of a scheme is told. By default S3 is asked by ten connections at most, and all of a
+    file of a web server has to come in five minutes: here a sign of life every minute will do.
     """
-    if scheme not in ("http", "https"):
-        return {}
-    from aiohttp import ClientTimeout
+    if scheme in ("s3", "s3a"):
+        return {"config_kwargs": {"max_pool_connections": CONNECTIONS}}
+    if scheme in ("http", "https"):
+        from aiohttp import ClientTimeout
 
-    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=15, sock_read=60)}}
+        return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=15, sock_read=60)}}
+    return {}
 
 
 def _sends_parts(store: Any, path: str) -> bool:
