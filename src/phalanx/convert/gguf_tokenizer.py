@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
+from phalanx.data.pretokens import KNOWN
 from phalanx.errors import InputError
 from phalanx.foreign import reading, short
 
@@ -19,12 +20,8 @@ ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # by H
 ENDS = ("eos", "eot", "eom")  # what ends a text: of all, of a turn, of a message
 SPACE = "▁"
 
-_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+LLAMA3, QWEN2, _ = KNOWN
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-LLAMA3 = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}{{1,3}}|{_REST}"
-QWEN2 = rf"{_ENDINGS}|{_LETTERS}|\p{{N}}|{_REST}"
 TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -92,8 +92,8 @@ def _pre(content: Mapping[str, Any]) -> str:
         match step:
             case {"type": "Digits", "individual_digits": True}:
                 digits = True
-            case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated", "invert": False}:
-                pattern = regex if not pattern and not digits else "?"
+            case {"type": "Split", "pattern": {"Regex": str(regex)}} if _isolates(step) and not pattern and not digits:
+                pattern = regex
             case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(usual)} if usual != bool(pattern):
                 pass
             case _:
@@ -105,6 +105,11 @@ def _pre(content: Mapping[str, Any]) -> str:
         if known and pre._replace(begins=False) == found and steps[-1].get("type") == "ByteLevel":
             return name
     raise InputError(f"its tokenizer cuts words in a way that has no name in GGUF; {', '.join(PRE)} have one")
+
+
+def _isolates(split: Mapping[str, Any]) -> bool:
+    """Return whether each match becomes a word: also where what is no match would be left out, which is nothing."""
+    return (split["behavior"], split["invert"]) in (("Isolated", False), ("Removed", True))
 
 
 def _spaces(content: Mapping[str, Any]) -> dict[str, bool]:
