@@ -359,7 +359,7 @@ def test_reports_of_what_is_no_number(work: Path, refused: Says) -> None:
     ("verb", "inside", "then"),
     [
         (["eval", "run"], "phalanx.tasks.score.score", "starts anew"),
-        (["import", "hf:x", "--out", "y"], "phalanx.convert.huggingface.import_folder", "starts anew"),
+        (["import", "hf:x", "--out", "y"], "phalanx.convert.sources.import_source", "starts anew"),
         (["export", "run", "y"], "phalanx.convert.huggingface.export_run", "starts anew"),
         (["prepare", "x", "--out", "y", "--tokenizer", "gpt2"], "phalanx.data.prepare.prepare", "does what is left"),
     ],

@@ -64,7 +64,7 @@ def test_models_that_cannot_be_loaded(models: list[Path], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["RUNS/none"], "none is no folder; give a run, or hf:FOLDER"),
+        (["RUNS/none"], "none is no folder; give a run, hf:FOLDER or gguf:FILE"),
         (["RUNS/classes", "classes=RUNS/span"], "two models are called classes"),
         (["=RUNS/span"], "names no model"),
         (["RUNS/span", "--budget", "inf"], "--budget inf: give seconds"),
