@@ -34,10 +34,16 @@ FAMILIES = {
     "distilbert": ["task=mlm", "model.family=distilbert", "data.pairs=none"],
     "llama": ["task=clm", "model.family=llama", "model.kv_heads=2", "model.width=12"],
     "modernbert": ["task=mlm", "model.family=modernbert", "model.window=10", "data.pairs=none"],
+    "qwen3": ["task=clm", "model.family=qwen3", "model.kv_heads=2", "model.width=12"],
+    "olmo": ["task=clm", "model.family=olmo", "model.kv_heads=2", "model.width=12", "model.window=8",
+             "model.window_layers=10", "model.rope_scaling=yarn", "model.rope_factor=8", "model.rope_original=16"],
+    "gemma3": ["task=clm", "model.family=gemma3", "model.kv_heads=1", "model.width=12", "model.window=8",
+               "model.window_layers=10", "model.rope_scaling=linear", "model.rope_factor=8", "model.query_scale=10"],
     "windows": ["task=clm", "model.family=tests.strangers.families:Toy", "model.window=5"],
-}
+}  # fmt: skip
 SETS = {  # families that read another's
-    "llama": "gpt", "windows": "gpt", "roberta": "bert", "distilbert": "bert", "modernbert": "bert",
+    **dict.fromkeys(("llama", "qwen3", "olmo", "gemma3", "windows"), "gpt"),
+    **dict.fromkeys(("roberta", "distilbert", "modernbert"), "bert"),
 }  # fmt: skip
 QUIETLY = ["train.eval_every=0", "save.every=0"]
 TIMES = {"tokens_per_s", "mfu", "memory_gib", "seconds", "seconds_left"}  # what two equal runs may differ in

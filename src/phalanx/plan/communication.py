@@ -6,8 +6,9 @@ A message's bytes are those of the whole: what an all-gather makes, what a reduc
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import takewhile
 from math import prod
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from phalanx.parallel.data_parallel import BUCKET
 from phalanx.parallel.mesh import Mesh
 from phalanx.parallel.windows import Window
 from phalanx.plan.rank import RankShard
-from phalanx.spec.costs import WIDE, collectives, decoders
+from phalanx.spec.costs import WIDE, Collective, collectives, decoders
 from phalanx.spec.partition import place, rows, shape
 
 
@@ -37,7 +38,7 @@ Messages = Counter[Message]
 FORWARD, BACKWARD = 0, 1
 CONJUGATES = {  # what the collectives of a layer say forward and backward
     "gather": ("all-gather", "reduce-scatter"), "scatter": ("reduce-scatter", "all-gather"),
-    "copy": ("", "all-reduce"), "reduce": ("all-reduce", ""),
+    "copy": ("", "all-reduce"), "reduce": ("all-reduce", ""), "total": ("all-reduce", "all-reduce"),
 }  # fmt: skip
 
 
@@ -87,12 +88,16 @@ class ExpectedMessages(RankShard):
             sent += count_messages(self.last, "all-reduce", self.tp, height, 2 * height)
         return sent + self.keys(FORWARD) + self.order() + self.spans(FORWARD)
 
-    def layers(self, direction: int, first: int | None = None) -> Messages:
-        """Return the collectives of all blocks over tp, or of the `first` ones of each block."""
+    def layers(self, direction: int, inside: bool = False) -> Messages:
+        """Return the collectives of all blocks over tp, or of those `inside` attention alone, without its last."""
         sent: Messages = Counter()
         for block, count in self.computed.items():
-            for kind, elements in [*collectives(block, self.ranks)][:first]:
-                width = WIDE if kind in ("gather", "copy") else self.narrow  # the stream, or what a product gave
+            listed: Iterable[Collective] = collectives(block, self.ranks)
+            if inside:
+                listed = takewhile(lambda each: each.kind not in ("scatter", "reduce"), listed)
+            for kind, elements in listed:
+                # in fp32 are the stream, and sums of squares; else it is what a product gave
+                width = self.narrow if kind in ("scatter", "reduce") else WIDE
                 sent += count_messages(
                     count, CONJUGATES[kind][direction], self.tp, self.positions * elements, width=width
                 )
@@ -148,7 +153,7 @@ class ExpectedMessages(RankShard):
         """
         if self.layout.recompute == "none":
             return Counter()
-        return self.layers(FORWARD, first=1 if self.layout.recompute == "attention" else None) + self.keys(FORWARD)
+        return self.layers(FORWARD, inside=self.layout.recompute == "attention") + self.keys(FORWARD)
 
     def keys(self, direction: int) -> Messages:
         """Return the messages of keys and values over cp: those of a block are gathered, and their gradients scattered;

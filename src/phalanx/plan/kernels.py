@@ -15,6 +15,7 @@ from phalanx.plan.cluster import Cluster
 from phalanx.plan.workload import Workload
 from phalanx.spec import model
 from phalanx.spec.costs import WIDE, products
+from phalanx.spec.leaves import Norm
 from phalanx.spec.partition import Ranks, local, widened
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
@@ -96,8 +97,8 @@ class Block:
         return [self.move("softmax", self.scores, 5.5 + (4 if how == "plain" else 0), 4 if how == "plain" else 2)]
 
     def pointwise(self, forward: bool) -> list[Kernel]:
-        """Return two norms, the activation with its bias or its gate, two sums of bias, dropout and residual, heads put
-        in order, and turned by their positions.
+        """Return the norms, the activation with its bias or its gate, two sums of bias, dropout and residual, heads put
+        in order, normed, and turned by their positions.
         """
         h, t, attention, mlp = self.work.spec.hidden, self.work.tp, self.block.attention, self.block.feed_forward
         extra, kernels = (0, 0) if self.work.pointwise == "fused" else (4, 5)
@@ -109,8 +110,24 @@ class Block:
             "order", self.tokens * attention.heads * attention.width / t, 2 if forward else 6, 1 if forward else 3
         )
         sums = self.move("sum", self.local_tokens * h, 2 * (summed + extra), 2 + kernels)
-        norms = self.move("norm", self.local_tokens * h, 2 * normed, 2 if forward else 4)
-        return [inner, order, sums, norms, *self.rotary(forward)]
+        count = sum(isinstance(part, Norm) for _, part in self.block.parts())
+        norms = self.move("norm", self.local_tokens * h, count * normed, count if forward else 2 * count)
+        return [inner, order, sums, norms, *self.head_norms(forward), *self.rotary(forward)]
+
+    def head_norms(self, forward: bool) -> list[Kernel]:
+        """Return the norms of queries and of keys, where there are any: in a kernel each, or with casts of their own.
+        Backward also reads the gradient, and sums that of the weights.
+        """
+        attention = self.block.attention
+        if not attention.normed:
+            return []
+
+        elements = self.tokens * (attention.heads + attention.kv_heads) * attention.width / self.work.tp
+        passes, times = (2, 1) if forward else (3, 2)
+        if self.work.pointwise == "fused" or self.width == WIDE:
+            return [self.move("norm", elements, passes, 2 * times)]
+        moved = elements * (passes * WIDE + 2 * (WIDE + self.width))
+        return [Kernel("norm", moved / (2 * times + 4), times=2 * times + 4)]
 
     def rotary(self, forward: bool) -> list[Kernel]:
         """Return queries and keys turned by cosines and sines in fp32: in a kernel each, or in one for each operation
@@ -147,7 +164,7 @@ class Block:
         else:
             back = [g for k in inner if k.shape[0] for g in gradients(k)] + self.softmax(self.work.attention, False)
         matrices = [g for k in self.products() for g in gradients(k)]
-        turned = self.rotary(forward=True)
+        turned = [*self.head_norms(forward=True), *self.rotary(forward=True)]
         again = {"none": [], "attention": [*turned, *inner], "block": self.forward()}[self.work.recompute]
         return [*again, *matrices, *back, *self.pointwise(False)]
 

@@ -20,7 +20,7 @@ from phalanx.plan.kernels import Kernel, Timer
 from phalanx.plan.network import Group, send
 from phalanx.plan.workload import Workload
 from phalanx.spec import partition
-from phalanx.spec.costs import WIDE, counted, decoders, kinds
+from phalanx.spec.costs import WIDE, counted, decoders, kinds, norms_over_ranks
 from phalanx.spec.model import Block, Spec
 
 # Set by hand, for all machines; what belongs to one is in its cluster file.
@@ -105,14 +105,16 @@ class Step:
     def _block(self, part: Block) -> dict[str, Pass]:
         block, again = kernels.Block(self.work, part), 2 * (self.work.recompute == "block")
         keys = self.tokens * block.block.attention.costs().cached // 2 * self.width  # bytes, and as many of values
+        norms, passes = norms_over_ranks(part), 1 + (self.work.recompute != "none")
         return {
-            "forward": self._pass(block.forward(), keys, pairs=[self.narrow] * 2),
-            "backward": self._pass(block.backward(), keys, pairs=[self.wide] * 2 + [self.narrow] * again),
+            "forward": self._pass(block.forward(), keys, [self.narrow] * 2, norms),
+            "backward": self._pass(block.backward(), keys, [self.wide] * 2 + [self.narrow] * again, norms * passes),
         }
 
-    def _pass(self, list_of: list[Kernel], keys: float, pairs: Sequence[float]) -> Pass:
+    def _pass(self, list_of: list[Kernel], keys: float, pairs: Sequence[float], norms: int) -> Pass:
         """Return the pass of a block's kernels, with pairs of collectives over tp, of so many bytes where they are one
-        all-reduce, two for each pass through the block; keys and values over cp.
+        all-reduce, two for each pass through the block, and one for each of `norms` that are over all heads; keys and
+        values over cp.
         """
         parts: defaultdict[str, float] = defaultdict(float)
         for kernel in list_of:
@@ -125,7 +127,8 @@ class Step:
             else:
                 busy = sum(map(self.tp.all_reduce, pairs))
             parts["tp"] += busy - (self.hidden * min(busy, parts["matrix"]) if self.work.tp_overlap else 0.0)
-            launches += len(pairs) * (2 if self.work.sequence_parallel else 1)
+            parts["tp"] += norms * self.tp.all_reduce(self.tokens * WIDE) if norms else 0.0
+            launches += len(pairs) * (2 if self.work.sequence_parallel else 1) + norms
         if self.work.cp > 1:
             parts["cp"] += len(pairs) * self.cp.scatter(keys / self.work.tp * self.work.cp)
             launches += len(pairs)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from phalanx.spec.leaves import Matrix, Norm
 from phalanx.spec.model import Attention, Block, Layer, Part, Saved, Spec
-from phalanx.spec.partition import ONE, Ranks, local, shape
+from phalanx.spec.partition import ONE, Ranks, local, shape, split
 
 WIDE = 4  # bytes of an element of the residual stream, and of whatever else norms read
 
@@ -34,7 +34,7 @@ class Product(NamedTuple):
 class Collective(NamedTuple):
     """A collective along the tensor-parallel axis, of so many elements of each token."""
 
-    kind: str  # gather, copy, scatter, reduce
+    kind: str  # gather, copy, scatter, reduce, total
     elements: int
 
 
@@ -128,12 +128,20 @@ def saved(part: Block | Layer, ranks: Ranks = ONE, narrow: int = 2) -> tuple[flo
     return tokens, cast
 
 
+def norms_over_ranks(block: Block) -> int:
+    """Return how many norms of a block are over a dimension that tensor parallelism splits."""
+    return sum(split(leaf.dim) for _, leaf in block.leaves() if isinstance(leaf, Norm))
+
+
 def collectives(block: Block, ranks: Ranks) -> Iterator[Collective]:
     """Yield the collectives of a block's forward pass, in order. Backward has the conjugate of each: a reduce-scatter
-    for a gather, an all-reduce for a copy, and the other way round.
+    for a gather, an all-reduce for a copy, and the other way round. Norms over all heads sum squares over the ranks in
+    both directions.
     """
     if ranks.tp == 1:
         return
     for layer in (block.attention, block.feed_forward):
         yield Collective("gather" if ranks.sequence else "copy", layer.costs().enters)
+        if layer is block.attention:
+            yield from [Collective("total", 1)] * norms_over_ranks(block)
         yield Collective("scatter" if ranks.sequence else "reduce", block.attention.hidden)
