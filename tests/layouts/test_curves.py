@@ -51,7 +51,8 @@ LAYOUTS = {
     "pp2 cp2 tp2": (8, ["layout.pp=2", "layout.cp=2", "layout.tp=2", RING, TWICE]),
 }
 OPTIMIZERS = [["optim.name=adamw"], ["optim.name=lamb", "optim.weight_decay=0.1"]]
-FAMILIES = ["gpt", "bert", "llama", "modernbert"]
+FAMILIES = ["gpt", "bert", "llama", "modernbert", "qwen3", "gemma3"]
+HALF = ["train.steps=4"]  # of families that have most with another in common
 AGAIN = ["tp2", "pp2"]  # with fewer instructions
 
 
@@ -68,7 +69,7 @@ def trained(pool: Pool, corpus: Corpus) -> Trained:
     @cache
     def train(family: str, name: str) -> list[tuple[Weights, Curve]]:
         processes, words = LAYOUTS[name]
-        return pool.run(processes, from_the_first_weights, corpus.folder, family, *_optimizer(family, name), *words)
+        return pool.run(processes, from_the_first_weights, corpus.folder, family, *_settings(family, name), *words)
 
     return train
 
@@ -79,7 +80,7 @@ def trained(pool: Pool, corpus: Corpus) -> Trained:
 )
 def test_one_curve(trained: Trained, alone: Alone, family: str, name: str) -> None:
     curves = [curve for _, curve in trained(family, name)]
-    assert farthest(curves[0], alone(family, *_optimizer(family, name), *_of_model(LAYOUTS[name][1]))) < TOLERANCE
+    assert farthest(curves[0], alone(family, *_settings(family, name), *_of_model(LAYOUTS[name][1]))) < TOLERANCE
     assert all(farthest(other, curves[0]) == 0 for other in curves[1:]), "every rank tells the same"
 
 
@@ -126,6 +127,11 @@ def first() -> dict[tuple[str, ...], Weights]:
         ("roberta", "zero2", []),
         ("roberta", "tp2 whole stream", []),
         ("distilbert", "pp2 tp2", []),
+        ("olmo", "tp2 whole stream", []),
+        ("olmo", "tp4", []),
+        ("olmo", "cp2 tp2 ring", ["model.kv_heads=1"]),
+        ("olmo", "zero3 tp2", ["optim.name=muon", "optim.lr=0.03", "optim.split_fused=true"]),
+        ("llama", "cp2 tp2", ["model.rope_layers=10", "model.window=8"]),
         ("llama", "zero3 tp2", ["model.kv_heads=1", "model.tied=true"]),
         ("llama", "pp2 tp2", [*PAPERS, "model.kv_heads=1", "model.qkv_bias=true", "model.attention_dropout=0.1"]),
         ("llama", "cp2 tp2 ring", ["model.kv_heads=1", STOP]),
@@ -152,6 +158,7 @@ def _of_model(words: list[str]) -> list[str]:
     return [word for word in words if word.startswith("model.")]
 
 
-def _optimizer(family: str, name: str) -> list[str]:
-    """AdamW and LAMB by turns, the other one for the other family."""
-    return OPTIMIZERS[(list(LAYOUTS).index(name) + FAMILIES.index(family)) % 2]
+def _settings(family: str, name: str) -> list[str]:
+    """AdamW and LAMB by turns, the other one for the other family; and how many steps."""
+    optimizer = OPTIMIZERS[(list(LAYOUTS).index(name) + FAMILIES.index(family)) % 2]
+    return [*optimizer, *(HALF if family in ("qwen3", "gemma3") else [])]

@@ -47,6 +47,7 @@ CASES = {
 }
 # Where a Llama says other things than a GPT, or might: beyond its two key heads, and what passes its weights on.
 LLAMA = {"tp2", "tp4", "tp2 blocks again", "tp2 muon", "cp2 ring", "zero3", "zbv", "dp2 cp2 tp2", "pp2 dp2 tp2"}
+OLMO = {"tp2 whole stream", "tp4", "tp2 blocks again", "tp2 attention again"}  # which norms all heads together
 
 
 def listen(trainer: Trainer) -> CommCounter:
@@ -91,7 +92,7 @@ def of_each(families: Sequence[str], what: Callable[..., T], folder: Path, *word
 
 def families_of(name: str) -> list[str]:
     """The families whose messages are looked at on a layout."""
-    return ["gpt", "bert", *["llama"] * (name in LLAMA)]
+    return ["gpt", "bert", *["llama"] * (name in LLAMA), *["olmo"] * (name in OLMO)]
 
 
 def buckets(folder: Path, elements: int) -> tuple[Messages, int]:

@@ -14,19 +14,14 @@ from phalanx.plan.trace_report import planned_messages
 from phalanx.plan.workload import Workload
 from phalanx.train.resolve import Target, resolve
 
-RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "toy": "gpt-tiny", "llama": "gpt-tiny",
-           "roberta": "roberta-base"}  # fmt: skip
+RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "roberta": "roberta-base"}  # of others gpt-tiny
 TOY = "model.family=tests.plan.toy:Toy model.heads=8 model.ffn=1536 model.wider=512"
 LLAMA = "model.family=llama model.ffn=2816 model.kv_heads=4 model.vocab=50257"
-FAMILIES = {"toy": TOY, "llama": LLAMA}
+WINDOWS = "model.kv_heads=4 model.width=96 model.ffn=2816 model.vocab=50257 model.window=128 model.window_layers=1110"
+FAMILIES = {"toy": TOY, "llama": LLAMA, **{each: f"model.family={each} {WINDOWS}" for each in ("olmo", "gemma3")},
+            "qwen3": f"{LLAMA} model.family=qwen3 model.width=96"}  # fmt: skip
 SIZES = "model.hidden=1024 model.heads=16 data.sequence=512 model.positions=512"
-LAYERS = {
-    "gpt": 2,
-    "bert": 4,
-    "toy": 2,
-    "llama": 4,
-    "roberta": 4,
-}  # in few blocks of a BERT's its memory is known less closely
+LAYERS = {"gpt": 2, "toy": 2}  # of others 4: in few blocks of a BERT's its memory is known less closely
 CASES = """
 1 gpt train.batch=8 layout.micro_batch=4 precision.dtype=fp32
 1 gpt train.batch=16 layout.micro_batch=16 layout.recompute=block
@@ -88,6 +83,13 @@ LLAMAS = """
 4 llama train.batch=16 layout.micro_batch=4 layout.shard=zero2
 4 llama train.batch=16 layout.tp=4 layout.sequence_parallel=false layout.recompute=block model.hidden=256 model.ffn=704
 """.strip().splitlines()
+DECODERS = """
+2 qwen3 train.batch=8 layout.micro_batch=8 layout.tp=2 layout.recompute=attention
+1 olmo train.batch=8 layout.micro_batch=8 precision.dtype=fp32
+8 olmo train.batch=8 layout.micro_batch=8 layout.tp=8 layout.sequence_parallel=false layout.recompute=attention
+1 gemma3 train.batch=8 layout.micro_batch=8 model.query_scale=100
+2 gemma3 train.batch=8 layout.micro_batch=8 layout.cp=2 layout.context=ring
+""".strip().splitlines()
 FOUR = "model.layers=4"
 LONG = "model.attention_dropout=0 data.sequence=1024 model.positions=1024"
 SMALL = "model.hidden=512 model.heads=8 model.layers=8"
@@ -102,13 +104,13 @@ HELD = f"""
 
 def laid_out(words: str) -> tuple[Config, int]:
     processes, family, *overrides = words.split()
-    sizes = f"{SIZES} model.layers={LAYERS[family]} {FAMILIES.get(family, '')}"
-    asked = recipe.load(RECIPES[family], [*sizes.split(), *overrides])
+    sizes = f"{SIZES} model.layers={LAYERS.get(family, 4)} {FAMILIES.get(family, '')}"
+    asked = recipe.load(RECIPES.get(family, "gpt-tiny"), [*sizes.split(), *overrides])
     return resolve(asked, Target(int(processes))), int(processes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [*CASES, *MUON, *HEADS, *TOYS, *LLAMAS, *HELD])
+@pytest.mark.parametrize("words", [*CASES, *MUON, *HEADS, *TOYS, *LLAMAS, *DECODERS, *HELD])
 def test_trace_and_closed_forms(words: str) -> None:
     config, processes = laid_out(words)
     layout = config.layout
@@ -195,3 +197,19 @@ def test_pieces_of_the_logits_are_those_of_the_device() -> None:
     gpu, cpu = (trace(config, 1, device=device) for device in ("cuda", "cpu"))
     assert gpu.flops == cpu.flops and sum(gpu.peak.values()) > sum(cpu.peak.values())
     assert sum(memory(config)) == pytest.approx(sum(gpu.peak.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "blocks", "heads"), [("gpt", 2, 0), ("qwen3", 2, 2), ("olmo", 2, 2), ("gemma3", 4, 2)]
+)
+def test_norms_that_a_block_has_are_planned(words: str, blocks: int, heads: int) -> None:
+    """Of the stream and of what is added to it, in fp32 there and in the precision of products behind; of queries and
+    keys. Backward has two kernels for each.
+    """
+    work = Workload.of(laid_out(f"1 {words} train.batch=8 layout.micro_batch=8 precision.dtype=bf16")[0])
+    block = work.spec.blocks[0]
+    ahead, back = ([each for each in Block(work, block).pointwise(way) if each.kind == "norm"] for way in (True, False))
+    casts = 4 if heads else 0
+    assert sum(each.times for each in ahead) == blocks + heads + casts
+    assert sum(each.times for each in back) == 2 * (blocks + heads) + casts
+    assert ahead[0].bytes * ahead[0].times == blocks * 8 * 512 * 1024 * (4 + 2)

@@ -14,8 +14,7 @@ from phalanx.optimizer import OptimConfig, Product
 from phalanx.plan.cluster import Cluster
 from phalanx.plan.workload import Workload
 from phalanx.spec import model
-from phalanx.spec.costs import WIDE, products
-from phalanx.spec.leaves import Norm
+from phalanx.spec.costs import WIDE, norms_of, products
 from phalanx.spec.partition import Ranks, local, widened
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2}  # of an element as kernels other than products move it
@@ -63,6 +62,7 @@ class Block:
         # between the tensor-parallel parts
         self.local_tokens = self.tokens // (work.tp if work.sequence_parallel else 1)
         self.heads = self.block.attention.heads / work.tp
+        self.norms, self.norms_over_ranks = norms_of(self.block)
         self.scores = work.micro_batch * self.heads * (work.sequence // work.cp) * work.sequence
 
     def move(self, kind: str, elements: float, passes: float, times: int = 1) -> Kernel:
@@ -110,18 +110,16 @@ class Block:
             "order", self.tokens * attention.heads * attention.width / t, 2 if forward else 6, 1 if forward else 3
         )
         sums = self.move("sum", self.local_tokens * h, 2 * (summed + extra), 2 + kernels)
-        count = sum(isinstance(part, Norm) for _, part in self.block.parts())
+        count = self.norms
         norms = self.move("norm", self.local_tokens * h, count * normed, count if forward else 2 * count)
-        return [inner, order, sums, norms, *self.head_norms(forward), *self.rotary(forward)]
+        heads = self.head_norms(forward) if attention.normed else []
+        return [inner, order, sums, norms, *heads, *self.rotary(forward)]
 
     def head_norms(self, forward: bool) -> list[Kernel]:
-        """Return the norms of queries and of keys, where there are any: in a kernel each, or with casts of their own.
-        Backward also reads the gradient, and sums that of the weights.
+        """Return the norms of queries and of keys: in a kernel each, or with casts of their own. Backward also reads
+        the gradient, and sums that of the weights.
         """
         attention = self.block.attention
-        if not attention.normed:
-            return []
-
         elements = self.tokens * (attention.heads + attention.kv_heads) * attention.width / self.work.tp
         passes, times = (2, 1) if forward else (3, 2)
         if self.work.pointwise == "fused" or self.width == WIDE:
@@ -164,7 +162,7 @@ class Block:
         else:
             back = [g for k in inner if k.shape[0] for g in gradients(k)] + self.softmax(self.work.attention, False)
         matrices = [g for k in self.products() for g in gradients(k)]
-        turned = [*self.head_norms(forward=True), *self.rotary(forward=True)]
+        turned = [*(self.head_norms(True) if self.block.attention.normed else []), *self.rotary(forward=True)]
         again = {"none": [], "attention": [*turned, *inner], "block": self.forward()}[self.work.recompute]
         return [*again, *matrices, *back, *self.pointwise(False)]
 

@@ -125,12 +125,24 @@ class _Rank(RankShard):
         return self.narrow * self.positions * _split(layer) / self.layout.tp
 
     def beside(self, attention: Attention) -> float:
-        """Return the bytes of what else attention keeps: scores that are stored, and other ranks' keys and values."""
-        kept = (WIDE + 1 + self.narrow) * self.pairs(attention)
+        """Return the bytes of what else attention keeps: scores that are stored, and other ranks' keys and values; or
+        copies of all keys and values for each query of a group, in their place, where torch's kernels take no groups.
+        """
+        kept, keys = (WIDE + 1 + self.narrow) * self.pairs(attention), attention.costs().cached
+        gathered = self.layout.cp if self.layout.context == "gather" else 1
+        if attention.heads != attention.kv_heads and self.copies(attention):
+            copied = gathered * keys * attention.heads // attention.kv_heads
+            return kept + self.narrow * self.positions * (copied - keys) / self.layout.tp
         if self.layout.cp > 1:
-            ranks = self.layout.cp if self.layout.context == "gather" else 1
-            kept += ranks * self.narrow * self.positions * attention.costs().cached / self.layout.tp
+            kept += gathered * self.narrow * self.positions * keys / self.layout.tp
         return kept
+
+    def copies(self, attention: Attention) -> bool:
+        """Return whether keys and values are copied for each query of a group: in fp32, and under a mask."""
+        if self.layout.cp > 1 and self.layout.context == "ring":
+            return False
+        masked = self.layout.cp > 1 or 0 < attention.window < self.config.data.sequence
+        return masked or self.narrow == WIDE
 
     def pairs(self, attention: Attention) -> float:
         """Return the pairs of queries and keys whose scores are stored: all where some are dropped."""

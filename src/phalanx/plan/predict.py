@@ -20,7 +20,7 @@ from phalanx.plan.kernels import Kernel, Timer
 from phalanx.plan.network import Group, send
 from phalanx.plan.workload import Workload
 from phalanx.spec import partition
-from phalanx.spec.costs import WIDE, counted, decoders, kinds, norms_over_ranks
+from phalanx.spec.costs import WIDE, counted, decoders, kinds
 from phalanx.spec.model import Block, Spec
 
 # Set by hand, for all machines; what belongs to one is in its cluster file.
@@ -105,7 +105,7 @@ class Step:
     def _block(self, part: Block) -> dict[str, Pass]:
         block, again = kernels.Block(self.work, part), 2 * (self.work.recompute == "block")
         keys = self.tokens * block.block.attention.costs().cached // 2 * self.width  # bytes, and as many of values
-        norms, passes = norms_over_ranks(part), 1 + (self.work.recompute != "none")
+        norms, passes = block.norms_over_ranks, 1 + (self.work.recompute != "none")
         return {
             "forward": self._pass(block.forward(), keys, [self.narrow] * 2, norms),
             "backward": self._pass(block.backward(), keys, [self.wide] * 2 + [self.narrow] * again, norms * passes),

@@ -128,9 +128,13 @@ def saved(part: Block | Layer, ranks: Ranks = ONE, narrow: int = 2) -> tuple[flo
     return tokens, cast
 
 
-def norms_over_ranks(block: Block) -> int:
-    """Return how many norms of a block are over a dimension that tensor parallelism splits."""
-    return sum(split(leaf.dim) for _, leaf in block.leaves() if isinstance(leaf, Norm))
+@cache
+def norms_of(block: Block) -> tuple[int, int]:
+    """Return how many norms of the residual stream and of what is added to it a block has, and how many norms over a
+    dimension that tensor parallelism splits.
+    """
+    inside = [leaf for _, leaf in block.leaves() if isinstance(leaf, Norm)]
+    return sum(isinstance(part, Norm) for _, part in block.parts()), sum(split(leaf.dim) for leaf in inside)
 
 
 def collectives(block: Block, ranks: Ranks) -> Iterator[Collective]:
@@ -143,5 +147,5 @@ def collectives(block: Block, ranks: Ranks) -> Iterator[Collective]:
     for layer in (block.attention, block.feed_forward):
         yield Collective("gather" if ranks.sequence else "copy", layer.costs().enters)
         if layer is block.attention:
-            yield from [Collective("total", 1)] * norms_over_ranks(block)
+            yield from [Collective("total", 1)] * norms_of(block)[1]
         yield Collective("scatter" if ranks.sequence else "reduce", block.attention.hidden)
