@@ -24,6 +24,7 @@ from phalanx.convert.gguf import export_run, import_file
 from phalanx.convert.gguf_file import PLAIN, QUANTISED, GgufFile
 from phalanx.convert.gguf_writer import write_gguf
 from phalanx.convert.imported import write_run
+from phalanx.convert.linked import Linked
 from phalanx.data.backend import END_OF_TEXT, byte_level, mark
 from phalanx.data.fastpath import byte_letters
 from phalanx.data.tokenize import Tokenizer, load_tokenizer
@@ -33,6 +34,7 @@ from phalanx.models.family import configured
 from phalanx.run.checkpoint import Checkpointer
 from phalanx.run.folder import RunFolder
 from phalanx.run.import_record import ImportRecord
+from tests.cli.running import phalanx
 from tests.convert.folders import to_hugging_face
 
 SIZES = {"layers": 2, "hidden": 32, "heads": 4, "ffn": 64, "vocab": 264, "positions": 16}
@@ -169,6 +171,38 @@ def test_a_model_that_would_be_another_there_is_refused(case: str, tmp_path: Pat
     with pytest.raises(InputError, match=f"run .*({case}|post-LN)"):
         export_run(tmp_path / "run", tmp_path / "file.gguf")
     assert not [*tmp_path.glob("file*")]
+
+
+def test_an_export_is_there_whole_or_not_at_all(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its last tensor cannot be read; what is there already stays."""
+    file, read = tmp_path / "file.gguf", Linked.__getitem__
+
+    def broken(self: Linked, name: str) -> Tensor:
+        if name == "output.weight":
+            assert [*tmp_path.iterdir()] == [tmp_path / "file.gguf.partial"]
+            raise OSError(28, "No space left on device")
+        return read(self, name)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Linked, "__getitem__", broken)
+        export_run(runs / "llama", file)
+    assert not [*tmp_path.iterdir()]
+
+    file.write_text("mine")
+    with pytest.raises(InputError, match=r"file.gguf is there already; give another file"):
+        export_run(runs / "llama", file)
+    assert file.read_text() == "mine"
+
+
+def test_the_command_line_takes_files_in_and_out(runs: Path, tmp_path: Path) -> None:
+    """By import, by export of a run and of a file, and wherever a folder of Hugging Face's may stand."""
+    told = phalanx("import", f"gguf:{runs / 'qwen3.gguf'}", "--out", tmp_path / "run")
+    assert told == f"{tmp_path / 'run'}: 18 tensors\n"
+    told = phalanx("export", tmp_path / "run", tmp_path / "again.gguf", "--to", "gguf", "--type", "q8_0")
+    assert told == f"{tmp_path / 'again.gguf'}: 24 tensors\n"
+    assert {each.type for each in GgufFile(tmp_path / "again.gguf").stored.values()} == {"F32", "Q8_0"}
+    assert "24 tensors" in phalanx("export", f"gguf:{tmp_path / 'again.gguf'}", tmp_path / "hf")
+    assert phalanx("generate", f"gguf:{tmp_path / 'again.gguf'}", "the hat", "--max-tokens", 3, "--backend", "torch")
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *QUANTISED])

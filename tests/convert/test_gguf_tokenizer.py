@@ -106,7 +106,7 @@ def test_pieces_are_merged_by_their_scores(prefix: bool) -> None:
 def test_all_that_ends_a_text_is_told() -> None:
     """Of all, of a turn, of a message, each once."""
     facts = {f"{KEY}bos_token_id": 1, f"{KEY}eos_token_id": 2, f"{KEY}eot_token_id": 5, f"{KEY}eom_token_id": 2}
-    assert special_facts(facts) == {"bos_token_id": 1, "eos_token_id": [2, 5]}
+    assert special_facts(FILE, facts) == {"bos_token_id": 1, "eos_token_id": [2, 5]}
 
 
 def test_a_tokenizer_of_another_kind_is_refused() -> None:

@@ -53,7 +53,7 @@ def _as_folder(path: Path) -> Iterator[tuple[Path, Elsewhere]]:
     """Yield a folder of Hugging Face's with what a GGUF file says, and its weights under their names."""
     file = GgufFile(path)
     architecture, facts = read_facts(path, file.facts, file)
-    facts |= special_facts(file.facts)
+    facts |= special_facts(path, file.facts)
     try:
         config = json.dumps(facts, allow_nan=False)
     except ValueError:
@@ -68,7 +68,7 @@ def _as_folder(path: Path) -> Iterator[tuple[Path, Elsewhere]]:
             (folder / name).write_text(content)
         try:
             model, form = model_of(facts, folder / "config.json")
-            shapes = _shapes(file, model, form)
+            shapes = _shapes(model, form)
             weights = imported(_present(links_between(architecture, facts, shapes.items()), file), file)
             lowered = _Changed(weights, -float(architecture.raised))
             yield folder, Elsewhere(lowered, f"gguf:{path.resolve()}")
@@ -77,10 +77,8 @@ def _as_folder(path: Path) -> Iterator[tuple[Path, Elsewhere]]:
             raise InputError(message) from None
 
 
-def _shapes(file: GgufFile, model: ModelConfig, form: HuggingFace) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of Hugging Face's tensors. InputError for a model of more layers than the file has tensors."""
-    if model.layers > len(file):
-        raise InputError(f"{file.path} promises {model.layers} layers and has {len(file)} tensors")
+def _shapes(model: ModelConfig, form: HuggingFace) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of Hugging Face's tensors."""
     spec = described(model)
     shapes = {link.theirs.name: link.theirs.shape for link in links(spec, form.names)}
     return shapes | {again: shapes[first] for again, first in second_names(spec, form.names).items()}

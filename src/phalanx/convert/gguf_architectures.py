@@ -101,6 +101,9 @@ def read_facts(path: Path, facts: Mapping[str, Any], tensors: Tensors) -> tuple[
             raise InputError(f"{path} has no {name}.{key}")
         usual = _ABSENT.get(theirs)
         config[theirs] = _one(own.pop(key, config.get(usual) if isinstance(usual, str) else usual))
+    layers = config[architecture.keys["block_count"]]
+    if type(layers) is int and layers > len(tensors):  # told before anything is made for each
+        raise InputError(f"{path} promises {layers} layers and has {len(tensors)} tensors")
     if EMBEDDING in tensors:
         config["vocab_size"] = tensors.like(EMBEDDING).shape[0]
     config["tie_word_embeddings"] = OUTPUT not in tensors or architecture.keys is not _DECODER  # GPT-2 has it twice
@@ -144,7 +147,7 @@ def _windows(architecture: Architecture, own: dict[str, Any], config: dict[str, 
     layers, window, pattern = config["num_hidden_layers"], own.pop(_WINDOW, 0), own.pop(_PATTERN, architecture.period)
     if type(pattern) is int and pattern > 0 and type(layers) is int:
         period = pattern
-        pattern = [(number + 1) % period != 0 for number in range(min(layers, 1 << 20))]
+        pattern = [(number + 1) % period != 0 for number in range(layers)]
     if not isinstance(pattern, list):
         raise InputError(f"{architecture.name}.{_PATTERN}={short(pattern)} will not do: it is to be a number or a list")
 
@@ -196,8 +199,7 @@ def links_between(
     InputError for a name that the architecture has not.
     """
     number = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture.name)
-    layers = next(config[theirs] for key, theirs in architecture.keys.items() if key == "block_count")
-    names = get_tensor_name_map(number, layers)
+    names = get_tensor_name_map(number, config[architecture.keys["block_count"]])
     for name, shape in shapes:
         there = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if there is None:

@@ -85,11 +85,14 @@ def tokenizer_files(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     return {"tokenizer.json": backend.to_str(), "tokenizer_config.json": json.dumps(config)}
 
 
-def special_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tokens that begin and end texts, as config.json has them."""
-    ends = dict.fromkeys(facts[key] for each in ENDS if (key := f"{KEY}{each}_token_id") in facts)
-    special = {"bos_token_id": facts.get(f"{KEY}bos_token_id"), "eos_token_id": [*ends]}
-    return {key: value for key, value in special.items() if value not in (None, [])}
+def special_facts(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tokens that begin and end texts, as config.json has them. InputError for what are no tokens."""
+    names = {role: f"{KEY}{role}_token_id" for role in ("bos", *ENDS)}
+    tokens = {role: facts[key] for role, key in names.items() if key in facts}
+    if odd := [role for role, token in tokens.items() if type(token) is not int]:
+        raise InputError(f"{path}: {names[odd[0]]}={short(tokens[odd[0]])} will not do: it is to be a token's number")
+    ends = [*dict.fromkeys(tokens[role] for role in ENDS if role in tokens)]
+    return ({"bos_token_id": tokens["bos"]} if "bos" in tokens else {}) | ({"eos_token_id": ends} if ends else {})
 
 
 class _Pieces(NamedTuple):
