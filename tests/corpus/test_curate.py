@@ -24,6 +24,7 @@ from tests.corpus.children import killed_in_the_third_task
 from tests.train.processes import start
 
 SIZE = 1800  # characters of a document, about
+PLANTED = 25  # duplicates, near-duplicates, and pieces of evaluation sets
 WIKITEXT = "Robert Boulter is an English film , television and theatre actor . He had a guest @-@ starring role on the"
 GERMAN = "Der Zug hielt auf freier Strecke, und niemand wusste, warum. Die Reisenden sahen aus den Fenstern. "
 SECRET = "the seventh lantern over the harbour gate burned green that night and nobody would say who had lit it"
@@ -65,14 +66,16 @@ def changed(text: str, dice: random.Random) -> str:
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     folder, dice = tmp_path_factory.mktemp("raw"), random.Random(1)
     whole = novels()
-    rest = dice.sample(whole, min(400, len(whole) * 2 // 3))
+    rest = dice.sample(whole, min(160, len(whole) * 2 // 3))
     left = [text for text in whole if text not in rest]
     middle = [text.find(" ", len(text) // 2) for text in left]
     told = [WIKITEXT, SECRET]
     rules = {
-        "duplicate": [dice.choice((text, text.replace("\n\n", "\n\n\n"))) for text in dice.sample(rest, 50)],
-        "near-duplicate": [changed(text, dice) for text in dice.sample(rest, 50)],
-        "overlap": [f"{a[:m]} {told[n % 2]} {a[m:]}" for n, (a, m) in enumerate(zip(left, middle, strict=True))][:50],
+        "duplicate": [dice.choice((text, text.replace("\n\n", "\n\n\n"))) for text in dice.sample(rest, PLANTED)],
+        "near-duplicate": [changed(text, dice) for text in dice.sample(rest, PLANTED)],
+        "overlap": [
+            f"{a[:m]} {told[n % 2]} {a[m:]}" for n, (a, m) in enumerate([*zip(left, middle, strict=True)][:PLANTED])
+        ],
         "short": [text[:300] for text in left[:20]],
         "language": [GERMAN * 12 + str(n) for n in range(3)],
     }
@@ -131,7 +134,7 @@ def test_what_was_planted_is_found_and_the_rest_is_left(planted: Planted, curate
         assert len(wanted & removed) >= 0.98 * len(wanted), rule
         assert len(removed - wanted) <= 0.01 * len(clean), rule
     pairs = len(texts(places.removed("near-duplicate")))
-    assert 0.98 * 50 <= pairs <= 50 + 0.01 * len(clean)
+    assert 0.98 * PLANTED <= pairs <= PLANTED + 0.01 * len(clean)
 
 
 def test_the_report_adds_up(planted: Planted, curated: tuple[Places, str]) -> None:

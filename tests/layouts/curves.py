@@ -16,7 +16,7 @@ from tests.train.runs import Corpus, Record
 
 # Four heads, for four tensor-parallel ranks; two blocks, unless a case wants more; dropout on; a batch for eight
 # replicas.
-TINY = ["model.heads=4", "model.layers=2", "model.dropout=0.1", "train.batch=8", "train.steps=8", "train.eval_every=4",
+TINY = ["model.heads=4", "model.layers=2", "model.dropout=0.1", "train.batch=8", "train.steps=6", "train.eval_every=3",
         "train.eval_sequences=7"]  # fmt: skip
 
 

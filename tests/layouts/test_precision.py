@@ -14,7 +14,7 @@ from tests.layouts.pool import Pool
 from tests.layouts.test_curves import AGAIN, LAYOUTS, TOLERANCE
 from tests.train.runs import Corpus
 
-# The largest difference of losses near 6 after eight steps, or of gradient norms, relative, to one process of the same
+# The largest difference of losses near 6 after six steps, or of gradient norms, relative, to one process of the same
 # micro-batches. A layout whose products are those of one process differs by the order in which gradients are summed, in
 # fp32, and by what is rounded otherwise in the next step for it; one that splits products rounds parts of their sums as
 # well. A planted mistake makes 2e-2 at least (test_controls.py).

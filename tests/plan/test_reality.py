@@ -16,7 +16,8 @@ from tests.layouts.curves import made
 from tests.layouts.pool import Pool
 from tests.train.runs import Corpus
 
-WIDER = ["model.hidden=128", "model.layers=3", "model.attention_dropout=0", "layout.micro_batch=2", "train.compile=off"]
+WIDER = ["model.hidden=128", "model.layers=3", "model.attention_dropout=0", "train.batch=4", "layout.micro_batch=2",
+         "train.compile=off"]  # fmt: skip
 CASES = {
     "one": (1, []),
     "tp2": (2, ["layout.tp=2"]),

@@ -32,15 +32,15 @@ CASES = """
 4 gpt train.batch=16 layout.micro_batch=8 layout.tp=4 layout.sequence_parallel=false
 4 gpt train.batch=16 layout.cp=2 layout.recompute=block
 2 gpt train.batch=8 layout.cp=2 layout.context=ring
-4 gpt train.batch=16 layout.micro_batch=4 layout.cp=2 layout.context=ring layout.tp=2
+4 gpt train.batch=8 layout.micro_batch=4 layout.cp=2 layout.context=ring layout.tp=2
 4 gpt train.batch=16 layout.micro_batch=4 layout.shard=zero2
 4 gpt train.batch=32 layout.micro_batch=8 layout.shard=zero3
 4 gpt train.batch=16 layout.micro_batch=2 layout.shard=zero3 layout.recompute=block
-2 gpt train.batch=12 layout.micro_batch=4 layout.pp=2
+2 gpt train.batch=8 layout.micro_batch=4 layout.pp=2
 4 gpt train.batch=16 layout.micro_batch=4 layout.pp=4 layout.recompute=attention model.layers=4
-4 gpt train.batch=16 layout.micro_batch=4 layout.pp=2 layout.cp=2 layout.context=ring
-8 gpt train.batch=48 layout.micro_batch=8 layout.pp=2 layout.tp=2
-8 gpt train.batch=48 layout.micro_batch=8 layout.pp=2 layout.tp=2 layout.shard=zero2
+4 gpt train.batch=8 layout.micro_batch=4 layout.pp=2 layout.cp=2 layout.context=ring
+8 gpt train.batch=32 layout.micro_batch=8 layout.pp=2 layout.tp=2
+8 gpt train.batch=32 layout.micro_batch=8 layout.pp=2 layout.tp=2 layout.shard=zero2
 4 gpt train.batch=32 layout.micro_batch=4 layout.pp=2 layout.schedule=interleaved layout.chunks=2 model.layers=4
 2 gpt train.batch=16 layout.micro_batch=4 layout.pp=2 layout.schedule=zbv model.layers=4
 1 bert train.batch=16 layout.micro_batch=16
@@ -48,19 +48,19 @@ CASES = """
 2 bert train.batch=32 layout.micro_batch=16 layout.tp=2 layout.recompute=block
 2 bert train.batch=32 layout.micro_batch=16 layout.cp=2
 4 bert train.batch=64 layout.micro_batch=16 layout.shard=zero2
-2 bert train.batch=12 layout.micro_batch=4 layout.pp=2
+2 bert train.batch=8 layout.micro_batch=4 layout.pp=2
 """.strip().splitlines()
 MUON = """
 1 gpt train.batch=8 layout.micro_batch=4 optim.name=muon optim.split_fused=true
 4 gpt train.batch=16 layout.micro_batch=4 layout.tp=2 layout.shard=zero2 optim.name=muon
-2 bert train.batch=12 layout.micro_batch=4 layout.pp=2 optim.name=muon
-2 toy train.batch=8 layout.micro_batch=2 layout.tp=2 optim.name=muon optim.split_fused=true
+2 bert train.batch=8 layout.micro_batch=4 layout.pp=2 optim.name=muon
+2 toy train.batch=4 layout.micro_batch=2 layout.tp=2 optim.name=muon optim.split_fused=true
 """.strip().splitlines()
 HEADS = """
 1 bert task=classes model.classes=3 train.batch=16 layout.micro_batch=8
 2 bert task=value train.batch=16 layout.tp=2 layout.sequence_parallel=false
 4 bert task=span train.batch=16 layout.tp=2 layout.cp=2 model.layers=4
-2 bert task=span train.batch=16 layout.pp=2 layout.micro_batch=4
+2 bert task=span train.batch=8 layout.pp=2 layout.micro_batch=4
 4 bert task=choice model.classes=4 train.batch=16 layout.micro_batch=4 layout.shard=zero3 layout.recompute=block
 4 bert task=tokens model.classes=9 train.batch=16 layout.tp=2 layout.micro_batch=4 optim.name=lamb optim.weight_decay=1
 2 gpt task=completion train.batch=8 layout.tp=2
@@ -68,18 +68,18 @@ HEADS = """
 """.strip().splitlines()
 TOYS = """
 1 toy train.batch=8 layout.micro_batch=4
-4 toy train.batch=8 layout.micro_batch=2 layout.tp=4 layout.sequence_parallel=false layout.recompute=block
-4 toy train.batch=8 layout.micro_batch=2 layout.tp=4 layout.recompute=attention model.tied=true
-4 toy train.batch=8 layout.micro_batch=2 layout.tp=2 layout.pp=2
+4 toy train.batch=4 layout.micro_batch=2 layout.tp=4 layout.sequence_parallel=false layout.recompute=block
+4 toy train.batch=4 layout.micro_batch=2 layout.tp=4 layout.recompute=attention model.tied=true
+4 toy train.batch=4 layout.micro_batch=2 layout.tp=2 layout.pp=2
 4 toy train.batch=8 layout.tp=2 layout.cp=2 model.kv_heads=1
-4 toy train.batch=8 layout.micro_batch=2 layout.cp=2 layout.context=ring layout.pp=2
+4 toy train.batch=4 layout.micro_batch=2 layout.cp=2 layout.context=ring layout.pp=2
 """.strip().splitlines()
 LLAMAS = """
 1 llama train.batch=16 layout.micro_batch=16 layout.recompute=block
-2 llama train.batch=16 layout.micro_batch=4 layout.cp=2 layout.context=ring
+2 llama train.batch=8 layout.micro_batch=4 layout.cp=2 layout.context=ring
 8 llama train.batch=16 layout.micro_batch=8 layout.tp=8 layout.recompute=attention
-2 llama train.batch=20 layout.micro_batch=3 layout.tp=2 model.tied=true
-2 llama train.batch=16 layout.micro_batch=4 layout.pp=2 layout.schedule=zbv
+2 llama train.batch=8 layout.micro_batch=3 layout.tp=2 model.tied=true
+2 llama train.batch=8 layout.micro_batch=4 layout.pp=2 layout.schedule=zbv
 4 llama train.batch=16 layout.micro_batch=4 layout.shard=zero2
 4 llama train.batch=16 layout.tp=4 layout.sequence_parallel=false layout.recompute=block model.hidden=256 model.ffn=704
 """.strip().splitlines()

@@ -29,8 +29,8 @@ from tests.strangers.finished import finished
 from tests.train.runs import Corpus
 
 NAME = "tests.strangers.families:Toy"
-TOY = [f"model.family={NAME}", "train.steps=12", "train.eval_every=6"]
-TOLERANCE = 1e-4  # of 12 steps in fp32
+TOY = [f"model.family={NAME}", "train.steps=6", "train.eval_every=3"]
+TOLERANCE = 1e-4  # of 6 steps in fp32
 
 
 def test_its_keys_are_read_overridden_written_and_read_again(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from tests.strangers.finished import finished
 from tests.train.runs import Corpus
 
 HERE = "tests.strangers.sources"
-SUMS = [f"data.train={HERE}:Sums", "train.steps=12", "train.eval_every=6"]
-TOLERANCE = 1e-4  # of 12 steps in fp32
+SUMS = [f"data.train={HERE}:Sums", "train.steps=6", "train.eval_every=3"]
+TOLERANCE = 1e-4  # of 6 steps in fp32
 
 
 def test_one_curve(pool: Pool, alone: Alone, corpus: Corpus) -> None:
