@@ -1,11 +1,14 @@
 """Ranks on demand: processes forked from one that has imported everything, which form a group and do a case.
 
 They stay for the next case, of as many ranks or fewer, which then finds warm what the first touch of torch's own costs:
-half of the time of a tiny run. After a case that failed they are ended, and the next begins with fresh ones; so it is
-after a few cases, since torch leaves threads of each group behind, which ask for messages as long as the process lives.
+half of the time of a tiny run. Until then they are stopped: torch leaves threads of each group behind, which ask for
+messages as long as the process runs. After a case that failed they are ended, and the next begins with fresh ones; so
+it is after some cases, as these threads become many.
 """
 
 import gc
+import os
+import signal
 import tempfile
 import time
 import traceback
@@ -19,10 +22,11 @@ from typing import Any, NamedTuple, Self
 
 import torch.distributed as dist
 
+from phalanx.parent import end_with
 from tests.train.processes import start
 
 PATIENCE = 300  # seconds that a case may take
-LIFE = 6  # cases that ranks do
+LIFE = 12  # cases that ranks do
 GRACE = 10  # seconds for the others to speak after a rank has failed
 UNCONNECTED = "connectFullMesh failed"  # a TCP connection that gloo lost while it formed a group
 
@@ -75,13 +79,21 @@ class Pool:
         case = Case(str(Path(self.folder.name) / str(self.number)), processes, function, arguments)
         answers = [("no case was given", None)]
         try:
+            self._signal(signal.SIGCONT, processes)
             for end in ends:
                 end.send(case)
             answers = _answers(ends)
         finally:
             if any(error for error, _ in answers):
                 self.end()
+            self._signal(signal.SIGSTOP, processes)
         return answers
+
+    def _signal(self, number: int, processes: int) -> None:
+        """Send a signal to the ranks of a case."""
+        for process, _ in self.ranks[:processes]:
+            assert process.pid
+            os.kill(process.pid, number)
 
     def end(self) -> None:
         """End all ranks: the next case has fresh ones."""
@@ -110,7 +122,8 @@ def _answers(ends: list[Connection]) -> list[Answer]:
 
 
 def _serve(end: Connection, rank: int) -> None:
-    """Do one case after the other, until none comes."""
+    """Do one case after the other, until none comes. A rank that is stopped cannot see that none will come."""
+    end_with(os.getppid())
     while case := _next(end):
         try:
             if dist.is_initialized():  # of the case before, which all its ranks have done by now
