@@ -25,13 +25,24 @@ GPT2: dict[str, Any] = {
     "n_head": 4, "n_positions": 32, "n_inner": 64, "layer_norm_epsilon": 1e-5, "resid_pdrop": 0.1,
     "scale_attn_weights": True,
 }  # fmt: skip
+ROBERTA = BERT | {
+    "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "max_position_embeddings": 34,
+    "pad_token_id": 1, "type_vocab_size": 1,
+}  # fmt: skip
+DISTILBERT: dict[str, Any] = {
+    "model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"], "vocab_size": 27, "dim": 32,
+    "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 32, "dropout": 0.1, "num_labels": 3,
+    "attention_dropout": 0.1, "seq_classif_dropout": 0.2, "initializer_range": 0.02, "tie_word_embeddings": True,
+}  # fmt: skip
 FOLDERS = {
     "llama": LLAMA, "mistral": LLAMA | {"model_type": "mistral", "sliding_window": None},
     "qwen2": LLAMA | {"model_type": "qwen2", "use_sliding_window": False}, "bert": BERT, "gpt2": GPT2,
+    "roberta": ROBERTA, "distilbert": DISTILBERT,
 }  # fmt: skip
 
 
 FRACTIONS = "rope_theta", "attention_dropout"  # numbers that need not be whole, though these here are
+MAY_BE_ZERO = "type_vocab_size", "pad_token_id"
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
@@ -46,7 +57,7 @@ def test_odd_values_are_refused_by_key_and_value(kind: str) -> None:
         elif isinstance(usual, int | float):
             wrong += [True, False, -1, -1.0, 10**400, float("inf")]
         if type(usual) is int and key not in FRACTIONS:
-            wrong += [usual + 0.5, float(usual), 1 << 31, *([0] if key != "type_vocab_size" else [])]
+            wrong += [usual + 0.5, float(usual), 1 << 31, *([0] if key not in MAY_BE_ZERO else [])]
         for value in wrong:
             with pytest.raises(InputError, match=rf"^{FILE}: ?.*{key}") as refused:
                 model_of(facts | {key: value}, FILE)
