@@ -13,9 +13,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from phalanx.data.backend import BERT_SPECIALS, mark, word_piece
-from phalanx.data.pretokens import KNOWN
+from phalanx.data.pretokens import GPT4O, LLAMA3, QWEN2, TEKKEN
 
-LLAMA3, QWEN, GPT4O = KNOWN
 CONTROL = "\x00\x07\x1b\x7f\x80\x9f\u200b\u200d\u202e\ufeff\ufffd\U000e0041"
 BLANKS = " \t\n\r\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u202f\u3000"
 MARKS = "\u0301\u0323\u0327\u0338\u0345\u0591\u093c\u0e49\u1161\u11a8\u20dd\u3099\ua9c0\U0001d165"
@@ -97,7 +96,7 @@ def llama3() -> Backend:
 
 def qwen() -> Backend:
     """With NFC, and tokens that are not special."""
-    backend = byte_level(QWEN, normalizers.NFC())
+    backend = byte_level(QWEN2, normalizers.NFC())
     backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     backend.add_tokens([AddedToken(name, normalized=False) for name in ("<tool_call>", "<think>", "</think>")])
     return backend
@@ -107,6 +106,13 @@ def gpt4o() -> Backend:
     """A word ends before a capital letter."""
     backend = byte_level(GPT4O, removed=True)
     backend.add_special_tokens(["<|endoftext|>"])
+    return backend
+
+
+def nemo() -> Backend:
+    """As GPT-4o's, but for digits and contractions."""
+    backend = byte_level(TEKKEN)
+    backend.add_special_tokens(["<s>", "</s>"])
     return backend
 
 
@@ -150,5 +156,6 @@ def wordpiece() -> Backend:
 
 
 FAMILIES: dict[str, Callable[[], Backend]] = {
-    "llama3": llama3, "qwen": qwen, "gpt4o": gpt4o, "gemma": gemma, "unigram": unigram, "wordpiece": wordpiece,
+    "llama3": llama3, "qwen": qwen, "gpt4o": gpt4o, "nemo": nemo, "gemma": gemma, "unigram": unigram,
+    "wordpiece": wordpiece,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer as Backend
 
+from phalanx.data.describe import describe
 from phalanx.data.indexed import IndexedDataset
 from phalanx.data.prepare import PrepareOptions, prepare
 from phalanx.data.special import generation_ids
@@ -59,6 +60,19 @@ def test_what_ends_a_document_is_not_always_what_ends_a_turn(
         assert (len(each.ends), each.document_end.candidates) == (ends, ())
     assert copy.json() == tokenizer.json() and copy.same_ids(tokenizer)
     assert Backend.from_file(str(tmp_path / "copy.json")).get_vocab_size() == tokenizer.vocab
+
+
+def test_added_tokens_that_are_not_special_are_no_marks(tmp_path: Path) -> None:
+    """Gemma has <mask>, and <s> and </s> among those of HTML."""
+    backend = Backend.from_str(json.dumps(json.loads(qwen().to_str()) | {"added_tokens": []}))
+    backend.add_special_tokens(["<eos>", "<pad>"])
+    backend.add_tokens(["<mask>", "<s>", "</s>"])
+    tokenizer = load_tokenizer(str(folder_of(tmp_path, backend)))
+    assert (tokenizer.mask, tokenizer.cls, tokenizer.sep) == (None, None, None)
+    assert names(tokenizer, tokenizer.eod, tokenizer.pad) == ["<eos>", "<pad>"]
+    (tmp_path / "a.txt").write_text("one")
+    prepare([str(tmp_path / "a.txt")], str(tmp_path / "set"), PrepareOptions(str(tmp_path), workers=1))
+    assert IndexedDataset(tmp_path / "set")[0][-1] == tokenizer.eod
 
 
 def test_files_beside_it_tell_roles_in_this_order(tmp_path: Path) -> None:
@@ -156,3 +170,18 @@ def test_a_config_does_not_change_what_a_tokenizer_json_puts_around_a_text(tmp_p
     assert load_tokenizer(str(folder_of(tmp_path, llama3(), tokenizer_config=facts))).begin
     facts = {"bos_token": "<|endoftext|>", "add_bos_token": True}
     assert not load_tokenizer(str(folder_of(tmp_path, qwen(), tokenizer_config=facts))).begin
+
+
+def test_a_tokenizer_is_described(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, llama3(), tokenizer_config={"eos_token": "<|eot_id|>"})
+    told = "\n".join(describe(load_tokenizer(str(folder)), "1234"))
+    for line in (
+        f"{folder}: byte-level BPE, 1,205 tokens",
+        "  cut by            Llama 3's pattern (digits by three)",
+        "  in bulk           the fast path (tiktoken)",
+        "  begins texts      <|begin_of_text|> (1202)",
+        "  ends a document   <|end_of_text|> (1203)",
+        "  ends generation   <|eot_id|> (1204), <|end_of_text|> (1203)",
+    ):
+        assert line in told.splitlines()
+    assert told.splitlines()[-1].split()[1] == "4", "digits by three"

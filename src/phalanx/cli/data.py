@@ -9,7 +9,7 @@ import typer
 from phalanx.cli.app import CONTINUES, app, group, interruptible
 from phalanx.errors import InputError
 
-tokenizer_app = group("tokenizer", "Learn a tokenizer from text.")
+tokenizer_app = group("tokenizer", "Learn a tokenizer from text, or look at one.")
 data_app = group("data", "Look into prepared data.")
 
 
@@ -136,6 +136,18 @@ def tokenizer_train(
     trained = train_tokenizer(inputs, kind, vocab, str(out), Text(key, encoding, split), force)
     less = f"; the text has no more frequent pieces, so not {vocab:,}" if trained.vocab < vocab else ""
     print(f"{out}: {trained.vocab:,} tokens{less}")
+
+
+@tokenizer_app.command("show")
+def tokenizer_show(
+    tokenizer: Annotated[str, typer.Argument(help="gpt2, bert-uncased, …, a tokenizer.json, or a folder with one.")],
+    text: Annotated[str, typer.Argument(help="A text whose tokens to show.")] = "",
+) -> None:
+    """Say what a tokenizer is: kind, size, pattern, special tokens: phalanx tokenizer show runs/my/tokenizer.json"""
+    from phalanx.data.describe import describe
+    from phalanx.data.tokenize import load_tokenizer
+
+    print(*describe(load_tokenizer(tokenizer), text), sep="\n")
 
 
 @data_app.command("show")

@@ -1,31 +1,23 @@
 """The tokenizer of a GGUF file as the files of a Hugging Face folder: byte-level BPE, or sentencepiece's as BPE."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from phalanx.data.pretokens import KNOWN
+from phalanx.data.pretokens import LLAMA3, QWEN2, TEKKEN
+from phalanx.data.sentencepiece import NORMAL, UNKNOWN, UNUSED, add_pieces, score_bpe, surfaced
 from phalanx.errors import InputError
 from phalanx.foreign import reading, short
 
 KEY = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of tokens there
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # by Hugging Face's name
 ENDS = ("eos", "eot", "eom")  # what ends a text: of all, of a turn, of a message
-SPACE = "▁"
-
-LLAMA3, QWEN2, _ = KNOWN
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 class Pre(NamedTuple):
@@ -71,10 +63,7 @@ def tokenizer_files(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     else:
         raise InputError(f"{path}: {KEY}model={short(kind)} is not known here; gpt2 and llama are")
 
-    for special, types in (True, (CONTROL,)), (False, (USER_DEFINED,)):
-        names = [name for name, each in zip(pieces.names, pieces.types, strict=True) if each in types]
-        added = [AddedToken(name, special=special, normalized=False) for name in names]
-        (backend.add_special_tokens if special else backend.add_tokens)(added)
+    add_pieces(backend, pieces.names, pieces.types)
     _surround(backend, path, facts, pieces, begins)
 
     tokens = {role: pieces.role(path, facts, there) for role, there in ROLES.items()}
@@ -162,38 +151,12 @@ def _sentencepiece(path: Path, facts: Mapping[str, Any], pieces: _Pieces) -> Bac
     if not numbers or not isinstance(scores, list) or len(scores) < len(pieces.names):
         raise InputError(f"{path} has no {KEY}scores, a list of a number a token")
 
-    vocabulary = pieces.vocabulary()
     unknown = pieces.role(path, facts, "unknown") or next(
         (name for name, each in zip(pieces.names, pieces.types, strict=True) if each == UNKNOWN), None
     )
     with reading(path):
-        backend = Backend(
-            models.BPE(
-                vocabulary, _merges(vocabulary, pieces.types, scores), unk_token=unknown, fuse_unk=True,
-                byte_fallback=True,
-            )
-        )  # fmt: skip
-    prefix = facts.get(f"{KEY}add_space_prefix", True)
-    before = [normalizers.Prepend(SPACE)] if prefix else []
-    backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SPACE)])
-    after = [decoders.Strip(" ", 1, 0)] if prefix else []
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
-    )
-    return backend
-
-
-def _merges(vocabulary: Mapping[str, int], types: Sequence[int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Return the pairs that make pieces: those of the best piece first, those of one by their parts' ids."""
-    pairs = []
-    for piece, i in vocabulary.items():
-        if types[i] not in (NORMAL, USER_DEFINED):
-            continue
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in vocabulary and right in vocabulary:
-                pairs.append((-scores[i], i, vocabulary[left], vocabulary[right], left, right))
-    return [(left, right) for *_, left, right in sorted(pairs)]
+        backend = Backend(score_bpe(pieces.names, pieces.types, scores, unknown))
+    return surfaced(backend, bool(facts.get(f"{KEY}add_space_prefix", True)))
 
 
 def _surround(backend: Backend, path: Path, facts: Mapping[str, Any], pieces: _Pieces, begins: bool) -> None:

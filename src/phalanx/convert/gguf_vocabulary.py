@@ -5,22 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phalanx.convert.gguf_tokenizer import (
-    BYTE,
-    CONTROL,
-    ENDS,
-    KEY,
-    NORMAL,
-    PRE,
-    ROLES,
-    SPACE,
-    TEMPLATE,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-    Pre,
-)  # fmt: skip
+from phalanx.convert.gguf_tokenizer import ENDS, KEY, PRE, ROLES, TEMPLATE, Pre
 from phalanx.convert.huggingface import Outgoing
+from phalanx.data.sentencepiece import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED
 from phalanx.errors import InputError
 
 _OPTIONS = {"continuing_subword_prefix": "", "end_of_word_suffix": "", "dropout": None}

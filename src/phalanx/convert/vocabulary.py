@@ -10,9 +10,9 @@ from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 
 from phalanx import durable
-from phalanx.data.backend import WHOLE
+from phalanx.data.backend import CONFIG, WHOLE
 from phalanx.data.fastpath import is_gpt2_like
-from phalanx.data.special import CONFIG, GENERATION
+from phalanx.data.special import GENERATION
 from phalanx.data.tokenize import Tokenizer
 from phalanx.data.words import is_bert_like
 from phalanx.errors import InputError

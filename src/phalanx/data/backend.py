@@ -6,11 +6,12 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from phalanx.data.sentencepiece import MODEL_FILE, read_model
 from phalanx.errors import InputError
 from phalanx.foreign import reading
 
 END_OF_TEXT = "<|endoftext|>"
-WHOLE = "tokenizer.json"
+WHOLE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 REMEDY = "it is not a tokenizer that can be read"
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -57,20 +58,22 @@ def whole_file(path: Path) -> Path | None:
         return path / WHOLE if (path / WHOLE).exists() else None
 
 
-def read_file(file: Path) -> Backend:
-    """Return the tokenizer of a tokenizer.json. Raises InputError."""
+def read_file(file: Path) -> tuple[Backend, bytes]:
+    """Return the tokenizer of a tokenizer.json, and the file's content. Raises InputError."""
     with reading(file, REMEDY):
-        return Backend.from_buffer(file.read_bytes())
+        content = file.read_bytes()
+        return Backend.from_buffer(content), content
 
 
 def read_folder(folder: Path) -> Backend:
-    """Return the tokenizer of a folder with vocab.json and merges.txt, GPT-2's or RoBERTa's, or with BERT's vocab.txt.
+    """Return the tokenizer of a folder with vocab.json and merges.txt, GPT-2's or RoBERTa's, with BERT's vocab.txt, or
+    with a tokenizer.model.
 
     A vocab.txt is taken for lower-casing when no piece of it has a capital letter. Raises InputError.
     """
-    vocab, merges, words = (folder / n for n in ("vocab.json", "merges.txt", "vocab.txt"))
+    vocab, merges, words, model = (folder / n for n in ("vocab.json", "merges.txt", "vocab.txt", MODEL_FILE))
     with reading(folder, REMEDY):
-        present = {file for file in (vocab, merges, words) if file.exists()}
+        present = {file for file in (vocab, merges, words, model) if file.exists()}
 
     if vocab in present and merges in present:
         with reading(folder, REMEDY):
@@ -85,4 +88,6 @@ def read_folder(folder: Path) -> Backend:
         ordinary = set(text.split()) - set(BERT_SPECIALS)
         return mark(word_piece(pieces, all(word == word.lower() for word in ordinary)), BERT_SPECIALS)
 
-    raise InputError(f"{folder} holds no tokenizer.json, no vocab.json with merges.txt, and no vocab.txt")
+    if model in present:
+        return read_model(model, specials=not (folder / CONFIG).exists())
+    raise InputError(f"{folder} holds no tokenizer.json, no vocab.json with merges.txt, no vocab.txt, no {MODEL_FILE}")

@@ -17,11 +17,13 @@ _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
 _MARKS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASED = "|".join(rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}{a}{_LOWER}{b}{_CONTRACTION}?" for a, b in ("*+", "+*"))
+_CASED = [rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}{a}{_LOWER}{b}" for a, b in ("*+", "+*")]
+_PATHS = _MARKS.replace("n]*", "n/]*")
 LATER = (
     rf"{_WORD}|\p{{N}}{{1,3}}|{_MARKS}",  # Llama 3, OLMo 2, GPT-4: digits by three
     rf"{_WORD}|\p{{N}}|{_MARKS}",  # Qwen 2 and 3: each digit
-    rf"{_CASED}|\p{{N}}{{1,3}}|{_MARKS.replace('n]*', 'n/]*')}",  # GPT-4o, GPT-OSS: a word ends before a capital
+    rf"{_CASED[0]}{_CONTRACTION}?|{_CASED[1]}{_CONTRACTION}?|\p{{N}}{{1,3}}|{_PATHS}",  # GPT-4o: ends before capitals
+    rf"{_CASED[0]}|{_CASED[1]}|\p{{N}}|{_PATHS}",  # Mistral Nemo
 )
 
 
@@ -34,6 +36,7 @@ class Pretokens(NamedTuple):
 
 GPT2 = Pretokens(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+$|\s", BLANK)
 KNOWN = {f"{pattern}{_AHEAD}": Pretokens(f"{pattern}{_ALONE}", WITHIN_LINE) for pattern in LATER}
+LLAMA3, QWEN2, GPT4O, TEKKEN = KNOWN
 
 
 def pretokens(words: Any) -> Pretokens | None:

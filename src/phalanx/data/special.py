@@ -6,19 +6,20 @@ more, which other readers pass over: so one file is the whole tokenizer.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 
-from phalanx.data.backend import WHOLE
+from phalanx.data.backend import CONFIG, WHOLE
 from phalanx.errors import InputError
 from phalanx.foreign import read_json, short
 
-BESIDE = "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"
-CONFIG, SPECIAL_MAP, GENERATION, MODEL = BESIDE
+SPECIAL_MAP, GENERATION, MODEL = "special_tokens_map.json", "generation_config.json", "config.json"
+BESIDE = CONFIG, SPECIAL_MAP, GENERATION, MODEL
 ROLES = ("bos", "eos", "sep", "pad", "cls", "mask")
 ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>")  # what ends documents, by name
 USUAL = {"mask": ("[MASK]", "<mask>"), "cls": ("[CLS]", "<s>"), "sep": ("[SEP]", "</s>"), "pad": ("[PAD]", "<pad>")}
@@ -41,10 +42,10 @@ def document_end(backend: Backend, roles: Roles) -> DocumentEnd:
     A special token of a usual name is it; of several the one that is told as the end of sequence. One that is told
     without such a name is it where there is no other.
     """
-    special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
+    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    special = [name for name, is_special in added.items() if is_special]
     eos = roles.get("eos")
-    named = [name for name in ENDS if name in special]
-    named = named or [name for name in ENDS[:2] if backend.token_to_id(name) is not None]
+    named = [name for name in ENDS if name in special] or [*islice(_present(backend, ENDS[:2]), 1)]
     if eos is not None and (eos in named or not named):
         return DocumentEnd(eos)
     if named:
@@ -59,7 +60,7 @@ def usual(backend: Backend, role: str) -> str | None:
     if role == "eos":
         end = document_end(backend, {})
         return None if end.candidates else end.token
-    return next((name for name in USUAL.get(role, ()) if backend.token_to_id(name) is not None), None)
+    return next(_present(backend, USUAL.get(role, ())), None)
 
 
 def marked(text: str, backend: Backend, roles: Roles) -> str:
@@ -137,6 +138,17 @@ def generation_ids(folder: Path, role: str, told: tuple[int, ...], vocab: int) -
     by_file = (token_ids(folder / name, f"{role}_token_id") for name in (GENERATION, MODEL))
     first, last = (tuple(dict.fromkeys(i for i in ids if 0 <= i < vocab)) for ids in by_file)
     return first or told or last
+
+
+def _present(backend: Backend, names: Iterable[str]) -> Iterator[str]:
+    """Yield those of the names that are tokens, but for added ones that are not special: Gemma's `<s>` and `<mask>` are
+    for other things.
+    """
+    added = backend.get_added_tokens_decoder()
+    for name in names:
+        i = backend.token_to_id(name)
+        if i is not None and (i not in added or added[i].special):
+            yield name
 
 
 def _read(file: Path) -> dict[str, Any]:

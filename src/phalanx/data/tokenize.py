@@ -47,15 +47,18 @@ class Tokenizer:
     """Text to ids and back. `vocab` counts the ids; a special id is None where the tokenizer has no such token.
 
     `named` says whether names of special tokens in a text, such as [MASK], stand for those tokens. `roles` are the
-    special tokens by what they are for (phalanx.data.special), where more is told than their names do.
+    special tokens by what they are for (phalanx.data.special), where more is told than their names do. `source` is the
+    tokenizer.json from which `backend` was read.
     """
 
-    def __init__(self, backend: Backend, name: str, named: bool = False, roles: Roles | None = None) -> None:
+    def __init__(
+        self, backend: Backend, name: str, named: bool = False, roles: Roles | None = None, source: bytes = b""
+    ) -> None:
         backend.encode_special_tokens = not named
         backend.no_truncation()
         backend.no_padding()
         self.name, self.named, self.roles = name, named, roles or {}
-        self._backend = backend
+        self._backend, self._source = backend, source if isinstance(backend.model, models.Unigram) else b""
         self.vocab = max(backend.get_vocab().values(), default=-1) + 1
 
         self.document_end = document_end(backend, self.roles)
@@ -111,7 +114,7 @@ class Tokenizer:
 
     def same_ids(self, other: "Tokenizer") -> bool:
         """Return whether both give every text the same ids, whatever each takes its special tokens for."""
-        return self._backend.to_str() == other._backend.to_str()
+        return self._unmarked == other._unmarked
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text alone."""
@@ -191,7 +194,7 @@ class Tokenizer:
 
     @cached_property
     def _for_prompts(self) -> "Tokenizer":
-        return Tokenizer(Backend.from_str(self._json), self.name, named=True, roles=self.roles)
+        return Tokenizer(Backend.from_str(self._json), self.name, True, self.roles, self._json.encode())
 
     @cached_property
     def _specials(self) -> dict[int, str]:
@@ -205,7 +208,20 @@ class Tokenizer:
 
     @cached_property
     def _json(self) -> str:
-        return marked(str(self._backend.to_str()), self._backend, self.roles)
+        return marked(self._unmarked, self._backend, self.roles)
+
+    @cached_property
+    def _unmarked(self) -> str:
+        """The text of a tokenizer.json, without roles. The library reads the scores of unigram pieces not to the last
+        digit, so they are taken from where it read them: a copy of a copy is the same.
+        """
+        text = str(self._backend.to_str())
+        if not isinstance(self._backend.model, models.Unigram):
+            return text
+        facts = json.loads(text)
+        if self._source:
+            facts["model"]["vocab"] = json.loads(self._source)["model"]["vocab"]
+        return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
 
     @cached_property
     def _words(self) -> Words | None:
@@ -235,7 +251,7 @@ def _parsed(content: bytes) -> Tokenizer:
     """Return the tokenizer of a tokenizer.json, read once in a process: a command meets it beside its data and again in
     its run.
     """
-    return Tokenizer(Backend.from_buffer(content), "", roles=roles_in(content))
+    return Tokenizer(Backend.from_buffer(content), "", roles=roles_in(content), source=content)
 
 
 def load_run_tokenizer(file: Path, vocab: int) -> Tokenizer:
@@ -267,8 +283,9 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
             tokenizer = copy(_parsed(file.read_bytes()))
         tokenizer.name = name_or_path
     else:
-        backend = read_file(file) if file else read_folder(path)
-        tokenizer = Tokenizer(backend, name_or_path, roles=tell(backend, file.parent if file else path))
+        backend, source = read_file(file) if file else (read_folder(path), b"")
+        roles = tell(backend, file.parent if file else path)
+        tokenizer = Tokenizer(backend, name_or_path, roles=roles, source=source)
     if not tokenizer.vocab:
         raise InputError(f"{file or path} is a tokenizer without a vocabulary; give the one that the model has")
     return tokenizer
