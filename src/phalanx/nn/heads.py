@@ -39,7 +39,7 @@ class VocabularyHead(nn.Module):
         hidden, labels, weight = self.enter(hidden.flatten(0, -2)), labels.flatten(), weight[: self.held]
         if torch.is_grad_enabled():
             total, z = loss.vocabulary_loss(hidden, weight, self.bias, labels, self.gemm, self.columns)
-            return {name: total, "z": z} if self.columns.z else {name: total}
+            return {name: total} if z is None else {name: total, "z": z}
         losses, right = loss.vocabulary_score(hidden, weight, self.bias, labels, self.gemm, self.columns)
         answers = torch.stack([losses, right], -1).view(*shape, 2)
         return {name: losses.sum(), f"{name}_correct": right.sum(), "answers": answers}

@@ -61,14 +61,14 @@ class _Scored(NamedTuple):
     place: Tensor  # [n, 1]: the label's column, 0 where another rank has it
     held: Tensor  # [n]: whether this rank has it
     picked: Tensor  # [n]: the label's logit above the largest mass
-    mass: Tensor  # [n]: log of the softmax's sum, over the columns of all ranks
+    mass: Tensor | None  # [n]: log of the softmax's sum, over the columns of all ranks, where there is a z-loss
 
     def grad(self, labels: Tensor, z: float) -> Tensor:
         """Return the gradient of the summed losses, the z-loss among them, by this rank's logits, float32 [n, columns];
         overwrites `inside`.
         """
         weight = self.share.exp() * (labels >= 0)
-        if z:
+        if self.mass is not None:
             weight *= 1 + 2 * z * self.mass  # the derivative of the mass by a logit is its p
         p = self.inside.exp_().mul_(weight[:, None])
         return p.scatter_add_(1, self.place, -self.held.to(p.dtype)[:, None])
@@ -79,8 +79,7 @@ def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
     inside = logits.log_softmax(-1)
 
     mass = logits[:, 0] - inside[:, 0]  # the log-sum-exp of a row
-    largest = columns.largest(mass)
-    above = mass - largest
+    above = mass - columns.largest(mass)
 
     own = labels - columns.start
     held = (own >= 0) & (own < logits.shape[1])
@@ -89,9 +88,9 @@ def _scored(logits: Tensor, labels: Tensor, columns: Columns) -> _Scored:
 
     # one all-reduce for both sums
     masses, picked = columns.total(torch.stack([above.exp(), picked]))
-    logs = masses.log()
-    losses = torch.where(labels >= 0, logs - picked, 0)
-    return _Scored(losses, inside, above - logs, place, held, picked, largest + logs)
+    losses = torch.where(labels >= 0, masses.log() - picked, 0)
+    whole = mass - above + masses.log() if columns.z else None
+    return _Scored(losses, inside, above - masses.log(), place, held, picked, whole)
 
 
 class _FusedScored(NamedTuple):
@@ -152,9 +151,9 @@ def _chunks(hidden: Tensor, weight: Tensor, fused: bool = False) -> list[slice]:
 
 def vocabulary_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gemm: Logits, columns: Columns = WHOLE
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of the loss of labels [n] >= 0, and that of their z-losses, float32 [] each, given hidden
-    [n, hidden] and this rank's rows of a head's weight [vocab, hidden] and bias [vocab].
+) -> tuple[Tensor, Tensor | None]:
+    """Return the sum of the loss of labels [n] >= 0, and that of their z-losses if there are any, float32 [] each,
+    given hidden [n, hidden] and this rank's rows of a head's weight [vocab, hidden] and bias [vocab].
 
     Both have their gradients through the first: it is to be divided by what the second is divided by.
     """
@@ -163,7 +162,7 @@ def vocabulary_loss(
     assert inner is not None and weight_ is not None
 
     total = hidden.new_zeros((), dtype=torch.float32)
-    z_total = hidden.new_zeros((), dtype=torch.float32)
+    z_total = torch.zeros_like(total) if columns.z else None
     hidden_grad = torch.empty_like(inner)
 
     for part in _chunks(hidden, weight, columns.fused is not None):
@@ -174,7 +173,7 @@ def vocabulary_loss(
         grad = scored.grad(labels[part], columns.z).to(logits.dtype)
         _ENGINE.run_backward((logits,), (grad,), False, False, (), True, True)
         total += scored.loss.sum().detach()
-        if columns.z:
+        if z_total is not None and scored.mass is not None:
             z_total += columns.z * torch.where(labels[part] >= 0, scored.mass.detach().square(), 0).sum()
         assert x.grad is not None
         hidden_grad[part] = x.grad
