@@ -1,5 +1,6 @@
 """What a rank of a tiny run does, and what it tells of it."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,9 +69,25 @@ def weights(folder: Path, steps: int, family: str, *words: str) -> Weights:
     return _whole(trainer)
 
 
-def _whole(trainer: Trainer) -> Weights:
+def gradients(folder: Path, families: Sequence[str], *words: str) -> dict[str, Weights]:
+    """The gradients of the first step by family and parameter, whole, as the optimizer sees them."""
+    seen = {}
+    for family in families:
+        trainer, _ = made(folder, family, "optim.clip=0", *words)
+        (optimizer,) = trainer.optimizers
+
+        def look(*_: Any, trainer: Trainer = trainer, family: str = family) -> None:
+            seen[family] = _whole(trainer, lambda parameter: parameter.grad)
+
+        optimizer.register_step_pre_hook(look)
+        trainer.step(0)
+        trainer.loader.close()
+    return seen
+
+
+def _whole(trainer: Trainer, of: Callable[[Any], Any] = lambda parameter: parameter) -> Weights:
     parameters = trainer.parameters
-    return {name: parameters.whole(name, p.detach().clone()).numpy() for name, p in parameters.items()}
+    return {name: parameters.whole(name, of(p).detach().clone()).numpy() for name, p in parameters.items()}
 
 
 def farthest(one: Curve, other: Curve) -> float:

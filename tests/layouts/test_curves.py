@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.layouts.conftest import Alone
-from tests.layouts.curves import Curve, Weights, curve, farthest, from_the_first_weights, weights
+from tests.layouts.curves import Curve, Weights, curve, farthest, from_the_first_weights, gradients, weights
 from tests.layouts.pool import Pool
 from tests.train.runs import Corpus
 
@@ -142,6 +142,20 @@ def test_one_curve_with(pool: Pool, alone: Alone, corpus: Corpus, family: str, n
     processes, words = LAYOUTS[name]
     got = pool.run(processes, curve, corpus.folder, family, *words, *setting)[0]
     assert farthest(got, alone(family, *setting)) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["tp2 whole stream", "tp2", "tp4", "cp2 tp2 ring"])
+def test_gradients_of_norms_of_queries_and_keys(pool: Pool, corpus: Corpus, name: str) -> None:
+    """Each parameter's by itself: what a norm of few numbers lacks is lost in a curve. Key heads are copied in tp4."""
+    families = ["qwen3", "olmo", "gemma3"]
+    processes, words = LAYOUTS[name]
+    (expected,) = pool.run(1, gradients, corpus.folder, families)
+    for told in pool.run(processes, gradients, corpus.folder, families, *words):
+        for family, found in told.items():
+            assert sum("_norm." in parameter for parameter in found) == 4
+            for parameter, grad in found.items():
+                right = expected[family][parameter]
+                assert np.abs(grad - right).max() < TOLERANCE * np.abs(right).max(), f"{family} {parameter}"
 
 
 @pytest.mark.parametrize("name", ["dp2", "tp2", "pp2", "zero2", "cp2"])
