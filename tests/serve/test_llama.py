@@ -1,6 +1,9 @@
-"""A Llama is served, as other decoders are."""
+"""Llamas and their relatives are served, as other decoders are."""
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from phalanx.infer import load_decoder
 from phalanx.infer.sample import Options
@@ -10,11 +13,13 @@ from tests.infer.runs import GPT, make_run
 from tests.serve.in_process import serving
 
 
-def test_a_completion(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "keys", [{"family": "llama"}, {"family": "gemma3", "width": 6, "window": 4, "window_layers": "10"}], ids=str
+)
+def test_a_completion(tmp_path: Path, keys: dict[str, Any]) -> None:
     """What it writes alone, with a key head for two heads, whole and in parts."""
-    model = configured(
-        family="llama", layers=2, hidden=16, heads=4, kv_heads=2, positions=32, vocab=50257, init_std=0.5
-    )
+    sizes = {"layers": 2, "hidden": 16, "heads": 4, "kv_heads": 2, "positions": 32, "vocab": 50257, "init_std": 0.5}
+    model = configured(**sizes, **keys)
     data = GPT.data.model_copy(update={"sequence": 32})
     make_run(tmp_path / "llama", GPT.model_copy(update={"model": model, "data": data}), "gpt2")
     asked = {"prompt": "It was a dark", "max_tokens": 8, "temperature": 0}
