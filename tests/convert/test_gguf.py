@@ -273,6 +273,7 @@ NOT_THERE: dict[str, tuple[dict[str, Any], str]] = {
     "more layers": ({"llama__block_count": 3}, "lacks the tensor model.layers.2"),
     "fewer layers": ({"llama__block_count": 1}, "has the tensor 'blk.1.*', which this kind of model has not"),
     "text for a number": ({"llama__embedding_length": "32"}, "hidden_size='32' will not do"),
+    "infinite": ({"llama__rope__freq_base": float("inf")}, "infinite numbers, or none"),
     "not a number": ({"llama__rope__freq_base": float("nan")}, "infinite numbers, or none"),
     "part of a head": ({"llama__rope__dimension_count": 4}, "rope.dimension_count=4 .* heads are 8 wide"),
     "scaling": ({"llama__rope__scaling__type": "longrope"}, "longrope"),
@@ -338,6 +339,21 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 def _after(whole: bytes, name: bytes, behind: int, content: bytes) -> bytes:
     at = whole.index(name) + len(name) + behind
     return whole[:at] + content + whole[at + len(content) :]
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, 2.0, float("inf"), float("nan")])
+def test_factors_that_are_not_llama_3s_are_refused(number: float, runs: Path, tmp_path: Path) -> None:
+    """Each of which there is one for a pair of numbers of a head."""
+    hostile = Hostile(runs / "llama3.gguf", tmp_path)
+    start = hostile.whole.stored["rope_freqs.weight"].start
+    factor = np.array([number], "<f4").tobytes()
+    said = hostile.bring(hostile.bytes[:start] + factor + hostile.bytes[start + 4 :])
+    assert "rope_freqs.weight holds other factors than Llama 3's" in said
+
+
+def test_factors_beside_another_scaling_are_refused(runs: Path, tmp_path: Path) -> None:
+    said = Hostile(runs / "llama3.gguf", tmp_path).said(llama__rope__scaling__type="linear")
+    assert "rope.scaling.type='linear' beside rope_freqs.weight is not known here" in said
 
 
 @pytest.mark.parametrize("case", DAMAGES)

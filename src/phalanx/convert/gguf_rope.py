@@ -28,6 +28,8 @@ def scaling_of(
     """
     scaling = {theirs: own.pop(_SCALING + key) for key, theirs in _KEYS.items() if _SCALING + key in own}
     if factors is not None:
+        if (kind := scaling.get("rope_type", "none")) != "none":
+            raise InputError(f"{_SCALING}type={short(kind)} beside {FACTORS} is not known here")
         return _llama3(factors, config.get("rope_theta"), width, scaling)
     return scaling if scaling.get("rope_type", "none") != "none" else {}
 
@@ -37,7 +39,10 @@ def _llama3(factors: list[float], theta: Any, width: Any, scaling: Mapping[str, 
     original = scaling.get("original_max_position_embeddings", LLAMA3["original_max_position_embeddings"])
     rope = LLAMA3 | {"original_max_position_embeddings": original, "rope_type": "llama3", "factor": max(factors)}
     positive = all(type(each) in (int, float) and each > 0 for each in (theta, width, original))
-    wanted = factors_of(rope, theta, width) if positive else []
+    try:
+        wanted = factors_of(rope, theta, width) if positive else []
+    except ArithmeticError:  # of a base or factors that are infinite, or next to it
+        wanted = []
     if len(wanted) != len(factors) or not all(map(lambda a, b: math.isclose(a, b, rel_tol=1e-4), wanted, factors)):
         raise InputError(f"{FACTORS} holds other factors than Llama 3's, {short(factors)}, which are not known here")
     return rope
