@@ -1,6 +1,7 @@
 """Special tokens are what the files beside a tokenizer.json say, and what ends a document is told or refused."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ def test_what_ends_a_document_is_not_always_what_ends_a_turn(
         assert names(each, each.eod, *each.ends) == [end, *dict.fromkeys([told or end, end])]
         assert (len(each.ends), each.document_end.candidates) == (ends, ())
     assert copy.json() == tokenizer.json() and copy.same_ids(tokenizer)
+    for text in tokenizer.json(), backend.to_str():  # sets of before have no roles in theirs
+        assert copy.made(sha256(text.encode()).hexdigest())
+    assert not copy.made(sha256(b"{}").hexdigest())
     assert Backend.from_file(str(tmp_path / "copy.json")).get_vocab_size() == tokenizer.vocab
 
 

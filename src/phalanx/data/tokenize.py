@@ -5,6 +5,7 @@ inside a text are plain text, so no document can forge an end of text or a mask;
 for those tokens, as transformers does.
 """
 
+import hashlib
 import json
 import lzma
 from collections.abc import Sequence
@@ -115,6 +116,10 @@ class Tokenizer:
     def same_ids(self, other: "Tokenizer") -> bool:
         """Return whether both give every text the same ids, whatever each takes its special tokens for."""
         return self._unmarked == other._unmarked
+
+    def made(self, sha256: str) -> bool:
+        """Return whether this is the SHA-256 of its tokenizer.json, with the roles of special tokens or without."""
+        return sha256 in {hashlib.sha256(text.encode()).hexdigest() for text in (self._json, self._unmarked)}
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text alone."""
