@@ -109,6 +109,16 @@ def gpt4o() -> Backend:
     return backend
 
 
+def smollm() -> Backend:
+    """GPT-2's pattern, after each digit was set apart."""
+    backend = byte_level(QWEN2)
+    words: Any = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(words)
+    backend.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
+    backend.add_tokens(["<think>"])
+    return backend
+
+
 def nemo() -> Backend:
     """As GPT-4o's, but for digits and contractions."""
     backend = byte_level(TEKKEN)
@@ -156,6 +166,6 @@ def wordpiece() -> Backend:
 
 
 FAMILIES: dict[str, Callable[[], Backend]] = {
-    "llama3": llama3, "qwen": qwen, "gpt4o": gpt4o, "nemo": nemo, "gemma": gemma, "unigram": unigram,
+    "llama3": llama3, "qwen": qwen, "gpt4o": gpt4o, "nemo": nemo, "smollm": smollm, "gemma": gemma, "unigram": unigram,
     "wordpiece": wordpiece,
 }  # fmt: skip

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from phalanx.data.pretokens import GPT2, GPT4O, KNOWN, LLAMA3, QWEN2, TEKKEN, pretokens
+from phalanx.data.pretokens import GPT2, GPT4O, KNOWN, LLAMA3, QWEN2, SMOLLM, TEKKEN, pretokens
 from phalanx.data.tokenize import Tokenizer
 
 PATTERNS = {
@@ -52,6 +52,8 @@ def _kind(facts: dict[str, Any]) -> str:
 
 def _cut(words: Any) -> str:
     known = pretokens(words)
+    if known == SMOLLM:
+        return "GPT-2's pattern, each digit apart"
     if known is not None:
         return "GPT-2's pattern" if known == GPT2 else next(PATTERNS[key] for key in KNOWN if KNOWN[key] == known)
     parts = words.get("pretokenizers", [words]) if words else []

@@ -21,7 +21,7 @@ import tiktoken
 from tokenizers import AddedToken, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from phalanx.data.pretokens import Pretokens, pretokens
+from phalanx.data.pretokens import Pretokens, numbers, pretokens
 
 BETWEEN = "\x1fbetween two "
 MARK, CUT = f"\x00{BETWEEN}texts\x1f\x00", f"\x00{BETWEEN}blanks\x1f\x00"  # special tokens: no word crosses them
@@ -50,17 +50,27 @@ class FastPath:
         self._allowed = {*specials}
 
         blank, ends = words.blank, "|".join(map(re.escape, (MARK, *added)))
-        self._before_last = re.compile(rf"{blank}{blank}(?={blank}(?!{blank}|{ends}|[\r\n]|\Z))")
+        self._unknown = None
+        if words.digits:
+            number, unknown = numbers()
+            self._unknown = re.compile(unknown)
+            before = rf"(?={blank}(?!{blank}|{ends}|{number}|\Z)|{number})"
+        else:
+            before = rf"(?={blank}(?!{blank}|{ends}|[\r\n]|\Z))"
+        self._before_last = re.compile(f"{blank}{blank}{before}")
         self._added = re.compile("({})".format("|".join(map(re.escape, added)))) if added else None
         self._normalize = normalize
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array] | None:
-        """Return the ids of all texts back to back, uint32, and how many each has; None if a text looks like a mark.
+        """Return the ids of all texts back to back, uint32, and how many each has; None if a text looks like a mark, or
+        has characters of which it is not known whether they are numbers.
 
         Thousands of short texts cost one call of tiktoken, in which the interpreter is free for other threads.
         """
         joined = MARK.join(texts if self._normalize is None else map(self._normalized, texts))
         if joined.count(BETWEEN) != len(texts) - 1:
+            return None
+        if self._unknown and not joined.isascii() and self._unknown.search(joined):
             return None
         marked = self._before_last.sub(rf"\g<0>{CUT}", joined)
         ids = self._encoding.encode_to_numpy(marked, allowed_special=self._allowed, disallowed_special=())

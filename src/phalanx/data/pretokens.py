@@ -3,9 +3,11 @@ r"""How byte-level tokenizers cut a text before they merge, by patterns that nee
 GPT-2's pattern and its descendants have `\s+(?!\S)`, which the fastest regular expressions cannot do. What it decides
 is that of blanks before a word the last stands apart; so a mark is put there, where it takes one, and the pattern goes
 without. In the later patterns blanks up to the last end of a line are a piece before that, and only those behind it are
-divided so.
+divided so. Where each number is set apart first (SmolLM2), blanks before one are a piece.
 """
 
+import unicodedata
+from functools import cache
 from typing import Any, NamedTuple
 
 BLANK = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the patterns' \s; Python's has more
@@ -28,13 +30,17 @@ LATER = (
 
 
 class Pretokens(NamedTuple):
-    """A pattern of pieces without looking ahead, and which blanks leave their last one to the word behind them."""
+    """A pattern of pieces without looking ahead, which blanks leave their last one to the word behind them, and whether
+    numbers are set apart before, so that blanks leave them none.
+    """
 
     pieces: str
     blank: str
+    digits: bool = False
 
 
 GPT2 = Pretokens(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+$|\s", BLANK)
+SMOLLM = Pretokens(GPT2.pieces.replace(r" ?\p{N}+", r"\p{N}"), BLANK, digits=True)
 KNOWN = {f"{pattern}{_AHEAD}": Pretokens(f"{pattern}{_ALONE}", WITHIN_LINE) for pattern in LATER}
 LLAMA3, QWEN2, GPT4O, TEKKEN = KNOWN
 
@@ -47,9 +53,35 @@ def pretokens(words: Any) -> Pretokens | None:
         case {
             "type": "Sequence",
             "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False} as level,
+            ],
+        } if level.get("use_regex", True):
+            return SMOLLM
+        case {
+            "type": "Sequence",
+            "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert},
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
         } if (behavior, invert) in (("Isolated", False), ("Removed", True)):  # the same, as no character is left over
             return KNOWN.get(pattern)
     return None
+
+
+@cache
+def numbers() -> tuple[str, str]:
+    """Return a class of the characters that are numbers, for Python's regular expressions, and one of those of which
+    Python's tables do not know it, as they are older than the library's.
+    """
+    kinds = [unicodedata.category(chr(i)) for i in range(0x110000)]
+    return _ranges([i for i, kind in enumerate(kinds) if kind[0] == "N"]), _ranges(
+        [i for i, kind in enumerate(kinds) if kind == "Cn"]
+    )
+
+
+def _ranges(points: list[int]) -> str:
+    """Return a class of characters, whose code points are in order."""
+    starts = [i for n, i in enumerate(points) if not n or points[n - 1] != i - 1]
+    ends = [i for n, i in enumerate(points) if n + 1 == len(points) or points[n + 1] != i + 1]
+    return "[{}]".format("".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in zip(starts, ends, strict=True)))
