@@ -185,6 +185,7 @@ def test_the_stack_alone_lacks_its_head(kind: str, tmp_path: Path) -> None:
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "type 'yarn'"),
         ("modernbert", {"rope_parameters": {"sliding_attention": 3}}, "sliding_attention are 3"),
         ("modernbert", {"num_attention_heads": 16}, "width 1, which is not even"),
+        ("modernbert", {"sliding_window": 4}, "sliding_window=4 is not half of local_attention"),
         ("modernbert", {"norm_bias": 1}, "norm_bias=1 will not do"),
         ("distilbert", {"activation": "relu"}, "activation='relu' will not do"),
         ("distilbert", {"n_heads": 3}, "n_heads=3 does not divide dim=16"),

@@ -103,6 +103,8 @@ class DecoderConfig(ModelConfig):
             raise InputError(f"model.width={self.width} is not even: rotary positions turn pairs of numbers of a head")
         if self.rope_scaling in BOUNDS and not self.rope_original:
             raise InputError(f"model.rope_scaling={self.rope_scaling} needs model.rope_original, the positions before")
+        if self.rope_scaling == "yarn" and self.theta == 1:
+            raise InputError("model.theta=1 gives no frequencies that differ, by which model.rope_scaling=yarn goes")
         if self.rope_scaling in BOUNDS and self.rope_low >= self.rope_high:
             raise InputError(f"model.rope_low={self.rope_low:g} is not less than model.rope_high={self.rope_high:g}")
 

@@ -26,7 +26,7 @@ ABSENT = {  # by their classes, where a file lacks them
 }  # fmt: skip
 USUAL = {
     "hidden_act": "silu", "partial_rotary_factor": 1.0, "quantization_config": None, "auto_map": None,
-    "attention_bias": False,
+    "attention_bias": False, "is_causal": True,
 }  # fmt: skip
 _BLOCKS = {
     "attention.qkv": "self_attn.{q,k,v}_proj",
@@ -91,6 +91,8 @@ def rope(facts: Facts, theta: float = 10_000.0, layer_type: str = "") -> dict[st
         if older[key] != newer[key]:
             both = f"rope_scaling has {short(older[key])}, rope_parameters has {short(newer[key])}"
             raise InputError(f"{key} is said twice: {both}")
+    if older and newer and (alone := (older.keys() ^ newer.keys()) - {"rope_theta"}):
+        raise InputError(f"rope_scaling and rope_parameters stand beside each other, and only one has {min(alone)}")
     base = facts.get("rope_theta")
     return _rope_keys({"rope_theta": theta if base is None else base, **older, **newer}, facts)
 

@@ -162,6 +162,9 @@ def _read(facts: Facts) -> dict[str, Any]:
     if masked and facts.get("classifier_pooling", "cls") != "cls":
         pooling = short(facts["classifier_pooling"])
         raise InputError(f"classifier_pooling={pooling} is not known here: heads of fine-tuning read the first token")
+    window, near = facts.get("local_attention", 128), facts.get("sliding_window")
+    if near is not None and (type(window) is not int or near != window // 2):  # their class reads both
+        raise InputError(f"sliding_window={short(near)} is not half of local_attention={short(window)}")
     section = {"global_every": _global_every(facts)}
     return section | {"theta": _theta(facts, _WHOLE), "window_theta": _theta(facts, _WINDOW)}
 
