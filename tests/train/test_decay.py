@@ -92,6 +92,7 @@ def test_the_command(stable: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
+        (["--decay", "-3"], "--decay -3 is no decay"),
         (["--decay", "0"], "--decay 0 is no decay; give its steps, or their share of the whole run below 1, as 0.1"),
         (["--decay", "2", "--from", "5"], "has no checkpoint of step 5; it has 2, 4, 6"),
         (["--decay", "2", "--from", "2"], "cannot decay from step 2: its warm-up ends with step 2.04"),

@@ -23,6 +23,8 @@ FINE_TUNING = (
     "train.seed", "optim.lr", "optim.warmup", "layout.micro_batch", "precision.dtype", "save.keep",
 )  # fmt: skip
 
+ROOM = 56  # characters beside a recipe's name, in a terminal of 80
+
 INSTEAD = {
     "resume": "a run continues when the same command is given again",
     "output_dir": "the run folder is --out",
@@ -129,8 +131,9 @@ def _would_do(error: Any) -> str:
 
 
 def _brief(text: str) -> str:
-    """Return the first clause of a recipe's description."""
-    return re.split("[:;] ", text)[0].rstrip(".")
+    """Return the first clause of a recipe's description, or what of it fits beside a name."""
+    brief = re.split("[:;] ", text)[0].rstrip(".")
+    return brief if len(brief) <= ROOM else re.split(r", | \(", brief)[0]
 
 
 def _sentence(text: str) -> str:

@@ -28,14 +28,9 @@ class TrainsOrDecays(Trains):
 
 _FROM = typer.Option(
     "--from",
-    help="A run whose model and weights to begin with, as phalanx import makes them; with --decay, the step of the "
-    "checkpoint, by default the newest.",
+    help="A run whose model and weights to begin with, as phalanx import makes them; with --decay a checkpoint's step.",
 )
-_DECAY = typer.Option(
-    min=0,
-    help="Have a run whose rate is stable (optim.schedule=wsd or constant) decay in a folder of its own: steps, or a "
-    "share of the whole below 1, by default 0.1.",
-)
+_DECAY = typer.Option(help="Let a run decay: over so many steps, or that share of the whole below 1; alone, 0.1.")
 
 
 @app.command(cls=TrainsOrDecays)
@@ -60,8 +55,8 @@ def train(
     On several devices: phalanx train gpt2-355m data.train=books layout.tp=2 starts the local processes itself; under
     torchrun or srun the same command is one process of many. A run may continue on another layout.
 
-    phalanx train RUN --decay 500 makes a run of its own, RUN-decay-STEP or --out, that begins from a checkpoint of RUN,
-    optimizer and data position included, and lets the rate fall over 500 steps. RUN stays as it is and can go on.
+    phalanx train RUN --decay 500 goes on from a checkpoint of RUN, whose rate is stable, in RUN-decay-STEP or --out,
+    with a rate that falls over 500 steps; RUN stays as it is.
     """
     from phalanx.run.folder import words_from
     from phalanx.runtime import launch

@@ -4,6 +4,7 @@ Until its last steps the rate of a warm-up, stable, decay schedule does not depe
 arXiv 2404.06395): a stable run can be decayed at any point, several times, and go on as if nobody had looked.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +35,10 @@ def branch_of(name: str, decay: Decay) -> tuple[Branch, list[str]]:
     """
     if not names_run(name):
         raise InputError(f"--decay is for a run whose rate is stable: phalanx train RUN --decay, and {name} is no run")
-    if not decay.steps:
-        raise InputError(f"--decay 0 is no decay; give its steps, or their share of the whole run below 1, as {USUAL}")
+    if not 0 < decay.steps < math.inf:
+        raise InputError(
+            f"--decay {decay.steps:g} is no decay; give its steps, or their share of the whole run below 1, as {USUAL}"
+        )
     run = RunFolder.open(name)
     checkpoints, best = Checkpointer(run).until(decay.step)
     step = int(checkpoints[0].name.removeprefix("step-").removesuffix(".old"))
