@@ -7,7 +7,8 @@ from pydantic import Field
 
 from phalanx.models.encoder import (
     BLOCKS,
-    KEYS,
+    RATES,
+    SIZES,
     EncoderConfig,
     answer_head,
     classifier,
@@ -82,7 +83,7 @@ def _hugging_face(norm_first: bool) -> HuggingFace:
         return "" if model.norm_first == norm_first else f"has model.norm_first={str(model.norm_first).lower()}"
 
     names, prefix = (_PRE_LN, "Megatron") if norm_first else (_POST_LN, "")
-    keys, pretraining = {**KEYS, "segments": "type_vocab_size"}, f"{prefix}BertForPreTraining"
+    keys, pretraining = {**SIZES, "segments": "type_vocab_size", **RATES}, f"{prefix}BertForPreTraining"
     return HuggingFace(names, pretraining, keys, read, write_sizes, ABSOLUTE, why_not, f"{prefix}Bert", _POOLER)
 
 

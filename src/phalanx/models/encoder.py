@@ -37,12 +37,15 @@ class EncoderConfig(StackConfig, TunableConfig):
 
 
 # At Hugging Face, by config.json's keys of BERT and of those that were made of its class.
-KEYS = {
+SIZES = {
     "vocab": "vocab_size", "positions": "max_position_embeddings", "hidden": "hidden_size",
     "layers": "num_hidden_layers", "heads": "num_attention_heads", "ffn": "intermediate_size",
+}  # fmt: skip
+RATES = {
     "norm_eps": "layer_norm_eps", "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob", "init_std": "initializer_range",
 }  # fmt: skip
+KEYS = {**SIZES, **RATES}
 BLOCKS = {
     "norm1": "attention.output.LayerNorm",
     "attention.qkv": "attention.self.{query,key,value}",
