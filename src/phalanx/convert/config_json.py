@@ -138,8 +138,8 @@ def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the config.json of a run's model. InputError for a model that Hugging Face does not have."""
     model = config.model
     causal, end, pad = spec_of(model).causal, tokenizer.eod, tokenizer.pad or 0
-    facts = model_facts(model, {"bos_token_id": end, "eos_token_id": end} if causal else {"pad_token_id": pad})
-    if not causal and facts["pad_token_id"] != pad:
+    facts = model_facts(model, {"bos_token_id": end, "eos_token_id": end} if causal else {})
+    if not causal and facts.setdefault("pad_token_id", pad) != pad:
         raise InputError(
             f"the model's positions begin behind the row of token {facts['pad_token_id']}, which is not the padding of "
             f"its tokenizer ({tokenizer.pad}): Hugging Face's {facts['model_type']} would count them otherwise"
