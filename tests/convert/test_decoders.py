@@ -141,9 +141,10 @@ SCALED = {"rope_type": "linear", "factor": 8.0}
         ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation='gelu'"),
         ("gemma3_text", {"rope_parameters": {"sliding_attention": SCALED}}, "of sliding_attention are scaled"),
         ("gemma3", {}, "text_config=None will not do"),
-        ("gemma2", {}, "model_type 'gemma2' is not known here"),
-        ("gpt_oss", {}, "model_type 'gpt_oss' is not known here"),
-        ("qwen3_moe", {}, "model_type 'qwen3_moe' is not known here"),
+        ("gemma2", {}, "model_type 'gemma2' is not known here: it has soft-caps"),
+        ("gpt_oss", {}, "model_type 'gpt_oss' is not known here: it has attention sinks and mixtures of experts"),
+        ("qwen3_moe", {}, "model_type 'qwen3_moe' is not known here: it has mixtures of experts"),
+        ("mine", {"auto_map": {"AutoModel": "code.Mine"}}, "code of its own .auto_map., which is not run here"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(kind: str, facts: dict[str, Any], said: str) -> None:

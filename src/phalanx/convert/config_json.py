@@ -22,7 +22,13 @@ from phalanx.models.family import check, configured, hugging_face, spec_of
 from phalanx.models.hugging_face import HuggingFace
 
 _NEEDED = ("layers", "hidden", "heads", "vocab")
-_LACKING = {"mpnet": "relative positions, as a bias of attention's scores"}  # of models that people ask for
+_EXPERTS = "mixtures of experts"
+_LACKING = {  # of models that people ask for
+    "mpnet": "relative positions, as a bias of attention's scores",
+    "gemma2": "soft-caps of attention's scores and of logits", "gpt_oss": f"attention sinks and {_EXPERTS}",
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "llama4"), _EXPERTS),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), f"latent attention and {_EXPERTS}"),
+}  # fmt: skip
 
 _Count = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 
@@ -57,6 +63,9 @@ def model_of(
     if not isinstance(kind, str) or kind not in known:
         missing = _LACKING.get(str(kind), "")
         why = f": it has {missing}, which no module here computes" if missing else ""
+        why = why or (
+            ": the folder brings code of its own (auto_map), which is not run here" if "auto_map" in facts else ""
+        )
         raise InputError(f"{path}: model_type {short(kind)} is not known here{why}; {', '.join(known)} are")
     try:
         return _model_of(facts, path, *known[kind], head)
