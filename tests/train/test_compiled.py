@@ -43,3 +43,16 @@ def test_blocks_compile_whole_and_once(
     assert not counters["graph_break"]
     assert torch.compiler.config.cache_key_tag == torch.backends.cpu.get_cpu_capability(), "kept for such processors"
     assert graphs[1] == graphs[-1] and 2 <= graphs[-1] <= 4
+
+
+@pytest.mark.slow
+def test_blocks_of_four_kinds_are_all_compiled(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without a window, with and without positions: each kind's graphs, in training and in evaluation too."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    kinds = ["model.window=5", "model.window_layers=1100", "model.rope_layers=10", "model.layers=4"]
+    trainer, record = made(corpus.folder, "llama", "train.compile=on", "train.steps=2", "optim.warmup=0", *kinds)
+    trainer.fit()
+    assert record.valids and not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1 + 4 * 2 * 2  # of the loss; of kinds, two shapes, and both modes

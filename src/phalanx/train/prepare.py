@@ -16,6 +16,7 @@ from phalanx.train.loader import Loader
 
 WORTH_IT = 0.1  # of a batch being padding: on a GPU the kernel for packed rows is a third slower than the one for rows
 ROWS = 64  # of a batch that are looked at
+MOST_GRAPHS = 64  # of the blocks: one for each kind of block, with and without gradients, for each shape of a batch
 
 
 def prepare(
@@ -57,9 +58,12 @@ def packing_pays(config: Config, loader: Loader) -> bool:
 
 
 def compile_parts(model: nn.Module, lengths_vary: bool) -> None:
-    """Compile the blocks, which all share a graph, and the loss over a vocabulary that is whole, before the first step.
-    Where batches have many lengths one graph serves them all.
+    """Compile the blocks, of which those of a kind share a graph, and the loss over a vocabulary that is whole, before
+    the first step. Where batches have many lengths one graph serves them all.
     """
+    # blocks of all kinds share their code, and torch gives up on code that has more graphs than this
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+
     # torch keeps compiled graphs by what they compute, not by the width of the vectors that they were written for. One
     # that is found where these are narrower (a folder of several machines, a cap on instructions) writes past them.
     torch.compiler.config.cache_key_tag = torch.backends.cpu.get_cpu_capability()
