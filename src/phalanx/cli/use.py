@@ -169,7 +169,7 @@ def _generate_together(run: Path, prompt: str, options: Options, overrides: list
 @app.command()
 def fill(
     model: Model,
-    text: Annotated[str, typer.Argument(help="Text with [MASK] in it, or @FILE of it.", callback=_utf8)],
+    text: Annotated[str, typer.Argument(help="Text with [MASK] or <mask> in it, or @FILE of it.", callback=_utf8)],
     top: Annotated[int, typer.Option(help="Candidates for each mask.")] = 5,
     backend: Backend = "torch",
     precision: Precision = "fp32",
@@ -177,8 +177,9 @@ def fill(
     """Fill the masks of a text with a BERT: phalanx fill runs/bert "the [MASK] sat on the mat" """
     from phalanx.infer import load_encoder
 
-    for position, words in load_encoder(model, backend, precision).fill(_whole(text), top):
-        print(f"[MASK] at token {position}: " + ", ".join(f"{word} {chance:.1%}" for word, chance in words))
+    encoder = load_encoder(model, backend, precision)
+    for position, words in encoder.fill(_whole(text), top):
+        print(f"{encoder.mask} at token {position}: " + ", ".join(f"{word} {chance:.1%}" for word, chance in words))
 
 
 @app.command()

@@ -71,6 +71,12 @@ class EncoderModel:
         """The verbs that the model may be asked for where it is served: answer, classify, fill, embed."""
         return [verb for verb in verbs(self.bundle.config) if not self.refusal(verb)]
 
+    @property
+    def mask(self) -> str:
+        """The name of the token for a word to be guessed, as [MASK]; "" where there is none."""
+        tokenizer = self.bundle.tokenizer
+        return "" if tokenizer.mask is None else tokenizer.token(tokenizer.mask)
+
     def refusal(self, verb: str) -> str:
         """Return why the model cannot be asked for `verb` (`abilities.refusal`), and what would do; "" if it can."""
         return refusal(verb, self.bundle.run, self.bundle.config, self.bundle.record)
