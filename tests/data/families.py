@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from phalanx.data.backend import BERT_SPECIALS, mark, word_piece
+from phalanx.data.fastpath import byte_letters
 from phalanx.data.pretokens import GPT4O, LLAMA3, QWEN2, TEKKEN
 
 CONTROL = "\x00\x07\x1b\x7f\x80\x9f\u200b\u200d\u202e\ufeff\ufffd\U000e0041"
@@ -110,8 +111,15 @@ def gpt4o() -> Backend:
 
 
 def smollm() -> Backend:
-    """GPT-2's pattern, after each digit was set apart."""
+    """GPT-2's pattern, after each digit was set apart; some bytes are no tokens."""
     backend = byte_level(QWEN2)
+    facts = json.loads(backend.to_str())
+    for letter, byte in byte_letters().items():
+        if byte in (4, 0x1D, *range(0xC0, 0xC4), 0xE1, *range(0xF1, 0x100)):
+            del facts["model"]["vocab"][letter]
+    vocab = facts["model"]["vocab"]
+    facts["model"]["merges"] = [pair for pair in facts["model"]["merges"] if vocab.keys() >= {*pair, "".join(pair)}]
+    backend = Backend.from_str(json.dumps(facts))
     words: Any = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     backend.pre_tokenizer = pre_tokenizers.Sequence(words)
     backend.add_special_tokens(["<|endoftext|>", "<|im_end|>"])

@@ -26,6 +26,7 @@ from phalanx.data.pretokens import Pretokens, numbers, pretokens
 BETWEEN = "\x1fbetween two "
 MARK, CUT = f"\x00{BETWEEN}texts\x1f\x00", f"\x00{BETWEEN}blanks\x1f\x00"  # special tokens: no word crosses them
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+UTF_8 = (0xE0, 6, 0x1F), (0xF0, 12, 0x0F), (0xF5, 18, 0x07)  # first bytes below, bits that follow, bits of their own
 ODD = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")  # options of a BPE model
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,12 +37,13 @@ class FastPath:
     """A tokenizer by the bytes of its tokens and their ids, and by how it cuts a text.
 
     `added` are the tokens with their ids that stand for themselves in any text; `normalize` is done to what lies
-    between them.
+    between them; `unknown` is a class of characters of which texts are not encoded here.
     """
 
     def __init__(
-        self, ranks: Mapping[bytes, int], words: Pretokens, added: Mapping[str, int], normalize: Normalize | None = None
-    ) -> None:
+        self, ranks: Mapping[bytes, int], words: Pretokens, added: Mapping[str, int],
+        normalize: Normalize | None = None, unknown: str = "",
+    ) -> None:  # fmt: skip
         self._mark = max(*ranks.values(), *added.values(), 0) + 1
         specials = {MARK: self._mark, CUT: self._mark + 1, **added}
         self._encoding = tiktoken.Encoding(
@@ -50,27 +52,28 @@ class FastPath:
         self._allowed = {*specials}
 
         blank, ends = words.blank, "|".join(map(re.escape, (MARK, *added)))
-        self._unknown = None
+        classes = [unknown] if unknown else []
         if words.digits:
-            number, unknown = numbers()
-            self._unknown = re.compile(unknown)
+            number, newer = numbers()
+            classes.append(newer)
             before = rf"(?={blank}(?!{blank}|{ends}|{number}|\Z)|{number})"
         else:
             before = rf"(?={blank}(?!{blank}|{ends}|[\r\n]|\Z))"
         self._before_last = re.compile(f"{blank}{blank}{before}")
+        self._unknown = re.compile("|".join(classes)) if classes else None
         self._added = re.compile("({})".format("|".join(map(re.escape, added)))) if added else None
         self._normalize = normalize
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array] | None:
         """Return the ids of all texts back to back, uint32, and how many each has; None if a text looks like a mark, or
-        has characters of which it is not known whether they are numbers.
+        has characters of bytes that are no tokens, or of which it is not known whether they are numbers.
 
         Thousands of short texts cost one call of tiktoken, in which the interpreter is free for other threads.
         """
         joined = MARK.join(texts if self._normalize is None else map(self._normalized, texts))
         if joined.count(BETWEEN) != len(texts) - 1:
             return None
-        if self._unknown and not joined.isascii() and self._unknown.search(joined):
+        if self._unknown and any(map(self._unknown.match, set().union(*texts))):  # few characters make up a text
             return None
         marked = self._before_last.sub(rf"\g<0>{CUT}", joined)
         ids = self._encoding.encode_to_numpy(marked, allowed_special=self._allowed, disallowed_special=())
@@ -105,8 +108,11 @@ def fast_path(backend: Backend, facts: dict[str, Any]) -> FastPath | None:
     if not _stand_alone(added, backend.get_added_tokens_decoder().values(), nfc) or not _is_trusted(backend, model):
         return None
 
+    missing = [byte for letter, byte in byte_letters().items() if letter not in model["vocab"]]
+    if any(0x80 <= byte < 0xC0 for byte in missing):
+        return None
     ids = {token.content: number for number, token in added.items()}
-    return FastPath(ranks(model), words, ids, _nfc(backend) if nfc else None)
+    return FastPath(ranks(model), words, ids, _nfc(backend) if nfc else None, _beginning(missing))
 
 
 def ranks(model: dict[str, Any]) -> dict[bytes, int]:
@@ -123,12 +129,27 @@ def byte_letters() -> dict[str, int]:
     return {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+def _beginning(first: Iterable[int]) -> str:
+    """Return a class of the characters whose UTF-8 begins with one of these bytes, none of which is within characters;
+    "" where there is none.
+    """
+    ranges = []
+    for byte in first:
+        if byte < 0x80:
+            ranges.append((byte, byte))
+        elif 0xC2 <= byte < 0xF5:
+            size, bits = next((size, bits) for bound, size, bits in UTF_8 if byte < bound)
+            ranges.append(((byte & bits) << size, min(((byte & bits) + 1 << size) - 1, 0x10FFFF)))
+    return "[{}]".format("".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in ranges)) if ranges else ""
+
+
 def _tokens(model: dict[str, Any]) -> list[str]:
     """Return the tokens of which texts are made: bytes and what merges make, or all where whole words are looked up."""
     letters = byte_letters()
     if model.get("ignore_merges"):
         return [token for token in model["vocab"] if letters.keys() >= {*token}]
-    return [*letters, *dict.fromkeys("".join(pair) for pair in _pairs(model))]
+    known = (letter for letter in letters if letter in model["vocab"])
+    return [*known, *dict.fromkeys("".join(pair) for pair in _pairs(model))]
 
 
 def _pairs(model: dict[str, Any]) -> list[Sequence[str]]:
@@ -141,7 +162,7 @@ def _is_trusted(backend: Backend, model: dict[str, Any]) -> bool:
     if model["type"] != "BPE" or any(model.get(key) for key in ODD):
         return False
     vocab, joined = model["vocab"], ["".join(pair) for pair in _pairs(model)]
-    if any(vocab[a] > vocab[b] for a, b in pairwise(joined)) or not byte_letters().keys() <= vocab.keys():
+    if any(vocab[a] > vocab[b] for a, b in pairwise(joined)):
         return False
 
     whole, bpe = bool(model.get("ignore_merges")), backend.model
