@@ -52,7 +52,7 @@ LAYOUTS = {
 }
 OPTIMIZERS = [["optim.name=adamw"], ["optim.name=lamb", "optim.weight_decay=0.1"]]
 FAMILIES = ["gpt", "bert", "llama", "modernbert", "qwen3", "gemma3"]
-HALF = ["train.steps=4"]  # of families that have most with another in common
+FEWER = ["train.steps=4"]  # of families that have most with another in common
 AGAIN = ["tp2", "pp2"]  # with fewer instructions
 
 
@@ -175,4 +175,4 @@ def _of_model(words: list[str]) -> list[str]:
 def _settings(family: str, name: str) -> list[str]:
     """AdamW and LAMB by turns, the other one for the other family; and how many steps."""
     optimizer = OPTIMIZERS[(list(LAYOUTS).index(name) + FAMILIES.index(family)) % 2]
-    return [*optimizer, *(HALF if family in ("qwen3", "gemma3") else [])]
+    return [*optimizer, *(FEWER if family in ("qwen3", "gemma3") else [])]
