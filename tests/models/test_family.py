@@ -1,11 +1,14 @@
 """Parameter counts of every preset against published ones, and the description against built models."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from phalanx import registry
 from phalanx.config import ModelConfig
+from phalanx.errors import InputError
 from phalanx.models import build
 from phalanx.models import family as families
 from phalanx.models.family import configured, spec_of
@@ -119,6 +122,32 @@ def test_the_count_of_an_odd_shape(family: str) -> None:
 def test_presets_are_planned_with_their_own_vocabulary() -> None:
     for family, preset, vocab, _ in PUBLISHED:
         assert family not in DECODERS or config_of(family, preset, 0).usual_vocab == vocab
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"rope_scaling": "yarn", "rope_factor": 4.0}, "model.rope_scaling=yarn needs model.rope_original"),
+        ({"rope_scaling": "llama3", "rope_original": 16, "rope_low": 9.0}, "model.rope_low=9 is not less than"),
+        ({"window_layers": "12"}, "model.window_layers=12 will not do; it takes a 1 or a 0 for each layer"),
+        ({"rope_layers": ""}, "model.rope_layers= will not do"),
+        ({"width": 7}, "model.width=7 is not even"),
+        ({"kv_heads": 3}, "model.kv_heads=3 does not divide model.heads=4"),
+        ({"heads": 5}, "model.heads=5 does not divide model.hidden=32"),
+    ],
+)
+def test_sizes_that_no_decoder_has(words: dict[str, Any], said: str) -> None:
+    for family in DECODERS:
+        model = configured(**{"family": family, "layers": 2, "hidden": 32, "heads": 4, "vocab": 27, **words})
+        with pytest.raises(InputError, match=said):
+            spec_of(model)
+
+
+def test_layers_are_a_pattern_that_is_repeated() -> None:
+    keys = {"family": "olmo", "layers": 7, "hidden": 32, "heads": 4, "vocab": 27, "window": 8}
+    spec = spec_of(configured(**keys, window_layers="110", rope_layers="10"))
+    assert [block.attention.window for block in spec.blocks] == [8, 8, 0, 8, 8, 0, 8]
+    assert [block.attention.rope is not None for block in spec.blocks] == [True, False] * 3 + [True]
 
 
 def test_own_keys_override_the_preset() -> None:

@@ -19,7 +19,6 @@ from phalanx.spec.model import MLP, WORDS, Activation, Attention, Block, Embeddi
 from phalanx.spec.rope import Rope
 
 Count = Annotated[int, Field(ge=0, le=1 << 24)]
-Pattern = Annotated[str, Field(pattern="^[01]+$")]
 BOUNDS = {"llama3": (1.0, 4.0), "yarn": (1.0, 32.0)}  # rope_low and rope_high where nothing says them
 
 
@@ -44,9 +43,9 @@ class DecoderConfig(ModelConfig):
     """Whether the head multiplies by the embedding's own weight."""
     window: Count = 0
     """Positions that a query sees in the layers of window_layers: its own and those before it; 0 means all."""
-    window_layers: Pattern = "1"
+    window_layers: str = "1"
     """The layers with the window: 1 or 0 for each, repeated over all layers. 1110 leaves out each fourth."""
-    rope_layers: Pattern = "1"
+    rope_layers: str = "1"
     """The layers that turn queries and keys by their positions, in the same form."""
     rope_scaling: Literal["none", "linear", "llama3", "yarn"] = "none"
     """How rotary frequencies are scaled for longer texts; the other rope_ keys are those of config.json."""
@@ -101,6 +100,9 @@ class DecoderConfig(ModelConfig):
             super().check()  # heads do not divide hidden, and nothing says how wide they are
         if self.width % 2:
             raise InputError(f"model.width={self.width} is not even: rotary positions turn pairs of numbers of a head")
+        for key in ("window_layers", "rope_layers"):
+            if not (pattern := getattr(self, key)) or {*pattern} - {"0", "1"}:
+                raise InputError(f"model.{key}={pattern} will not do; it takes a 1 or a 0 for each layer, as 1110")
         if self.rope_scaling in BOUNDS and not self.rope_original:
             raise InputError(f"model.rope_scaling={self.rope_scaling} needs model.rope_original, the positions before")
         if self.rope_scaling == "yarn" and self.theta == 1:
