@@ -140,6 +140,16 @@ def test_messages_of_pipelines_that_are_sharded(words: str, rank: int) -> None:
     )
 
 
+@pytest.mark.parametrize("words", ["2 gemma3 layout.cp=2", "4 toy layout.cp=2 layout.pp=2 model.window=16"])
+def test_windows_over_gathered_keys(words: str) -> None:
+    """The mask of a window is of all positions, which are gathered for it."""
+    sizes = "data.sequence=32 model.positions=32 model.vocab=512 train.batch=4 layout.micro_batch=2"
+    config, processes = laid_out(f"{words} layout.context=gather {sizes}")
+    for rank in 0, processes - 1:
+        seen = trace(config, processes, rank=rank, device="cpu")
+        assert dict(seen.messages) == dict(planned_messages(config, rank, "cpu"))
+
+
 @pytest.mark.parametrize("window", [16, 200])
 def test_windows_in_a_ring(window: int) -> None:
     """Keys go to the ranks that a window reaches, past the others; a rank in the middle has most pairs."""

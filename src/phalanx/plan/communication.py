@@ -104,13 +104,18 @@ class ExpectedMessages(RankShard):
         return sent
 
     def order(self) -> Messages:
-        """Return what cp gathers once in a stage, of all positions: who is before whom if causal, else padding."""
-        if self.layout.context == "ring" and self.spec.causal:
+        """Return what cp gathers once in a stage, of all positions: who is before whom if causal, else padding; and
+        those of one sequence for each mask of a window, of which a stage has one for each kind of rotary positions.
+        """
+        ring, width, axes = self.layout.context == "ring", 8 if self.spec.causal else 4, self.axes("cp")
+        if ring and self.spec.causal:
             return Counter()
-        width = 8 if self.spec.causal else 4
-        return count_messages(
-            len(self.stages), "all-gather", self.axes("cp"), self.positions * self.mesh.cp.size, width=width
-        )
+        sent = count_messages(len(self.stages), "all-gather", axes, self.positions * self.mesh.cp.size, width=width)
+        for stage in self.stages:
+            kinds = {(block.attention.rope, block.attention.window) for block in stage.blocks}
+            masks = 0 if ring else sum(window > 0 for _, window in kinds)
+            sent += count_messages(masks, "all-gather", axes, self.config.data.sequence, width=8)
+        return sent
 
     def spans(self, direction: int) -> Messages:
         """Return what a head that seeks the answer in the whole sequence sends over cp: logits, labels, padding."""
