@@ -131,16 +131,29 @@ def _rope_keys(said: dict[str, Any], facts: Facts) -> dict[str, Any]:
     original = said.get("original_max_position_embeddings", positions)
     if "factor" not in said:
         raise InputError(f"rotary positions of the type {kind!r} need a factor")
-    factor, low, high = _number(said, "factor"), 0.0, 0.0
-    if kind in BOUNDS:
-        low, high = (
-            _number({key: usual, **said}, key) for key, usual in zip(_LOW_AND_HIGH[kind], BOUNDS[kind], strict=True)
-        )
+    low, high = _bounds(said, kind)
+    if kind not in BOUNDS:
+        original = 0
+    elif type(original) is not int or original < 1:
+        key = "original_max_position_embeddings"
+        raise InputError(f"{key}={short(original)} will not do: it is to be a whole number greater than 0")
+    factor = _number(said, "factor")
     return {
         "theta": said["rope_theta"], "rope_scaling": kind, "rope_factor": factor,
-        "rope_original": original if kind in BOUNDS else 0, "rope_low": low, "rope_high": high,
+        "rope_original": original, "rope_low": low, "rope_high": high,
         "rope_magnitude": _magnitude(said, kind, factor),
     }  # fmt: skip
+
+
+def _bounds(said: dict[str, Any], kind: str) -> tuple[float, float]:
+    """Return rope_low and rope_high. InputError where the first is not less than the second."""
+    if kind not in BOUNDS:
+        return 0.0, 0.0
+    keys = _LOW_AND_HIGH[kind]
+    low, high = (_number({key: usual, **said}, key) for key, usual in zip(keys, BOUNDS[kind], strict=True))
+    if low >= high:
+        raise InputError(f"{keys[0]}={low:g} is not less than {keys[1]}={high:g}")
+    return low, high
 
 
 def _magnitude(said: dict[str, Any], kind: str, factor: float) -> float:
