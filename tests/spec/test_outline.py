@@ -9,8 +9,9 @@ import pytest
 
 from phalanx.models.presets import presets
 from phalanx.spec.leaves import Dim, Leaf, Matrix, Norm
-from phalanx.spec.model import Block, Layer, Part, Spec
+from phalanx.spec.model import Block, Spec
 from phalanx.spec.outline import cached, parameters_by_kind, rows
+from phalanx.spec.parts import Layer, Part
 
 PRESETS = presets()
 

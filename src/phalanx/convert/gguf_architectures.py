@@ -14,10 +14,10 @@ from phalanx.convert.folder import Tensors
 from phalanx.convert.gguf_rope import FACTORS, factors_of, scaling_facts, scaling_of
 from phalanx.errors import InputError
 from phalanx.foreign import short
+from phalanx.models.hugging_face import FULL, SLIDING
 from phalanx.spec.links import Link, Side, View
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
-FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers, in config.json
 
 _DECODER = {
     "context_length": "max_position_embeddings", "embedding_length": "hidden_size",

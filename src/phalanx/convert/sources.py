@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from phalanx.convert.huggingface import import_model
 from phalanx.convert.imported import Imported
@@ -24,7 +24,7 @@ def import_source(source: ModelSource, out: Path, seed: int = 0, outside: str = 
     return imported
 
 
-def gguf() -> Any:
+def gguf() -> ModuleType:
     """Return the module phalanx.convert.gguf. InputError where the package that it needs is not installed."""
     try:
         return import_module("phalanx.convert.gguf")

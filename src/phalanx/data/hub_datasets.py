@@ -6,6 +6,7 @@ from there without a network. Which files a commit has is noted beside them, or 
 once would be taken for all of it then.
 """
 
+import glob
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phalanx import cache, durable
-from phalanx.data.saved_datasets import chosen
+from phalanx.data.saved_datasets import DEFAULT, DICT, INFO, STATE, chosen
 from phalanx.errors import InputError, Resumable
 from phalanx.foreign import reading, short
 from phalanx.hub import refusal, snapshot
@@ -28,7 +29,7 @@ KEYWORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+NO_DATA = (INFO, "dataset_infos.json", DICT, STATE)
 
 _NAME = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::([\w.+-]+))?(?:@([\w./-]+))?", re.ASCII)
 _SHARD = re.compile(r"(?:.*/)?([\w.]+)-\d+-of-\d+(?:-[0-9a-f]+)?\.[\w.]+")
@@ -64,7 +65,7 @@ def split_files(name: str, split: str, known: Callable[[Path], bool]) -> list[Pa
         )
 
     with _told(name, repository, revision):
-        folder = snapshot(repository, folder.name, [README, *map(_escaped, files)], "dataset", bars=True)
+        folder = snapshot(repository, folder.name, [README, *map(glob.escape, files)], "dataset", bars=True)
     if missing := [file for file in files if not (folder / file).is_file()]:
         raise Resumable(f"{name}: {missing[0]} is not in the cache, and the hub cannot be asked for it")
     return [folder / file for file in files]
@@ -137,14 +138,14 @@ def _described(
     if described is None:
         return _by_names(inside, known)
     if isinstance(described, str) or not all(isinstance(entry, dict) for entry in described):
-        described = [{"split": "train", "path": described}]
+        described = [{"split": DEFAULT, "path": described}]
 
     splits: dict[str, list[str]] = {}
     for entry in described:
         patterns = [entry.get("path")] if isinstance(entry.get("path"), str) else entry.get("path")
         if not isinstance(patterns, list) or not patterns:
             raise InputError(f"{name}: its README names data_files {short(entry)}, which are no paths")
-        split = splits.setdefault(str(entry.get("split", "train")), [])
+        split = splits.setdefault(str(entry.get("split", DEFAULT)), [])
         for pattern in patterns:
             matches = [file for file in inside if _matches(f"{top}/{pattern}".lstrip("/"), file)]
             if not matches:
@@ -160,7 +161,7 @@ def _by_names(files: Sequence[str], known: Callable[[Path], bool]) -> dict[str, 
     for file in data:
         if split := _split_of(file):
             splits.setdefault(split, []).append(file)
-    return splits or ({"train": data} if data else {})
+    return splits or ({DEFAULT: data} if data else {})
 
 
 def _split_of(file: str) -> str:
@@ -174,11 +175,6 @@ def _split_of(file: str) -> str:
 def _matches(pattern: str, file: str) -> bool:
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
     return re.fullmatch("".join(_GLOB.get(part) or re.escape(part) for part in parts), file) is not None
-
-
-def _escaped(file: str) -> str:
-    """Return the pattern that means this file alone."""
-    return re.sub(r"([*?[])", r"[\1]", file)
 
 
 @contextmanager

@@ -19,13 +19,12 @@ from phalanx.run.files import NAMES
 from phalanx.run.folder import RunFolder
 from phalanx.run.hub_models import has_weights, headers
 from phalanx.run.import_record import ImportRecord, ModelSource
-from phalanx.spec.costs import flops_per_token
+from phalanx.spec.costs import TRAINING, flops_per_token
 from phalanx.spec.model import Spec
 from phalanx.spec.outline import Row, cached, parameters_by_kind, rows, sizes
 from phalanx.units import aligned
 
 CACHED = 2  # bytes of an element of the cache in bf16
-BACKWARD = 3  # FLOPs of forward and backward, by those of forward
 
 
 class Card(NamedTuple):
@@ -110,7 +109,7 @@ def _dtypes(found: FolderModel) -> dict[str, str]:
 def facts(card: Card) -> dict[str, Any]:
     """Return the card as an object of JSON: counts are of parameters, tokens and FLOPs, `cache` is in bytes."""
     spec, model = card.spec, card.config.model
-    forward = flops_per_token(spec, spec.positions) / BACKWARD
+    forward = flops_per_token(spec, spec.positions) / TRAINING
     return {
         "model": card.name,
         "family": model.family,
@@ -120,7 +119,7 @@ def facts(card: Card) -> dict[str, Any]:
         "kinds": parameters_by_kind(spec),
         "tree": [row._asdict() | {"dtype": card.dtypes.get(row.path, "")} for row in rows(spec)],
         "cache": CACHED * cached(spec),
-        "flops": {"forward": forward, "training": BACKWARD * forward},
+        "flops": {"forward": forward, "training": TRAINING * forward},
         "uses": uses_of(card.name, card.config, card.record)._asdict(),
     }
 
@@ -178,8 +177,8 @@ def _numbers(spec: Spec) -> Iterator[str]:
     context = spec.positions
     if kept := CACHED * cached(spec):
         yield f"KV cache in bf16: {kept:,} bytes a token, {kept * context / 2**30:,.2f} GiB for {context:,} tokens"
-    forward = flops_per_token(spec, context) / BACKWARD / 1e9
-    trained = BACKWARD * forward
+    forward = flops_per_token(spec, context) / TRAINING / 1e9
+    trained = TRAINING * forward
     yield f"FLOPs a token, of {context:,}: {forward:,.2f} G forward, {trained:,.2f} G forward and backward"
 
 

@@ -4,7 +4,6 @@ A family of these is a subclass of `DecoderConfig`, which has the keys of all an
 `attention`, `block` or `rope` where it differs.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -16,10 +15,9 @@ from phalanx.models.family import Preset
 from phalanx.section import Fraction, Share
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table
 from phalanx.spec.model import MLP, WORDS, Activation, Attention, Block, Embeddings, Head, Spec
-from phalanx.spec.rope import Rope
+from phalanx.spec.rope import BOUNDS, Rope, yarn_magnitude
 
 Count = Annotated[int, Field(ge=0, le=1 << 24)]
-BOUNDS = {"llama3": (1.0, 4.0), "yarn": (1.0, 32.0)}  # rope_low and rope_high where nothing says them
 
 
 class Kind(NamedTuple):
@@ -86,7 +84,8 @@ class DecoderConfig(ModelConfig):
             if not getattr(self, key):
                 object.__setattr__(self, key, value)
         if not self.rope_magnitude:
-            object.__setattr__(self, "rope_magnitude", magnitude(self.rope_scaling, self.rope_factor))
+            usual = yarn_magnitude(self.rope_factor) if self.rope_scaling == "yarn" else 1.0
+            object.__setattr__(self, "rope_magnitude", usual)
         return self
 
     def check(self) -> None:
@@ -164,11 +163,6 @@ class DecoderConfig(ModelConfig):
     def block(self, kind: Kind) -> Block:
         """Return a layer: with norms before attention and before the feed-forward layer."""
         return Block(self.norm(), self.attention(kind), self.norm(), self.mlp(), drop=self.dropout)
-
-
-def magnitude(scaling: str, factor: float) -> float:
-    """Return what a kind of scaling multiplies cosines and sines by, where nothing else is said."""
-    return 0.1 * math.log(factor) + 1 if scaling == "yarn" and factor > 1 else 1.0
 
 
 def grouped(layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, **others: Any) -> Preset:

@@ -4,17 +4,16 @@ Rotary positions have two forms there: `rope_parameters` of newer files, in some
 and `rope_theta` with `rope_scaling` of older ones. Windows are told by `layer_types` or by a rule of the family.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from phalanx.errors import InputError
 from phalanx.foreign import short
-from phalanx.models.decoder import BOUNDS, DecoderConfig, magnitude
-from phalanx.models.hugging_face import Facts
+from phalanx.models.decoder import DecoderConfig
+from phalanx.models.hugging_face import FULL, SLIDING, Facts
 from phalanx.spec.links import Names
+from phalanx.spec.rope import BOUNDS, yarn_magnitude
 
-FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers
 KEYS = {
     "vocab": "vocab_size", "positions": "max_position_embeddings", "hidden": "hidden_size",
     "layers": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads",
@@ -163,12 +162,9 @@ def _magnitude(said: dict[str, Any], kind: str, factor: float) -> float:
     if "attention_factor" in said:
         return _number(said, "attention_factor")
     if "mscale" in said and "mscale_all_dim" in said:
-        above, below = (
-            0.1 * _number(said, key) * math.log(factor) + 1 if factor > 1 else 1.0
-            for key in ("mscale", "mscale_all_dim")
-        )
+        above, below = (yarn_magnitude(factor, _number(said, key)) for key in ("mscale", "mscale_all_dim"))
         return above / below
-    return magnitude(kind, factor)
+    return yarn_magnitude(factor)
 
 
 def _number(said: dict[str, Any], key: str) -> float:
@@ -244,6 +240,10 @@ def layer_types(model: DecoderConfig) -> list[str]:
     return [SLIDING if kind.windowed else FULL for kind in model.kinds()]
 
 
-def without_rope(model: DecoderConfig) -> bool:
-    """Return whether some layers of a model do not turn queries and keys."""
-    return not all(kind.rotary for kind in model.kinds())
+def without_rope(model: DecoderConfig, name: str) -> str:
+    """Return why a model that does not turn queries and keys in some layers is no `name`, which does in all; "" for
+    another.
+    """
+    if all(kind.rotary for kind in model.kinds()):
+        return ""
+    return f"has layers without rotary positions (model.rope_layers), which {name} has not"

@@ -13,9 +13,9 @@ from phalanx.errors import InputError
 from phalanx.foreign import short
 from phalanx.models import decoder_facts
 from phalanx.models.decoder import DecoderConfig, Kind, grouped
-from phalanx.models.decoder_facts import ABSENT, FULL, KEYS, SLIDING, USUAL
+from phalanx.models.decoder_facts import ABSENT, KEYS, USUAL
 from phalanx.models.family import Preset
-from phalanx.models.hugging_face import Facts, HuggingFace
+from phalanx.models.hugging_face import FULL, SLIDING, Facts, HuggingFace
 from phalanx.section import Share
 from phalanx.spec.leaves import Norm
 from phalanx.spec.model import Attention, Block
@@ -59,7 +59,7 @@ class Gemma3Config(DecoderConfig):
         return replace(attention, normed="head", norm_eps=self.norm_eps, unit_offset=True, scale=scale)
 
     def block(self, kind: Kind) -> Block:
-        """Return a layer."""
+        """Return a layer: with a norm before and behind both branches, and the GELU in its gates."""
         mlp = self.mlp("gelu_tanh")
         return replace(super().block(kind), feed_forward=mlp, branch1=self.norm(), branch2=self.norm())
 
@@ -99,7 +99,7 @@ def _read(facts: Facts) -> dict[str, Any]:
     return section | decoder_facts.windows(facts, lambda _: "1" * (every - 1) + "0", unlike=True)
 
 
-def _write(model: Any) -> dict[str, Any]:
+def _write(model: Gemma3Config) -> dict[str, Any]:
     scalar = model.query_scale or model.width
     facts = {
         "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None,
@@ -112,15 +112,14 @@ def _write(model: Any) -> dict[str, Any]:
     return facts | decoder_facts.both_forms(model, model.local_theta)
 
 
-def _why_not(model: Any) -> str:
-    if decoder_facts.without_rope(model):
-        return "has layers without rotary positions (model.rope_layers), which Gemma 3 has not"
+def _why_not(model: Gemma3Config) -> str:
     if model.hidden % model.heads:
         return "has a number of heads (model.heads) that does not divide model.hidden, as Gemma 3's does"
-    return ""
+    return decoder_facts.without_rope(model, "Gemma 3")
 
 
-def _not_whole(_: Any) -> str:
+def _not_whole(_: Gemma3Config) -> str:
+    """Return why no model goes out as the whole of which it is the part that reads text."""
     return "sees no images, as Hugging Face's gemma3 does"
 
 

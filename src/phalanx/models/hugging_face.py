@@ -10,6 +10,7 @@ from phalanx.heads.head import head_class
 from phalanx.spec.links import Names
 
 Facts = Mapping[str, Any]  # of config.json
+FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers, as layer_types has them
 GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "erf"}  # model.gelu by their name of an activation
 ABSOLUTE = {  # of models with learned positions: what is computed here, in keys that could ask for something else
     "position_embedding_type": "absolute", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,

@@ -12,9 +12,9 @@ from phalanx.errors import InputError
 from phalanx.foreign import short
 from phalanx.models import decoder_facts
 from phalanx.models.decoder import DecoderConfig, Kind, grouped
-from phalanx.models.decoder_facts import ABSENT, FULL, KEYS, SLIDING, USUAL
+from phalanx.models.decoder_facts import ABSENT, KEYS, USUAL
 from phalanx.models.family import Preset
-from phalanx.models.hugging_face import Facts, HuggingFace
+from phalanx.models.hugging_face import FULL, SLIDING, Facts, HuggingFace
 from phalanx.spec.model import Attention
 
 LLAMA2, LLAMA3, QWEN2 = 32_000, 128_256, 151_936
@@ -126,15 +126,15 @@ def _read_smollm3(facts: Facts) -> dict[str, Any]:
     return section | decoder_facts.windows(facts, lambda _: ropes.translate(str.maketrans("01", "10")))
 
 
-def _write_llama(model: Any) -> dict[str, Any]:
+def _write_llama(model: LlamaConfig) -> dict[str, Any]:
     return {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, **decoder_facts.both_forms(model)}
 
 
-def _write_mistral(model: Any) -> dict[str, Any]:
+def _write_mistral(model: LlamaConfig) -> dict[str, Any]:
     return {"hidden_act": "silu", "sliding_window": model.window or None, **decoder_facts.both_forms(model)}
 
 
-def write_qwen(model: Any) -> dict[str, Any]:
+def write_qwen(model: DecoderConfig) -> dict[str, Any]:
     """Return what a Qwen's config.json has beside the keys of the table."""
     used: dict[str, Any] = {"use_sliding_window": False, "sliding_window": None}
     if model.window:
@@ -144,35 +144,31 @@ def write_qwen(model: Any) -> dict[str, Any]:
     return {"hidden_act": "silu", **used, **decoder_facts.both_forms(model)}
 
 
-def _write_smollm3(model: Any) -> dict[str, Any]:
+def _write_smollm3(model: LlamaConfig) -> dict[str, Any]:
     ropes = [int(kind.rotary) for kind in model.kinds()]
     facts = write_qwen(model) | {"no_rope_layers": ropes, "attention_bias": False, "mlp_bias": False}
     return facts | {"layer_types": decoder_facts.layer_types(model)}
 
 
-def _why_not_llama(model: Any) -> str:
+def _why_not_llama(model: LlamaConfig) -> str:
     if model.window:
         return "has a window (model.window), which Hugging Face's Llama is without"
     return _why_not_mistral(model)
 
 
-def _why_not_mistral(model: Any) -> str:
+def _why_not_mistral(model: LlamaConfig) -> str:
     if model.window and not all(kind.windowed for kind in model.kinds()):
         return "has a window in some layers (model.window_layers), Hugging Face's Mistral in all"
-    if decoder_facts.without_rope(model):
-        return "has layers without rotary positions (model.rope_layers), which Hugging Face's Llama has not"
-    return _why_not_smollm3(model)
+    return decoder_facts.without_rope(model, "Hugging Face's Llama") or _why_not_smollm3(model)
 
 
-def _why_not_qwen2(model: Any) -> str:
-    if decoder_facts.without_rope(model):
-        return "has layers without rotary positions (model.rope_layers), which Hugging Face's Qwen2 has not"
-    return (
-        "" if model.qkv_bias else "has no biases of q, k and v (model.qkv_bias=false), which Hugging Face's Qwen2 has"
-    )
+def _why_not_qwen2(model: LlamaConfig) -> str:
+    if not model.qkv_bias:
+        return "has no biases of q, k and v (model.qkv_bias=false), which Hugging Face's Qwen2 has"
+    return decoder_facts.without_rope(model, "Hugging Face's Qwen2")
 
 
-def _why_not_smollm3(model: Any) -> str:
+def _why_not_smollm3(model: LlamaConfig) -> str:
     return "has biases of q, k and v (model.qkv_bias), which Hugging Face's Llama is without" if model.qkv_bias else ""
 
 

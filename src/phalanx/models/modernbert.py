@@ -13,7 +13,7 @@ from phalanx.heads.head import head_class
 from phalanx.models.encoder import TunableConfig
 from phalanx.models.family import Preset
 from phalanx.models.gpt2 import decoder_of, words_of
-from phalanx.models.hugging_face import Facts, HuggingFace
+from phalanx.models.hugging_face import FULL, SLIDING, Facts, HuggingFace
 from phalanx.section import Fraction, Size
 from phalanx.spec.leaves import Dim, Matrix, Norm, Per, Table
 from phalanx.spec.links import Names
@@ -111,7 +111,7 @@ def _answer(model: ModernBertConfig) -> Head:
 
 
 def _transform(
-    model: ModernBertConfig, product: str, norm: str, per: Any
+    model: ModernBertConfig, product: str, norm: str, per: Per
 ) -> tuple[tuple[str, Matrix], tuple[str, Norm]]:
     """Return the product and the norm that both kinds of heads begin with, by their paths."""
     inputs, outputs = Dim("embed", model.hidden), Dim("transform", model.hidden)
@@ -153,20 +153,19 @@ _USUAL = {
     "hidden_activation": "gelu", "classifier_activation": "gelu", "attention_dropout": 0.0, "embedding_dropout": 0.0,
     "mlp_dropout": 0.0, "classifier_dropout": 0.0, "tie_word_embeddings": True,
 }  # fmt: skip
-_WHOLE, _WINDOW = "full_attention", "sliding_attention"
 
 
 def _read(facts: Facts) -> dict[str, Any]:
     """Return what the keys alone do not say: which blocks see windows, and the bases of both kinds' frequencies."""
-    masked = not any(str(name).endswith("ForMaskedLM") for name in facts.get("architectures") or ())
-    if masked and facts.get("classifier_pooling", "cls") != "cls":
+    tuned = not any(str(name).endswith("ForMaskedLM") for name in facts.get("architectures") or ())
+    if tuned and facts.get("classifier_pooling", "cls") != "cls":
         pooling = short(facts["classifier_pooling"])
         raise InputError(f"classifier_pooling={pooling} is not known here: heads of fine-tuning read the first token")
     window, near = facts.get("local_attention", 128), facts.get("sliding_window")
     if near is not None and (type(window) is not int or near != window // 2):  # their class reads both
         raise InputError(f"sliding_window={short(near)} is not half of local_attention={short(window)}")
     section = {"global_every": _global_every(facts)}
-    return section | {"theta": _theta(facts, _WHOLE), "window_theta": _theta(facts, _WINDOW)}
+    return section | {"theta": _theta(facts, FULL), "window_theta": _theta(facts, SLIDING)}
 
 
 def _global_every(facts: Facts) -> Any:
@@ -174,17 +173,17 @@ def _global_every(facts: Facts) -> Any:
     kinds, layers = facts.get("layer_types"), facts.get("num_hidden_layers")
     if kinds is None:
         return facts.get("global_attn_every_n_layers", 3)
-    if not isinstance(kinds, list) or len(kinds) != layers or not set(map(str, kinds)) <= {_WHOLE, _WINDOW}:
-        raise InputError(f"layer_types is to be a list of {short(layers)} times {_WHOLE} or {_WINDOW}")
+    if not isinstance(kinds, list) or len(kinds) != layers or not set(map(str, kinds)) <= {FULL, SLIDING}:
+        raise InputError(f"layer_types is to be a list of {short(layers)} times {FULL} or {SLIDING}")
 
-    every = next((number for number in range(1, len(kinds)) if kinds[number] == _WHOLE), len(kinds))
+    every = next((number for number in range(1, len(kinds)) if kinds[number] == FULL), len(kinds))
     if kinds != _kinds(len(kinds), every):
         raise InputError("layer_types in no regular turn are not known here: every so many blocks sees the whole text")
     return every
 
 
 def _kinds(layers: int, every: int) -> list[str]:
-    return [_WINDOW if number % every else _WHOLE for number in range(layers)]
+    return [SLIDING if number % every else FULL for number in range(layers)]
 
 
 def _theta(facts: Facts, kind: str) -> Any:
@@ -193,7 +192,7 @@ def _theta(facts: Facts, kind: str) -> Any:
         raise InputError(f"rope_scaling={short(facts['rope_scaling'])} is not known here")
     whole = facts.get("global_rope_theta", 160_000.0)
     near = facts.get("local_rope_theta", 10_000.0)
-    usual = whole if kind == _WHOLE or near is None else near
+    usual = whole if kind == FULL or near is None else near
 
     ropes = facts.get("rope_parameters") or {}
     rope = ropes.get(kind) if isinstance(ropes, dict) else ropes
@@ -208,7 +207,7 @@ def _theta(facts: Facts, kind: str) -> Any:
 
 def _write(model: ModernBertConfig) -> dict[str, Any]:
     """Return both forms of what a block sees and of its rotary positions, for older and newer versions."""
-    bases = {_WHOLE: model.theta, _WINDOW: model.window_theta}
+    bases = {FULL: model.theta, SLIDING: model.window_theta}
     ropes = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in bases.items()}
     older = {"global_rope_theta": model.theta, "local_rope_theta": model.window_theta}
     older |= {"global_attn_every_n_layers": model.global_every}

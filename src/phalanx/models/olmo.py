@@ -12,9 +12,9 @@ from pydantic import PositiveFloat
 from phalanx.errors import InputError
 from phalanx.models import decoder_facts
 from phalanx.models.decoder import DecoderConfig, Kind, grouped
-from phalanx.models.decoder_facts import ABSENT, FULL, KEYS, SLIDING, USUAL
+from phalanx.models.decoder_facts import ABSENT, KEYS, USUAL
 from phalanx.models.family import Preset
-from phalanx.models.hugging_face import Facts, HuggingFace
+from phalanx.models.hugging_face import FULL, SLIDING, Facts, HuggingFace
 from phalanx.spec.model import Attention, Block
 from phalanx.spec.rope import Rope
 
@@ -67,23 +67,21 @@ def _read_olmo3(facts: Facts) -> dict[str, Any]:
     return decoder_facts.section(facts) | full | windows
 
 
-def _write_olmo2(model: Any) -> dict[str, Any]:
+def _write_olmo2(model: OlmoConfig) -> dict[str, Any]:
     return {"hidden_act": "silu", "attention_bias": False, **decoder_facts.both_forms(model)}
 
 
-def _write_olmo3(model: Any) -> dict[str, Any]:
+def _write_olmo3(model: OlmoConfig) -> dict[str, Any]:
     facts = {"hidden_act": "silu", "attention_bias": False, **decoder_facts.both_forms(model, model.theta)}
     return facts | {"sliding_window": model.window, "layer_types": decoder_facts.layer_types(model)}
 
 
-def _why_not_olmo2(model: Any) -> str:
+def _why_not_olmo2(model: OlmoConfig) -> str:
     return "has a window (model.window), which OLMo 2 is without" if model.window else _why_not(model)
 
 
-def _why_not(model: Any) -> str:
-    if decoder_facts.without_rope(model):
-        return "has layers without rotary positions (model.rope_layers), which OLMo has not"
-    return ""
+def _why_not(model: OlmoConfig) -> str:
+    return decoder_facts.without_rope(model, "OLMo")
 
 
 class Olmo:

@@ -41,14 +41,12 @@ def _read(facts: Facts) -> dict[str, Any]:
     return decoder_facts.section(facts) | decoder_facts.rope(facts) | qwen_windows(facts)
 
 
-def _write(model: Any) -> dict[str, Any]:
+def _write(model: Qwen3Config) -> dict[str, Any]:
     return {"attention_bias": False, **write_qwen(model)}
 
 
-def _why_not(model: Any) -> str:
-    if decoder_facts.without_rope(model):
-        return "has layers without rotary positions (model.rope_layers), which Hugging Face's Qwen3 has not"
-    return ""
+def _why_not(model: Qwen3Config) -> str:
+    return decoder_facts.without_rope(model, "Hugging Face's Qwen3")
 
 
 _SIZE: dict[str, Any] = {"width": 128, "positions": 40_960, "theta": 1e6}

@@ -12,7 +12,8 @@ from phalanx.parallel import windows
 from phalanx.parallel.windows import Window
 from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import products
-from phalanx.spec.model import Block, Part
+from phalanx.spec.model import Block
+from phalanx.spec.parts import Part
 
 
 def flops(config: Config, pp: int = 0) -> float:

@@ -17,8 +17,9 @@ from phalanx.nn import logit_chunks
 from phalanx.plan import pipeline
 from phalanx.plan.rank import RankShard
 from phalanx.spec.costs import WIDE, counted, saved
-from phalanx.spec.model import MLP, Attention, Block, Layer
+from phalanx.spec.model import MLP, Attention, Block
 from phalanx.spec.partition import widened
+from phalanx.spec.parts import Layer
 
 
 class Memory(NamedTuple):

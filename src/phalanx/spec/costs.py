@@ -11,9 +11,11 @@ from functools import cache
 from typing import NamedTuple
 
 from phalanx.spec.leaves import Matrix, Norm
-from phalanx.spec.model import Attention, Block, Layer, Part, Saved, Spec
+from phalanx.spec.model import Attention, Block, Spec
 from phalanx.spec.partition import ONE, Ranks, local, shape, split
+from phalanx.spec.parts import Layer, Part, Saved
 
+TRAINING = 3  # FLOPs of forward and backward, by those of forward
 WIDE = 4  # bytes of an element of the residual stream, and of whatever else norms read
 
 
@@ -106,7 +108,7 @@ def flops_per_token(spec: Spec, sequence: int, masked: bool = False) -> float:
     """
     blocks = sum(count * each.flops for block, count in kinds(spec).items() for each in products(block, 1))
     words = sum(2 * matrix.inputs.size * matrix.outputs.size for matrix in decoders(spec))
-    return 3 * (blocks + words + scores(spec, sequence, masked))
+    return TRAINING * (blocks + words + scores(spec, sequence, masked))
 
 
 @cache

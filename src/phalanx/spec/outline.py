@@ -9,7 +9,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from phalanx.spec.leaves import Leaf, Parameter
-from phalanx.spec.model import Layer, Part, Spec
+from phalanx.spec.model import Spec
+from phalanx.spec.parts import Layer, Part
 
 NOT_SHOWN = {"std", "stds", "per", "bias", "hidden", "loss", "tied"}  # fields that are seen elsewhere, or only begin it
 BLOCKS = 3  # ranges of numbers that a name has, at most

@@ -4,6 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+# Kinds of scaling that go by periods in the original length, with their usual bounds (`low` and `high`).
+BOUNDS = {"llama3": (1.0, 4.0), "yarn": (1.0, 32.0)}
+
+
+def yarn_magnitude(factor: float, scale: float = 1.0) -> float:
+    """Return what yarn multiplies cosines and sines by (arXiv 2309.00071, section 3.4), `scale` times as strongly."""
+    return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
+
 
 @dataclass(frozen=True)
 class Rope:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from phalanx.spec.leaves import Dim, Fused, Leaf, Matrix, Norm, Table
 from phalanx.spec.model import MLP, Attention, Block, Embeddings, Head, Spec
 from phalanx.spec.partition import AXES
-from phalanx.spec.rope import Rope
+from phalanx.spec.rope import BOUNDS, Rope
 from phalanx.spec.supported import OVER_WORDS, PRETRAINING, unsupported
 
 _PARTS = Spec, Embeddings, Block, Attention, MLP, Head, Matrix, Table, Norm, Rope, Dim, Fused
@@ -206,7 +206,7 @@ def _wrong_block(block: Block, hidden: int, path: str) -> Iterator[str]:
     rope = attention.rope
     if rope and (rope.width % 2 or rope.width > attention.width):
         yield f"{path}.attention.rope.width is {rope.width}, not even and at most its width={attention.width}"
-    if rope and rope.scaling in ("llama3", "yarn"):
+    if rope and rope.scaling in BOUNDS:
         if not rope.original:
             yield f"{path}.attention.rope.original is 0: {rope.scaling} scaling goes by the original length"
         if rope.low >= rope.high:

@@ -33,14 +33,11 @@ def learning_rate(step: int, optim: OptimConfig, total: int) -> float:
         return optim.lr * done / warmup
     if optim.schedule == "wsd":
         return _warmup_stable_decay(done, optim, total)
-    left = max(0.0, 1 - (done - warmup) / max(total - warmup, 1))
-    shape: float = {
-        "constant": 1.0,
-        "linear": left,
-        "cosine": 0.5 * (1 - math.cos(math.pi * left)),
-        "polynomial": max(0.0, 1 - done / total) ** optim.power,
-    }[optim.schedule]
-    return optim.min_lr + (optim.lr - optim.min_lr) * shape
+    if optim.schedule == "polynomial":
+        share: float = max(0.0, 1 - done / total) ** optim.power
+    else:
+        share = _decayed(optim.schedule, max(0.0, 1 - (done - warmup) / max(total - warmup, 1)))
+    return optim.min_lr + (optim.lr - optim.min_lr) * share
 
 
 def _warmup_stable_decay(done: int, optim: OptimConfig, total: int) -> float:
@@ -48,14 +45,19 @@ def _warmup_stable_decay(done: int, optim: OptimConfig, total: int) -> float:
     decay, left = decay_steps(optim, total), max(0, total - done)
     if not decay or left >= decay:
         return optim.lr
+    return optim.min_lr + (optim.lr - optim.min_lr) * _decayed(optim.decay_shape, left / decay)
 
-    share = left / decay
-    shape: float = {
-        "linear": share,
-        "cosine": 0.5 * (1 - math.cos(math.pi * share)),
-        "1-sqrt": 1 - math.sqrt(1 - share),
-    }[optim.decay_shape]
-    return optim.min_lr + (optim.lr - optim.min_lr) * shape
+
+def _decayed(shape: str, left: float) -> float:
+    """Return the share of the rate above its least that a decay of some shape leaves, with the share `left` to go."""
+    match shape:
+        case "linear":
+            return left
+        case "cosine":
+            return 0.5 * (1 - math.cos(math.pi * left))
+        case "1-sqrt":
+            return 1 - math.sqrt(1 - left)
+    return 1.0  # constant
 
 
 def batch_size(step: int, train: TrainConfig) -> int:
