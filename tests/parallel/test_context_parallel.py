@@ -7,7 +7,7 @@ from phalanx.nn.attention import within
 from phalanx.parallel import ring, windows
 from phalanx.parallel.context_parallel import positions
 from phalanx.parallel.mesh import Axis
-from phalanx.parallel.ring import Meeting, Ring
+from phalanx.parallel.ring import Ring, Tile
 from phalanx.parallel.windows import Window
 
 
@@ -71,20 +71,20 @@ def test_the_formula_agrees_with_the_kernel(monkeypatch: pytest.MonkeyPatch, cau
     """What serves where torch has no kernel: other devices' fp32, documents inside a sequence."""
     torch.manual_seed(1)
     q, k, v, grad = torch.randn(4, 2, 3, 16, 8)
-    meeting = Meeting(slice(None), slice(None), k, v, None, causal)
-    out, lse = ring._attend(q, meeting)
-    grads = ring._attend_backward(grad, q, out, lse, meeting)
-    assert meeting.fused
-    monkeypatch.setattr(Meeting, "fused", False)
-    plain, norm = ring._attend(q, meeting)
+    tile = Tile(slice(None), slice(None), k, v, None, causal)
+    out, lse = ring._attend(q, tile)
+    grads = ring._attend_backward(grad, q, out, lse, tile)
+    assert tile.fused
+    monkeypatch.setattr(Tile, "fused", False)
+    plain, norm = ring._attend(q, tile)
     torch.testing.assert_close((plain, norm), (out, lse))
-    torch.testing.assert_close(ring._attend_backward(grad, q, out, lse, meeting), grads)
+    torch.testing.assert_close(ring._attend_backward(grad, q, out, lse, tile), grads)
 
 
 def test_queries_that_may_see_nothing_there_take_nothing_from_there() -> None:
     q, k, v = torch.randn(3, 1, 1, 4, 8)
     mask = torch.ones(1, 1, 4, 4, dtype=torch.bool)
     mask[:, :, 2] = False
-    out, lse = ring._attend(q, Meeting(slice(None), slice(None), k, v, mask, causal=False))
+    out, lse = ring._attend(q, Tile(slice(None), slice(None), k, v, mask, causal=False))
     assert out[0, 0, 2].eq(0).all()
     assert lse[0, 0].isinf().tolist() == [False, False, True, False]

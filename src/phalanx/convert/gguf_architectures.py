@@ -48,7 +48,8 @@ class Architecture(NamedTuple):
     A matrix whose name ends in one of `interleaved` has rows that turn together, number i and i + width / 2 of a head,
     next to each other in the file; one that ends in one of `turned` is the other way round. Norms are stored with one
     added where they are `raised`. Of `period` layers that have windows the last sees everything, where the file does
-    not say otherwise; 0 means that no layer has one.
+    not say otherwise; 0 means that no layer has one. Layers with windows turn by a base of their own, and scores are
+    scaled by a number of the model, if `local` (Gemma 3).
     """
 
     name: str
@@ -59,6 +60,7 @@ class Architecture(NamedTuple):
     turned: tuple[str, ...] = ()
     raised: bool = False
     period: int = 0
+    local: bool = False
 
 
 _INTERLEAVED = ("q_proj", "k_proj")
@@ -71,7 +73,12 @@ ARCHITECTURES = {
         Architecture("smollm3", ("smollm3",), facts={"no_rope_layer_interval": 4}, interleaved=_INTERLEAVED),
         Architecture("olmo2", ("olmo2", "olmo3"), period=4),
         Architecture(
-            "gemma3", ("gemma3_text",), facts={"hidden_activation": "gelu_pytorch_tanh"}, raised=True, period=6
+            "gemma3",
+            ("gemma3_text",),
+            facts={"hidden_activation": "gelu_pytorch_tanh"},
+            raised=True,
+            period=6,
+            local=True,
         ),
         Architecture(
             "gpt2", ("gpt2",), _GPT2, {"activation_function": "gelu_new"}, turned=("c_attn", "c_proj", "c_fc")
@@ -152,7 +159,7 @@ def _windows(architecture: Architecture, own: dict[str, Any], config: dict[str, 
         raise InputError(f"{architecture.name}.{_PATTERN}={short(pattern)} will not do: it is to be a number or a list")
 
     facts: dict[str, Any] = {}
-    if architecture.name == "gemma3":
+    if architecture.local:
         # As llama.cpp has it: queries of the largest are scaled by another width than that of their heads.
         hidden, heads, largest = config["hidden_size"], config["num_attention_heads"], layers == 62
         facts["query_pre_attn_scalar"] = hidden // heads if largest else config["head_dim"]
@@ -160,7 +167,7 @@ def _windows(architecture: Architecture, own: dict[str, Any], config: dict[str, 
     if window:
         types = [SLIDING if each else FULL for each in pattern]
         facts |= {"model_type": architecture.kinds[-1], "sliding_window": window, "layer_types": types}
-    elif architecture.name == "gemma3":
+    elif architecture.local:
         facts["layer_types"] = [FULL] * len(pattern)
     return facts
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers.processors import TemplateProcessing
 
 from phalanx.data.pretokens import LLAMA3, QWEN2, TEKKEN
 from phalanx.data.sentencepiece import NORMAL, UNKNOWN, UNUSED, add_pieces, score_bpe, surfaced
+from phalanx.data.template import put_around
 from phalanx.errors import InputError
 from phalanx.foreign import reading, short
 
@@ -161,17 +161,9 @@ def _sentencepiece(path: Path, facts: Mapping[str, Any], pieces: _Pieces) -> Bac
 
 def _surround(backend: Backend, path: Path, facts: Mapping[str, Any], pieces: _Pieces, begins: bool) -> None:
     """Let the tokenizer put the tokens around a text that the file says."""
-    vocabulary, around = pieces.vocabulary(), []
-    for role, usual in ("bos", begins), ("eos", False):
-        name = pieces.role(path, facts, role)
-        around.append(name if facts.get(f"{KEY}add_{role}_token", usual) and name is not None else None)
-    if around == [None, None]:
-        return
-
-    first, last = ([] if name is None else [name] for name in around)
-    second = [f"{name}:1" for name in (*first, "$B", *last)]
-    with reading(path):
-        backend.post_processor = TemplateProcessing(
-            single=[*first, "$A", *last], pair=[*first, "$A", *last, *second],
-            special_tokens=[(name, vocabulary[name]) for name in dict.fromkeys([*first, *last])],
-        )  # fmt: skip
+    usual = {"bos": begins, "eos": False}
+    named = {role: pieces.role(path, facts, role) for role in usual}
+    begin, end = (named[role] if facts.get(f"{KEY}add_{role}_token", usual[role]) else None for role in usual)
+    if begin is not None or end is not None:
+        with reading(path):
+            put_around(backend, begin, end)

@@ -13,10 +13,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers.processors import TemplateProcessing
 
 from phalanx.data.fastpath import byte_letters
 from phalanx.data.pretokens import LLAMA3
+from phalanx.data.template import put_around
 from phalanx.errors import InputError
 from phalanx.foreign import ANEW, reading, unreadable
 
@@ -67,7 +67,7 @@ def read_model(file: Path, specials: bool = True) -> Backend:
 
     begin = trainer.get(41, [1])[0]
     if kind == BPE and begin < len(names) and types[begin] == CONTROL:
-        _begun(backend, names[begin])
+        put_around(backend, names[begin], None)
     return backend
 
 
@@ -155,16 +155,7 @@ def _with_llama3(backend: Backend) -> Backend:
     named = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
     reserved = (f"reserved_special_token_{i}" for i in range(LLAMA3_RESERVED))
     backend.add_special_tokens([f"<|{named.get(i) or next(reserved)}|>" for i in range(LLAMA3_RESERVED + len(named))])
-    return _begun(backend, "<|begin_of_text|>")
-
-
-def _begun(backend: Backend, token: str) -> Backend:
-    """Have a tokenizer's template begin texts with a token."""
-    backend.post_processor = TemplateProcessing(
-        single=[token, "$A"], pair=[token, "$A", f"{token}:1", "$B:1"],
-        special_tokens=[(token, backend.get_vocab()[token])],
-    )  # fmt: skip
-    return backend
+    return put_around(backend, "<|begin_of_text|>", None)
 
 
 def _message(content: bytes) -> Fields:

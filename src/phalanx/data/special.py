@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from phalanx.data.backend import CONFIG, WHOLE
+from phalanx.data.template import put_around
 from phalanx.errors import InputError
 from phalanx.foreign import read_json, short
 
@@ -112,7 +113,7 @@ def tell(backend: Backend, folder: Path) -> dict[str, str]:
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     backend.add_special_tokens([token for token in dict.fromkeys(roles.values()) if token not in added])
     if not (folder / WHOLE).exists() and not {"add_bos_token", "add_eos_token"}.isdisjoint(config):
-        _put_around(backend, *(roles.get(role) if config.get(f"add_{role}_token") else None for role in ("bos", "eos")))
+        put_around(backend, *(roles.get(role) if config.get(f"add_{role}_token") else None for role in ("bos", "eos")))
     if "eos" not in roles and document_end(backend, roles).token is None:
         numbers = generation_ids(folder, "eos", (), backend.get_vocab_size())
         if end := next(filter(None, map(backend.id_to_token, numbers)), None):
@@ -180,14 +181,3 @@ def _add(backend: Backend, listed: Any, file: Path) -> None:
                 f"{file} gives {token!r} the number {number}, beside its tokenizer.json it has {found}; "
                 "the two are of different models"
             )
-
-
-def _put_around(backend: Backend, bos: str | None, eos: str | None) -> None:
-    """Have a tokenizer's template put these tokens around a text, and no others."""
-    parts = [*([bos] if bos else []), "$A", *([eos] if eos else [])]
-    second = [f"{part}:1" if part != "$A" else "$B:1" for part in parts]
-    ids = [(token, backend.token_to_id(token)) for token in dict.fromkeys(filter(None, (bos, eos)))]
-    template = processors.TemplateProcessing(single=parts, pair=[*parts, *second], special_tokens=ids)
-    before = backend.post_processor
-    keeps = isinstance(before, processors.ByteLevel)  # which says where a token lies in the text
-    backend.post_processor = processors.Sequence([before, template]) if keeps else template

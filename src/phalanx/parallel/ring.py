@@ -25,8 +25,8 @@ _ALL = slice(None)
 _aten = torch.ops.aten
 
 
-class Meeting(NamedTuple):
-    """Some of a rank's queries, and the keys and values of one rank that they see."""
+class Tile(NamedTuple):
+    """A tile of the scores: some of a rank's queries, and the keys and values of one rank that they see."""
 
     rows: slice  # of the queries
     keys: slice  # of the other rank's
@@ -37,7 +37,7 @@ class Meeting(NamedTuple):
 
     @property
     def fused(self) -> bool:
-        """Whether torch has a kernel for this meeting that gives the normalisers too."""
+        """Whether torch has a kernel for this tile that gives the normalisers too."""
         k = self.k
         on_gpu = k.is_cuda and k.dtype != torch.float32 and k.shape[-1] % 8 == 0
         return self.mask is None and (k.device.type == "cpu" or on_gpu)
@@ -58,8 +58,8 @@ class Ring:
         y: Tensor = _Ring.apply(q, torch.stack([k, v]), context, self)  # type: ignore[no-untyped-call]
         return y
 
-    def turns(self, kv: Tensor, group: int, context: Context) -> Iterator[tuple[Iterator[Meeting], int]]:
-        """Yield the meetings with each rank whose keys are seen, this rank's own first, while keys and values [2,
+    def turns(self, kv: Tensor, group: int, context: Context) -> Iterator[tuple[Iterator[Tile], int]]:
+        """Yield the tiles of each rank whose keys are seen, this rank's own first, while keys and values [2,
         batch, kv_heads, seq, d], each of which a `group` of queries shares, go around; and how many ranks further they
         go then, with what they have gathered.
         """
@@ -71,12 +71,12 @@ class Ring:
         for step, following in pairwise([*steps, ranks]):
             # sent before they are attended to here, so that the message hides behind the compute
             hop = _Hop(kv, self.axis, following - step) if following < ranks else None
-            yield self._meetings((self.axis.rank - step) % ranks, kv, group, context), following - step
+            yield self._tiles((self.axis.rank - step) % ranks, kv, group, context), following - step
             if hop:
                 kv = hop.wait()
 
-    def _meetings(self, source: int, kv: Tensor, group: int, context: Context) -> Iterator[Meeting]:
-        """Yield where this rank's queries see keys of the rank `source`, which are in `kv`."""
+    def _tiles(self, source: int, kv: Tensor, group: int, context: Context) -> Iterator[Tile]:
+        """Yield the tiles in which this rank's queries see keys of the rank `source`, which are in `kv`."""
         seq, causal = kv.shape[3], context.causal
         mask = None if context.documents is None else self._mask(source, context)
         for rows, keys, past in self._seen(source, seq, context):
@@ -87,7 +87,7 @@ class Ring:
                 close = within(own[:, rows].to(device), theirs[:, keys].to(device), context.window, causal)[:, None]
                 part = close if part is None else part & close
             k, v = (x[:, :, keys].repeat_interleave(group, 1) if group > 1 else x[:, :, keys] for x in kv)
-            yield Meeting(rows, keys, k, v, part, past)
+            yield Tile(rows, keys, k, v, part, past)
 
     def _seen(self, source: int, seq: int, context: Context) -> Iterator[tuple[slice, slice, bool]]:
         """Yield which queries see which keys of the rank `source`, and whether only past ones."""
@@ -139,10 +139,10 @@ class _Ring(torch.autograd.Function):
         out = torch.zeros_like(q, dtype=torch.float32)
         lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)  # log of the softmax's sum
 
-        for meetings, _ in ring.turns(kv, q.shape[1] // kv.shape[2], context):
-            for meeting in meetings:
-                rows = meeting.rows
-                part, norm = _attend(q[:, :, rows], meeting)
+        for tiles, _ in ring.turns(kv, q.shape[1] // kv.shape[2], context):
+            for tile in tiles:
+                rows = tile.rows
+                part, norm = _attend(q[:, :, rows], tile)
                 # both parts are rescaled to the sum of their normalisers, in fp32: order changes rounding alone
                 total = torch.logaddexp(lse[:, :, rows], norm)
                 before, now = (lse[:, :, rows] - total).exp(), (norm - total).exp()
@@ -163,13 +163,13 @@ class _Ring(torch.autograd.Function):
         hop: _Hop | None = None
         group = q.shape[1] // kv.shape[2]
 
-        for meetings, further in ring.turns(kv, group, context):
+        for tiles, further in ring.turns(kv, group, context):
             terms = []
-            for meeting in meetings:
-                grad, queries, outputs, normalisers = (x[:, :, meeting.rows] for x in (grads[0], q, out, lse))
-                change, *parts = _attend_backward(grad, queries, outputs, normalisers, meeting)
-                dq[:, :, meeting.rows] += change
-                terms.append((meeting.keys, parts))
+            for tile in tiles:
+                grad, queries, outputs, normalisers = (x[:, :, tile.rows] for x in (grads[0], q, out, lse))
+                change, *parts = _attend_backward(grad, queries, outputs, normalisers, tile)
+                dq[:, :, tile.rows] += change
+                terms.append((tile.keys, parts))
 
             # taken only now: the gradients of these keys were on their way while this rank computed its own terms
             dkv = hop.wait() if hop else dkv
@@ -183,41 +183,41 @@ class _Ring(torch.autograd.Function):
         return dq.to(q.dtype), dkv.to(kv.dtype), None, None
 
 
-def _attend(q: Tensor, meeting: Meeting) -> tuple[Tensor, Tensor]:
+def _attend(q: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
     """Return attention to some of the keys, and the log of its normaliser: -inf where none is allowed."""
-    _, _, k, v, _, causal = meeting
-    if meeting.fused:
+    k, v, causal = tile.k, tile.v, tile.causal
+    if tile.fused:
         kernel = _aten._scaled_dot_product_flash_attention
         if not q.is_cuda:
             kernel = _aten._scaled_dot_product_flash_attention_for_cpu
         out, lse, *_ = kernel(q, k, v, 0.0, causal)
         return out, lse
 
-    scores = _scores(q, meeting)
+    scores = _scores(q, tile)
     lse = scores.logsumexp(-1)
     return (scores - lse.clamp_min(torch.finfo(lse.dtype).min)[..., None]).exp().to(v.dtype) @ v, lse
 
 
-def _attend_backward(grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, meeting: Meeting) -> tuple[Tensor, ...]:
+def _attend_backward(grad: Tensor, q: Tensor, out: Tensor, lse: Tensor, tile: Tile) -> tuple[Tensor, ...]:
     """Return gradients of queries, keys and values by the output and the normaliser over the keys of all ranks."""
-    _, _, k, v, _, causal = meeting
-    if meeting.fused and not q.is_cuda:
+    k, v, causal = tile.k, tile.v, tile.causal
+    if tile.fused and not q.is_cuda:
         flash = _aten._scaled_dot_product_flash_attention_for_cpu_backward
         return tuple(flash(grad, q, k, v, out, lse, 0.0, causal))
-    if meeting.fused:
+    if tile.fused:
         state = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of dropout's generator, unused
         flash = _aten._scaled_dot_product_flash_attention_backward
         return tuple(flash(grad, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, causal, state, state[:0]))
 
-    weights = (_scores(q, meeting) - lse[..., None]).exp()
+    weights = (_scores(q, tile) - lse[..., None]).exp()
     slope = grad.float() @ v.float().mT - (grad * out).float().sum(-1, keepdim=True)
     change = weights * slope / math.sqrt(q.shape[-1])
     return change @ k.float(), change.mT @ q.float(), weights.mT @ grad.float()
 
 
-def _scores(q: Tensor, meeting: Meeting) -> Tensor:
-    scores = q.float() @ meeting.k.float().mT / math.sqrt(q.shape[-1])
-    if meeting.mask is not None:
-        return scores.masked_fill(~meeting.mask, -math.inf)
+def _scores(q: Tensor, tile: Tile) -> Tensor:
+    scores = q.float() @ tile.k.float().mT / math.sqrt(q.shape[-1])
+    if tile.mask is not None:
+        return scores.masked_fill(~tile.mask, -math.inf)
     future = torch.ones_like(scores, dtype=torch.bool).triu(1)
-    return scores.masked_fill(future, -math.inf) if meeting.causal else scores
+    return scores.masked_fill(future, -math.inf) if tile.causal else scores
