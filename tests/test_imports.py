@@ -17,7 +17,7 @@ ROOT = Path(phalanx.__file__).parent
 # What each folder, and each module beside them, may import of the others.
 GROUND = {"errors"}
 FILES = {"cache", "strict_json", "foreign", "hub", "durable", "units", "processor"}
-CONFIGURED = GROUND | FILES | {"registry", "section", "optimizer", "config", "spec"}
+CONFIGURED = GROUND | FILES | {"registry", "section", "optimizer", "model_config", "config", "spec"}
 MODEL = CONFIGURED | {"mixing", "nn", "heads", "models", "values", "owners", "keys", "recipe"}
 MAY_IMPORT = {
     "errors": set(),
@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "values": {"foreign"},
     "runtime": GROUND | {"parent", "processor", "units"},
     "optimizer": GROUND | {"registry", "section", "spec"},
-    "config": GROUND | {"registry", "section", "spec", "optimizer"},
+    "model_config": GROUND | {"registry", "section", "spec"},
+    "config": GROUND | {"registry", "section", "spec", "optimizer", "model_config"},
     "nn": GROUND | {"mixing", "registry", "spec"},
     "data": CONFIGURED | {"mixing"},
     "heads": GROUND | {"registry", "spec", "nn", "data", "score"},

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from phalanx import registry
-from phalanx.config import FAMILY, OPTIMIZER, Config, ModelConfig, section_of
+from phalanx.config import OPTIMIZER, Config
 from phalanx.errors import InputError
+from phalanx.model_config import FAMILY, ModelConfig, section_of
 from phalanx.optimizer import OptimConfig, optimizer_of
 from phalanx.owners import Owners
 from phalanx.section import Section, help_of

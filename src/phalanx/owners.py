@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from phalanx import registry
-from phalanx.config import FAMILY, OPTIMIZER
+from phalanx.config import OPTIMIZER
+from phalanx.model_config import FAMILY
 from phalanx.optimizer import OptimConfig, optimizer_of
 from phalanx.values import scalar
 

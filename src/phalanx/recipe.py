@@ -16,10 +16,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from phalanx.config import FAMILY, Config
+from phalanx.config import Config
 from phalanx.errors import InputError
 from phalanx.foreign import brief
 from phalanx.keys import doc_of, field_of, help_of_key, keys_in, known_keys
+from phalanx.model_config import FAMILY
 from phalanx.owners import owners_of, shared_alone, without_former, without_others
 from phalanx.values import kind_of, parse, shown, toml
 

@@ -85,7 +85,7 @@ def test_help_imports_little() -> None:
     imported = result.stdout.splitlines()[-1].split()
     ours = {name for name in imported if name.startswith("phalanx.") and not name.startswith("phalanx.cli")}
     settings = {"config", "errors", "foreign", "optimizer", "owners", "parent", "recipe", "registry", "section"}
-    settings |= {"keys", "strict_json", "values"}
+    settings |= {"keys", "model_config", "strict_json", "values"}
     assert ours == {f"phalanx.{name}" for name in settings}
     assert not {"torch", "numpy", "rich", "logging", "ctypes"} & {*imported}
     assert len(imported) < 300

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from phalanx import registry
-from phalanx.config import ModelConfig, section_of
 from phalanx.errors import InputError
+from phalanx.model_config import ModelConfig, section_of
 from phalanx.models.family import configured, spec_of
 from phalanx.section import shadowed
 from phalanx.spec.leaves import Dim, Matrix, Norm, Table

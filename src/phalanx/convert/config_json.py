@@ -13,11 +13,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from phalanx import registry
-from phalanx.config import MOST_CLASSES, Config, ExamplesConfig, ModelConfig, section_of
+from phalanx.config import MOST_CLASSES, Config, ExamplesConfig
 from phalanx.data.tokenize import Tokenizer
 from phalanx.errors import InputError
 from phalanx.foreign import complaint, short
 from phalanx.heads.head import head_class, head_of
+from phalanx.model_config import ModelConfig, section_of
 from phalanx.models.family import check, configured, hugging_face, spec_of
 from phalanx.models.hugging_face import HuggingFace
 

@@ -6,8 +6,9 @@ from functools import cache
 from typing import Any, Protocol
 
 from phalanx import registry
-from phalanx.config import FAMILY, Config, ModelConfig, model_section, section_of
+from phalanx.config import Config
 from phalanx.errors import InputError
+from phalanx.model_config import FAMILY, ModelConfig, model_section, section_of
 from phalanx.models.hugging_face import HuggingFace
 from phalanx.spec.model import Spec
 from phalanx.spec.sound import flaw
