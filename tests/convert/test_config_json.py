@@ -41,6 +41,7 @@ FOLDERS = {
 }  # fmt: skip
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0}
 FRACTIONS = "rope_theta", "attention_dropout"  # numbers that need not be whole, though these here are
 MAY_BE_ZERO = "type_vocab_size", "pad_token_id"
 
@@ -68,11 +69,22 @@ def test_odd_values_are_refused_by_key_and_value(kind: str) -> None:
     ("more", "said"),
     [({"rope_parameters": {"rope_theta": "1e4"}}, "rope_theta='1e4'"), ({"head_dim": 7}, "head_dim=7 is not even"),
      ({"num_key_value_heads": 3}, "num_key_value_heads=3 does not divide num_attention_heads=4"),
-     ({"mlp_bias": 0}, "mlp_bias=0")],
+     ({"rope_scaling": YARN | {"original_max_position_embeddings": 1 << 31}}, "original_max_position_embeddings=214"),
+     ({"rope_scaling": YARN, "rope_theta": 1}, "rope_theta=1 gives no .* rope_type=yarn goes"),
+     ({"model_type": "gemma3_text", "sliding_window": 1 << 31}, "sliding_window=214"),
+     ({"mlp_bias": 0}, "mlp_bias=0"), ({"hidden_act": "relu"}, "hidden_act='relu'"),
+     ({"auto_map": {"AutoModel": "mine.Model"}}, "auto_map=")],
 )  # fmt: skip
 def test_refusals_have_the_names_of_the_file(more: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=rf"^{FILE}: {said}"):
         model_of(LLAMA | more, FILE)
+
+
+@pytest.mark.parametrize("more", [{"partial_rotary_factor": None}, {"auto_map": {}}, {"hidden_act": "swish"}])
+def test_what_asks_for_nothing_unusual_is_taken(more: dict[str, Any]) -> None:
+    assert model_of(LLAMA | more, FILE)[0] == model_of(LLAMA, FILE)[0]
+    with pytest.raises(InputError, match="hidden_act='swish'"):  # which is no GELU
+        model_of(ROBERTA | {"hidden_act": "swish"}, FILE)
 
 
 def test_values_that_mean_nothing_else_are_taken() -> None:

@@ -222,7 +222,7 @@ def spoil(folder: Path, how: str) -> None:
         ("another width", "shape|sizes"),
         ("another kind", "'t5' is not known here"),
         ("lacks", "lacks the tensor"),
-        ("own head", "head of its own"),
+        ("own head", "they are one tensor in models of this model_type"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, how: str, said: str) -> None:

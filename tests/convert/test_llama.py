@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from phalanx.config import Config, DataConfig
 from phalanx.convert.config_json import facts_of, model_of
 from phalanx.convert.folder import Weights
-from phalanx.convert.huggingface import compared
+from phalanx.convert.huggingface import compared, read_folder
 from phalanx.convert.linked import exported, imported
 from phalanx.errors import InputError
 from phalanx.models.family import hugging_face
@@ -185,8 +185,9 @@ def test_a_tied_head_may_come_twice(folder: Path) -> None:
     save_file({**tensors, "lm_head.weight": words.clone()}, folder / "model.safetensors")
     assert compared(folder, Weights(folder), spec, names).unused == []
     save_file({**tensors, "lm_head.weight": words + 1}, folder / "model.safetensors")
-    with pytest.raises(InputError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
-        compared(folder, Weights(folder), spec, names)
+    with pytest.raises(InputError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight") as refused:
+        read_folder(folder)
+    assert "tie_word_embeddings is true" in str(refused.value) and "set it to false" in str(refused.value)
 
 
 @pytest.mark.parametrize("folder", ["llama"], indirect=True)

@@ -20,7 +20,7 @@ from phalanx.foreign import complaint, short
 from phalanx.heads.head import head_class, head_of
 from phalanx.model_config import ModelConfig, section_of
 from phalanx.models.family import check, configured, hugging_face, spec_of
-from phalanx.models.hugging_face import HuggingFace
+from phalanx.models.hugging_face import ALIKE, INSIDE, HuggingFace
 
 _NEEDED = ("layers", "hidden", "heads", "vocab")
 _EXPERTS = "mixtures of experts"
@@ -65,7 +65,7 @@ def model_of(
         missing = _LACKING.get(str(kind), "")
         why = f": it has {missing}, which no module here computes" if missing else ""
         why = why or (
-            ": the folder brings code of its own (auto_map), which is not run here" if "auto_map" in facts else ""
+            ": the folder brings code of its own (auto_map), which is not run here" if facts.get("auto_map") else ""
         )
         raise InputError(f"{path}: model_type {short(kind)} is not known here{why}; {', '.join(known)} are")
     try:
@@ -92,21 +92,22 @@ def _model_of(
     if head and tuned.get("head") != head:
         raise InputError(f"{path}: architectures={short(head_facts.architectures)} has not the head {head}")
 
+    names = {**INSIDE, **form.keys}
     given = {ours: facts[theirs] for ours, theirs in form.keys.items() if facts.get(theirs) is not None}
     try:
         given |= form.read(facts)
         if lacking := [form.keys[ours] for ours in _NEEDED if ours not in given]:
             raise InputError(f"it has no {lacking[0]}")
-        _check_kinds(given, section_of(name), form.keys)
+        _check_kinds(given, section_of(name), names)
         model = configured(**{"family": name, **given, **tuned})
         for ours, value in given.items():
             if getattr(model, ours) != value or (ours == "vocab" and not value):  # 0, for which a section takes another
-                raise InputError(f"{form.keys.get(ours, ours)}={short(value)} will not do")
+                raise InputError(f"{names.get(ours, ours)}={short(value)} will not do")
         check(model)
     except ValidationError as error:
-        raise complaint(path, error, form.keys) from None
+        raise complaint(path, error, names) from None
     except InputError as error:
-        message = re.sub(r"\bmodel\.(\w+)", lambda key: form.keys.get(key[1], key[0]), str(error))
+        message = re.sub(r"\bmodel\.(\w+)", lambda key: names.get(key[1], key[0]), str(error))
         raise InputError(f"{path}: {message}") from None
     return model, form.with_head(tuned.get("head", ""))
 
@@ -115,6 +116,8 @@ def _check_usual(facts: Mapping[str, Any], form: HuggingFace, path: Path) -> Non
     """Raise InputError for the first fact that asks for another computation than that which is known here."""
     for key, usual in form.usual.items():
         value = facts.get(key, usual)
+        if ALIKE.get(key) == (usual, value):
+            continue
         if value != usual or isinstance(value, bool) != isinstance(usual, bool):  # to Python 1 is true
             raise InputError(f"{path}: {key}={short(facts[key])} is not known here")
 

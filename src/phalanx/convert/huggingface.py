@@ -117,7 +117,9 @@ def read_folder(
 
     weights = opened(folder) if opened else None
     spec = described(model)
-    contents = Contents([], {}, []) if weights is None else compared(folder, weights, spec, form.names)
+    contents = Contents([], {}, [])
+    if weights is not None:
+        contents = compared(folder, weights, spec, form.names, may_untie="tied" in form.keys)
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.vocab > model.vocab:
         raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab} tokens, the model only {model.vocab}")
@@ -158,13 +160,13 @@ def _special(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     return {"begin": None if begin == tokenizer.eod else begin, "ends": () if {*ends} == {*tokenizer.ends} else ends}
 
 
-def compared(folder: Path, weights: Tensors, spec: Spec, names: Names) -> Contents:
+def compared(folder: Path, weights: Tensors, spec: Spec, names: Names, may_untie: bool = False) -> Contents:
     """Compare a folder's names and shapes with those of a model, before anything of the model's size is made: a
     config.json that promises more than the files hold costs nothing.
 
     A head's tensors may be missing, and a tensor may be there under its second name alone. InputError where another is
     missing, where one has another shape than config.json gives it, and where a second name means other numbers than the
-    first.
+    first, which says what would do where a config.json `may_untie` the head.
     """
     embedding, alone = (next(links(spec, known)).theirs.name for known in (names, bare(names)))
     if embedding not in weights and alone in weights:
@@ -187,13 +189,13 @@ def compared(folder: Path, weights: Tensors, spec: Spec, names: Names) -> Conten
             read.append(link)
 
     read = [link for link in read if link.ours.name not in missing]  # a part of a parameter is none
-    unused = _unused(folder, weights, expected, seconds, names.buffers)
+    unused = _unused(folder, weights, expected, seconds, names.buffers, may_untie)
     return Contents(read, missing, unused)
 
 
 def _unused(
     folder: Path, weights: Mapping[str, Tensor], expected: Container[str], seconds: Mapping[str, str],
-    buffers: tuple[str, ...],
+    buffers: tuple[str, ...], may_untie: bool,
 ) -> list[str]:  # fmt: skip
     """Return a folder's names that have no place. InputError where a second name means other numbers than the first."""
     unused = []
@@ -201,7 +203,10 @@ def _unused(
         first = seconds.get(name)
         if first is not None and first in weights:
             if not torch.equal(weights[name].float(), weights[first].float()):
-                raise InputError(f"{folder}: {name} differs from {first}; models with a head of its own are not known")
+                why = "and they are one tensor in models of this model_type:"
+                if may_untie:
+                    why = f"and tie_word_embeddings is true: set it to false in config.json if {name} is meant, or"
+                raise InputError(f"{folder}: {name} differs from {first}, {why} leave {name} out if {first} is meant")
         elif name not in expected and not name.endswith(buffers):
             unused.append(name)
     return unused

@@ -12,6 +12,13 @@ from phalanx.spec.links import Names
 Facts = Mapping[str, Any]  # of config.json
 FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers, as layer_types has them
 GELU = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "erf"}  # model.gelu by their name of an activation
+INSIDE = {  # names of keys of [model] in sections of config.json, and of those without a place in `keys`
+    "rope_scaling": "rope_type", "rope_factor": "factor", "rope_original": "original_max_position_embeddings",
+    "rope_magnitude": "attention_factor", "window": "sliding_window",
+}  # fmt: skip
+ALIKE: Mapping[str, tuple[Any, Any]] = {  # a usual value, and another one that asks for the same
+    "hidden_act": ("silu", "swish"), "partial_rotary_factor": (1.0, None), "auto_map": (None, {}),
+}  # fmt: skip
 ABSOLUTE = {  # of models with learned positions: what is computed here, in keys that could ask for something else
     "position_embedding_type": "absolute", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
     "reorder_and_upcast_attn": False, "is_decoder": False, "add_cross_attention": False, "tie_word_embeddings": True,
