@@ -161,6 +161,8 @@ def test_several_errors_are_all_told() -> None:
         ("[train]\nstep = 1\n", "did you mean train.steps?"),
         ("train = 1\n", "train is a section"),
         ("[model]\nfamily = 7\n", "model.family=7 will not do; it takes text"),
+        ("[data]\ntrain = 7\n", "data.train=7 will not do; it takes a list of text"),
+        ('[data]\nsplit = "x"\n', 'data.split="x" will not do; it takes a list of 3, each number'),
         ("[trian]\n", "trian is not a key"),
         ("[train\n", "is not TOML"),
         ('extends = "nothing"\n', "nothing is neither a recipe nor a TOML file"),
@@ -177,6 +179,12 @@ def test_refused_file(content: str, says: str, tmp_path: Path) -> None:
 def test_unknown_recipe_suggests_the_near_one() -> None:
     with pytest.raises(InputError, match="did you mean gpt2-124m"):
         recipe.load("gpt2-124")
+
+
+@pytest.mark.parametrize("word", ["d/l", "d/l@0.7", "a,b", ""])
+def test_one_text_in_a_file_is_the_list_that_it_is_as_a_word(word: str, tmp_path: Path) -> None:
+    (path := tmp_path / "mine.toml").write_text(f'[data]\ntrain = "{word}"\n')
+    assert recipe.load(str(path)) == recipe.from_words([f"data.train={word}"])
 
 
 def test_extends_lays_a_recipe_upon_its_base_section_by_section(tmp_path: Path) -> None:

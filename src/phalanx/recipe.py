@@ -21,7 +21,7 @@ from phalanx.errors import InputError
 from phalanx.foreign import brief
 from phalanx.keys import doc_of, field_of, help_of_key, keys_in, known_keys
 from phalanx.model_config import FAMILY
-from phalanx.owners import owners_of, shared_alone, without_former, without_others
+from phalanx.owners import Owners, owners_of, shared_alone, without_former, without_others
 from phalanx.values import kind_of, parse, shown, toml
 
 BUNDLED = Path(__file__).parent / "recipes"
@@ -126,13 +126,23 @@ def validate(mapping: Mapping[str, Any]) -> Config:
 
         mapping = {**mapping, "model": with_preset(model)}
     try:
-        return Config.model_validate(mapping)
+        return Config.model_validate(_with_lists(mapping, owners))
     except ValidationError as error:
         wrong = dict.fromkeys(".".join(map(str, complaint["loc"][:2])) for complaint in error.errors())
         first, *others = ((f"{key}={shown(_value(mapping, key))}", kind_of(field_of(key, owners))) for key in wrong)
         more = "".join(f"; {setting} neither, it takes {kind}" for setting, kind in others[:MOST])
         more += f" (and {len(others) - MOST} more like it)" * (len(others) > MOST)
         raise InputError(f"{first[0]} will not do; it takes {first[1]}{more}") from error
+
+
+def _with_lists(mapping: Mapping[str, Any], owners: Owners) -> Mapping[str, Any]:
+    """Return a mapping with lists of texts where one text stands for such a list: it means what it means as a word."""
+    for key, field in known_keys(owners).items():
+        section, _, leaf = key.rpartition(".")
+        given = mapping.get(section)
+        if field.annotation == tuple[str, ...] and isinstance(given, Mapping) and isinstance(given.get(leaf), str):
+            mapping = {**mapping, section: {**given, leaf: parse(given[leaf], field)}}
+    return mapping
 
 
 def _value(mapping: Mapping[str, Any], key: str) -> Any:
