@@ -42,8 +42,8 @@ def test_of_two_imports_at_once_one_makes_the_run(tmp_path: Path, before: str) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("hf:", "'hf:' names no model; give a run, or hf:FOLDER"),
-        ("", "'' names no model; give a run, or hf:FOLDER"),
+        ("hf:", "'hf:' names no model; give a run, hf:FOLDER or gguf:FILE"),
+        ("", "'' names no model; give a run, hf:FOLDER or gguf:FILE"),
         ("megatron:there", "megatron:there: make a run of it first: phalanx import megatron:there --out RUN"),
     ],
 )

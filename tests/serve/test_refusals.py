@@ -39,6 +39,11 @@ def test_a_refusal_of_ours_is_no_unknown_path(
     assert (f"there is no {method} {path} here; there are " in error["message"]) == listed
 
 
+def test_what_a_model_cannot_is_told_with_what_it_can(client: TestClient) -> None:
+    told = client.post("/v1/embeddings", json={"model": "m", "input": "a"})
+    assert told.status_code == 400 and told.json()["error"]["message"] == "the model m cannot embed: it can classify"
+
+
 @pytest.mark.parametrize("body", ['{"text": "a", "text": "b"}', '{"a": [{"text": 1, "pair": 2, "text": 3}]}'])
 def test_a_key_that_stands_twice(client: TestClient, body: str) -> None:
     """It is named: which of the two is meant nobody knows, and a proxy may have read the other one."""

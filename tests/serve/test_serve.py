@@ -89,7 +89,7 @@ def test_stops(server: Server) -> None:
         ("/answer", b'{"question": "a"}', 400, "context: Field required"),
         ("/answer", b'{"question": " ", "context": "b"}', 400, "question: is empty; give some text"),
         ("/answer", b'{"question": "a", "context": "b", "colour": 1}', 400, "colour: Extra inputs"),
-        ("/answer", b'{"question": "a", "context": "b", "model": "gpt"}', 400, "the model gpt can complete"),
+        ("/answer", b'{"question": "a", "context": "b", "model": "gpt"}', 400, "gpt cannot answer: it can complete"),
         ("/classify", b'{"text": "a", "timeout": -1}', 400, "timeout"),
         ("/classify", rb'{"text": "\ud800"}', 400, "text"),
         ("/fill", b'{"text": "no mask"}', 400, "the text has no [MASK]"),

@@ -39,6 +39,13 @@ def test_parts_are_named_with_their_settings_and_shapes() -> None:
     assert (head.what, head.shape, head.parameters) == ("tied to transformer.embeddings.token.weight", (151936, 896), 0)
 
 
+def test_a_window_says_on_which_sides_it_lies() -> None:
+    """Of ModernBERT's 128 tokens half lie before a token; a decoder's window ends with the token itself."""
+    settings = {name: " ".join(row.what for row in rows(PRESETS[name])) for name in ("modernbert/base", "gemma3/1b")}
+    assert "window=64 to either side" in settings["modernbert/base"] and "window=65" not in settings["modernbert/base"]
+    assert "window=512" in settings["gemma3/1b"] and "side" not in settings["gemma3/1b"]
+
+
 def test_blocks_of_one_kind_are_one_row() -> None:
     spec = PRESETS["llama/smollm2-135m"]
     other = replace(spec.blocks[0], drop=0.5)

@@ -31,7 +31,7 @@ class ModelSource(NamedTuple):
         form, colon, folder = text.partition(":")
         foreign = colon and form in FORMS
         if not (folder if foreign else text):
-            raise InputError(f"{text!r} names no model; give a run, or hf:FOLDER")
+            raise InputError(f"{text!r} names no model; give a run, hf:FOLDER or gguf:FILE")
         return cls(form, Path(folder)) if foreign else cls("", Path(text))
 
     def __str__(self) -> str:

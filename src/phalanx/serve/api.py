@@ -166,8 +166,8 @@ def _named(pool: WorkerPool, name: str, kind: str) -> str:
     """Return the model of a name, or the one that can do `kind` where none is named. Refused where there is none."""
     _must_know(pool, name)
     if name:
-        if kind not in pool.models[name]["can"]:
-            raise Refused(400, f"the model {name} can {', '.join(pool.models[name]['can']) or 'do nothing here'}")
+        if kind not in (can := pool.models[name]["can"]):
+            raise Refused(400, f"the model {name} cannot {kind}: it can {', '.join(can) or 'do nothing here'}")
         return name
     able = [each for each, facts in pool.models.items() if kind in facts["can"]]
     if len(able) != 1:

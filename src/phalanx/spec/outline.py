@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from phalanx.spec.leaves import Leaf, Parameter
-from phalanx.spec.model import Spec
+from phalanx.spec.model import Attention, Spec
 from phalanx.spec.parts import Layer, Part
 
 NOT_SHOWN = {"std", "stds", "per", "bias", "hidden", "loss", "tied"}  # fields that are seen elsewhere, or only begin it
@@ -141,7 +141,10 @@ def _what(part: Part | Leaf) -> str:
 
 def _settings(part: Any) -> str:
     """Return the fields of a part that are settings, not parts, and have other values than by default."""
-    return " ".join(filter(None, (_setting(field, getattr(part, field.name)) for field in fields(part))))
+    said = {field.name: _setting(field, getattr(part, field.name)) for field in fields(part)}
+    if isinstance(part, Attention) and part.window and not part.causal:
+        said["window"] = f"window={part.window - 1:,} to either side"
+    return " ".join(filter(None, said.values()))
 
 
 def _setting(field: Field[Any], value: Any) -> str:
