@@ -46,7 +46,7 @@ def test_a_stable_run_decays_on_another_layout(pool: Pool, alone: Alone, corpus:
 
     pool.run(1, gpt, corpus.folder, tmp_path / "stable", *schedule, "train.steps=4")
     stable = RunFolder(tmp_path / "stable")
-    Branch(stable, 4, *Checkpointer(stable).until(4)).begin(RunFolder(tmp_path / "decayed"))
+    Branch(stable, *Checkpointer(stable).until(4)).begin(RunFolder(tmp_path / "decayed"))
     processes, words = LAYOUTS["pp2 tp2"]
     decayed = pool.run(processes, gpt, corpus.folder, tmp_path / "decayed", *schedule, *decay, *words)[0]
     assert len(decayed.losses) == 4

@@ -65,8 +65,8 @@ def train(
 
     wanted = None if decay is None else _decay(recipe, decay, init)
     words = [*(words_from(init) if init and not wanted else ()), *(overrides or ())]
-    same = _same(wanted, init)
-    code = launch.in_processes(lambda: procs or processes_here(recipe, words, None if wanted else out), restarts, same)
+    argv = _pinned(wanted, init)
+    code = launch.in_processes(lambda: procs or processes_here(recipe, words, None if wanted else out), restarts, argv)
     if code is not None:
         raise typer.Exit(code)
     stopped_by = run(recipe, words, out, decay=wanted)
@@ -85,7 +85,7 @@ def _decay(recipe: str, steps: float, step: str) -> "Decay":
     return wanted._replace(step=branch_of(recipe, wanted)[0].step)
 
 
-def _same(wanted: "Decay | None", step: str) -> list[str] | None:
+def _pinned(wanted: "Decay | None", step: str) -> list[str] | None:
     """Return the command with the step of its checkpoint: processes that looked for the newest one at different times
     could find different ones. None where nothing is to be added.
     """

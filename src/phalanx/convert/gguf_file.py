@@ -82,7 +82,7 @@ class GgufFile(Tensors):
 
 
 class _Header:
-    """What precedes the tensors of a file, read from its first byte on. InputError for what cannot be read."""
+    """The header of a file, before its tensors, read from the first byte on. InputError for what cannot be read."""
 
     def __init__(self, path: Path, content: memoryview) -> None:
         self.path, self.content, self.at, self.alignment = path, content, 0, ALIGNMENT

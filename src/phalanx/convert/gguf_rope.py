@@ -8,10 +8,11 @@ from typing import Any
 
 from phalanx.errors import InputError
 from phalanx.foreign import short
-from phalanx.spec.rope import Rope
+from phalanx.spec.rope import BOUNDS, Rope
 
 FACTORS = "rope_freqs.weight"
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_LOW, _HIGH = BOUNDS["llama3"]
+LLAMA3 = {"low_freq_factor": _LOW, "high_freq_factor": _HIGH, "original_max_position_embeddings": 8192}
 _SCALING = "rope.scaling."
 _KEYS = {
     "type": "rope_type", "factor": "factor", "original_context_length": "original_max_position_embeddings",

@@ -31,7 +31,7 @@ VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modi
 
 
 class Size(NamedTuple):
-    """What `stat` tells of a remote file."""
+    """The answer of `stat`: the size of a remote file in bytes."""
 
     st_size: int
 

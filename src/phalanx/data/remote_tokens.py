@@ -18,8 +18,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class RemoteTokens:
-    """As much of a one-dimensional array as an `IndexedDataset` needs of its tokens. Raises InputError when they cannot
-    be read.
+    """The tokens of a set as a one-dimensional array of which single places and slices can be read, as an
+    `IndexedDataset` does. Raises InputError when they cannot be read.
     """
 
     def __init__(self, path: RemotePath, dtype: str, count: int) -> None:

@@ -22,7 +22,7 @@ CLASSES = 2  # of a head that a model is tried with
 
 
 class Uses(NamedTuple):
-    """What can be done with a model.
+    """The uses of a model.
 
     `pretrain` is the task of its pretraining, `tune` has names for `phalanx tune --task`, `verbs` those that ask it.
     `refused` has the verbs it was made for that cannot be used, `backends` the precisions that each backend has for it,

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from phalanx.config import Config, LayoutConfig
 from phalanx.measure.synthetic import synthetic_step
 from phalanx.measure.worker_group import Step
-from phalanx.nn.linear import Slot
+from phalanx.nn.slots import Slot
 from phalanx.parallel import comm
 from phalanx.parallel.mesh import Axis, make_mesh
 from phalanx.precision import gemm

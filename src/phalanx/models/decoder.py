@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0, le=1 << 24)]
 
 
 class Kind(NamedTuple):
-    """What blocks of a decoder may differ in."""
+    """A kind of layer: whether it has the window, and whether it turns queries and keys by their positions."""
 
     windowed: bool
     rotary: bool
@@ -129,7 +129,7 @@ class DecoderConfig(ModelConfig):
 
     @property
     def embedding_scale(self) -> float:
-        """What a token's row is multiplied by."""
+        """Factor by which a token's row of the embedding is multiplied."""
         return 1.0
 
     def norm(self) -> Norm:

@@ -41,7 +41,7 @@ class Gemma3Config(DecoderConfig):
 
     @property
     def embedding_scale(self) -> float:
-        """What a token's row is multiplied by."""
+        """Factor by which a token's row of the embedding is multiplied."""
         return math.sqrt(self.hidden)
 
     def norm(self) -> Norm:

@@ -10,8 +10,9 @@ from phalanx.errors import InputError
 from phalanx.nn import activations, slots
 from phalanx.nn.batch import Batch
 from phalanx.nn.dropout import Dropout
-from phalanx.nn.linear import Linear, Slot
+from phalanx.nn.linear import Linear
 from phalanx.nn.norm import optional_norm
+from phalanx.nn.slots import Slot
 from phalanx.spec.model import Head
 
 

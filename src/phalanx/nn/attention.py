@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phalanx.nn import random, slots
-from phalanx.nn.linear import Linear, Slot
+from phalanx.nn.linear import Linear
 from phalanx.nn.norm import Norm, optional_norm
 from phalanx.nn.rotary import Turn, rotated
+from phalanx.nn.slots import Slot
 from phalanx.spec import model
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.nn import random, slots
-from phalanx.nn.linear import Slot
+from phalanx.nn.slots import Slot
 
 
 def _dropped(x: Tensor, rows: Tensor, drop: float) -> Tensor:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.nn import activations, loss, slots
-from phalanx.nn.linear import Linear, Slot
+from phalanx.nn.linear import Linear
 from phalanx.nn.norm import Norm
+from phalanx.nn.slots import Slot
 from phalanx.spec import leaves
 from phalanx.spec.leaves import Matrix
 

@@ -1,15 +1,12 @@
 """Matrix products and look-ups whose weights name their logical axes."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from phalanx.nn import slots
+from phalanx.nn.slots import Slot
 from phalanx.spec.leaves import Matrix, Table
-
-Slot = Callable[[Tensor], Tensor]
 
 
 class Linear(nn.Module):

@@ -1,6 +1,5 @@
 """Norms in fp32: their statistics are the part of a transformer that half precision hurts most."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +8,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from phalanx.nn import slots
+from phalanx.nn.slots import Slot
 from phalanx.spec import leaves
-
-Slot = Callable[[Tensor], Tensor]
 
 
 class Norm(nn.Module):
@@ -39,7 +37,7 @@ class Norm(nn.Module):
         return y
 
 
-def optional_norm(part: leaves.Norm | None) -> Any:
+def optional_norm(part: leaves.Norm | None) -> Norm | None:
     """Return the module of a norm, or None where there is none."""
     return Norm(part) if part else None
 

@@ -1,7 +1,11 @@
 """Default contents of a slot, used until a layout or a precision fills it."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional as F
+
+Slot = Callable[[Tensor], Tensor]
 
 
 def same(x: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from phalanx.nn.attention import Context, within
 from phalanx.nn.batch import Batch
 from phalanx.nn.block import Block
 from phalanx.nn.dropout import Dropout
-from phalanx.nn.linear import Embedding, Slot
+from phalanx.nn.linear import Embedding
 from phalanx.nn.norm import Norm
 from phalanx.nn.packed import pack
 from phalanx.nn.rotary import Rotary, Turn
+from phalanx.nn.slots import Slot
 from phalanx.spec import model
 from phalanx.spec.rope import Rope
 
@@ -50,11 +51,6 @@ class Embeddings(nn.Module):
         return x if self.dropout is None else self.dropout(x, batch.index, batch.key)  # type: ignore[no-any-return]
 
 
-def _kind(attention: model.Attention) -> tuple[Rope | None, int]:
-    """Return what blocks of one kind share of their context: rotary positions and window."""
-    return attention.rope, attention.window
-
-
 class Transformer(nn.Module):
     """Embeddings, blocks by number, final norm in pre-LN models: the residual stream of a model or of a stage.
 
@@ -66,7 +62,7 @@ class Transformer(nn.Module):
     def __init__(self, spec: model.Spec) -> None:
         super().__init__()
         self.causal, self.positions = spec.causal, spec.positions
-        self.kinds = [*dict.fromkeys(_kind(block.attention) for block in spec.blocks)]
+        self.kinds = [*dict.fromkeys(block.attention.kind for block in spec.blocks)]
         ropes = [*dict.fromkeys(rope for rope, _ in self.kinds)]
         self.rotary = nn.ModuleList(Rotary(rope) for rope in ropes if rope)
         self.embeddings: Any = Embeddings(spec.embeddings, spec.positions) if spec.embeddings else None
@@ -92,7 +88,7 @@ class Transformer(nn.Module):
 
     def _block(self, part: model.Block, number: int) -> Block:
         block = Block(part, number)
-        block.kind = self.kinds.index(_kind(part.attention))
+        block.kind = self.kinds.index(part.attention.kind)
         return block
 
     def _contexts(self, batch: Batch, context: Context) -> list[Context]:

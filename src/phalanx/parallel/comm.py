@@ -9,7 +9,6 @@
 (Shoeybi et al., arXiv 1909.08053; Korthikanti et al., arXiv 2205.05198.) An axis of size 1 gives the identity.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,9 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phalanx.nn import slots
+from phalanx.nn.slots import Slot
 from phalanx.parallel.mesh import Axis
-
-Slot = Callable[[Tensor], Tensor]
 
 # torch 2.13 has new names for what 2.11 has
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

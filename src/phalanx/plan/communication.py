@@ -112,7 +112,7 @@ class ExpectedMessages(RankShard):
             return Counter()
         sent = count_messages(len(self.stages), "all-gather", axes, self.positions * self.mesh.cp.size, width=width)
         for stage in self.stages:
-            kinds = {(block.attention.rope, block.attention.window) for block in stage.blocks}
+            kinds = {block.attention.kind for block in stage.blocks}
             masks = 0 if ring else sum(window > 0 for _, window in kinds)
             sent += count_messages(masks, "all-gather", axes, self.config.data.sequence, width=8)
         return sent

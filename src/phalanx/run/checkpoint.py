@@ -161,15 +161,15 @@ class Checkpointer:
         mine = {path: entry for path, entry in index["tensors"].items() if part_of(path) == part}
         return {path.removeprefix(f"{part}/"): tuple(entry["shape"]) for path, entry in mine.items()}
 
-    def until(self, step: int | None) -> tuple[tuple[Path, ...], bool]:
-        """Return the checkpoint of `step`, or the newest, then the best if that is another one and no later, and
-        whether the last of these is the best. InputError where there is no such checkpoint.
+    def until(self, step: int | None) -> tuple[int, tuple[Path, ...], bool]:
+        """Return `step`, by default that of the newest checkpoint; its checkpoint, then the best if that is another one
+        and no later; and whether the last of these is the best. InputError where there is no such checkpoint.
         """
         finished = self._finished()
         path = next(iter(self._candidates(finished, step, best=False)))
         number = next(n for n in finished if finished[n] == path)
         best = self._best({n: each for n, each in finished.items() if n <= number})
-        return (path,) if best in (None, path) else (path, best), best is not None
+        return number, (path,) if best in (None, path) else (path, best), best is not None
 
     def weights(self, best: bool = True) -> Weights:
         """Return the tensors of a checkpoint, each read when it is asked for."""

@@ -40,7 +40,7 @@ class ModelSource(NamedTuple):
 
     @property
     def hub(self) -> str:
-        """Its name at the hub, org/name or org/name@revision; "" of a folder here and of what cannot be a name."""
+        """The name at the hub, org/name or org/name@revision; "" for a folder here and for what cannot be a name."""
         named = self.form == "hf" and hub_models.is_name(str(self.folder)) and not self.folder.exists()
         return str(self.folder) if named else ""
 

@@ -46,6 +46,11 @@ class Attention(Layer):
     norm_eps: float = 1e-6  # of the norms of queries and keys, which are rms norms
     unit_offset: bool = False  # of these norms
 
+    @property
+    def kind(self) -> tuple[Rope | None, int]:
+        """Rotary positions and window: layers with the same have the same angles and the same mask."""
+        return self.rope, self.window
+
     def parts(self) -> Iterator[tuple[str, Part | Leaf]]:
         """Yield qkv and out."""
         group = self.heads // self.kv_heads

@@ -40,8 +40,7 @@ def branch_of(name: str, decay: Decay) -> tuple[Branch, list[str]]:
             f"--decay {decay.steps:g} is no decay; give its steps, or their share of the whole run below 1, as {USUAL}"
         )
     run = RunFolder.open(name)
-    checkpoints, best = Checkpointer(run).until(decay.step)
-    step = int(checkpoints[0].name.removeprefix("step-").removesuffix(".old"))
+    step, checkpoints, best = Checkpointer(run).until(decay.step)
 
     config = run.config(trained=True)
     if reason := _unstable(config, step):
@@ -57,7 +56,7 @@ def branch_of(name: str, decay: Decay) -> tuple[Branch, list[str]]:
     return Branch(run, step, checkpoints, best), words
 
 
-def folder_of(branch: Branch, out: Path | None) -> RunFolder:
+def decay_folder(branch: Branch, out: Path | None) -> RunFolder:
     """Return the folder of a run that branches off: `out`, or one beside the source that is named by the step."""
     return RunFolder(out or branch.source.path.with_name(f"{branch.source.path.name}-decay-{branch.step}"))
 

@@ -17,8 +17,7 @@ from phalanx.run.folder import RunFolder, load_config, names_run
 from phalanx.runtime import process_group, rendezvous
 from phalanx.runtime.on_all_ranks import on_every_rank, on_rank_zero
 from phalanx.runtime.watchdog import watching
-from phalanx.tasks.decay import Decay, branch_of, check_same_model
-from phalanx.tasks.decay import folder_of as branched
+from phalanx.tasks.decay import Decay, branch_of, check_same_model, decay_folder
 from phalanx.tasks.preflight import (
     check_new_run,
     check_same_data,
@@ -72,7 +71,7 @@ def read(
     name: str, overrides: Sequence[str], out: Path | None, branch: Branch | None = None
 ) -> tuple[RunFolder, Config, Tokenizer]:
     """Return the folder that a command is about, the configuration as requested, and the tokenizer of the data."""
-    folder, config = branched(branch, out) if branch else folder_of(name, out), load_config(name, overrides)
+    folder, config = decay_folder(branch, out) if branch else folder_of(name, out), load_config(name, overrides)
     if branch:
         check_same_model(branch, config)
     for tracker in config.log.trackers:
