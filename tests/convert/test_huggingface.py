@@ -302,6 +302,8 @@ def test_a_folder_of_theirs_trains_and_goes_back(tmp_path: Path) -> None:
         app, ["train", "gpt-tiny", *words, "--from", str(tmp_path / "run"), "--out", str(tmp_path / "trained")]
     )
     assert told.exit_code == 0, told.exception
+    line = next(line for line in told.output.splitlines() if "gave way" in line)
+    assert line.startswith(f"the model is that of {tmp_path / 'run'}; of gpt-tiny gave way: model.")
     export_run(tmp_path / "trained", tmp_path / "back")
     before, after = tensors(tmp_path / "theirs"), tensors(tmp_path / "back")
     assert before.keys() == after.keys()

@@ -12,7 +12,7 @@ import pytest
 from phalanx import durable, recipe
 from phalanx.errors import InputError
 from phalanx.models.family import configured
-from phalanx.run.folder import RunFolder
+from phalanx.run.folder import RunFolder, gave_way
 from phalanx.run.import_record import ImportRecord
 
 HOLD = """
@@ -193,3 +193,28 @@ def test_a_run_that_saved_nothing_makes_room(tmp_path: Path) -> None:
     (folder.checkpoints / "step-0000005").mkdir()
     folder.discard()
     assert folder.exists, "what saved something stays"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('task = "clm"\n[model]\nlayers = 4\nhidden = 192\nffn = 0\nvocab = 0\n', []),
+        ("[train]\nsteps = 3\n", []),
+        (
+            "[model]\nlayers = 2\ndropout = 0\nhidden = 192\n",
+            ["model.layers=2 (4 there)", "model.dropout=0 (0.1 there)"],
+        ),
+        (
+            'task = "mlm"\n[model]\nfamily = "llama"\nlayers = 4\nwindow = 8\n',
+            ['task="mlm" ("clm" there)', 'model.family="llama" ("gpt2" there)', "model.window=8"],
+        ),
+        ('[model]\npreset = "124m"\nlayers = 4\n', ['model.preset="124m"']),
+        ('[model]\npreset = "no"\nwrong = 1\n', ["model.wrong=1"]),
+    ],
+)
+def test_what_of_a_recipe_gives_way_to_the_model_of_a_run(tmp_path: Path, content: str, told: list[str]) -> None:
+    run = RunFolder.create(tmp_path / "run", recipe.load("gpt-tiny"))
+    (file := tmp_path / "q.toml").write_text(content)
+    line = f"the model is that of {run.path}; of {file} gave way: {', '.join(told)}"
+    assert gave_way(str(file), str(run.path)) == (line if told else "")
+    assert gave_way(str(run.path), str(run.path)) == ""

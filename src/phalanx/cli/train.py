@@ -69,9 +69,19 @@ def train(
     code = launch.in_processes(lambda: procs or processes_here(recipe, words, None if wanted else out), restarts, argv)
     if code is not None:
         raise typer.Exit(code)
+    _tell_what_gave_way(recipe, "" if wanted else init)
     stopped_by = run(recipe, words, out, decay=wanted)
     if stopped_by:
         raise typer.Exit(128 + stopped_by)
+
+
+def _tell_what_gave_way(recipe: str, init: str) -> None:
+    """Print, once for all processes, which keys of a recipe's model gave way to that of the run `init`, if any."""
+    from phalanx.run.folder import gave_way
+    from phalanx.runtime import rendezvous
+
+    if init and rendezvous.rank() == 0 and (line := gave_way(recipe, init)):
+        print(line, flush=True)
 
 
 def _decay(recipe: str, steps: float, step: str) -> "Decay":

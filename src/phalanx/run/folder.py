@@ -13,11 +13,12 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from phalanx import durable, recipe
 from phalanx.config import Config
 from phalanx.errors import InputError
+from phalanx.model_config import ModelConfig
 from phalanx.strict_json import parse_json
 from phalanx.values import toml
 
@@ -212,3 +213,42 @@ def words_from(run: str, heads: bool = True) -> list[str]:
     model = config.model if heads else config.model.tuned("", 0)
     words = [f"model.{key}={toml(value)}" for key, value in model.model_dump(exclude={"preset"}).items()]
     return ["model.preset=", f"task={config.task}", *words, f"train.init={run}"]
+
+
+def gave_way(name: str, run: str) -> str:
+    """Return a line on what a recipe itself says of its model and is not so in the run whose model is taken, each key
+    with its values in both; "" where all agrees, and for the folder of a run.
+    """
+    mapping = {} if names_run(name) else recipe.load_mapping(name)
+    asked, config = mapping.get("model"), RunFolder.open(run).config()
+    asked = {**asked} if isinstance(asked, Mapping) else {}
+    preset = asked.pop("preset", "")
+
+    pairs: list[tuple[str, Any, Any]] = [("task", mapping.get("task", config.task), config.task)]
+    pairs += [(f"model.{key}", value, getattr(config.model, key, None)) for key, value in asked.items()]
+    told = [_unlike(*pair) for pair in pairs]
+    if _is_another(preset, asked, config.model):
+        told.append(f"model.preset={toml(preset)}")
+    listed = ", ".join(filter(None, told))
+    return f"the model is that of {run}; of {name} gave way: {listed}" if listed else ""
+
+
+def _unlike(key: str, value: Any, there: Any) -> str:
+    """Return a key with both values; "" where they are equal, or the recipe has a 0, which follows from others."""
+    follows = value == 0 and type(there) is int
+    if value == there or follows:
+        return ""
+    return f"{key}={toml(value)}" + ("" if there is None else f" ({toml(there)} there)")
+
+
+def _is_another(preset: Any, asked: Mapping[str, Any], model: ModelConfig) -> bool:
+    """Return whether a recipe's preset has sizes, beside those that are asked by themselves, which a model has not."""
+    from phalanx.models.family import with_preset  # not for --help, which is to answer at once
+
+    if not isinstance(preset, str) or not preset:
+        return False
+    try:
+        sizes = with_preset({**asked, "preset": preset})
+    except InputError:
+        return False  # it counts for nothing
+    return any(getattr(model, key, None) != value for key, value in sizes.items() if key not in {*asked, "preset"})
