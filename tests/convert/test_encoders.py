@@ -19,7 +19,7 @@ from phalanx.infer.bundle import load_bundle
 from phalanx.models.build import build
 from phalanx.models.distilbert import DistilBertConfig
 from phalanx.models.family import configured, spec_of
-from phalanx.models.modernbert import ModernBert
+from phalanx.models.modernbert import ModernBert, ModernBertConfig
 from phalanx.models.roberta import RobertaConfig
 from phalanx.nn.batch import Batch
 from tests.batches import batch_of
@@ -61,11 +61,11 @@ def head(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def made(kind: str, head: str = "mlm") -> Any:
+def made(kind: str, head: str = "mlm", **more: str) -> Any:
     """A small random model of theirs, every bias and norm random too, and rows that stand for no position."""
     name, facts = KINDS[kind]
     torch.manual_seed(1)
-    config = getattr(transformers, f"{name}Config")(**facts, **HEADS[head][1])
+    config = getattr(transformers, f"{name}Config")(**facts, **HEADS[head][1], **more)
     model = getattr(transformers, name + HEADS[head][0])(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -104,9 +104,20 @@ def answers(theirs: Any, kind: str, head: str) -> Tensor:
     return torch.stack([found.start_logits, found.end_logits], -1) if head == "span" else found.logits
 
 
-@torch.no_grad()
 def test_logits_are_theirs_and_the_folder_goes_back_bit_equal(kind: str, head: str, tmp_path: Path) -> None:
-    theirs = made(kind, head)
+    same_there_and_back(made(kind, head), kind, head, tmp_path)
+
+
+@pytest.mark.parametrize("head", ["classes", "choice", "tokens"])
+def test_heads_that_read_the_mean(head: str, tmp_path: Path) -> None:
+    """Of all tokens without padding, where one answer is given for a text."""
+    same_there_and_back(made("modernbert", head, classifier_pooling="mean"), "modernbert", head, tmp_path)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["classifier_pooling"] == "mean"
+
+
+@torch.no_grad()
+def same_there_and_back(theirs: Any, kind: str, head: str, tmp_path: Path) -> None:
+    """Logits here are those of their model, and the folder that is written is theirs."""
     told = import_folder(saved(theirs, kind, tmp_path / "theirs"), tmp_path / "run")
     assert not told.missing and not told.unused
     loaded = load_bundle(tmp_path / "run")
@@ -187,6 +198,7 @@ def test_the_stack_alone_lacks_its_head(kind: str, tmp_path: Path) -> None:
         ("modernbert", {"rope_parameters": {"sliding_attention": 3}}, "sliding_attention are 3"),
         ("modernbert", {"num_attention_heads": 16}, "width 1, which is not even"),
         ("modernbert", {"sliding_window": 4}, "sliding_window=4 is not half of local_attention"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling='max' will not do"),
         ("modernbert", {"norm_bias": 1}, "norm_bias=1 will not do"),
         ("distilbert", {"activation": "relu"}, "activation='relu' will not do"),
         ("distilbert", {"n_heads": 3}, "n_heads=3 does not divide dim=16"),
@@ -235,7 +247,7 @@ def test_what_they_have_not_is_refused(kind: str, other: dict[str, Any], said: s
 
 
 def test_a_modernbert_of_the_hub() -> None:
-    """As its makers wrote it, in keys of before transformers 5; and with a mean of all tokens, which is refused."""
+    """As its makers wrote it, in keys of before transformers 5; heads of fine-tuning read the mean of all tokens."""
     facts = {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"], "vocab_size": 50368,
              "hidden_size": 768, "num_hidden_layers": 22, "num_attention_heads": 12, "intermediate_size": 1152,
              "global_attn_every_n_layers": 3, "local_attention": 128, "global_rope_theta": 160000.0,
@@ -245,8 +257,9 @@ def test_a_modernbert_of_the_hub() -> None:
     preset = configured(family="modernbert", preset="base", vocab=50368, **ModernBert.PRESETS["base"])
     assert spec_of(model) == spec_of(preset)
     assert [block.attention.window for block in spec_of(model).blocks[:4]] == [0, 65, 65, 0]
-    with pytest.raises(InputError, match="classifier_pooling='mean' is not known here"):
-        model_of({**facts, "architectures": ["ModernBertForSequenceClassification"]}, Path("config.json"))
+    assert isinstance(model, ModernBertConfig) and model.pooling == "mean"
+    kinds = {head: spec_of(model.tuned(head, 2)).heads[0].mean for head in ("classes", "value", "choice", "tokens")}
+    assert kinds == {"classes": True, "value": True, "choice": True, "tokens": False}
 
 
 @torch.no_grad()

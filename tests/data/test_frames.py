@@ -18,12 +18,12 @@ from phalanx.data.tokenize import Frame, load_tokenizer
 from phalanx.data.windows import windows
 from tests.data.tokenizers import WORDS, make_tokenizers
 
-TEXTS = ("the old ship", " a  harbour", "Naïve über-ship, never?", "x" * 40, "home\nagain")
+TEXTS = ("the old ship", " a  harbour", "Naïve über-ship, never?", "x" * 40, "home\nagain", "a    ship   sails")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer of each kind: RoBERTa's, XLM-RoBERTa's, and BERT's, which DistilBERT has."""
+    """A tokenizer of each kind: RoBERTa's, XLM-RoBERTa's, ModernBERT's, and BERT's, which DistilBERT has."""
     made = tmp_path_factory.mktemp("tokenizers")
     make_tokenizers(made)
     return made
@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 KINDS = {
     "roberta": Frame((0,), (2, 2), (2,)), "xlm-roberta": Frame((0,), (2, 2), (2,)),
+    "modernbert": Frame((318,), (319,), (319,)),
     "distilbert": Frame((2,), (3,), (3,)),  # it has no template of its own
 }  # fmt: skip
 
@@ -51,15 +52,17 @@ def test_older_folders_of_roberta_have_its_template(folder: Path, tmp_path: Path
     assert old.encode(text) == new.encode(text) and old.for_prompts().encode(text) == new.for_prompts().encode(text)
 
 
-@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "modernbert"])
 def test_texts_and_pairs_are_theirs(folder: Path, kind: str) -> None:
     """Cut too where they are longer than the model sees."""
-    ours = load_tokenizer(str(folder / f"{kind}.json"))
-    theirs, assemble = PreTrainedTokenizerFast(tokenizer_file=str(folder / f"{kind}.json")), Assembler(ours, 24)
+    file = str(folder / f"{kind}.json")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=file)
+    length = 20 + theirs.num_special_tokens_to_add(pair=True)  # 20 are split evenly, as theirs splits no odd number
+    assemble = Assembler(load_tokenizer(file), length)
     for a, text in zip(assemble.encode(TEXTS), TEXTS, strict=True):
-        assert assemble.join(a).tokens.tolist() == theirs(text, truncation=True, max_length=24)["input_ids"]
+        assert assemble.join(a).tokens.tolist() == theirs(text, truncation=True, max_length=length)["input_ids"]
         for b, other in zip(assemble.encode(TEXTS), TEXTS, strict=True):
-            rows, mine = theirs(text, other, truncation=True, max_length=24), assemble.join(a, b)
+            rows, mine = theirs(text, other, truncation=True, max_length=length), assemble.join(a, b)
             assert mine.tokens.tolist() == rows["input_ids"]
             second = mine.tokens[mine.second : -1]
             assert len(second) and second.tolist() == b[: len(second)].tolist()
@@ -69,9 +72,10 @@ def test_texts_and_pairs_are_theirs(folder: Path, kind: str) -> None:
 def test_words_of_a_sentence_are_as_in_it(folder: Path, kind: str) -> None:
     """As transformers reads lists of words: of byte-level BPE, whose words carry the blank before them, with blanks."""
     assemble = Assembler(load_tokenizer(str(folder / f"{kind}.json")), 64)
-    assert assemble.tokenizer.marks_blanks == (kind == "roberta")
+    blanks = kind in ("roberta", "modernbert")
+    assert assemble.tokenizer.marks_blanks == blanks
     words = WORDS[:6]
-    [whole] = assemble.encode([" " * (kind == "roberta") + " ".join(words)])
+    [whole] = assemble.encode([" " * blanks + " ".join(words)])
     assert np.concatenate(assemble.encode_words(words)).tolist() == whole.tolist()
 
 

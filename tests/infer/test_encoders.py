@@ -1,4 +1,4 @@
-"""What RoBERTa, XLM-RoBERTa and DistilBERT are asked: as transformers answers, with the tokenizer of the folder."""
+"""What encoders beside BERT are asked: as transformers answers, with the tokenizer of the folder."""
 
 import json
 from functools import cache
@@ -23,8 +23,11 @@ from tests.data.tokenizers import WORDS, make_tokenizers
 from tests.infer.runs import make_run
 from tests.infer.test_bert import rows
 
-KINDS = "roberta", "xlm-roberta", "distilbert"
-AUTO = {"": "MaskedLM", "classes": "SequenceClassification", "span": "QuestionAnswering"}
+KINDS = "roberta", "xlm-roberta", "distilbert", "modernbert"
+OWN: dict[str, dict[str, Any]] = {"distilbert": {"norm_eps": 1e-12},
+                                  "modernbert": {"window": 12, "global_every": 2, "pooling": "mean"}}  # fmt: skip
+AUTO = {"": "MaskedLM", "classes": "SequenceClassification", "span": "QuestionAnswering",
+        "tokens": "TokenClassification"}  # fmt: skip
 STORY = "the old ship never comes home and über the far harbour a naïve ship sails"
 
 
@@ -49,19 +52,28 @@ def made(tokenizers: Path, kind: str, tmp_path_factory: pytest.TempPathFactory) 
     def make(head: str) -> Both:
         folder, tokenizer = tmp_path_factory.mktemp(f"{kind}-{head}"), str(tokenizers / f"{kind}.json")
         vocab, classes = load_tokenizer(tokenizer).vocab, len(LABELS) if head == "classes" else 0
-        own = {"first_position": 2} if kind != "distilbert" else {"norm_eps": 1e-12}
+        own = OWN.get(kind, {"first_position": 2})
         model = configured(family=kind, layers=2, hidden=32, heads=4, positions=CONTEXT, vocab=vocab, init_std=0.3,
                            head=head, classes=classes, **own)  # fmt: skip
         examples = ExamplesConfig(form="squad" if head == "span" else "table", labels=LABELS if classes else (),
                                   stride=STRIDE, longest=LONGEST)  # fmt: skip
         data = DataConfig(sequence=CONTEXT, pairs="none")
         make_run(folder / "run", Config(task=head or "mlm", model=model, data=data, examples=examples), tokenizer)
-        export_run(folder / "run", folder / "hf")
-        theirs = getattr(transformers, f"AutoModelFor{AUTO[head]}").from_pretrained(folder / "hf").eval()
-        tokenizer_there = transformers.AutoTokenizer.from_pretrained(folder / "hf")
-        return Both(load_encoder(str(folder / "run"), "torch"), tokenizer_there, theirs)
+        return both(folder / "run", head)
 
     return make
+
+
+def both(run: Path, head: str) -> Both:
+    """A run's model here, and there by way of an exported folder, which has their numbers of special tokens."""
+    folder = run.with_name(f"{run.name}-hf")
+    export_run(run, folder)
+    theirs = getattr(transformers, f"AutoModelFor{AUTO[head]}").from_pretrained(folder).eval()
+    tokenizer, facts = transformers.AutoTokenizer.from_pretrained(folder), theirs.config
+    if facts.model_type == "modernbert":
+        marks = tokenizer.cls_token_id, tokenizer.sep_token_id
+        assert (facts.cls_token_id, facts.sep_token_id) == (facts.bos_token_id, facts.eos_token_id) == marks
+    return Both(load_encoder(str(run), "torch"), tokenizer, theirs)
 
 
 @torch.no_grad()
@@ -118,6 +130,7 @@ def same_answers(of: Both, name: str, hidden: bool) -> None:
 
 
 @pytest.mark.parametrize("head", ["", "classes"])
+@pytest.mark.parametrize("kind", KINDS[:3], indirect=True)
 def test_the_kernels_take_them(made: Any, head: str) -> None:
     """Blocks are BERT's; what is otherwise lies under and above them."""
     same_answers(made(head), "native", hidden=not head)
@@ -125,20 +138,24 @@ def test_the_kernels_take_them(made: Any, head: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("kind", ["roberta"], indirect=True)
+@pytest.mark.parametrize("kind", ["roberta", "modernbert"], indirect=True)
 def test_graphs_take_them(made: Any, name: str) -> None:
     """Without segments, which they do not tell apart."""
     same_answers(made("classes"), name, hidden=False)
 
 
-@pytest.mark.parametrize("kind", ["roberta"], indirect=True)
-def test_it_is_tuned_and_judged(made: Any, tmp_path: Path) -> None:
-    """On pairs, and on questions whose answers lie in a context."""
+@pytest.mark.parametrize("kind", ["roberta", "modernbert"], indirect=True)
+def test_it_is_tuned_and_judged(made: Any, kind: str, tmp_path: Path) -> None:
+    """On pairs, on questions whose answers lie in a context, and on words. ModernBERT's heads begin with the transform
+    and the norm of its pretraining, as theirs do, which have one name.
+    """
     run, quick = made("").ours.bundle.run, ["train.steps=2", "train.batch=2", "train.device=cpu", "train.compile=off"]
     lines = ["the old ship\tsails home\tyes", "a far\thome\tno"] * 4
     (tmp_path / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tlabel", *lines]))
     told = phalanx("tune", run, "--task", "rte", "--data", tmp_path / "pairs.tsv", "--out", tmp_path / "rte", *quick)
     assert "accuracy" in told
+    begun = "answer.pooler.weight" not in told and "answer.norm.weight" not in told
+    assert begun == (kind == "modernbert") and "at random: answer.classifier.bias, answer." in told
     assert "accuracy" in phalanx("eval", tmp_path / "rte", "--data", tmp_path / "pairs.tsv")
     assert "%" in phalanx("classify", tmp_path / "rte", "the old ship", "sails home")
 
@@ -149,3 +166,19 @@ def test_it_is_tuned_and_judged(made: Any, tmp_path: Path) -> None:
     phalanx("tune", run, "--task", "squad", "--data", tmp_path / "squad.json", "--out", tmp_path / "squad", *quick)
     assert RunFolder.open(tmp_path / "squad").config().model.head == "span"
     assert "f1" in phalanx("eval", tmp_path / "squad", "--task", "squad", "--data", tmp_path / "squad.json")
+    same_spans(both(tmp_path / "squad", "span"), [("where?", STORY), ("a ship", STORY * 2)])
+
+    (tmp_path / "names.txt").write_text("the O\nold O\nship B-X\n\nfar B-X\nharbour I-X\n" * 5)
+    phalanx("tune", run, "--task", "tokens", "--data", tmp_path / "names.txt", "--out", tmp_path / "tags", *quick)
+    assert "f1" in phalanx("eval", tmp_path / "tags", "--data", tmp_path / "names.txt")
+    same_tags(both(tmp_path / "tags", "tokens"))
+
+
+@torch.no_grad()
+def same_tags(of: Both) -> None:
+    """The logits of every token are theirs."""
+    row = of.ours.assemble.join(*of.ours.assemble.encode([STORY]))
+    [found] = of.ours.scores([row])
+    inputs = of.tokenizer(STORY, return_tensors="pt")
+    assert inputs["input_ids"][0].tolist() == row.tokens.tolist()
+    np.testing.assert_allclose(found, of.theirs(**inputs).logits[0], atol=1e-4)

@@ -20,6 +20,11 @@ FORMS = {"span": ["examples.form=squad2", "examples.stride=8"], "choice": ["exam
          "tokens": ["examples.form=tags", "examples.text=words", "examples.label=tags"],
          "completion": ["examples.text=words"], "classes": ["examples.text=words", "examples.pair=more"],
          "value": ["examples.text=words", "examples.pair=more"], "stars": ["examples.text=words"]}  # fmt: skip
+FAMILIES = {
+    "gpt": ["model.family=gpt2"],
+    "bert": ["model.family=bert", "model.segments=2"],
+    "modernbert": ["model.family=modernbert", "model.window=10", "model.pooling=mean"],
+}
 OUTSIDE = {"stars": "tests.strangers.tasks:Stars"}  # tasks of other packages, with heads of their own
 TINY = ["model.heads=4", "model.dropout=0.1", "train.batch=8", "train.eval_sequences=1000"]
 
@@ -63,7 +68,7 @@ def tuned(folder: Path, kind: str, *words: str) -> Told:
     """Fine-tune a tiny model from random weights, and tell. Nothing is saved."""
     processes = dist.get_world_size() if dist.is_initialized() else 1
     family = "gpt" if kind == "completion" else "bert"
-    base = ["model.family=gpt2"] if family == "gpt" else ["model.family=bert", "model.segments=2"]
+    base = FAMILIES["modernbert" if "model.family=modernbert" in words else family]
     file, tokenizer = str(write_once(folder, kind)), load_tokenizer(str(Corpus(folder).file(family)))
     size = 2 if "layout.pp=2" in words else 4  # of the four examples of a replica, a pipeline wants two micro-batches
     batch = ["train.batch=12", "layout.micro_batch=3"] if kind == "choice" else [f"layout.micro_batch={size}"]

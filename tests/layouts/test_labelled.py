@@ -7,6 +7,7 @@ from tests.layouts.pool import Pool
 from tests.train.runs import Corpus
 
 TOLERANCE = 1e-4
+MODERNBERT = "model.family=modernbert"
 LAYOUTS = {
     "tp2": (2, ["layout.tp=2"]),
     "cp2": (2, ["layout.cp=2"]),
@@ -33,11 +34,30 @@ def alone(pool: Pool, corpus: Corpus) -> dict[str, Told]:
     return told
 
 
+@pytest.fixture(scope="session")
+def modernbert(pool: Pool, corpus: Corpus) -> dict[str, Told]:
+    """The same of a ModernBERT, of kinds that read the mean of all tokens or each of them."""
+    (told,) = pool.run(1, tuned_each, corpus.folder, ["classes", "tokens", "span"], MODERNBERT)
+    return told
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_one_curve_and_one_score(pool: Pool, corpus: Corpus, alone: dict[str, Told], name: str) -> None:
     processes, words = LAYOUTS[name]
     kinds = [kind for kind, layout in CASES if layout == name]
-    for kind, told in pool.run(processes, tuned_each, corpus.folder, kinds, *words)[0].items():
+    same(pool.run(processes, tuned_each, corpus.folder, kinds, *words)[0], alone)
+
+
+@pytest.mark.parametrize("name", ["tp2", "cp2 ring", "pp2", "cp2 tp2"])
+def test_modernbert(pool: Pool, corpus: Corpus, modernbert: dict[str, Told], name: str) -> None:
+    """Windows on both sides, a norm in the head, and the mean of all tokens, of which ranks may have parts."""
+    processes, words = LAYOUTS[name]
+    same(pool.run(processes, tuned_each, corpus.folder, list(modernbert), MODERNBERT, *words)[0], modernbert)
+
+
+def same(each: dict[str, Told], alone: dict[str, Told]) -> None:
+    """What a layout tells of each kind is what one process tells."""
+    for kind, told in each.items():
         expected = alone[kind]
         assert told.losses == pytest.approx(expected.losses, abs=TOLERANCE), kind
         assert told.norms == pytest.approx(expected.norms, rel=TOLERANCE), kind

@@ -14,7 +14,8 @@ from phalanx.plan.trace_report import planned_messages
 from phalanx.plan.workload import Workload
 from phalanx.train.resolve import Target, resolve
 
-RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "roberta": "roberta-base"}  # of others gpt-tiny
+RECIPES = {"gpt": "gpt2-124m", "bert": "bert-large-phase1", "roberta": "roberta-base",
+           "modernbert": "modernbert-base"}  # of others gpt-tiny  # fmt: skip
 TOY = "model.family=tests.plan.toy:Toy model.heads=8 model.ffn=1536 model.wider=512"
 LLAMA = "model.family=llama model.ffn=2816 model.kv_heads=4 model.vocab=50257"
 WINDOWS = "model.kv_heads=4 model.width=96 model.ffn=2816 model.vocab=50257 model.window=128 model.window_layers=1110"
@@ -60,6 +61,7 @@ HEADS = """
 1 bert task=classes model.classes=3 train.batch=16 layout.micro_batch=8
 2 bert task=value train.batch=16 layout.tp=2 layout.sequence_parallel=false
 4 bert task=span train.batch=16 layout.tp=2 layout.cp=2 model.layers=4
+4 modernbert task=value model.pooling=mean train.batch=16 layout.tp=2 layout.cp=2
 2 bert task=span train.batch=8 layout.pp=2 layout.micro_batch=4
 4 bert task=choice model.classes=4 train.batch=16 layout.micro_batch=4 layout.shard=zero3 layout.recompute=block
 4 bert task=tokens model.classes=9 train.batch=16 layout.tp=2 layout.micro_batch=4 optim.name=lamb optim.weight_decay=1

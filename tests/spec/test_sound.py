@@ -89,6 +89,7 @@ FLAWS: list[tuple[Spec, str]] = [
     (replace(LLAMA, heads=(None,)), "heads.0 is None, not Head"),  # type: ignore[arg-type]
     (replace(BERT, heads=BERT.heads[1:]), "heads for nsp, not one over the vocabulary"),
     (replace(BERT, heads=(TUNED.heads[0], *BERT.heads)), "a head of fine-tuning beside others"),
+    (heads(LLAMA, mean=True), "with mean=True, though it does not answer once for a sequence"),
     (replace(LLAMA, hidden=80), "transformer.embeddings.token.hidden is 40 wide, and the model's hidden is 80"),
     (replace(LLAMA, first=3), "first is 3, and a whole model begins with block 0"),
     (replace(GPT2, positions=7), "transformer.embeddings.position has 12 rows, and the model's positions are 7"),

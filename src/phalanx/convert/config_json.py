@@ -158,6 +158,11 @@ def facts_of(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
             f"its tokenizer ({tokenizer.pad}): Hugging Face's {facts['model_type']} would count them otherwise"
         )
 
+    if not causal:  # a family that has other numbers by default leaves the places of these open
+        marks = {"cls": tokenizer.cls, "bos": tokenizer.cls, "sep": tokenizer.sep, "eos": tokenizer.sep}
+        open_places = [role for role in marks if facts.get(f"{role}_token_id", "") is None]
+        facts |= {f"{role}_token_id": marks[role] for role in open_places}
+
     head = head_of(spec_of(model), config.examples.labels)
     return facts | (head.facts() if head else {})
 

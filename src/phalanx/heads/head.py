@@ -41,7 +41,8 @@ class TaskHead(ABC):
     asks: ClassVar[Literal["related", "value", "labels"]]
     """The field of a `Batch` that says what is right: a whole number or a real one of a sequence, or one of a token."""
     pooled: ClassVar[bool] = True
-    """Whether it reads the first token, through a layer and tanh (arXiv 1810.04805, section 4.1), or every token."""
+    """Whether it answers once for a sequence, as of its first token through a layer and tanh (arXiv 1810.04805, section
+    4.1), or for every token."""
     dropped: ClassVar[bool] = True
     """Whether there is dropout before its last product."""
     grouped: ClassVar[bool] = False

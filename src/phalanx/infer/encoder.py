@@ -37,4 +37,5 @@ class Encoder:
 
         first = rows.cu_seqlens[:-1].clamp(max=batch.tokens.shape[1] - 1)  # those of no tokens begin past the last one
         pooled = Batch(batch.tokens[0][first, None], batch.index[0][first, None], batch.key.expand(len(first)))
-        return model.answer(hidden[0, first, None], pooled)  # type: ignore[no-any-return]
+        read = rows.means(hidden) if model.answer.mean else hidden[0, first]
+        return model.answer(read[:, None], pooled)  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
@@ -47,6 +47,8 @@ class ModernBertConfig(TunableConfig):
     """Whether the transform of a head has a bias."""
     decoder_bias: bool = True
     """Whether the product with the vocabulary has a bias."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """What a head that answers once for a text reads: its first token, or the mean of all."""
 
     @property
     def default_ffn(self) -> int:
@@ -98,8 +100,8 @@ def _masked(model: ModernBertConfig) -> Head:
 
 
 def _answer(model: ModernBertConfig) -> Head:
-    """Return the head of fine-tuning that `model.head` names: the transform of its pretraining, of the first token or
-    of every token, and one product more.
+    """Return the head of fine-tuning that `model.head` names: the transform of its pretraining, of the first token, of
+    the mean of all or of every token, and one product more.
     """
     kind = head_class(model.head)
     per: Per = "sequence" if kind.pooled else "token"
@@ -107,7 +109,8 @@ def _answer(model: ModernBertConfig) -> Head:
     last = Matrix(Dim("transform", model.hidden), outputs, std=model.hidden**-0.5, per=per)
     chain = *_transform(model, "answer.pooler", "answer.norm", per), ("answer.classifier", last)
     drop = model.dropout if kind.dropped else 0.0
-    return Head(model.head, chain, "gelu", drop, model.classes if kind.grouped else 0)
+    mean = kind.pooled and model.pooling == "mean"
+    return Head(model.head, chain, "gelu", drop, model.classes if kind.grouped else 0, mean)
 
 
 def _transform(
@@ -147,7 +150,7 @@ _KEYS = {
     "layers": "num_hidden_layers", "heads": "num_attention_heads", "ffn": "intermediate_size", "norm_eps": "norm_eps",
     "init_std": "initializer_range", "window": "local_attention", "norm_bias": "norm_bias",
     "attention_bias": "attention_bias", "mlp_bias": "mlp_bias", "head_bias": "classifier_bias",
-    "decoder_bias": "decoder_bias",
+    "decoder_bias": "decoder_bias", "pooling": "classifier_pooling",
 }  # fmt: skip
 _USUAL = {
     "hidden_activation": "gelu", "classifier_activation": "gelu", "attention_dropout": 0.0, "embedding_dropout": 0.0,
@@ -157,10 +160,6 @@ _USUAL = {
 
 def _read(facts: Facts) -> dict[str, Any]:
     """Return what the keys alone do not say: which blocks see windows, and the bases of both kinds' frequencies."""
-    tuned = not any(str(name).endswith("ForMaskedLM") for name in facts.get("architectures") or ())
-    if tuned and facts.get("classifier_pooling", "cls") != "cls":
-        pooling = short(facts["classifier_pooling"])
-        raise InputError(f"classifier_pooling={pooling} is not known here: heads of fine-tuning read the first token")
     window, near = facts.get("local_attention", 128), facts.get("sliding_window")
     if near is not None and (type(window) is not int or near != window // 2):  # their class reads both
         raise InputError(f"sliding_window={short(near)} is not half of local_attention={short(window)}")
@@ -206,13 +205,16 @@ def _theta(facts: Facts, kind: str) -> Any:
 
 
 def _write(model: ModernBertConfig) -> dict[str, Any]:
-    """Return both forms of what a block sees and of its rotary positions, for older and newer versions."""
+    """Return both forms of what a block sees and of its rotary positions, for older and newer versions; and open places
+    for special tokens, whose numbers there are by default those of the makers' tokenizer.
+    """
     bases = {FULL: model.theta, SLIDING: model.window_theta}
     ropes = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in bases.items()}
     older = {"global_rope_theta": model.theta, "local_rope_theta": model.window_theta}
     older |= {"global_attn_every_n_layers": model.global_every}
     kinds = _kinds(model.layers, model.global_every)
-    return {**_USUAL, **older, "layer_types": kinds, "rope_parameters": ropes, "classifier_pooling": "cls"}
+    marks = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
+    return {**_USUAL, **older, **marks, "layer_types": kinds, "rope_parameters": ropes}
 
 
 class ModernBert:

@@ -17,11 +17,13 @@ from phalanx.spec.model import Head
 
 
 class Split(NamedTuple):
-    """The way in which sequences that a layout splits are put together: `whole` with gradient, `everywhere` without. As
-    many `ways` (ranks) compute alike what follows, and each counts its part of it.
+    """The way in which sequences that a layout splits are put together: `whole` with gradient, `everywhere` without;
+    `total` sums [batch, …] over their parts, with gradient. As many `ways` (ranks) compute alike what follows, and each
+    counts its part of it.
     """
 
     whole: Slot = slots.same
+    total: Slot = slots.same
     everywhere: Slot = slots.same
     ways: int = 1
 
@@ -37,14 +39,15 @@ class Split(NamedTuple):
 
 
 class AnswerHead(nn.Module):
-    """The head of a fine-tuned model (arXiv 1810.04805, section 4): one product with the first token or with every
-    token, behind a pooler or not, in some models also behind a norm. What its numbers are to be is said by the class
-    that `model.head` names (phalanx/heads).
+    """The head of a fine-tuned model (arXiv 1810.04805, section 4): one product with the first token, with the mean of
+    all tokens or with every token, behind a pooler or not, in some models also behind a norm. What its numbers are to
+    be is said by the class that `model.head` names (phalanx/heads).
     """
 
     def __init__(self, part: Head, site: int) -> None:
         super().__init__()
         leaves: dict[str, Any] = dict(part.chain)
+        self.mean = part.mean
         self.name, self.kind = part.loss, registry.HEADS.find(part.loss)(part)
         self.pooler = Linear(leaves["answer.pooler"]) if "answer.pooler" in leaves else None
         self.activation = activations.of(part.activation) if self.pooler else slots.same
@@ -59,12 +62,19 @@ class AnswerHead(nn.Module):
         """
         index = batch.index
         if self.kind.pooled:
-            hidden, index = hidden[:, :1], index[:, :1]
+            hidden, index = self._means(hidden, batch) if self.mean else hidden[:, :1], index[:, :1]
         if self.pooler is not None:
             hidden = self.activation(self.pooler(hidden))
         hidden = hidden if self.norm is None else self.norm(hidden)
         logits: Tensor = self.classifier(self.dropout(hidden, index, batch.key)).float()
         return logits[:, 0] if self.kind.pooled else logits
+
+    def _means(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Return the mean of each sequence over its tokens, without what fills it up: [batch, 1, hidden]."""
+        shown = torch.ones_like(batch.tokens) if batch.document is None else batch.document >= 0
+        shown = shown.to(hidden.dtype)[..., None]
+        total = self.split.total(torch.cat([hidden * shown, shown], -1).sum(1))  # [batch, hidden + 1]
+        return (total[:, :-1] / total[:, -1:].clamp(min=1))[:, None]
 
     def sums(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the sum of the loss under the head's name, and where answers can be right under NAME_correct how many

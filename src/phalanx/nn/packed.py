@@ -45,6 +45,13 @@ class PackedBatch:
         index, key, ends, longest = self.batch.index, self.batch.key, self.cu_seqlens, self.max_seqlen
         return Context(index, key, None, causal, cu_seqlens=ends, max_seqlen=longest, cache=cache)
 
+    def means(self, x: Tensor) -> Tensor:
+        """Return the mean over the tokens of each sequence, [sequences, hidden], of x [1, tokens, hidden]."""
+        ends = self.cu_seqlens.to(x.device)
+        whose = torch.bucketize(torch.arange(x.shape[1], device=x.device), ends[1:], right=True)
+        totals = x.new_zeros(len(ends), x.shape[2]).index_add(0, whose, x[0])  # the last is of what fills up
+        return totals[:-1] / ends.diff().clamp(min=1)[:, None]
+
     def unpack(self, x: Tensor) -> Tensor:
         """Return x [1, tokens, hidden] as the rows that were packed, [batch, seq, hidden], 0 where padding was."""
         assert self.kept is not None and self.shape is not None

@@ -110,7 +110,8 @@ class Transformer(nn.Module):
             return context.mask
         first = batch.index[:1]  # distances are the same in every row
         keys = self.everywhere(first)
-        if window >= keys.shape[1] and not torch.compiler.is_exporting():
+        # a graph's length is free, and asking for it would bind the graph to what the example has
+        if not torch.compiler.is_exporting() and window >= keys.shape[1]:
             return context.mask
         near = within(first, keys, window, self.causal)[:, None]
         return near if context.mask is None else near & context.mask

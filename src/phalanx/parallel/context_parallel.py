@@ -53,6 +53,9 @@ def split_sequences(model: nn.Module, axis: Axis, kind: str) -> None:
     def together(x: Tensor) -> Tensor:
         return _natural(sequence(x), 1, axis)
 
+    def total(x: Tensor) -> Tensor:
+        return sequence(x[:, None]).sum(1)  # backward, every rank's part gets the sum of all gradients
+
     everywhere = partial(gather_sequence, axis=axis)
     ring = Ring(axis, partial(positions, ranks=axis.size))
 
@@ -64,7 +67,7 @@ def split_sequences(model: nn.Module, axis: Axis, kind: str) -> None:
         elif isinstance(module, Attention):
             module.attend = ring
         elif isinstance(module, AnswerHead):
-            module.split = Split(together, everywhere, axis.size)
+            module.split = Split(together, total, everywhere, axis.size)
 
 
 def _natural(x: Tensor, dim: int, axis: Axis) -> Tensor:

@@ -118,10 +118,16 @@ class ExpectedMessages(RankShard):
         return sent
 
     def spans(self, direction: int) -> Messages:
-        """Return what a head that seeks the answer in the whole sequence sends over cp: logits, labels, padding."""
+        """Return what a head that reads whole sequences sends over cp: one that seeks the answer in them logits,
+        labels, padding; one that reads the mean of all tokens each rank's sum and its number of tokens.
+        """
         axes, positions, head = self.axes("cp"), self.positions * self.mesh.cp.size, head_of(self.spec)
-        if not self.last or head is None or not head.whole:
+        if not self.last or head is None or not (head.whole or head.part.mean):
             return Counter()
+        if head.part.mean:
+            kind = "reduce-scatter" if direction == BACKWARD else "all-gather"
+            sums = self.layout.micro_batch * self.mesh.cp.size * (self.spec.hidden + 1)
+            return count_messages(1, kind, axes, sums)
         logits = head.part.width * positions
         if direction == BACKWARD:
             return count_messages(1, "reduce-scatter", axes, logits)

@@ -166,7 +166,7 @@ class Head(Part):
 
     An `activation` follows the first of several leaves. The loss of a head of fine-tuning is the name of its class in
     the registry. It drops some of what its last leaf reads; where it chooses between `candidates`, so many rows in turn
-    belong to one question.
+    belong to one question. One that answers once for a sequence reads its first token, or the `mean` of all tokens.
     """
 
     loss: str
@@ -174,6 +174,7 @@ class Head(Part):
     activation: Activation | Literal["tanh", "relu", ""] = ""
     drop: float = 0.0
     candidates: int = 0
+    mean: bool = False
 
     @property
     def name(self) -> str:

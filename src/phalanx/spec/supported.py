@@ -103,4 +103,6 @@ def _unsupported_settings(head: Head) -> str:
     if head.name != "answer" and (head.drop or head.candidates):
         name = "drop" if head.drop else "candidates"
         return f" with {name}={getattr(head, name)}"
+    if head.mean and (head.name != "answer" or head.per_token):
+        return " with mean=True, though it does not answer once for a sequence"
     return ""

@@ -105,11 +105,15 @@ def _load_body(config: Config, parameters: Parameters, other: Checkpointer) -> s
 
 def _taken(spec: Spec, saved: Shapes) -> dict[str, str]:
     """Return which weights of a model a checkpoint has in the same shape: their names here, and there. BERT's pooler
-    was taught by the question about pairs.
+    was taught by the question about pairs; a head with a norm, as ModernBERT's, begins as the one for masks does.
     """
-    names = {}
+    former, names = {"answer.pooler.": "pair.pooler."}, {}
+    if spec.answer and any(path == "answer.norm" for path, _ in spec.answer.chain):
+        former = {"answer.pooler.": "masked.transform.", "answer.norm.": "masked.norm."}
+
     for name, shape in _shapes(spec).items():
-        theirs = name if name in saved else name.replace("answer.pooler.", "pair.pooler.")
+        stem = next((stem for stem in former if name.startswith(stem)), "")
+        theirs = name if name in saved or not stem else former[stem] + name.removeprefix(stem)
         if saved.get(theirs) == shape:
             names[name] = theirs
     return names
