@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "run": MODEL | {"precision", "runtime"},
     "report": GROUND | {"durable", "units", "recipe", "run"},
     "convert": MODEL | {"run", "data"},
-    "corpus": GROUND | {"durable", "strict_json", "units", "data", "score"},
+    "corpus": GROUND | {"durable", "strict_json", "parent", "units", "data", "score"},
     "train": MODEL | {"precision", "parallel", "runtime", "run", "data"},
     "infer": MODEL | {"precision", "run", "data", "score", "convert"},
     "serve": MODEL | {"parent", "precision", "run", "data", "infer"},

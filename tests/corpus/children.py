@@ -2,14 +2,17 @@
 
 import os
 import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tests.train.processes import command
 
 
-def killed_in_the_third_task(out: Path, *words: str) -> None:
-    """SIGKILL strikes at a document of the first stage when two of its tasks are done."""
+def killed_in_the_third_task(held: Connection, out: Path, *words: str) -> None:
+    """SIGKILL strikes at a document of the first stage when two of its tasks are done. `held` is open as long as any
+    process that it started.
+    """
     from phalanx.corpus import steps
 
     done, judge = out / "work" / "logs" / "clean" / "completions", steps.Length.filter

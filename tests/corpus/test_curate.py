@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -160,9 +161,12 @@ def test_what_is_kept_is_prepared(curated: tuple[Places, str], tmp_path: Path) -
 def test_a_kill_costs_what_was_under_way(planted: Planted, curated: tuple[Places, str], tmp_path: Path) -> None:
     out = tmp_path / "curated"
     words = [planted.folder, "--out", out, "--against", planted.against, "--workers", 1]
-    process = start(killed_in_the_third_task, out, *map(str, words))
+    alive, held = multiprocessing.Pipe(duplex=False)
+    process = start(killed_in_the_third_task, held, out, *map(str, words))
+    held.close()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    assert alive.poll(60), "a process that it started is still there"
     done = out / "work" / "logs" / "clean" / "completions"
     before = {file: file.stat().st_mtime_ns for file in done.iterdir()}
     assert len(before) == 2 and not (out / "report.json").exists()

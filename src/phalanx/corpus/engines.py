@@ -2,6 +2,7 @@
 again: datatrove keeps a file for each task that ended.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from loguru import logger
 
 from phalanx.corpus.stages import Stage
 from phalanx.errors import InputError
+from phalanx.parent import end_with
 
 ENGINES = ("local", "slurm", "ray")
 LOOKS = 0.3  # seconds between two looks at how far it is
@@ -22,7 +24,23 @@ OnProgress = Callable[[int, int], None]
 
 
 class _Quiet(LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's local executor, quiet on the terminal: there is a bar, and errors are raised."""
+    """datatrove's local executor, quiet on the terminal: there is a bar, and errors are raised. Its processes end with
+    this one, killed or not.
+    """
+
+    def run(self) -> Any:
+        """Run the tasks of the stage that are not done."""
+        launcher, running = os.getpid(), [True]
+
+        def tie() -> None:
+            if running and os.getppid() == launcher:
+                end_with(launcher)
+
+        os.register_at_fork(after_in_child=tie)  # which cannot be taken back, but does nothing once the stage is run
+        try:
+            return super().run()
+        finally:
+            running.clear()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.disable("datatrove")
